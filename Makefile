@@ -1,0 +1,36 @@
+# Everything a developer or the CI script runs. `make demo` and `make test` build .venv by themselves.
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test check sim bench soak format clean
+
+$(READY): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(VENV)/bin/atoll demo --once
+
+test: $(READY)
+	$(PY) -m pytest
+
+check: $(READY)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy -p atoll
+
+sim: $(READY)
+	$(PY) -m pytest tests/sim --sim-seeds 2000 --timeout 3600
+
+bench: $(READY)
+	$(VENV)/bin/atoll bench actors
+	$(VENV)/bin/atoll bench relay
+
+format: $(READY)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

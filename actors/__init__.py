@@ -1,0 +1,1 @@
+"""The actors of a node, and the runtime they run on."""

@@ -1,0 +1,1 @@
+"""What runs here: images, containers, and the services they make."""

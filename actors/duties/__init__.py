@@ -1,0 +1,1 @@
+"""The duties of a supernode: registrar and proxy."""

@@ -1,0 +1,1 @@
+"""How to reach a node, with the reason."""

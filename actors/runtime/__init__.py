@@ -1,0 +1,1 @@
+"""The actor framework: machine, actor, mailbox, supervisor, system."""

@@ -1,0 +1,121 @@
+"""The vocabulary of machines: pure logic that turns inputs into effects.
+
+    Input  --handle(event, now)-->  [Effect, ...]
+
+Rules (the tests keep them): time and randomness come in, nothing is ambient; timers are named and arming one again
+its deadline; effects are carried out in order, so a `Persist` stands before whatever depends on it; sets are sorted
+before they are iterated to send; an exception leaves the state unknown, so it is never caught: the actor ends and its
+supervisor starts a new one from what was persisted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from atoll.transport.codec import Message
+from atoll.transport.identity import NodeId
+
+Seconds: TypeAlias = float
+Record: TypeAlias = msgspec.Struct
+"""What a machine persists and gets back in `start`; typed and tagged like a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an actor lives: a node and a path on it."""
+
+    node: NodeId
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message arrived from another node's actor of the same name (or another, see `path`)."""
+
+    sender: NodeId
+    message: Message
+    path: str = ""
+    reply_to: Any = None
+    """Opaque; present when the sender asked. Handed back in `Reply`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer that this machine armed ran out."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A fact from this node: another actor announced it, or the composition root says it."""
+
+    fact: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write the record durably (fsync) before carrying out what follows."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to the actor of the same path on another node, or to `path` there. At most once."""
+
+    target: NodeId
+    message: Message
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer an ask; `to` is the `reply_to` of the `Received` that asked."""
+
+    to: Any
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Start the named timer, or move its deadline, to `after` seconds from now."""
+
+    name: str
+    after: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm:
+    """Stop the named timer; harmless when it is not armed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell every actor of this node that subscribed to facts of this type."""
+
+    fact: Any
+
+
+Input: TypeAlias = Received | TimerFired | Told
+Effect: TypeAlias = Persist | Send | Reply | Arm | Disarm | Announce
+
+
+class Machine(Protocol):
+    """Pure protocol logic; configuration and a seeded `random.Random` come in through the constructor."""
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        """Begin, given what was persisted before, oldest first."""
+        ...
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        """Take one input; `now` is monotonic seconds of the lease clock, never going back."""
+        ...
+
+    def check(self) -> None:
+        """Assert the invariants; run after every input in tests and simulation."""
+        ...

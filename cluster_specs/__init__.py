@@ -1,0 +1,1 @@
+"""Cluster specs: the TOML files that describe sites, relays and clouds, and their reader."""

@@ -1,0 +1,1 @@
+"""What ships for testing: the simulator, its faults, and the namespace lab."""

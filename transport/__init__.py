@@ -1,0 +1,1 @@
+"""Identity, codec, links, bearers, sessions and beacons: how messages reach other hosts."""
