@@ -2,10 +2,10 @@
 
     Input  --handle(event, now)-->  [Effect, ...]
 
-Rules (the tests keep them): time and randomness come in, nothing is ambient; timers are named and arming one again
-its deadline; effects are carried out in order, so a `Persist` stands before whatever depends on it; sets are sorted
-before they are iterated to send; an exception leaves the state unknown, so it is never caught: the actor ends and its
-supervisor starts a new one from what was persisted.
+Rules (the tests keep them): time and randomness come in, nothing is ambient; timers are named, and arming one again
+moves its deadline; effects are carried out in order, so a `Persist` stands before whatever depends on it; sets are
+sorted before they are iterated to send; an exception leaves the state unknown, so it is never caught: the actor ends
+and its supervisor starts a new one from what was persisted.
 """
 
 from collections.abc import Sequence
