@@ -1,0 +1,302 @@
+"""The bearer port of a relay: who dials shows a ticket, waits for the other half, and is spliced to it.
+
+    accepted --preamble with a good ticket--> waiting --the other half is there--> spliced
+    accepted --garbage, a bad ticket, too slow--> refused      (NO and the reason)
+    waiting  --nobody comes, replaced-->          refused      (NO and the reason)
+
+One epoll serves all of it, so a waiting connection costs a table entry and no task. It runs in a thread of its own:
+the data path must not wait for a busy event loop, nor must the loop wait for it, and every splice lets go of the
+interpreter lock while the kernel works. A thread is allowed here because a relay is a program of ours. Only `stop`,
+`drain` and `statistics` may be called from other threads.
+
+It never forwards a byte before both tickets are good, and never reads a byte behind a preamble.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import select
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from atoll.actors.tunnel_relay.pairing import TUNNELS_MAX, WAITING_MAX, WAITING_S, Effect, End, Pair, Pairing, Refuse
+from atoll.actors.tunnel_relay.pipes import PIPES_MAX, PipePool
+from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.actors.tunnel_relay.splice import Splices
+from atoll.actors.tunnel_relay.tickets import BEP_ROLES, Ticket, judge
+from atoll.transport.bearer import OK, decode_preamble, encode_refusal, make_bearer_ready, preamble_bytes_missing
+from atoll.transport.errors import MalformedFrame, UsageError
+from atoll.transport.identity import NodeId
+
+PREAMBLE_S = 5.0
+"""Long enough for a lossy mobile link to bring 156 bytes."""
+PREAMBLES_MAX = 512
+"""Connections that have not shown a ticket yet. When full the oldest goes: an honest one takes one round trip."""
+ACCEPTS_PER_TURN_MAX = 64
+BACKLOG = 1024
+DESCRIPTORS_RESERVED = 128
+"""For everything else in the process: libraries, logs, the SEP's own sockets."""
+TURN_S_MAX = 60.0
+"""How long a turn may sleep: wall time, which tickets end by, may jump."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BearerLimits:
+    """What one bearer port offers at most."""
+
+    tunnels_max: int = TUNNELS_MAX
+    waiting_max: int = WAITING_MAX
+    preambles_max: int = PREAMBLES_MAX
+    pipes_max: int = PIPES_MAX
+    preamble_s: float = PREAMBLE_S
+    waiting_s: float = WAITING_S
+
+    def tunnels_allowed(self) -> int:
+        """Give the tunnels that the limit of open files leaves room for.
+
+        Raises:
+            UsageError: Not even one.
+        """
+        files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        others = DESCRIPTORS_RESERVED + self.waiting_max + self.preambles_max + 2 * self.pipes_max
+        if files_max < others + 2:
+            raise UsageError(f"a relay needs more than {others} open files, {files_max} are allowed: `ulimit -n 20000`")
+        return min(self.tunnels_max, (files_max - others) // 2)
+
+
+@dataclass(slots=True)
+class _Preamble:
+    sock: socket.socket
+    deadline: float
+    data: bytes = b""
+
+
+class BearerServer:
+    """Listens at once; `run` serves until `stop`. `port` is the real one when 0 was asked for."""
+
+    def __init__(
+        self,
+        *,
+        relay: NodeId,
+        issuer: NodeId,
+        host: str,
+        port: int,
+        limits: BearerLimits | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        if not hasattr(os, "splice"):
+            raise UsageError("this system cannot splice; serve bearers on Linux")
+        self.limits = limits or BearerLimits()
+        self._relay, self._issuer, self._wall = relay, issuer, wall
+        self.pairing = Pairing(
+            tunnels_max=self.limits.tunnels_allowed(),
+            waiting_max=self.limits.waiting_max,
+            waiting_s=self.limits.waiting_s,
+        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listener = socket.create_server(
+                (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
+            )
+        except OSError as error:
+            raise UsageError(f"the bearer port {port} on {host} cannot be opened: {error}; choose another") from error
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self.counters: Counter[str] = Counter()
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.splices = Splices(self._epoll, PipePool(pipes_max=self.limits.pipes_max), self._tunnel_ended)
+        self._preambles: dict[int, _Preamble] = {}
+        self._waiting: dict[int, socket.socket] = {}
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve until `stop`, then close everything; for a thread of its own."""
+        try:
+            while not self._stopping:
+                self.turn(self._patience_s())
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Let `run` end soon. From any thread; harmless when it has ended."""
+        self._stopping = True
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def drain(self) -> None:
+        """Take no new tunnels; those that are there go on. From any thread."""
+        self.pairing.draining = True
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start, and how many there are now. From any thread."""
+        return {
+            **self.counters,
+            **self.splices.counters,
+            "forwarded_bytes": self.splices.forwarded_bytes,
+            "spilled_bytes": self.splices.spilled_bytes,
+            "tunnels": len(self.splices),
+            "tunnels_max": self.pairing.tunnels_max,
+            "waiting": self.pairing.waiting,
+            "preambles": len(self._preambles),
+            "pipes": self.splices.pool.made,
+        }
+
+    def turn(self, patience_s: float | None) -> None:
+        """Wait at most `patience_s` for something to happen, and do it."""
+        event = self.splices.event
+        for descriptor, mask in self._epoll.poll(patience_s):
+            if not event(descriptor, mask):
+                self._other_event(descriptor, mask)
+        self.splices.work()
+        self._expire()
+
+    def _patience_s(self) -> float:
+        if self.splices.busy:
+            return 0.0
+        patience_s = TURN_S_MAX
+        for preamble in self._preambles.values():
+            patience_s = min(patience_s, preamble.deadline - time.monotonic())
+            break
+        if (deadline := self.pairing.deadline()) is not None:
+            patience_s = min(patience_s, deadline - self._wall())
+        return max(patience_s, 0.0)
+
+    def _other_event(self, descriptor: int, mask: int) -> None:
+        if descriptor in self._preambles:
+            self._read_preamble(descriptor)
+        elif descriptor in self._waiting:
+            # Only its end is asked for; an end that leaves while it waits needs no answer.
+            self.pairing.leave(descriptor)
+            self._waiting.pop(descriptor).close()
+            self.counters["waiting_left"] += 1
+        elif descriptor == self._listener.fileno():
+            self._accept()
+        elif descriptor == self._wake and mask & select.EPOLLIN:
+            os.eventfd_read(self._wake)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN_MAX):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.counters["accept_failed"] += 1
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._shed()
+                return
+            sock.setblocking(False)
+            make_bearer_ready(sock)
+            while len(self._preambles) >= self.limits.preambles_max:
+                self._refuse_preamble(next(iter(self._preambles)), Reason.TOO_SLOW)
+            self._preambles[sock.fileno()] = _Preamble(sock, time.monotonic() + self.limits.preamble_s)
+            self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+            self.counters["accepted"] += 1
+            # The ticket usually comes with the connection.
+            self._read_preamble(sock.fileno())
+
+    def _shed(self) -> None:
+        """Out of descriptors: with the spare one, take the first in the queue and let it go, or we would spin."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            sock, _ = self._listener.accept()
+            sock.close()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _read_preamble(self, descriptor: int) -> None:
+        preamble = self._preambles[descriptor]
+        try:
+            while missing := preamble_bytes_missing(preamble.data):
+                piece = preamble.sock.recv(missing)
+                if not piece:
+                    raise ConnectionResetError
+                preamble.data += piece
+        except BlockingIOError:
+            return
+        except MalformedFrame:
+            self._refuse_preamble(descriptor, Reason.MALFORMED)
+            return
+        except OSError:
+            del self._preambles[descriptor]
+            preamble.sock.close()
+            self.counters["preamble_left"] += 1
+            return
+        verdict = judge(
+            decode_preamble(preamble.data),
+            issuer=self._issuer,
+            relay=self._relay,
+            roles=BEP_ROLES,
+            holder=None,
+            now=self._wall(),
+        )
+        if isinstance(verdict, Ticket):
+            del self._preambles[descriptor]
+            self._waiting[descriptor] = preamble.sock
+            self._epoll.modify(descriptor, select.EPOLLRDHUP)
+            self._carry_out(self.pairing.arrive(descriptor, verdict, self._wall()))
+        else:
+            self._refuse_preamble(descriptor, verdict)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        while self._preambles:
+            descriptor, preamble = next(iter(self._preambles.items()))
+            if preamble.deadline > now:
+                break
+            self._refuse_preamble(descriptor, Reason.TOO_SLOW if preamble.data else Reason.NO_TICKET)
+        self._carry_out(self.pairing.expire(self._wall()))
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Refuse(connection, reason):
+                    self._refuse(self._waiting.pop(connection), reason)
+                case Pair(tunnel, offer, call, quota_bytes):
+                    self._pair(tunnel, self._waiting.pop(offer), self._waiting.pop(call), quota_bytes)
+                case End(tunnel, reason):
+                    forwarded_bytes = self.splices.end(tunnel, reason)
+                    if forwarded_bytes is not None:
+                        self.pairing.ended(tunnel, forwarded_bytes, by_itself=False)
+
+    def _pair(self, tunnel: bytes, offer: socket.socket, call: socket.socket, quota_bytes: int) -> None:
+        self.splices.join(tunnel, offer, call, quota_bytes)
+        try:
+            for sock in (offer, call):
+                sock.send(OK)
+        except OSError:
+            # It left in this very moment; the other one sees a reset and dials again.
+            self.splices.end(tunnel, Reason.CLOSED)
+            self.pairing.ended(tunnel, 0, by_itself=True)
+
+    def _tunnel_ended(self, tunnel: bytes, forwarded_bytes: int, _reason: Reason | None) -> None:
+        self.pairing.ended(tunnel, forwarded_bytes, by_itself=True)
+
+    def _refuse_preamble(self, descriptor: int, reason: Reason) -> None:
+        self._refuse(self._preambles.pop(descriptor).sock, reason)
+
+    def _refuse(self, sock: socket.socket, reason: Reason) -> None:
+        self.counters[f"refused_{reason.name.lower()}"] += 1
+        with contextlib.suppress(OSError):
+            sock.send(encode_refusal(reason, reason.sentence))
+            sock.shutdown(socket.SHUT_WR)
+            # Closing with unread bytes would reset the connection, and the reason might be lost with it.
+            sock.recv(65_536)
+        sock.close()
+
+    def _close(self) -> None:
+        self._carry_out(self.pairing.close(Reason.CLOSED))
+        for descriptor in list(self._preambles):
+            self._refuse_preamble(descriptor, Reason.CLOSED)
+        self.splices.close()
+        self._listener.close()
+        self._epoll.close()
+        os.close(self._spare)
+        os.close(self._wake)
