@@ -1,0 +1,470 @@
+"""Decides, epoch by epoch, which node of a site is supernode: a majority of the roster's voters, and a lease.
+
+        bystander  --a roster names it-->                    follower
+        follower   --patience runs out-->                    asking      (PreVote: raises no epoch)
+        asking     --a majority would vote for it-->         candidate   (epoch + 1, its own vote on disk)
+        candidate  --a majority promises-->                  supernode
+        candidate  --patience runs out, or refused-->        follower    (releases the promises it got)
+        supernode  --lease runs out, hands over-->           follower
+        supernode  --a voter is in a higher epoch-->         candidate
+        any voter  --a heartbeat of its epoch or higher-->   follower
+        follower   --named successor-->                      candidate
+
+Why two never hold a lease at once. A vote, and every acknowledgement of a heartbeat, promises to vote for nobody else
+for L on the voter's clock (`voter.py`). The supernode counts its lease from when it *sent* what a majority then
+acknowledged, and only L * (1 - 2 * drift) (`reign.py`): on any two clocks within the drift bound it ends before those
+promises do. Another candidate needs a majority too, so at least one of the same voters, whose promise has ended and who
+follows no lower epoch again. For the same reason a heartbeat needs no look at promises: its sender had a majority, so
+every lower lease is over.
+
+It must never answer before the ballot is on disk, never count anybody who is not on the roster, and never read a clock:
+`now` is the lease clock, which goes on while the host sleeps (CLOCK_BOOTTIME).
+
+Source: Raft with PreVote (Ongaro, 2014, sections 3 and 9.6), leases as in Gray and Cheriton (1989).
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from atoll.actors.elector.messages import (
+    Ballot,
+    ElectionStatus,
+    Fitness,
+    Heartbeat,
+    HeartbeatAck,
+    MemberReachable,
+    MemberUnreachable,
+    Outdated,
+    Presiding,
+    PreVote,
+    PreVoteReply,
+    Release,
+    Resign,
+    ScoreChanged,
+    Vote,
+    VoteRequest,
+)
+from atoll.actors.elector.outlook import Belief, Outlook
+from atoll.actors.elector.reign import Reign
+from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.score import Score
+from atoll.actors.elector.settings import ElectionSettings
+from atoll.actors.elector.voter import Voter, insist
+from atoll.actors.runtime.machine import (
+    Arm,
+    Disarm,
+    Effect,
+    Input,
+    Persist,
+    Received,
+    Record,
+    Seconds,
+    Send,
+    TimerFired,
+)
+from atoll.transport.codec import Message
+from atoll.transport.identity import NodeId
+
+TIMER_S_MIN = 0.001
+"""A timer that fires a rounding error too early is armed again for this long, not for zero."""
+
+
+class Role(enum.Enum):
+    """What a node is in the election at the moment."""
+
+    BYSTANDER = "bystander"
+    FOLLOWER = "follower"
+    ASKING = "asking"
+    CANDIDATE = "candidate"
+    SUPERNODE = "supernode"
+
+
+class Election:
+    """The election machine of one node; the module tells its states and its argument.
+
+    `voter_kind` and `reign_kind` exist for the mutants of the tests.
+    """
+
+    voter_kind = Voter
+    reign_kind = Reign
+
+    def __init__(
+        self,
+        own: NodeId,
+        roster: Roster,
+        *,
+        rng: Random,
+        roster_key: bytes,
+        score: Score | None = None,
+        settings: ElectionSettings | None = None,
+    ) -> None:
+        """Take a roster of the site, or `Roster()` where none is known yet.
+
+        Raises:
+            MalformedFrame: The roster is not sealed with the site's secret.
+        """
+        if roster.version:
+            roster.verify(roster_key)
+        self.own = own
+        self.roster = roster
+        self.roster_key = roster_key
+        self.rng = rng
+        self.settings = settings or ElectionSettings()
+        self.outlook = Outlook(own, score or Score(), self.settings)
+        self.voter = self.voter_kind(own, self.settings)
+        self.role = Role.BYSTANDER
+        self.reign: Reign | None = None
+        """Present exactly while this node is supernode."""
+        self.ignored = 0
+        """Messages that only voters may send, from others; refused rosters; messages nobody here understands."""
+        self._patience_until: Seconds = 0.0
+        self._delay: Seconds = 0.0
+        self._stood_at: Seconds = 0.0
+        self._for: dict[NodeId, None] = {}
+        self._against: dict[NodeId, None] = {}
+        self._from_voters: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
+            PreVote: self._on_prevote,
+            PreVoteReply: self._on_prevote_reply,
+            VoteRequest: self._on_vote_request,
+            Vote: self._on_vote,
+            Heartbeat: self._on_heartbeat,
+            HeartbeatAck: self._on_ack,
+            Outdated: self._on_outdated,
+            Release: self._on_release,
+        }
+        self._from_members: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
+            Presiding: self._on_presiding,
+            Fitness: self._on_fitness,
+            Roster: self._on_roster,
+        }
+        self._timers: dict[str, Callable[[Seconds], list[Effect]]] = {
+            "heartbeat": self._beat,
+            "patience": self._on_patience,
+            "lease": lambda _now: [],  # `handle` has looked at the lease already
+            "tick": self._on_tick,
+        }
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch this voter has taken part in."""
+        return self.voter.epoch
+
+    @property
+    def quorum(self) -> int:
+        """How many voters are a majority: of the roster, never of whoever answered."""
+        return self.roster.quorum
+
+    def lease_held(self, now: Seconds) -> bool:
+        """Tell whether this node is the one confirmed supernode at this very moment; ask at each exclusive act."""
+        return self.reign is not None and now < self.reign.lease_until
+
+    def status(self, now: Seconds) -> ElectionStatus:
+        """Describe the election as this node sees it."""
+        belief = self.outlook.belief
+        return ElectionStatus(
+            role=self.role.value,
+            epoch=max(self.epoch, self.outlook.highest_epoch),
+            supernode=belief.node if belief else None,
+            confirmed=belief is not None and belief.confirmed,
+            lease_remaining_s=max(0.0, self.reign.lease_until - now) if self.reign else 0.0,
+            why=belief.reason if belief else self.outlook.no_majority_because(self.roster),
+            roster_version=self.roster.version,
+            voters=self.roster.voters,
+            voters_in_reach=self.outlook.voters_in_reach(self.roster),
+        )
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        ballot: Ballot | None = None
+        for record in restored:
+            if isinstance(record, Ballot):
+                ballot = record
+            elif isinstance(record, Roster) and record.version > self.roster.version:
+                record.verify(self.roster_key)
+                self.roster = record
+        self.voter.restart(ballot, now)
+        self.outlook.unconfirmed_since = now
+        return [Arm("tick", self.settings.announce_s), *self._begin_to_vote(now)]
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        effects: list[Effect] = []
+        if self.reign is not None and now >= self.reign.lease_until:
+            because = self.outlook.no_majority_because(self.roster)
+            effects = self._follow(now, f"no majority answered for {self.settings.lease_s:g} s ({because})")
+        if isinstance(event, Received):
+            effects += self._receive(event.sender, event.message, now)
+        elif isinstance(event, TimerFired):
+            effects += self._timers[event.name](now)
+        else:
+            effects += self._take_fact(event.fact, now)
+        return effects
+
+    def check(self) -> None:
+        is_voter = self.own in self.roster.voters
+        insist(is_voter == (self.role is not Role.BYSTANDER), f"{self.role} and on the roster: {is_voter}")
+        insist((self.reign is not None) == (self.role is Role.SUPERNODE), f"{self.role} with reign {self.reign}")
+        self.voter.check()
+        if self.role in (Role.CANDIDATE, Role.SUPERNODE):
+            promise = self.voter.promise
+            insist(self.voter.ballot.voted_for == self.own, "stands in an epoch without its own vote")
+            insist(promise is not None and promise.to == self.own, "stands without a promise to itself")
+        if self.reign is not None:
+            self.reign.check()
+
+    def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
+        among_voters = self.role is not Role.BYSTANDER and sender in self.roster.voters and sender != self.own
+        if among_voters and (from_voter := self._from_voters.get(type(message))):
+            return from_voter(sender, message, now)
+        if from_member := self._from_members.get(type(message)):
+            return from_member(sender, message, now)
+        self.ignored += 1
+        return []
+
+    def _on_prevote(self, sender: NodeId, message: PreVote, now: Seconds) -> list[Effect]:
+        self.outlook.rate(sender, message.score)
+        refusal = self.voter.refusal(sender, message.epoch, message.roster_version, now)
+        if not refusal and message.epoch <= self.epoch:
+            refusal = "that epoch has begun already"
+        return [Send(sender, PreVoteReply(message.epoch, refusal, self.epoch, self.outlook.score))]
+
+    def _on_vote_request(self, sender: NodeId, message: VoteRequest, now: Seconds) -> list[Effect]:
+        if refusal := self.voter.refusal(sender, message.epoch, message.roster_version, now):
+            return [Send(sender, Vote(message.epoch, refusal, self.epoch))]
+        effects = self._follow(now, f"{sender.short} stands in epoch {message.epoch}")
+        self.voter.bind(sender, message.epoch, now)
+        self._be_patient(now + self.settings.lease_s)
+        grant = Send(sender, Vote(message.epoch, "", message.epoch))
+        return effects + self.voter.durably(message.epoch, sender, grant)
+
+    def _on_heartbeat(self, sender: NodeId, message: Heartbeat, now: Seconds) -> list[Effect]:
+        if message.epoch < self.epoch:
+            return [Send(sender, Outdated(self.epoch))]
+        effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
+        self.voter.bind_by_ack(sender, message.epoch, now)
+        self._be_patient(now + self.settings.lease_s)
+        effects += self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
+        ack = Send(sender, HeartbeatAck(message.epoch, message.sequence))
+        if message.epoch == self.epoch:
+            return [*effects, ack]
+        # The epoch is decided: a vote for anybody else in it could only do harm.
+        return effects + self.voter.durably(message.epoch, sender, ack)
+
+    def _on_release(self, sender: NodeId, message: Release, now: Seconds) -> list[Effect]:
+        if not self.voter.releases(sender, message):
+            return []
+        self.voter.pass_on(message.successor)
+        named = message.successor == self.own and message.epoch == self.epoch
+        if named and self.role is Role.FOLLOWER and now >= self.voter.no_vote_until:
+            return self._stand(self.epoch + 1, now)
+        return []
+
+    def _begin_to_vote(self, now: Seconds) -> list[Effect]:
+        self.voter.roster_version = self.roster.version
+        if self.own not in self.roster.voters:
+            return []
+        self.role = Role.FOLLOWER
+        if self.quorum == 1 and now >= self.voter.no_vote_until:
+            return self._stand(self.epoch + 1, now)
+        self._delay = self._draw_delay()
+        self._be_patient(max(now, self.voter.no_vote_until))
+        return [self._arm_patience(now)]
+
+    def _be_patient(self, bound_until: Seconds) -> None:
+        """Wait for what binds us, and then for the delay drawn last."""
+        self._patience_until = bound_until + self._delay
+
+    def _arm_patience(self, now: Seconds) -> Arm:
+        # Heartbeats only move `_patience_until`; the timer looks at it when it fires, and sleeps on.
+        return Arm("patience", max(TIMER_S_MIN, self._patience_until - now))
+
+    def _draw_delay(self) -> Seconds:
+        """Draw an election delay: the span is shared out by rank, and whoever's score is unknown may have any rank."""
+        voters = self.roster.voters
+        if len(voters) == 1:
+            return 0.0
+        better, unknown = self.outlook.rank(voters)
+        share = (better + self.rng.random() * (1 + unknown)) / len(voters)
+        return self.settings.delay_s_min + (self.settings.delay_s_max - self.settings.delay_s_min) * share
+
+    def _on_patience(self, now: Seconds) -> list[Effect]:
+        if self.reign is not None:
+            return []
+        if now < self._patience_until:
+            return [self._arm_patience(now)]
+        effects = self._give_up(now) if self.role is Role.CANDIDATE else []
+        if self.outlook.belief and self.outlook.belief.confirmed:
+            effects += self.outlook.disbelieve(f"no heartbeat for {self.settings.lease_s:g} s", now)
+        self._delay = self._draw_delay()
+        free_at = self.voter.free_at(self.own, self.epoch + 1, now)
+        self._be_patient(free_at)
+        if free_at <= now:
+            effects += self._ask(now)
+        return [*effects, self._arm_patience(now)] if self.reign is None else effects
+
+    def _ask(self, now: Seconds) -> list[Effect]:
+        self.role = Role.ASKING
+        self._for, self._against = {self.own: None}, {}
+        if len(self._for) >= self.quorum:
+            return self._stand(self.epoch + 1, now)
+        return self._to_others(PreVote(self.epoch + 1, self.roster.version, self.outlook.score))
+
+    def _on_prevote_reply(self, sender: NodeId, message: PreVoteReply, now: Seconds) -> list[Effect]:
+        self.outlook.rate(sender, message.score)
+        if self.role is not Role.ASKING:
+            return []
+        if message.epoch > self.epoch:
+            return self._catch_up(message.epoch)
+        if message.refusal or message.asked != self.epoch + 1:
+            return []
+        self._for[sender] = None
+        return self._stand(self.epoch + 1, now) if len(self._for) >= self.quorum else []
+
+    def _stand(self, epoch: int, now: Seconds) -> list[Effect]:
+        self.role, self.reign = Role.CANDIDATE, None
+        self._stood_at = now
+        self._for, self._against = {self.own: None}, {}
+        self.voter.bind(self.own, epoch, now)
+        self._delay = self._draw_delay()
+        self._be_patient(now)
+        effects = self.voter.durably(epoch, self.own, *self._to_others(VoteRequest(epoch, self.roster.version)))
+        if len(self._for) >= self.quorum:
+            return effects + self._preside(now)
+        return [*effects, self._arm_patience(now)]
+
+    def _on_vote(self, sender: NodeId, message: Vote, now: Seconds) -> list[Effect]:
+        if self.role is not Role.CANDIDATE or not self._answers_this_candidacy(message):
+            return []
+        if message.refusal:
+            self._against[sender] = None
+            if message.epoch > self.epoch:
+                return self._give_up(now) + self._catch_up(message.epoch)
+            # Refused by so many that no majority is left: nobody should wait until our patience runs out.
+            hopeless = len(self.roster.voters) - len(self._against) < self.quorum
+            return self._give_up(now) if hopeless else []
+        self._for[sender] = None
+        return self._preside(now) if len(self._for) >= self.quorum else []
+
+    def _answers_this_candidacy(self, message: Vote) -> bool:
+        return message.asked == self.epoch
+
+    def _catch_up(self, epoch: int) -> list[Effect]:
+        """Enter a higher epoch without a vote, so that the next candidacy is above it."""
+        self.role = Role.FOLLOWER
+        return self.voter.durably(epoch, None)
+
+    def _give_up(self, now: Seconds) -> list[Effect]:
+        """End a candidacy that cannot win any more, and free those who voted for it."""
+        self.voter.pass_on(None)
+        return self._follow(now, "not elected again in a new epoch") + self._to_others(Release(self.epoch))
+
+    def _preside(self, now: Seconds) -> list[Effect]:
+        reign = self.reign_kind(self.own, self.epoch, self.quorum, self.settings)
+        reign.begin(self._for, self._stood_at)
+        if now >= reign.lease_until:
+            # The votes came so late that the promises may be over.
+            return self._give_up(now)
+        self.role, self.reign = Role.SUPERNODE, reign
+        belief = Belief(self.own, self.epoch, True, self.outlook.why_elected(self.roster, len(self._for)), now)
+        effects: list[Effect] = [Disarm("patience"), *self.outlook.believe(belief), *self._beat(now)]
+        return effects + self.outlook.tell(self._bystanders())
+
+    def _beat(self, now: Seconds) -> list[Effect]:
+        if self.reign is None:
+            return []
+        self.voter.bind(self.own, self.epoch, now)
+        sequence = self.reign.beat(now)
+        belief = self.outlook.belief
+        effects = self._to_others(Heartbeat(self.epoch, sequence, belief.reason if belief else ""))
+        effects.append(Arm("heartbeat", self.settings.heartbeat_s))
+        left = self.reign.lease_until - now
+        if left < self.settings.heartbeat_s:
+            effects.append(Arm("lease", max(TIMER_S_MIN, left)))
+        return effects
+
+    def _on_ack(self, sender: NodeId, message: HeartbeatAck, now: Seconds) -> list[Effect]:
+        if self.reign is not None:
+            self.reign.acknowledge(sender, message.epoch, message.sequence, now)
+        return []
+
+    def _on_outdated(self, _sender: NodeId, message: Outdated, now: Seconds) -> list[Effect]:
+        if self.reign is None or message.epoch <= self.epoch:
+            return []
+        # That voter can only follow us in a higher epoch; those promised to us may vote for us at once.
+        return [Disarm("heartbeat"), *self._stand(message.epoch + 1, now)]
+
+    def _hand_over(self, successor: NodeId, reason: str, now: Seconds) -> list[Effect]:
+        """Give the lease up first, and then let the promises pass to the successor."""
+        effects = self._follow(now, reason)
+        self.voter.bind(successor, self.epoch, now)
+        self._be_patient(now + self.settings.lease_s)
+        return effects + self._to_others(Release(self.epoch, successor))
+
+    def _follow(self, now: Seconds, reason: str) -> list[Effect]:
+        """Be a follower, whatever it was; who was supernode says so, with `reason`."""
+        was, self.role, self.reign = self.role, Role.FOLLOWER, None
+        if was is Role.FOLLOWER or was is Role.ASKING:
+            return []
+        effects: list[Effect] = []
+        if was is Role.SUPERNODE:
+            self._delay = self._draw_delay()
+            self._be_patient(now)
+            effects = [Disarm("heartbeat"), Disarm("lease"), self._arm_patience(now)]
+        belief = self.outlook.belief
+        if belief and belief.node == self.own and belief.confirmed:
+            effects += self.outlook.disbelieve(reason, now)
+        return effects
+
+    def _to_others(self, message: Message) -> list[Effect]:
+        return [Send(voter, message) for voter in self.roster.voters if voter != self.own]
+
+    def _bystanders(self) -> list[NodeId]:
+        return [member for member in self.outlook.members() if member not in self.roster.voters]
+
+    def _on_tick(self, now: Seconds) -> list[Effect]:
+        effects: list[Effect] = [Arm("tick", self.settings.announce_s)]
+        belief = self.outlook.belief
+        if self.reign is not None:
+            effects += self.outlook.tell(self._bystanders())
+            if successor := self.outlook.clearly_better(self.roster.voters, now):
+                why = self.outlook.why_better(successor)
+                effects += self._hand_over(successor, f"handed over to {successor.short}: {why}", now)
+        elif self.role is Role.BYSTANDER or not (belief and belief.confirmed):
+            effects += self.outlook.tick(self.epoch, self.outlook.no_majority_because(self.roster), now)
+        return effects
+
+    def _take_fact(self, fact: Any, now: Seconds) -> list[Effect]:
+        if isinstance(fact, MemberReachable):
+            return self._on_reachable(fact.node)
+        if isinstance(fact, MemberUnreachable):
+            self.outlook.part(fact.node)
+        elif isinstance(fact, ScoreChanged):
+            self.outlook.rate(self.own, fact.score)
+            return [Send(member, Fitness(fact.score, self.roster.version)) for member in self.outlook.members()]
+        elif isinstance(fact, Resign) and self.reign is not None:
+            if successor := self.outlook.best_among(self.roster.voters):
+                return self._hand_over(successor, f"{fact.reason}; handed over to {successor.short}", now)
+        return []
+
+    def _on_reachable(self, member: NodeId) -> list[Effect]:
+        self.outlook.meet(member)
+        effects: list[Effect] = [Send(member, Fitness(self.outlook.score, self.roster.version))]
+        if self.outlook.provisional or (self.reign is not None and member not in self.roster.voters):
+            effects += self.outlook.tell([member])
+        return effects
+
+    def _on_presiding(self, sender: NodeId, message: Presiding, now: Seconds) -> list[Effect]:
+        self.outlook.rate(sender, message.score)
+        return [] if self.reign is not None else self.outlook.hear(sender, message, now)
+
+    def _on_fitness(self, sender: NodeId, message: Fitness, _now: Seconds) -> list[Effect]:
+        self.outlook.rate(sender, message.score)
+        return [Send(sender, self.roster)] if message.roster_version < self.roster.version else []
+
+    def _on_roster(self, _sender: NodeId, message: Roster, now: Seconds) -> list[Effect]:
+        if self.roster.version or message.fault(self.roster_key):
+            # Replacing a known roster needs a majority of it; that comes with the changes of rosters.
+            self.ignored += message != self.roster
+            return []
+        self.roster = message
+        return [Persist(message), *self._begin_to_vote(now)]
