@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from atoll.actors.tunnel_relay.pairing import TUNNELS_MAX, WAITING_MAX, WAITING_S, Effect, End, Pair, Pairing, Refuse
-from atoll.actors.tunnel_relay.pipes import PIPES_MAX, PipePool
+from atoll.actors.tunnel_relay.pipes import PIPE_BYTES, PIPES_MAX, PipePool
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.splice import Splices
 from atoll.actors.tunnel_relay.tickets import BEP_ROLES, Ticket, judge
@@ -52,6 +52,7 @@ class BearerLimits:
     waiting_max: int = WAITING_MAX
     preambles_max: int = PREAMBLES_MAX
     pipes_max: int = PIPES_MAX
+    pipe_bytes: int = PIPE_BYTES
     preamble_s: float = PREAMBLE_S
     waiting_s: float = WAITING_S
 
@@ -112,7 +113,8 @@ class BearerServer:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self.splices = Splices(self._epoll, PipePool(pipes_max=self.limits.pipes_max), self._tunnel_ended)
+        pool = PipePool(pipes_max=self.limits.pipes_max, pipe_bytes=self.limits.pipe_bytes)
+        self.splices = Splices(self._epoll, pool, self._tunnel_ended)
         self._preambles: dict[int, _Preamble] = {}
         self._waiting: dict[int, socket.socket] = {}
         self._stopping = False
