@@ -119,6 +119,7 @@ class Election:
         """Present exactly while this node is supernode."""
         self.ignored = 0
         """Messages that only voters may send, from others; refused rosters; messages nobody here understands."""
+        self._votes = False
         self._patience_until: Seconds = 0.0
         self._delay: Seconds = 0.0
         self._stood_at: Seconds = 0.0
@@ -201,20 +202,19 @@ class Election:
         return effects
 
     def check(self) -> None:
-        is_voter = self.own in self.roster.voters
-        insist(is_voter == (self.role is not Role.BYSTANDER), f"{self.role} and on the roster: {is_voter}")
-        insist((self.reign is not None) == (self.role is Role.SUPERNODE), f"{self.role} with reign {self.reign}")
+        role, ballot, promise = self.role, self.voter.ballot, self.voter.promise
         self.voter.check()
-        if self.role in (Role.CANDIDATE, Role.SUPERNODE):
-            promise = self.voter.promise
-            insist(self.voter.ballot.voted_for == self.own, "stands in an epoch without its own vote")
+        insist((self.reign is not None) == (role is Role.SUPERNODE), "a reign and the role of supernode come together")
+        insist((role is not Role.BYSTANDER) == self._votes, "exactly those on the roster take part")
+        if role is Role.CANDIDATE or role is Role.SUPERNODE:
+            insist(ballot.voted_for == self.own, "stands in an epoch without its own vote")
             insist(promise is not None and promise.to == self.own, "stands without a promise to itself")
         if self.reign is not None:
             self.reign.check()
 
     def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
-        among_voters = self.role is not Role.BYSTANDER and sender in self.roster.voters and sender != self.own
-        if among_voters and (from_voter := self._from_voters.get(type(message))):
+        from_voter = self._from_voters.get(type(message))
+        if from_voter and self._votes and sender in self.roster.voters and sender != self.own:
             return from_voter(sender, message, now)
         if from_member := self._from_members.get(type(message)):
             return from_member(sender, message, now)
@@ -240,7 +240,9 @@ class Election:
     def _on_heartbeat(self, sender: NodeId, message: Heartbeat, now: Seconds) -> list[Effect]:
         if message.epoch < self.epoch:
             return [Send(sender, Outdated(self.epoch))]
-        effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
+        effects: list[Effect] = []
+        if self.role is not Role.FOLLOWER:
+            effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
         self.voter.bind_by_ack(sender, message.epoch, now)
         self._be_patient(now + self.settings.lease_s)
         effects += self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
@@ -261,7 +263,8 @@ class Election:
 
     def _begin_to_vote(self, now: Seconds) -> list[Effect]:
         self.voter.roster_version = self.roster.version
-        if self.own not in self.roster.voters:
+        self._votes = self.own in self.roster.voters
+        if not self._votes:
             return []
         self.role = Role.FOLLOWER
         if self.quorum == 1 and now >= self.voter.no_vote_until:

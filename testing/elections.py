@@ -1,0 +1,206 @@
+"""The election under simulation: sites to run, and what must never happen in them.
+
+Promise R1 of the project: never two lease holders at one real instant, one confirmed supernode per epoch. R4: when
+faults stop, there is one within three leases.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from atoll.actors.elector.election import Election
+from atoll.actors.elector.messages import (
+    MESSAGES,
+    Ballot,
+    MemberReachable,
+    MemberUnreachable,
+    SupernodeElected,
+    Vote,
+    VoteRequest,
+)
+from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.score import Score
+from atoll.actors.elector.settings import ElectionSettings
+from atoll.actors.runtime.machine import Record, Send
+from atoll.testing.faults import FaultPlan
+from atoll.testing.simulator import VIOLATIONS_MAX, Host, Invariant, Simulation
+from atoll.transport.codec import Codec
+from atoll.transport.identity import NodeId
+from atoll.transport.keys import SiteKeys
+
+SITE = SiteKeys(hashlib.sha256(b"a simulated site").digest())
+CODEC = Codec(MESSAGES)
+
+
+def simulated_node(number: int) -> NodeId:
+    """Make an id for a simulated node; no key belongs to it."""
+    return NodeId(hashlib.sha256(b"simulated node %d" % number).digest())
+
+
+class OneLeaseHolder(Invariant):
+    """Never two leases at one real instant, whatever each host's clock says.
+
+    An overlap can only begin when somebody's lease is prolonged, so that is when all clocks are compared.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+
+    def handled(self, simulation: Simulation, host: Host) -> None:
+        reign = host.machine.reign
+        if reign is None or self._until.get(host.index) == reign.lease_until:
+            return
+        self._until[host.index] = reign.lease_until
+        if not host.machine.lease_held(simulation.local(host)):
+            return
+        for other in simulation.hosts:
+            if other is host or other.machine is None or not other.machine.lease_held(simulation.local(other)):
+                continue
+            simulation.violate(
+                f"two lease holders: {host.node.short} in epoch {host.machine.epoch}, "
+                f"{other.node.short} in epoch {other.machine.epoch}"
+            )
+
+
+class OneSupernodePerEpoch(Invariant):
+    """All announcements of a confirmed supernode in an epoch name the same node."""
+
+    def __init__(self) -> None:
+        self._named: dict[int, NodeId] = {}
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, SupernodeElected) and fact.confirmed:
+            named = self._named.setdefault(fact.epoch, fact.node)
+            if named != fact.node:
+                simulation.violate(
+                    f"{host.node.short} names {fact.node.short} in epoch {fact.epoch}, it is {named.short}"
+                )
+
+
+class OneVotePerEpoch(Invariant):
+    """A voter gives its vote of an epoch to one node, through crashes too."""
+
+    def __init__(self) -> None:
+        self._cast: dict[tuple[int, int], NodeId] = {}
+
+    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
+        message = effect.message
+        if isinstance(message, Vote) and not message.refusal:
+            self._cast_once(simulation, host, message.asked, effect.target)
+        elif isinstance(message, VoteRequest):
+            self._cast_once(simulation, host, message.epoch, host.node)
+
+    def _cast_once(self, simulation: Simulation, host: Host, epoch: int, candidate: NodeId) -> None:
+        cast = self._cast.setdefault((host.index, epoch), candidate)
+        if cast != candidate:
+            simulation.violate(f"{host.node.short} votes for {candidate.short} in epoch {epoch}, after {cast.short}")
+
+
+class EpochsRiseOnDisk(Invariant):
+    """On each disk epochs never fall, and a vote once cast stays."""
+
+    def __init__(self) -> None:
+        self._ballots: dict[int, Ballot] = {}
+
+    def persisted(self, simulation: Simulation, host: Host, record: Record) -> None:
+        if not isinstance(record, Ballot):
+            return
+        before = self._ballots.get(host.index, Ballot())
+        recast = record.epoch == before.epoch and before.voted_for not in (None, record.voted_for)
+        if record.epoch < before.epoch or recast:
+            simulation.violate(f"the disk of {host.node.short} goes from {before} to {record}")
+        self._ballots[host.index] = record
+
+
+class Service(Invariant):
+    """Counts elections, and the spans without a lease holder (true time)."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._covered_until = 0.0
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, SupernodeElected) and fact.confirmed and fact.node == host.node:
+            simulation.elections += 1
+
+    def handled(self, simulation: Simulation, host: Host) -> None:
+        reign = host.machine.reign
+        if reign is None or reign.lease_until == self._until:
+            return
+        self._until = reign.lease_until
+        if simulation.now > self._covered_until:
+            simulation.gaps_s.append(simulation.now - self._covered_until)
+        ends = simulation.now + (reign.lease_until - simulation.local(host)) / host.clock.rate
+        self._covered_until = max(self._covered_until, ends)
+
+
+class Recovery(Invariant):
+    """After the faults have stopped there is a lease holder within `within_s`, and in the end all name the same."""
+
+    def __init__(self, stopped_s: float, within_s: float) -> None:
+        self.stopped_s = stopped_s
+        self.within_s = within_s
+        self.after_s = math.inf
+        """How long it took."""
+
+    def handled(self, simulation: Simulation, host: Host) -> None:
+        if self.after_s == math.inf and simulation.now >= self.stopped_s:
+            if host.machine.lease_held(simulation.local(host)):
+                self.after_s = simulation.now - self.stopped_s
+            elif simulation.now > self.stopped_s + self.within_s and host.machine.reign is None:
+                self.after_s = self._first_holder(simulation)
+
+    def _first_holder(self, simulation: Simulation) -> float:
+        held = any(host.machine and host.machine.lease_held(simulation.local(host)) for host in simulation.hosts)
+        return simulation.now - self.stopped_s if held else math.inf
+
+    def finished(self, simulation: Simulation) -> None:
+        if self.after_s > self.within_s:
+            simulation.violate(f"no supernode within {self.within_s:g} s after the faults stopped: {self.after_s:.3f}")
+        named = [host.machine.status(simulation.local(host)) for host in simulation.hosts]
+        if len({(status.supernode, status.confirmed) for status in named}) != 1 or not named[0].confirmed:
+            simulation.violate(f"in the end they name {[(s.supernode, s.confirmed, s.role) for s in named]}")
+
+
+def invariants() -> list[Invariant]:
+    """Make one of each that every election must keep."""
+    return [OneLeaseHolder(), OneSupernodePerEpoch(), OneVotePerEpoch(), EpochsRiseOnDisk(), Service()]
+
+
+def election_simulation(
+    seed: int,
+    *,
+    voters: int,
+    bystanders: int = 0,
+    faults: FaultPlan | None = None,
+    kind: type[Election] = Election,
+    settings: ElectionSettings | None = None,
+    violations_max: int = VIOLATIONS_MAX,
+) -> Simulation:
+    """Prepare a site of so many voters and members without a vote; with `until_s` in the plan, recovery is checked."""
+    plan = faults or FaultPlan()
+    used = settings or ElectionSettings()
+    nodes = [simulated_node(number) for number in range(voters + bystanders)]
+    roster = Roster.found(SITE, nodes[:voters])
+    scores = Random(f"scores {seed}")
+
+    def maker(node: NodeId, score: Score) -> Callable[[Random], Election]:
+        # Members without a vote have joined: they learn the roster from the others.
+        known = roster if node in roster.voters else Roster()
+        return lambda rng: kind(node, known, rng=rng, roster_key=SITE.roster_key, score=score, settings=used)
+
+    probes = invariants()
+    if math.isfinite(plan.until_s):
+        probes.append(Recovery(plan.until_s, 3 * used.lease_s))
+    return Simulation(
+        seed,
+        {node: maker(node, Score(mains=scores.random() < 0.5, memory_class=scores.randrange(4))) for node in nodes},
+        plan,
+        probes,
+        codec=CODEC,
+        reachability=lambda peer, up: MemberReachable(peer) if up else MemberUnreachable(peer),
+        focus=lambda machine: machine.reign is not None,
+        violations_max=violations_max,
+    )
