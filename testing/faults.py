@@ -126,6 +126,10 @@ class FaultPlan:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.weights) - set(KINDS)):
             raise UsageError(f"no fault is called {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        if any(at > self.until_s for at, _ in self.script):
+            raise UsageError(f"the script goes on after {self.until_s:g} s, when faults stop")
+        if self.weights.get("tell") and not self.facts:
+            raise UsageError("`tell` has a weight, and there are no facts to tell")
 
     def rate(self, rng: Random) -> float:
         """Draw a clock's rate: at one end of the bound as often as in between, since bugs live at the ends."""

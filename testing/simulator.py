@@ -230,7 +230,8 @@ class Simulation:
             event = pop(heap)
             self.now = event[0]
             self._step(event)
-        self.now = max(self.now, end)
+        if len(self.violations) < self._violations_max:
+            self.now = max(self.now, end)
         for probe in self.probes:
             probe.finished(self)
         return Report(

@@ -444,8 +444,9 @@ class Election:
         elif isinstance(fact, ScoreChanged):
             self.outlook.rate(self.own, fact.score)
             return [Send(member, Fitness(fact.score, self.roster.version)) for member in self.outlook.members()]
-        elif isinstance(fact, Resign) and self.reign is not None:
-            if successor := self.outlook.best_among(self.roster.voters):
+        elif isinstance(fact, Resign):
+            successor = self.outlook.best_among(self.roster.voters)
+            if successor and self.reign is not None:
                 return self._hand_over(successor, f"{fact.reason}; handed over to {successor.short}", now)
         return []
 

@@ -1,0 +1,101 @@
+"""The election under every fault at once, and its recovery when they stop."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from atoll.actors.elector.messages import Resign
+from atoll.testing.elections import election_simulation
+from atoll.testing.faults import Crash, Cut, FaultPlan, Pause
+
+EVERY_FAULT = FaultPlan(every_s=(0.05, 2.0))
+OCCASIONAL_FAULTS = FaultPlan(every_s=(0.5, 8.0))
+RESIGNING = FaultPlan(every_s=(0.05, 2.0), weights={**FaultPlan().weights, "tell": 2.0}, facts=(Resign("to drain"),))
+PLANS = (EVERY_FAULT, OCCASIONAL_FAULTS, RESIGNING)
+
+
+def replay(request, seed):
+    test = request.node.originalname
+    return f"replay with: python -m pytest tests/sim --sim-seed {seed} -k {test}"
+
+
+def site_of(seed, plan):
+    return election_simulation(seed, voters=1 + seed % 7, bystanders=seed % 3, faults=plan)
+
+
+def test_one_lease_holder_and_one_supernode_per_epoch_despite_every_fault(seed, sim_seconds, request):
+    report = site_of(seed, PLANS[seed % len(PLANS)]).run(sim_seconds)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+    assert report.elections > 0, replay(request, seed)
+
+
+def everybody_at_once(seed, stop_s, hosts):
+    """Make the end of the faults as bad as it can be: nobody leads, and every promise is fresh or forgotten."""
+    everybody = range(hosts)
+    return [
+        [],
+        [(stop_s - 0.01, Crash(host, 60.0)) for host in everybody],
+        [(stop_s - 6.0, Cut(frozenset((a, b) for a in everybody for b in everybody if a != b), 60.0))],
+        [(stop_s - 1.5 + 0.15 * host, Pause(host, 60.0)) for host in everybody],
+    ][seed % 4]
+
+
+def test_a_supernode_is_back_within_three_leases_after_the_faults_stop(seed, request):
+    stop_s, voters, bystanders = 10.0, 1 + seed % 7, seed % 3
+    script = everybody_at_once(seed, stop_s, voters + bystanders)
+    plan = FaultPlan(every_s=(0.05, 2.0), until_s=stop_s, script=script)
+    report = election_simulation(seed, voters=voters, bystanders=bystanders, faults=plan).run(stop_s + 8.0)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+
+
+@pytest.mark.parametrize("voters", range(1, 8))
+def test_a_new_site_of_any_size_elects_at_once(voters):
+    quiet = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0)
+    simulation = election_simulation(3, voters=voters, bystanders=2, faults=quiet)
+    report = simulation.run(2.0)
+    assert not report.violations
+    assert report.elections == 1
+    assert sum(report.gaps_s) < (0.001 if voters == 1 else 0.5)
+    named = {host.machine.status(simulation.local(host)).supernode for host in simulation.hosts}
+    assert len(named) == 1
+    assert None not in named
+
+
+def test_the_same_seed_gives_the_same_trace_and_another_seed_another():
+    first, second, other = (site_of(seed, EVERY_FAULT).run(30.0) for seed in (11, 11, 12))
+    assert first == second
+    assert first.trace_hash != other.trace_hash
+
+
+def test_a_trace_does_not_depend_on_the_seed_of_python_s_own_hashes():
+    program = (
+        "from atoll.testing.elections import election_simulation as simulate\n"
+        "print(simulate(5, voters=5, bystanders=2).run(30.0).trace_hash)"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2", "random")
+    }
+    assert len(hashes) == 1
+
+
+def test_sides_of_a_cut_have_provisional_supernodes_and_say_why():
+    side, other = range(4), range(4, 5)
+    halves = frozenset((a, b) for a in side for b in other) | frozenset((b, a) for a in side for b in other)
+    plan = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0, script=[(2.0, Cut(halves, 100.0))])
+    simulation = election_simulation(1, voters=5, faults=plan)
+    report = simulation.run(14.0)
+    assert not report.violations
+    majority, alone = simulation.hosts[0], simulation.hosts[4]
+    assert majority.machine.status(simulation.local(majority)).confirmed
+    status = alone.machine.status(simulation.local(alone))
+    assert (status.supernode, status.confirmed) == (alone.node, False)
+    assert status.why.startswith("provisional, 1 of 5 voters in reach, 3 needed: no majority")
