@@ -120,18 +120,14 @@ class BearerServer:
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until `stop`, then close everything; for a thread of its own."""
-        try:
-            while not self._stopping:
-                self.turn(self._patience_s())
-        finally:
-            self._close()
+        """Serve until `stop`; for a thread of its own. Whoever started it calls `close` when it has ended."""
+        while not self._stopping:
+            self.turn(self._patience_s())
 
     def stop(self) -> None:
-        """Let `run` end soon. From any thread; harmless when it has ended."""
+        """Let `run` end soon. From any thread, until `close`."""
         self._stopping = True
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self._wake, 1)
 
     def drain(self) -> None:
         """Take no new tunnels; those that are there go on. From any thread."""
@@ -293,7 +289,8 @@ class BearerServer:
             sock.recv(65_536)
         sock.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let everybody go and close the port."""
         self._carry_out(self.pairing.close(Reason.CLOSED))
         for descriptor in list(self._preambles):
             self._refuse_preamble(descriptor, Reason.CLOSED)

@@ -1,0 +1,105 @@
+"""A relay: the SEP port, the bearer port, one key, one issuer whose tickets it takes.
+
+    async with Relay(key, issuer) as relay:
+        ...  # relay.sep_port, relay.bearer_port, relay.statistics()
+
+It needs no disk and knows no other relay. When one port fails the whole relay does, and `async with` raises the error.
+"""
+
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
+from atoll.actors.tunnel_relay.sep_server import SepServer
+from atoll.transport.errors import UsageError
+from atoll.transport.identity import NodeId
+from atoll.transport.keys import NodeKey
+
+SEP_PORT = 8088
+BEARER_PORT = 8089
+DRAIN_S = 30
+
+
+class Relay:
+    """Serves both ports inside `async with`; port 0 means any free one, and the attributes then say which.
+
+    Raises (from `async with`):
+        UsageError: A port cannot be opened, or this system cannot splice.
+    """
+
+    def __init__(
+        self,
+        key: NodeKey,
+        issuer: NodeId,
+        *,
+        sep_port: int = SEP_PORT,
+        bearer_port: int = BEARER_PORT,
+        host: str = "0.0.0.0",
+        limits: BearerLimits | None = None,
+    ) -> None:
+        self.node_id = key.node_id
+        self.sep_port = sep_port
+        self.bearer_port = bearer_port
+        self._key, self._issuer, self._host, self._limits = key, issuer, host, limits
+        self._sep: SepServer | None = None
+        self._bearers: BearerServer | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            bearers = BearerServer(
+                relay=self.node_id, issuer=self._issuer, host=self._host, port=self.bearer_port, limits=self._limits
+            )
+            stack.callback(bearers.close)
+            sep = SepServer(key=self._key, issuer=self._issuer, host=self._host, port=self.sep_port)
+            stack.callback(sep.close)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            group.start_soon(_serve_bearers, bearers)
+            group.start_soon(sep.run)
+            stack.callback(group.cancel_scope.cancel)
+            self._sep, self._bearers = sep, bearers
+            self.sep_port, self.bearer_port = sep.port, bearers.port
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start and present numbers, as `sep_…` and `bearer_…`."""
+        sep, bearers = self._running()
+        numbers = {f"sep_{name}": value for name, value in sep.statistics().items()}
+        return numbers | {f"bearer_{name}": value for name, value in bearers.statistics().items()}
+
+    def drain(self, seconds: int = DRAIN_S) -> None:
+        """Take nobody new and tell registrations to move; what is there goes on until the relay is closed."""
+        sep, bearers = self._running()
+        sep.drain(seconds)
+        bearers.drain()
+
+    def _running(self) -> tuple[SepServer, BearerServer]:
+        if self._sep is None or self._bearers is None:
+            raise UsageError("a relay is used inside its `async with`")
+        return self._sep, self._bearers
+
+
+async def _serve_bearers(bearers: BearerServer) -> None:
+    """Run the data path in its thread, and be through with it when this is cancelled."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_stop_when_cancelled, bearers)
+        # A limiter of its own: this thread stays as long as the relay and must not use up one of the common ones.
+        await anyio.to_thread.run_sync(bearers.run, limiter=anyio.CapacityLimiter(1))
+        group.cancel_scope.cancel()
+
+
+async def _stop_when_cancelled(bearers: BearerServer) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        bearers.stop()

@@ -1,0 +1,107 @@
+"""The SEP port of a relay: a ROUTER around `circuits.py`, and nothing decided here."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import anyio
+import anyio.lowlevel
+
+from atoll.actors.tunnel_relay.circuits import Circuits, Cut, Deliver, Draining, Effect, Elapsed, Stuck
+from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.actors.tunnel_relay.sep_socket import SepSocket
+from atoll.actors.tunnel_relay.tickets import SEP_ROLES, Ticket, judge
+from atoll.transport.errors import Congested, Unreachable
+from atoll.transport.identity import NodeId
+from atoll.transport.keys import NodeKey
+
+SWEEP_S = 0.25
+"""How often silent, cut and expired connections are looked for."""
+FRAMES_PER_TURN_MAX = 256
+"""About 5 ms of switching before the event loop gets its turn."""
+
+
+class SepServer:
+    """Opens the port at once; `run` serves until cancelled, then `close`."""
+
+    def __init__(
+        self,
+        *,
+        key: NodeKey,
+        issuer: NodeId,
+        host: str,
+        port: int,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        relay = key.node_id
+
+        def genuine(data: bytes, holder: bytes, now: float) -> Ticket | Reason:
+            return judge(data, issuer=issuer, relay=relay, roles=SEP_ROLES, holder=holder, now=now)
+
+        first_circuit = random.SystemRandom().getrandbits(63)
+        self.circuits = Circuits(judge=genuine, first_circuit=first_circuit)
+        self._wall = wall
+        self._socket = SepSocket(key, host, port)
+        self.port = self._socket.port
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        frames, handshakes = self._socket.descriptors
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._admit, handshakes)
+            group.start_soon(self._sweep)
+            while True:
+                if self._switch():
+                    await anyio.lowlevel.checkpoint()
+                else:
+                    await anyio.wait_readable(frames)
+
+    def drain(self, seconds: int) -> None:
+        """Tell the registrations that the relay goes in `seconds`, and admit nobody new."""
+        self._carry_out(self.circuits.handle(Draining(seconds), self._wall()))
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start, and how many there are now."""
+        return {**self.circuits.statistics(), "refused_silent": self._socket.silent_cut}
+
+    def close(self) -> None:
+        """Close the port and every connection."""
+        self._socket.close()
+
+    def _switch(self) -> bool:
+        """Take what has come; True when there may be more.
+
+        The descriptor tells of changes only, so this must find nothing left before it may be waited on.
+        """
+        now = self._wall()
+        for _ in range(FRAMES_PER_TURN_MAX):
+            event = self._socket.receive_nowait()
+            if event is None:
+                return False
+            self._carry_out(self.circuits.handle(event, now))
+        return True
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Deliver(connection, frame):
+                    try:
+                        self._socket.send_nowait(connection, frame)
+                    except (Congested, Unreachable):
+                        self._carry_out(self.circuits.handle(Stuck(effect), self._wall()))
+                case Cut(connection):
+                    self._socket.cut(connection)
+
+    async def _admit(self, descriptor: int) -> None:
+        while True:
+            self._socket.admit()
+            await anyio.wait_readable(descriptor)
+
+    async def _sweep(self) -> None:
+        while True:
+            await anyio.sleep(SWEEP_S)
+            self._socket.sweep()
+            self._carry_out(self.circuits.handle(Elapsed(), self._wall()))
+            # Who has gone is told by `receive_nowait`; and sending may have used up the descriptor's edge.
+            while self._switch():
+                await anyio.lowlevel.checkpoint()

@@ -1,0 +1,225 @@
+"""The ROUTER of a relay's SEP port: any CURVE key may connect, every connection knows its key, none may stall another.
+
+It differs from the links' sockets in one rule, so it is one of its own: the relay knows nobody, so its ZAP lets every
+key in and only writes it down; the ticket decides later. Nothing here waits: `receive_nowait` and `send_nowait` do
+what can be done now, the owner waits on `descriptor` by the edge-triggered rule (drain until None after each wake *and*
+after each send).
+
+A connection's name is libzmq's routing id. Clients here never choose theirs, and what libzmq draws begins with a zero
+byte, which no client may choose: so nobody can come back under another's name.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from atoll.actors.tunnel_relay.circuits import Arrived, Gone
+from atoll.actors.tunnel_relay.frames import FRAME_BYTES_MAX
+from atoll.transport.base import QUEUE_BYTES_MAX
+from atoll.transport.errors import Congested, Unreachable, UsageError
+from atoll.transport.keys import NodeKey
+
+SEND_QUEUE_FRAMES = QUEUE_BYTES_MAX // FRAME_BYTES_MAX
+"""libzmq counts messages, not bytes; so many of the longest are what one slow peer may hold back."""
+RECEIVE_QUEUE_FRAMES = 256
+MESSAGE_BYTES_MAX = 64 * 1024
+HANDSHAKE_MS = 10_000
+HEARTBEAT_MS = 1_000
+SILENCE_MS = 3_000
+SILENT_S = 1.0
+"""How long a connection may say nothing after its handshake; as long as it has to show a ticket."""
+CUT_DELAY_S = 0.25
+"""Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
+BACKLOG = 1024
+_ZAP = "inproc://zeromq.zap.01"
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
+
+
+def harden(sock: "zmq.Socket[bytes]", *, send_frames: int, receive_frames: int) -> None:
+    """Set what no socket of ours may be without: bounds for what peers can make it keep, and heartbeats."""
+    sock.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
+    sock.setsockopt(zmq.SNDHWM, send_frames)
+    sock.setsockopt(zmq.RCVHWM, receive_frames)
+    sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+    sock.setsockopt(zmq.LINGER, 0)
+
+
+class SepSocket:
+    """The bound ROUTER; `port` is the real one when 0 was asked for.
+
+    Raises:
+        UsageError: The port cannot be opened.
+    """
+
+    def __init__(self, key: NodeKey, host: str, port: int) -> None:
+        # A context of its own: ZAP is one per context, and the links' must not be asked about strangers.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind(_ZAP)
+        router = self._context.socket(zmq.ROUTER)
+        harden(router, send_frames=SEND_QUEUE_FRAMES, receive_frames=RECEIVE_QUEUE_FRAMES)
+        router.setsockopt(zmq.BACKLOG, BACKLOG)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
+        router.setsockopt(zmq.ZAP_DOMAIN, b"sep")
+        router.setsockopt(zmq.IPV6, int(":" in host))
+        self._monitor = router.get_monitor_socket(_EVENTS)
+        self._router = router
+        where = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        try:
+            router.bind(where)
+        except zmq.ZMQError as error:
+            self.close()
+            raise UsageError(f"the SEP port {port} on {host} cannot be opened: {error}; choose another") from error
+        self.port = int(router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self._keys: dict[bytes, bytes] = {}
+        self._descriptors: dict[bytes, int] = {}
+        self._connections: dict[int, bytes] = {}
+        self._silent: dict[int, tuple[float, Any]] = {}
+        """Connections that have said nothing yet: descriptor, until when they may, and the peer's address."""
+        self._cuts: deque[tuple[float, bytes, int, Any]] = deque()
+        self._lost: deque[Gone] = deque()
+        self.silent_cut = 0
+        """How many were cut because they said nothing."""
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What to wait on for frames, and for handshakes (`admit`)."""
+        return int(self._router.getsockopt(zmq.FD)), int(self._zap.getsockopt(zmq.FD))
+
+    def admit(self) -> None:
+        """Let everybody in whose handshake waits, and write the key down."""
+        while True:
+            try:
+                request = self._zap.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            # RFC 27: version, request id, domain, address, identity, mechanism, credentials.
+            genuine = len(request) == 7 and request[5] == b"CURVE" and len(request[6]) == 32
+            status = (b"200", b"OK") if genuine else (b"400", b"only CURVE")
+            user = request[6].hex().encode() if genuine else b""
+            self._zap.send_multipart([b"1.0", request[1], *status, user, b""])
+
+    def receive_nowait(self) -> Arrived | Gone | None:
+        """Give what has come, or None when nothing more has."""
+        while True:
+            if self._lost:
+                return self._lost.popleft()
+            try:
+                name = self._router.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return None
+            key = self._keys.get(name)
+            if key is not None:
+                data = self._router.recv()
+            else:
+                message = self._router.recv(copy=False)
+                data, key = message.bytes, self._meet(name, message)
+            if self._router.getsockopt(zmq.RCVMORE):
+                # Frames have one part; what has more is not worth reading, and never valid.
+                while self._router.getsockopt(zmq.RCVMORE):
+                    self._router.recv()
+                data = b""
+            if key:
+                return Arrived(name, key, data)
+
+    def send_nowait(self, connection: bytes, data: bytes) -> None:
+        """Queue a frame.
+
+        Raises:
+            Congested: The connection's queue is full.
+            Unreachable: It is gone.
+        """
+        try:
+            self._router.send(connection, zmq.SNDMORE | zmq.DONTWAIT)
+        except zmq.Again as error:
+            raise Congested("the receiver takes too little; the frame was not queued") from error
+        except zmq.ZMQError as error:
+            raise Unreachable(f"the receiver is gone: {error}") from error
+        self._router.send(data, zmq.DONTWAIT)
+
+    def cut(self, connection: bytes) -> None:
+        """Close the connection a moment later, after what was sent; nothing of it is received any more."""
+        descriptor = self._descriptors.pop(connection, None)
+        if descriptor is not None:
+            # An empty key: known, and not listened to.
+            self._keys[connection] = b""
+            self._cuts.append((time.monotonic() + CUT_DELAY_S, connection, descriptor, _peer(descriptor)))
+
+    def sweep(self) -> None:
+        """Notice who has gone, who has said nothing for too long, and carry out cuts that are due."""
+        self._watch()
+        now = time.monotonic()
+        while self._cuts and self._cuts[0][0] <= now:
+            _, connection, descriptor, peer = self._cuts.popleft()
+            if self._connections.get(descriptor) == connection:
+                _hang_up(descriptor, peer)
+        while self._silent:
+            descriptor, (until, peer) = next(iter(self._silent.items()))
+            if until > now:
+                break
+            del self._silent[descriptor]
+            self.silent_cut += 1
+            _hang_up(descriptor, peer)
+
+    def close(self) -> None:
+        """Close everything at once."""
+        self._router.disable_monitor()
+        self._monitor.close(0)
+        self._router.close(0)
+        self._zap.close(0)
+        self._context.term()
+
+    def _meet(self, name: bytes, message: zmq.Frame) -> bytes:
+        """Write down who a new connection is, after whoever used its descriptor before has been noted as gone."""
+        self._watch()
+        key = bytes.fromhex(str(message.get("User-Id")))
+        descriptor = int(message.get(zmq.SRCFD))
+        self._silent.pop(descriptor, None)
+        self._keys[name], self._descriptors[name], self._connections[descriptor] = key, descriptor, name
+        return key
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
+            except zmq.Again:
+                return
+            descriptor = event["value"]
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._silent[descriptor] = (time.monotonic() + SILENT_S, _peer(descriptor))
+                continue
+            # A descriptor that is accepted anew was closed before, whether or not that was told.
+            self._silent.pop(descriptor, None)
+            name = self._connections.pop(descriptor, None)
+            if name is not None:
+                cut = not self._keys.pop(name)
+                self._descriptors.pop(name, None)
+                if not cut:
+                    self._lost.append(Gone(name))
+
+
+def _peer(descriptor: int) -> Any:
+    """Give the address at the other end of a socket of libzmq's; None when it has none any more."""
+    # libzmq's own thread may close it at any moment; a duplicate is ours alone.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+        return sock.getpeername()
+    return None
+
+
+def _hang_up(descriptor: int, peer: Any) -> None:
+    """Shut a connection down if it still is the one to `peer`; libzmq's thread then closes it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+        if sock.getpeername() == peer:
+            sock.shutdown(socket.SHUT_RDWR)
