@@ -146,15 +146,9 @@ class Recovery(Invariant):
         """How long it took."""
 
     def handled(self, simulation: Simulation, host: Host) -> None:
-        if self.after_s == math.inf and simulation.now >= self.stopped_s:
-            if host.machine.lease_held(simulation.local(host)):
-                self.after_s = simulation.now - self.stopped_s
-            elif simulation.now > self.stopped_s + self.within_s and host.machine.reign is None:
-                self.after_s = self._first_holder(simulation)
-
-    def _first_holder(self, simulation: Simulation) -> float:
-        held = any(host.machine and host.machine.lease_held(simulation.local(host)) for host in simulation.hosts)
-        return simulation.now - self.stopped_s if held else math.inf
+        waiting = self.after_s == math.inf and simulation.now >= self.stopped_s
+        if waiting and host.machine.lease_held(simulation.local(host)):
+            self.after_s = simulation.now - self.stopped_s
 
     def finished(self, simulation: Simulation) -> None:
         if self.after_s > self.within_s:

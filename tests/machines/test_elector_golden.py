@@ -1,0 +1,88 @@
+"""The bytes of the Elector's messages and records: they are the protocol, and what is on people's disks."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from atoll.actors.elector.messages import (
+    MESSAGES,
+    Ballot,
+    Fitness,
+    Heartbeat,
+    HeartbeatAck,
+    Outdated,
+    Presiding,
+    PreVote,
+    PreVoteReply,
+    Release,
+    Vote,
+    VoteRequest,
+)
+from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.score import NodeFacts, Score, advantage, best_of, score_of, why_best
+from atoll.testing.elections import SITE, simulated_node
+from atoll.transport.codec import Codec, decode_special, encode_special
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "elector.txt"
+A, B, C = (simulated_node(number) for number in range(3))
+SCORE = Score(mains=True, wired=True, cloud=False, memory_class=12, processor_class=3, uptime_class=1)
+EXAMPLES = (
+    PreVote(7, 1, SCORE),
+    PreVoteReply(7, "promised to another", 6, SCORE),
+    VoteRequest(7, 1),
+    Vote(7, "", 7),
+    Heartbeat(7, 300, "the only voter of its site"),
+    HeartbeatAck(7, 300),
+    Outdated(8),
+    Release(7, B),
+    Presiding(7, True, "chosen", SCORE),
+    Fitness(SCORE, 1),
+    Roster.found(SITE, [A, B, C]),
+)
+CODEC = Codec(MESSAGES)
+
+
+def golden():
+    return dict(line.split(" = ") for line in GOLDEN.read_text().splitlines())
+
+
+def test_every_message_of_the_elector_has_its_golden_bytes():
+    assert {type(message) for message in EXAMPLES} == set(MESSAGES)
+    written = {type(message).__name__: CODEC.encode(message).hex() for message in EXAMPLES}
+    assert written == {name: text for name, text in golden().items() if name != "Ballot"}
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_golden_bytes_are_read_as_what_was_written(message):
+    assert CODEC.decode(bytes.fromhex(golden()[type(message).__name__])) == message
+
+
+def test_a_ballot_on_disk_keeps_its_bytes():
+    ballot = Ballot(7, A, 1)
+    data = msgspec.msgpack.encode(ballot, enc_hook=encode_special)
+    assert data.hex() == golden()["Ballot"]
+    assert msgspec.msgpack.decode(data, type=Ballot, dec_hook=decode_special) == ballot
+
+
+def test_facts_become_classes():
+    facts = NodeFacts(
+        on_mains=True,
+        wired=True,
+        cloud_reachable=False,
+        memory_free_bytes=3000 * 2**20,
+        processors_idle=4.0,
+        uptime_s=3600.0,
+    )
+    assert score_of(facts) == SCORE
+
+
+def test_the_first_difference_decides_and_is_named():
+    better, worse = Score(mains=True), Score(wired=True, memory_class=9)
+    assert advantage(better, worse) == "on mains power"
+    assert advantage(worse, better) == advantage(better, better) == ""
+    assert best_of({A: worse, B: better}) == B
+    assert why_best(B, {A: worse, B: better}) == f"best of 2, ahead of {A.short}: on mains power"
+    assert why_best(A, {A: worse, B: better}).startswith(f"{B.short} is better (on mains power)")
+    assert why_best(A, {A: worse}) == "no other node is known"
+    assert best_of({A: worse, C: worse}) == max(A, C)
