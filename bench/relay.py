@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
 
+import anyio
 import psutil
+import zmq
 
-from atoll.actors.tunnel_relay.bearer_server import BearerServer
+from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.tunnel_relay.sep_client import FreshKey
 from atoll.actors.tunnel_relay.tickets import Role, issue
 from atoll.bench.relay_ends import RECORD_BYTES
 from atoll.bench.report import BenchReport, Row, row
@@ -33,6 +36,7 @@ SIZES = (65_000, 1024, 64)
 """One message that fills a record (64 KiB in all), and two sizes that share one."""
 TUNNELS = 8
 IDLE_TUNNELS = 300
+REGISTERED_S = 0.1
 ANSWER_TIMEOUT_S = 60.0
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
@@ -80,7 +84,7 @@ class RelayProcess:
         line = self.process.stdout.readline() if self.process.stdout else ""
         if not line:
             raise Unreachable("the relay did not start; its own message stands above")
-        self.port = int(line)
+        self.sep_port, self.port = map(int, line.split())
         self._inside = psutil.Process(self.process.pid)
 
     def cpu_s(self) -> float:
@@ -124,6 +128,24 @@ def direct_pair() -> Pair:
     for sock in (one, other):
         make_bearer_ready(sock)
     return one, other
+
+
+def _free_ports(count: int) -> list[int]:
+    socks = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in socks]
+    for sock in socks:
+        sock.close()
+    return ports
+
+
+def _dialled(port: int, server: NodeKey, key: FreshKey) -> dict[str, Any]:
+    """Give what an end needs to dial a CURVE port, as plain data."""
+    return {
+        "port": port,
+        "server": server.node_id.curve_key.hex(),
+        "public": key.public.hex(),
+        "secret": key.secret.hex(),
+    }
 
 
 class Bench:
@@ -244,6 +266,68 @@ class Bench:
         baseline = self.add(f"direct TCP, fairness of {tunnels}", "Jain", index["direct TCP"])
         self.add(f"BEP, fairness of {tunnels}", "Jain", index["BEP"], baseline)
 
+    def switching(self, message_bytes: int) -> None:
+        """Compare the SEP with libzmq's own proxy in C: sealed records from a caller to a callee, CURVE on both."""
+        rates: dict[str, list[float]] = {"C switch": [], "SEP": []}
+        costs: dict[str, list[float]] = {"C switch": [], "SEP": []}
+        lost = 0
+        for _ in range(ROUNDS):
+            got, spent_s = self._through_c(message_bytes)
+            rates["C switch"].append(got["records"] / got["took_s"] / 1e3)
+            costs["C switch"].append(spent_s / max(1, got["records"]) * 1e6)
+            before_s = self.relay.cpu_s()
+            got = self._through_sep(message_bytes)
+            rates["SEP"].append(got["records"] / got["took_s"] / 1e3)
+            costs["SEP"].append((self.relay.cpu_s() - before_s) / max(1, got["records"]) * 1e6)
+            lost += got["lost"]
+        for unit, figures in (("thousand/s", rates), ("us CPU", costs)):
+            what = f"{message_bytes} B records{', CPU each' if unit == 'us CPU' else ''}"
+            baseline = self.add(f"C switch, {what}", unit, figures["C switch"])
+            self.add(f"SEP, {what}", unit, figures["SEP"], baseline)
+        self.add("SEP, records lost", "records", [lost])
+
+    def _through_sep(self, message_bytes: int) -> dict[str, Any]:
+        ends = []
+        for role in (Role.REGISTER, Role.REACH):
+            key = FreshKey.generate()
+            ticket = issue(
+                ISSUER,
+                role=role,
+                subject=os.urandom(16),
+                relay=RELAY.node_id,
+                expires_at=int(time.time()) + 600,
+                holder=key.public,
+            )
+            ends.append((ticket.hex(), _dialled(self.relay.sep_port, RELAY, key)))
+        (register, served), (reach, called) = ends
+        self.receiver.begin("sep_serve", tickets=register, **served)
+        # The callee must be there first; the caller's own handshake takes about as long, so give it a head start.
+        time.sleep(REGISTERED_S)
+        self.sender.begin("sep_call", message_bytes=message_bytes, duration_s=self.round_s, ticket=reach, **called)
+        got = self.sender.answer()
+        self.receiver.answer()
+        return got
+
+    def _through_c(self, message_bytes: int) -> tuple[dict[str, Any], float]:
+        calling, serving, steering = _free_ports(3)
+        self.splicer.begin(
+            "c_switch",
+            calling_port=calling,
+            serving_port=serving,
+            control_port=steering,
+            secret=RELAY.curve_secret.hex(),
+        )
+        self.receiver.begin("sep_serve", tickets="", **_dialled(serving, RELAY, FreshKey.generate()))
+        called = _dialled(calling, RELAY, FreshKey.generate())
+        self.sender.begin("sep_call", message_bytes=message_bytes, duration_s=self.round_s, ticket="", **called)
+        got = self.sender.answer()
+        self.receiver.answer()
+        with zmq.Context() as context, context.socket(zmq.PAIR) as control:
+            control.connect(f"tcp://{HOST}:{steering}")
+            control.send(b"TERMINATE")
+            spent_s = self.splicer.answer()["cpu_s"]
+        return got, spent_s
+
     def idle(self, tunnels: int) -> None:
         """Measure the relay's memory per idle tunnel, and its CPU while nothing happens."""
         before_bytes = self.relay.rss_bytes()
@@ -279,6 +363,7 @@ def run(
         for message_bytes in sizes:
             bench.throughput(message_bytes)
         bench.round_trips(64)
+        bench.switching(1024)
         bench.set_up()
         bench.fairness(tunnels)
         own = psutil.Process()
@@ -294,15 +379,15 @@ def run(
     return BenchReport("relay", bench.rows, notes)
 
 
-def serve() -> None:
-    """Be the relay under measurement: print the port, serve until killed."""
-    server = BearerServer(relay=RELAY.node_id, issuer=ISSUER.node_id, host=HOST, port=0)
-    print(server.port, flush=True)
-    server.run()
+async def serve() -> None:
+    """Be the relay under measurement: print the ports, serve until killed."""
+    async with Relay(RELAY, ISSUER.node_id, sep_port=0, bearer_port=0, host=HOST) as relay:
+        print(relay.sep_port, relay.bearer_port, flush=True)
+        await anyio.sleep_forever()
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
-        serve()
+        anyio.run(serve, backend_options={"use_uvloop": True})
     else:
         print(run().table())

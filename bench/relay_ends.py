@@ -23,6 +23,8 @@ from typing import Any, TypeAlias
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from atoll.bench.sep_ends import c_switch, sep_call, sep_serve
+
 KEY = bytes(32)
 """A benchmark keeps no secrets."""
 RECORD_BYTES = 60_000
@@ -184,7 +186,8 @@ def bare(one: socket.socket, other: socket.socket) -> Answer:
 
 
 OPERATIONS: dict[str, Callable[..., Answer]] = {
-    operation.__name__: operation for operation in (pump, drain, echo, ping, pump_many, drain_many, bare)
+    operation.__name__: operation
+    for operation in (pump, drain, echo, ping, pump_many, drain_many, bare, sep_call, sep_serve, c_switch)
 }
 
 

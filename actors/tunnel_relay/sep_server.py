@@ -74,6 +74,7 @@ class SepServer:
         The descriptor tells of changes only, so this must find nothing left before it may be waited on.
         """
         now = self._wall()
+        self._socket.flush()
         for _ in range(FRAMES_PER_TURN_MAX):
             event = self._socket.receive_nowait()
             if event is None:

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -25,8 +26,10 @@ from atoll.transport.base import QUEUE_BYTES_MAX
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
 
-SEND_QUEUE_FRAMES = QUEUE_BYTES_MAX // FRAME_BYTES_MAX
-"""libzmq counts messages, not bytes; so many of the longest are what one slow peer may hold back."""
+OVERFLOW_BYTES_MAX = QUEUE_BYTES_MAX // 2
+"""What a slow peer may hold back here, counted in bytes, when libzmq's own queue is full."""
+SEND_QUEUE_FRAMES = (QUEUE_BYTES_MAX - OVERFLOW_BYTES_MAX) // FRAME_BYTES_MAX
+"""And there: libzmq counts messages, not bytes, so as many of the longest as make up the rest of the budget."""
 RECEIVE_QUEUE_FRAMES = 256
 MESSAGE_BYTES_MAX = 64 * 1024
 HANDSHAKE_MS = 10_000
@@ -51,6 +54,12 @@ def harden(sock: "zmq.Socket[bytes]", *, send_frames: int, receive_frames: int) 
     sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
     sock.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
     sock.setsockopt(zmq.LINGER, 0)
+
+
+@dataclass(slots=True)
+class _Overflow:
+    frames: deque[bytes] = field(default_factory=deque)
+    size: int = 0
 
 
 class SepSocket:
@@ -89,6 +98,7 @@ class SepSocket:
         self._silent: dict[int, tuple[float, Any]] = {}
         """Connections that have said nothing yet: descriptor, until when they may, and the peer's address."""
         self._cuts: deque[tuple[float, bytes, int, Any]] = deque()
+        self._overflows: dict[bytes, _Overflow] = {}
         self._lost: deque[Gone] = deque()
         self.silent_cut = 0
         """How many were cut because they said nothing."""
@@ -138,13 +148,41 @@ class SepSocket:
         """Queue a frame.
 
         Raises:
-            Congested: The connection's queue is full.
+            Congested: The connection holds its whole budget back; the frame was not taken.
             Unreachable: It is gone.
         """
+        overflow = self._overflows.get(connection)
+        if overflow is None:
+            try:
+                self._send(connection, data)
+            except zmq.Again:
+                overflow = self._overflows[connection] = _Overflow()
+            else:
+                return
+        if overflow.size + len(data) > OVERFLOW_BYTES_MAX:
+            raise Congested("the receiver takes too little; the frame was not queued")
+        overflow.frames.append(data)
+        overflow.size += len(data)
+
+    def flush(self) -> None:
+        """Send what libzmq had no room for; to be called on each wake, which is how it tells that it has some."""
+        for connection, overflow in list(self._overflows.items()):
+            try:
+                while overflow.frames:
+                    self._send(connection, overflow.frames[0])
+                    overflow.size -= len(overflow.frames.popleft())
+            except zmq.Again:
+                continue
+            except Unreachable:
+                # Its end is told by `receive_nowait`.
+                overflow.frames.clear()
+            del self._overflows[connection]
+
+    def _send(self, connection: bytes, data: bytes) -> None:
         try:
             self._router.send(connection, zmq.SNDMORE | zmq.DONTWAIT)
-        except zmq.Again as error:
-            raise Congested("the receiver takes too little; the frame was not queued") from error
+        except zmq.Again:
+            raise
         except zmq.ZMQError as error:
             raise Unreachable(f"the receiver is gone: {error}") from error
         self._router.send(data, zmq.DONTWAIT)
@@ -205,6 +243,7 @@ class SepSocket:
             name = self._connections.pop(descriptor, None)
             if name is not None:
                 cut = not self._keys.pop(name)
+                self._overflows.pop(name, None)
                 self._descriptors.pop(name, None)
                 if not cut:
                     self._lost.append(Gone(name))

@@ -328,7 +328,10 @@ anyio.run(main)
 async def test_a_relay_that_dies_or_freezes_gives_clients_a_clean_error(how):
     with anyio.fail_after(PATIENCE_S):
         async with await anyio.open_process([sys.executable, "-c", RELAY_PROGRAM], stdout=PIPE) as process:
-            sep_port, bearer_port = map(int, (await process.stdout.receive()).split())
+            line = b""
+            while not line.endswith(b"\n"):
+                line += await process.stdout.receive()
+            sep_port, bearer_port = map(int, line.split())
             ends = []
 
             async def dial(half):

@@ -1,0 +1,114 @@
+"""The ends of a SEP under measurement, and the C switch it is compared with; operations of `relay_ends`.
+
+A caller sends sealed records with a window of `WINDOW` on their way; the callee acknowledges each time
+`ACKNOWLEDGED_EVERY` have come, as sessions with credit do. The C switch is libzmq's own proxy between a ROUTER and a
+DEALER with CURVE on both sides: it has no tickets and no labels, so it is what switching costs at least.
+"""
+
+import os
+import struct
+import time
+from typing import Any
+
+import zmq
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from atoll.actors.tunnel_relay import frames
+from atoll.actors.tunnel_relay.frames import Accepted, Inbound, Returned
+from atoll.transport.errors import Refused
+
+KEY = bytes(32)
+WINDOW = 256
+ACKNOWLEDGED_EVERY = 64
+LABEL = b"bench".ljust(16)
+END = b"end"
+_NONCE = struct.Struct(">IQ")
+
+
+def _dealer(context: zmq.Context[Any], port: int, server: str, public: str, secret: str) -> zmq.Socket[bytes]:
+    sock: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    sock.setsockopt(zmq.CURVE_SERVERKEY, bytes.fromhex(server))
+    sock.setsockopt(zmq.CURVE_PUBLICKEY, bytes.fromhex(public))
+    sock.setsockopt(zmq.CURVE_SECRETKEY, bytes.fromhex(secret))
+    sock.setsockopt(zmq.LINGER, 1000)
+    sock.connect(f"tcp://127.0.0.1:{port}")
+    return sock
+
+
+def _said(sock: zmq.Socket[bytes], frame: bytes, kind: int) -> None:
+    sock.send(frame)
+    if (answer := frames.read_event(sock.recv())) != Accepted(kind):
+        raise Refused(f"the relay of the benchmark said {answer}")
+
+
+def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: Any) -> dict[str, Any]:
+    """Call for the duration; `ticket` empty for the C switch."""
+    seal = AESGCM(KEY).encrypt
+    message = os.urandom(message_bytes)
+    with zmq.Context() as context, _dealer(context, **dialled) as sock:
+        if ticket:
+            _said(sock, frames.ticket_frame(bytes.fromhex(ticket)), frames.TICKET)
+        sent = acknowledged = lost = 0
+        began = time.monotonic()
+        while time.monotonic() < began + duration_s:
+            while sent - acknowledged - lost < WINDOW:
+                nonce = _NONCE.pack(0, sent)
+                sock.send(frames.call_frame(LABEL, nonce + seal(nonce, message, None)))
+                sent += 1
+            answer = frames.read_event(sock.recv())
+            if isinstance(answer, Returned):
+                acknowledged += ACKNOWLEDGED_EVERY
+            else:
+                lost += 1
+        took_s = time.monotonic() - began
+        sock.send(frames.call_frame(LABEL, END))
+    return {"records": acknowledged, "lost": lost, "took_s": took_s}
+
+
+def sep_serve(*, tickets: str, **dialled: Any) -> dict[str, Any]:
+    """Take records until the end; `tickets` empty for the C switch."""
+    unseal = AESGCM(KEY).decrypt
+    with zmq.Context() as context, _dealer(context, **dialled) as sock:
+        if tickets:
+            _said(sock, frames.ticket_frame(bytes.fromhex(tickets)), frames.TICKET)
+            _said(sock, frames.labels_frame([LABEL]), frames.LABELS)
+        else:
+            sock.send(b"here")
+        received = 0
+        while True:
+            *caller, frame = sock.recv_multipart()
+            if tickets:
+                heard = frames.read_event(frame)
+                if not isinstance(heard, Inbound):
+                    raise Refused(f"the relay of the benchmark said {heard}")
+                circuit, record = heard.circuit, heard.record
+            else:
+                circuit, record = b"", frame[1 + len(LABEL) :]
+            if record == END:
+                return {"records": received}
+            unseal(record[: _NONCE.size], record[_NONCE.size :], None)
+            received += 1
+            if received % ACKNOWLEDGED_EVERY == 0:
+                if tickets:
+                    sock.send(frames.answer_frame(circuit, b"ok"))
+                else:
+                    sock.send_multipart([*caller, frames.event_frame(Returned(LABEL, b"ok"))])
+
+
+def c_switch(*, calling_port: int, serving_port: int, control_port: int, secret: str) -> dict[str, Any]:
+    """Switch in C until told to end."""
+    with zmq.Context() as context:
+        calling, serving = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        control = context.socket(zmq.PAIR)
+        control.bind(f"tcp://127.0.0.1:{control_port}")
+        for sock, port in ((calling, calling_port), (serving, serving_port)):
+            sock.setsockopt(zmq.LINGER, 0)
+            sock.setsockopt(zmq.CURVE_SERVER, 1)
+            sock.setsockopt(zmq.CURVE_SECRETKEY, bytes.fromhex(secret))
+            sock.bind(f"tcp://127.0.0.1:{port}")
+        # Without the callee there would be nowhere to send; its first word says that it is there.
+        serving.recv()
+        zmq.proxy_steerable(calling, serving, None, control)
+        for sock in (calling, serving, control):
+            sock.close(0)
+    return {}
