@@ -120,6 +120,7 @@ class Election:
         self.ignored = 0
         """Messages that only voters may send, from others; refused rosters; messages nobody here understands."""
         self._votes = False
+        self._followed: NodeId | None = None
         self._patience_until: Seconds = 0.0
         self._delay: Seconds = 0.0
         self._stood_at: Seconds = 0.0
@@ -243,6 +244,9 @@ class Election:
         effects: list[Effect] = []
         if self.role is not Role.FOLLOWER:
             effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
+        if self._followed != sender:
+            self._followed = sender
+            self._delay = self._draw_delay()
         self.voter.bind_by_ack(sender, message.epoch, now)
         self._be_patient(now + self.settings.lease_s)
         effects += self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
@@ -283,8 +287,9 @@ class Election:
 
     def _draw_delay(self) -> Seconds:
         """Draw an election delay: the span is shared out by rank, and whoever's score is unknown may have any rank."""
-        voters = self.roster.voters
-        if len(voters) == 1:
+        # The supernode followed last is silent when this counts: its place would only be waited for in vain.
+        voters = [voter for voter in self.roster.voters if voter == self.own or voter != self._followed]
+        if len(self.roster.voters) == 1:
             return 0.0
         better, unknown = self.outlook.rank(voters)
         share = (better + self.rng.random() * (1 + unknown)) / len(voters)
@@ -463,6 +468,10 @@ class Election:
 
     def _on_fitness(self, sender: NodeId, message: Fitness, _now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
+        if self.role is Role.FOLLOWER:
+            # Our rank may be another now, and the delay in force was drawn by the old one.
+            before, self._delay = self._delay, self._draw_delay()
+            self._patience_until += self._delay - before
         return [Send(sender, self.roster)] if message.roster_version < self.roster.version else []
 
     def _on_roster(self, _sender: NodeId, message: Roster, now: Seconds) -> list[Effect]:

@@ -99,3 +99,21 @@ def test_sides_of_a_cut_have_provisional_supernodes_and_say_why():
     status = alone.machine.status(simulation.local(alone))
     assert (status.supernode, status.confirmed) == (alone.node, False)
     assert status.why.startswith("provisional, 1 of 5 voters in reach, 3 needed: no majority")
+
+
+@pytest.mark.parametrize("fault", [Crash, Pause])
+def test_a_supernode_that_dies_or_stands_still_is_replaced_within_two_seconds(fault):
+    took_s = []
+    for seed in range(60):
+        quiet = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0)
+        simulation = election_simulation(seed, voters=3 + seed % 5, faults=quiet)
+        simulation.run(5.0 + seed % 20 / 100)
+        (first,) = (host for host in simulation.hosts if host.machine.reign)
+        died_at = simulation.now
+        simulation.apply(fault(first.index, 60.0))
+        others = [host for host in simulation.hosts if host is not first]
+        while not any(host.machine.lease_held(simulation.local(host)) for host in others):
+            assert simulation.now - died_at < 2.0, f"seed {seed}"
+            simulation.run(0.01)
+        took_s.append(simulation.now - died_at)
+    assert sorted(took_s)[len(took_s) * 9 // 10] <= 1.2
