@@ -14,7 +14,7 @@ import zmq
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.frames import Accepted, Inbound, Returned
+from atoll.actors.tunnel_relay.frames import Accepted, Inbound, Returned, Undelivered
 from atoll.transport.errors import Refused
 
 KEY = bytes(32)
@@ -79,6 +79,9 @@ def sep_serve(*, tickets: str, **dialled: Any) -> dict[str, Any]:
             *caller, frame = sock.recv_multipart()
             if tickets:
                 heard = frames.read_event(frame)
+                if isinstance(heard, Undelivered):
+                    # The caller had enough and has gone; its last acknowledgement is of no use to anybody.
+                    continue
                 if not isinstance(heard, Inbound):
                     raise Refused(f"the relay of the benchmark said {heard}")
                 circuit, record = heard.circuit, heard.record

@@ -100,9 +100,10 @@ class Cut(NamedTuple):
 
 
 class Stuck(NamedTuple):
-    """A delivery was not taken: the receiver's queue is full, or it has just gone."""
+    """A delivery was not taken: the receiver's queue is full, or it has just `gone`."""
 
     delivery: Deliver
+    gone: bool = False
 
 
 Input: TypeAlias = Opened | Arrived | Gone | Elapsed | Draining | Stuck
@@ -178,8 +179,8 @@ class Circuits:
         match event:
             case Arrived(name, key, frame):
                 return self._arrived(name, key, frame, now)
-            case Stuck(delivery):
-                return self._stuck(delivery)
+            case Stuck(delivery, gone):
+                return self._stuck(delivery, gone=gone)
             case Opened(name, key):
                 return [] if name in self._connections else self._open(name, key, now)[1]
             case Gone(name):
@@ -370,11 +371,13 @@ class Circuits:
         self.counters[f"undelivered_{reason.name.lower()}"] += 1
         return [Deliver(sender, event_frame(Undelivered(reason, address)))]
 
-    def _stuck(self, delivery: Deliver) -> list[Effect]:
+    def _stuck(self, delivery: Deliver, *, gone: bool) -> list[Effect]:
         if delivery.sender is None or delivery.sender not in self._connections:
             self.counters["notices_dropped"] += 1
             return []
-        return self._undeliverable(delivery.sender, delivery.address, Reason.CONGESTED)
+        # Its `Gone` is on the way here and does the rest.
+        lost = Reason.UNKNOWN_LABEL if len(delivery.address) == frames.LABEL_BYTES else Reason.UNKNOWN_CIRCUIT
+        return self._undeliverable(delivery.sender, delivery.address, lost if gone else Reason.CONGESTED)
 
     def _elapsed(self, now: float) -> list[Effect]:
         effects: list[Effect] = []

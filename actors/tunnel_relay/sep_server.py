@@ -88,8 +88,9 @@ class SepServer:
                 case Deliver(connection, frame):
                     try:
                         self._socket.send_nowait(connection, frame)
-                    except (Congested, Unreachable):
-                        self._carry_out(self.circuits.handle(Stuck(effect), self._wall()))
+                    except (Congested, Unreachable) as error:
+                        stuck = Stuck(effect, gone=isinstance(error, Unreachable))
+                        self._carry_out(self.circuits.handle(stuck, self._wall()))
                 case Cut(connection):
                     self._socket.cut(connection)
 

@@ -336,6 +336,8 @@ def test_a_record_that_the_receiver_does_not_take_is_told_to_its_sender():
     [delivery] = switch.say(b"caller", frames.call_frame(LABEL, b"question"))
     [told] = switch.handle(Stuck(delivery))
     assert (told.connection, frames.read_event(told.frame)) == undelivered(b"caller", Reason.CONGESTED)
+    [told] = switch.handle(Stuck(delivery, gone=True))
+    assert (told.connection, frames.read_event(told.frame)) == undelivered(b"caller", Reason.UNKNOWN_LABEL)
     # The notice itself may be stuck, too; then it is counted and that is all.
     assert switch.handle(Stuck(told)) == []
     assert switch.counted("notices_dropped") == 1
