@@ -4,10 +4,10 @@
     accepted --garbage, a bad ticket, too slow--> refused      (NO and the reason)
     waiting  --nobody comes, replaced-->          refused      (NO and the reason)
 
-One epoll serves all of it, so a waiting connection costs a table entry and no task. It runs in a thread of its own:
-the data path must not wait for a busy event loop, nor must the loop wait for it, and every splice lets go of the
-interpreter lock while the kernel works. A thread is allowed here because a relay is a program of ours. Only `stop`,
-`drain` and `statistics` may be called from other threads.
+One epoll serves all of it, so a waiting connection costs a table entry and no task. It runs in a thread of its own
+because a busy event loop would hold the data path up: beside a SEP at full load the same code moved 0.35 GB/s inside
+the loop and 0.88 GB/s in a thread (every splice lets go of the interpreter lock while the kernel works). A thread is
+allowed here because a relay is a program of ours. Only `stop`, `drain` and `statistics` may be called from others.
 
 It never forwards a byte before both tickets are good, and never reads a byte behind a preamble.
 """
