@@ -41,6 +41,7 @@ CUT_DELAY_S = 0.25
 """Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
 BACKLOG = 1024
 _ZAP = "inproc://zeromq.zap.01"
+_MONITOR = "inproc://sep.monitor"
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
 
 
@@ -83,7 +84,11 @@ class SepSocket:
         router.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
         router.setsockopt(zmq.ZAP_DOMAIN, b"sep")
         router.setsockopt(zmq.IPV6, int(":" in host))
-        self._monitor = router.get_monitor_socket(_EVENTS)
+        router.monitor(_MONITOR, _EVENTS)
+        self._monitor = self._context.socket(zmq.PAIR)
+        # Unbounded, and emptied several times a second: an event that is dropped would be a connection that never ends.
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect(_MONITOR)
         self._router = router
         where = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         try:
@@ -176,7 +181,7 @@ class SepSocket:
             except Unreachable:
                 # Its end is told by `receive_nowait`.
                 overflow.frames.clear()
-            del self._overflows[connection]
+            self._overflows.pop(connection, None)
 
     def _send(self, connection: bytes, data: bytes) -> None:
         try:
@@ -184,6 +189,7 @@ class SepSocket:
         except zmq.Again:
             raise
         except zmq.ZMQError as error:
+            self._forget(connection, self._descriptors.get(connection, -1))
             raise Unreachable(f"the receiver is gone: {error}") from error
         self._router.send(data, zmq.DONTWAIT)
 
@@ -240,13 +246,16 @@ class SepSocket:
                 continue
             # A descriptor that is accepted anew was closed before, whether or not that was told.
             self._silent.pop(descriptor, None)
-            name = self._connections.pop(descriptor, None)
-            if name is not None:
-                cut = not self._keys.pop(name)
-                self._overflows.pop(name, None)
-                self._descriptors.pop(name, None)
-                if not cut:
-                    self._lost.append(Gone(name))
+            if (name := self._connections.get(descriptor)) is not None:
+                self._forget(name, descriptor)
+
+    def _forget(self, name: bytes, descriptor: int) -> None:
+        self._connections.pop(descriptor, None)
+        self._descriptors.pop(name, None)
+        self._overflows.pop(name, None)
+        # Of a connection that was cut the owner has heard enough.
+        if self._keys.pop(name, None):
+            self._lost.append(Gone(name))
 
 
 def _peer(descriptor: int) -> Any:
