@@ -105,6 +105,7 @@ async def test_records_go_to_the_label_and_back():
         ({"quota": 0}, Reason.OVER_QUOTA),
     ],
 )
+@ONE_LOOP
 async def test_a_bad_ticket_is_refused_in_words(fields, reason):
     async with relaying() as relay:
         with pytest.raises(SepRefused) as refusal:
@@ -168,6 +169,7 @@ async def test_the_newest_registration_gets_the_calls_and_the_older_one_again_af
         assert (await old.receive()).record == b"to the older"
 
 
+@ONE_LOOP
 async def test_one_who_does_not_read_stalls_nobody_else_and_is_told_about():
     async with (
         relaying() as relay,
@@ -231,6 +233,7 @@ async def test_a_client_that_is_silent_after_its_handshake_is_cut():
         ([b""] * 1000, Reason.MALFORMED),
     ],
 )
+@ONE_LOOP
 async def test_a_client_that_says_something_else_first_is_refused(parts, reason):
     with zmq.Context() as context:
         async with relaying() as relay, registered(relay, LABEL) as proxy:
