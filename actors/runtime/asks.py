@@ -1,0 +1,116 @@
+"""The two ends of an ask: what the asker waits on, and what the callee answers through.
+
+    asked --answered--> the asker goes on with the value
+          --a fault, or the time-out--> the asker goes on with an AskFailed
+          --the asker is cancelled--> forgotten; a later answer is dropped
+
+For asks from other nodes the callee keeps the last answers, so that a repeated question is not handled twice.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from atoll.actors.runtime.errors import AskFailed, AskTimedOut
+from atoll.actors.runtime.machine import Seconds
+from atoll.actors.runtime.parking import Promise
+from atoll.transport.envelope import Envelope, Header
+from atoll.transport.identity import NodeId
+
+ANSWERS_MAX = 4096
+ANSWERS_BYTES_MAX = 8 * 1024 * 1024
+"""What all kept answers may weigh; enough for what is under way, as a repetition comes within a time-out."""
+
+
+class Ask:
+    """The asker's end; also the callee's when both are on this node.
+
+    The asker awaits `promise`, then raises `failure` if there is one; a method for that would cost it a coroutine.
+    """
+
+    __slots__ = ("_path", "_timeout_s", "failure", "promise")
+
+    def __init__(self, promise: Promise, path: str, timeout_s: Seconds) -> None:
+        self.promise = promise
+        self._path = path
+        self._timeout_s = timeout_s
+        self.failure: AskFailed | None = None
+
+    def answer(self, value: Any) -> None:
+        """Wake the asker with the value."""
+        if not self.promise.done():
+            self.promise.set_result(value)
+
+    def fail(self, error: AskFailed) -> None:
+        """Wake the asker with the error."""
+        if not self.promise.done():
+            self.failure = error
+            self.promise.set_result(None)
+
+    def ring(self) -> None:
+        """The time is up."""
+        self.fail(AskTimedOut(f"{self._path} did not answer within {self._timeout_s:g} s"))
+
+
+class RemoteReply:
+    """The callee's end of an ask that came from another node."""
+
+    __slots__ = ("_answered", "_header", "_send")
+
+    def __init__(self, header: Header, send: Callable[[Header, Any], None]) -> None:
+        self._header = header
+        self._send = send
+        self._answered = False
+
+    def answer(self, value: Any) -> None:
+        """Send the value back."""
+        if not self._answered:
+            # Sent first: a value that cannot be encoded is followed by a fault.
+            self._send(self._header, value)
+            self._answered = True
+
+    def fail(self, error: AskFailed) -> None:
+        """Send a fault back."""
+        if not self._answered:
+            self._answered = True
+            self._send(self._header, error)
+
+
+class Answers:
+    """What was answered to other nodes, newest last; the oldest is forgotten first."""
+
+    def __init__(self, *, count_max: int = ANSWERS_MAX, bytes_max: int = ANSWERS_BYTES_MAX) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._kept: OrderedDict[tuple[NodeId, bytes], Envelope | None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def begin(self, asker: NodeId, correlation: bytes) -> tuple[bool, Envelope | None]:
+        """Tell whether the question is new; if not, give the answer, or None while it is being handled."""
+        key = (asker, correlation)
+        if key in self._kept:
+            return False, self._kept[key]
+        self._kept[key] = None
+        self._bound()
+        return True, None
+
+    def keep(self, asker: NodeId, correlation: bytes, envelope: Envelope) -> None:
+        """Keep the answer to a question that `begin` noted and that is not forgotten meanwhile."""
+        key = (asker, correlation)
+        if key in self._kept and self._kept[key] is None:
+            self._kept[key] = envelope
+            self._bytes += len(envelope.body)
+            self._bound()
+
+    def forget(self, asker: NodeId, correlation: bytes) -> None:
+        """Let the question be asked anew: it was refused before anything was done."""
+        envelope = self._kept.pop((asker, correlation), None)
+        self._bytes -= len(envelope.body) if envelope is not None else 0
+
+    def _bound(self) -> None:
+        while len(self._kept) > self._count_max or self._bytes > self._bytes_max:
+            _, envelope = self._kept.popitem(last=False)
+            self._bytes -= len(envelope.body) if envelope is not None else 0

@@ -1,0 +1,311 @@
+"""One actor's place in a system: its mailbox, and one life after the other.
+
+    idle (no task yet) --first message--> running
+    down --start()--> starting --started() returned--> running --done, stopped or crashed--> stopped() --> down
+    starting --started() raised--> stopped() --> down, and whoever started it gets the error
+
+The cell survives restarts, the actor object does not. An actor that overrides neither `started` nor `stopped` gets its
+task with its first message: until then it costs an object and a queue. The cell decides nothing about restarts; it
+reports to its `Parent`.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery, Handlers, NotUnderstood, handlers_of
+from atoll.actors.runtime.errors import (
+    AskCrashed,
+    AskDeclined,
+    AskFailed,
+    AskNotUnderstood,
+    AskUnreachable,
+    Declined,
+    StartFailed,
+)
+from atoll.actors.runtime.mailbox import Mailbox
+from atoll.actors.runtime.parking import Promise
+from atoll.actors.runtime.supervisor import ChildSpec, Ending
+from atoll.transport.base import Standing
+from atoll.transport.errors import UsageError
+
+if TYPE_CHECKING:
+    from atoll.actors.runtime.system import ActorSystem
+
+log = logging.getLogger("atoll.actors")
+
+BATCH = 64
+"""Messages that one actor handles before the others get their turn. bench/actors shows no gain above."""
+STOP_S = 5.0
+"""What an actor that is stopped has to finish the message in hand, before it is cancelled."""
+STOPPED_S = 5.0
+"""What `Actor.stopped` has to clean up."""
+
+
+def sole_error(error: BaseException) -> BaseException:
+    """Unwrap groups that hold a single error: the group says nothing that it does not say."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+class Parent(Protocol):
+    """What a cell needs of the branch it grows on."""
+
+    group: anyio.abc.TaskGroup
+
+    def child_ended(self, child: Any, turn: int, ending: Ending, error: BaseException | None) -> None:
+        """A running child ended by itself."""
+        ...
+
+
+class _FirstMessage:
+    """Stands in for a parked reader: waking it starts the actor's task."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: "Cell") -> None:
+        self._cell = cell
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, _result: Any, /) -> None:
+        self._cell.begin()
+
+    def __await__(self) -> Any:
+        raise UsageError("nobody waits for a first message")
+
+
+class Cell:
+    """One named actor under one supervisor."""
+
+    __slots__ = (
+        "_factory",
+        "_killed",
+        "_over",
+        "_ready",
+        "_running",
+        "_scope",
+        "_stopping",
+        "_system",
+        "actor",
+        "handlers",
+        "mailbox",
+        "name",
+        "parent",
+        "ref",
+        "restart",
+        "turn",
+    )
+
+    def __init__(self, system: "ActorSystem", parent: Parent, spec: ChildSpec, mailbox: Mailbox, ref: ActorRef) -> None:
+        self._system = system
+        self.parent = parent
+        self.name = spec.name
+        self.restart = spec.restart
+        self._factory: Callable[[], Any] = spec.factory
+        self.mailbox = mailbox
+        self.ref = ref
+        self.actor: Actor | None = None
+        self.handlers: Handlers | None = None
+        self.turn = 0
+        """Counts the lives, so that the end of an earlier one is recognised as such."""
+        self._running = False
+        self._stopping: Ending | None = None
+        self._killed = False
+        self._ready: Promise | None = None
+        self._over: anyio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+
+    @property
+    def open_to(self) -> frozenset[Standing]:
+        """Who may reach the actor from another node."""
+        return self.actor.open_to if self.actor is not None else frozenset()
+
+    async def start(self) -> Exception | None:
+        """Begin a new life and wait until `started` returned; give the error if it did not."""
+        self.turn += 1
+        self._stopping, self._killed, self._over = None, False, None
+        try:
+            actor = self._factory()
+            if not isinstance(actor, Actor):
+                raise UsageError(f"the factory of {self.name} gave {actor!r}, not an Actor")  # noqa: TRY301 - same fault
+            self.handlers = handlers_of(type(actor))
+        except Exception as error:  # noqa: BLE001 - it is the caller's to judge, in `spawn` or in the supervisor
+            return error
+        actor.system, actor.ref, actor._cell = self._system, self.ref, self  # noqa: SLF001 - the runtime's own field
+        self.actor = actor
+        kind = type(actor)
+        if kind.started is Actor.started and kind.stopped is Actor.stopped:
+            self.mailbox.parked = _FirstMessage(self)
+            if self.mailbox.items:
+                self.mailbox.wake()
+            return None
+        self._ready = ready = self._system.new_promise()
+        self.begin()
+        try:
+            return await ready  # type: ignore[no-any-return]
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.stop(force=True)
+            raise
+
+    def begin(self) -> None:
+        """Give the actor its task."""
+        self._running = True
+        self.parent.group.start_soon(self._live, name=self.name)
+
+    def leave(self) -> None:
+        """End after the message in hand, by the actor's own wish."""
+        self._stopping = self._stopping or Ending.NORMAL
+        self.mailbox.wake()
+
+    async def stop(self, *, force: bool = False) -> None:
+        """End it and wait until it has ended; `force` does not wait for the message in hand."""
+        if not self._running:
+            self.mailbox.parked = None
+            return
+        self._stopping = Ending.ORDERED
+        self._over = over = self._over or anyio.Event()
+        self.mailbox.wake()
+        if not force:
+            with anyio.move_on_after(STOP_S):
+                await over.wait()
+            if over.is_set():
+                return
+            log.warning("actor %s did not finish its message within %g s and is cancelled", self.name, STOP_S)
+        self._kill(Ending.ORDERED)
+        await over.wait()
+
+    def _kill(self, ending: Ending) -> None:
+        self._stopping = ending
+        self._killed = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _live(self) -> None:
+        actor = self.actor
+        error: BaseException | None = None
+        assert actor is not None  # noqa: S101 - `start` set it; for mypy
+        try:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    self._scope = tasks.cancel_scope
+                    if self._killed:
+                        tasks.cancel_scope.cancel()
+                    actor.tasks = tasks
+                    await actor.started()
+                    self._report_start(None)
+                    await self._work(actor)
+                    tasks.cancel_scope.cancel()
+            finally:
+                self._scope = None
+                await self._clean_up(actor)
+        except Exception as raised:  # noqa: BLE001 - handed to whoever started the actor, or to its supervisor
+            error = sole_error(raised)
+        finally:
+            self._ended(error)
+
+    async def _clean_up(self, actor: Actor) -> None:
+        try:
+            with anyio.move_on_after(STOPPED_S, shield=True) as scope:
+                await actor.stopped()
+        except Exception:
+            self._system.count("stopped_failed")
+            log.exception("actor %s: stopped() raised; what it had open may be open still", self.name)
+            return
+        if scope.cancelled_caught:
+            self._system.count("stopped_failed")
+            log.error("actor %s: stopped() took longer than %g s and was cancelled", self.name, STOPPED_S)
+
+    def _report_start(self, error: BaseException | None) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None and not ready.done():
+            ready.set_result(error)
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._running = False
+        starting = self._ready is not None
+        self._report_start(error or StartFailed(f"{self.name} was stopped while it started"))
+        if self._over is not None:
+            if error is not None:
+                log.error("actor %s raised while it was stopped", self.name, exc_info=error)
+            self._over.set()
+        elif not starting:
+            ending = Ending.CRASHED if error is not None else (self._stopping or Ending.NORMAL)
+            self.parent.child_ended(self, self.turn, ending, error)
+
+    async def _work(self, actor: Actor) -> None:
+        """Handle messages until the actor is asked to end. The hot path: see bench/actors before changing it."""
+        mailbox, items = self.mailbox, self.mailbox.items
+        # A bare item is the message of a plain tell; only an actor that overrides `receive` sees it as a Delivery.
+        handlers = self.handlers.by_type if self.handlers and type(actor).receive is Actor.receive else {}
+        while self._stopping is None:
+            if not items:
+                await mailbox.wait_item()
+                continue
+            for _ in range(BATCH):
+                item = items.popleft()
+                mailbox.handled += 1
+                handler = handlers.get(type(item))
+                try:
+                    if handler is not None:
+                        await handler(actor, item)
+                    else:
+                        await self._take(actor, item)
+                except Declined as refusal:
+                    self._declined(refusal)
+                except Exception as error:
+                    kind = type(item.message if isinstance(item, Delivery) else item).__name__
+                    error.add_note(f"while the actor {self.name} handled {kind}")
+                    raise
+                if not items or self._stopping is not None:
+                    break
+            mailbox.tell_room()
+            if items:
+                await anyio.lowlevel.checkpoint()
+
+    async def _take(self, actor: Actor, item: Any) -> None:
+        """Handle one item that is more than a plain message with a handler."""
+        delivery = item if type(item) is Delivery else Delivery(item)
+        if delivery.deadline is not None and self._system.clock() > delivery.deadline:
+            self._system.count("late")
+            return
+        reply_to = delivery.reply_to
+        try:
+            if type(actor).receive is Actor.receive and self.handlers is not None:
+                handler = self.handlers.find(type(delivery.message))
+                if handler is None:
+                    raise NotUnderstood(f"{self.name} takes no {type(delivery.message).__name__}")  # noqa: TRY301
+                answer = await handler(actor, delivery.message)
+            else:
+                answer = await actor.receive(delivery)
+            if reply_to is not None and answer is not LATER:
+                reply_to.answer(answer)
+        except BaseException as error:
+            if reply_to is not None:
+                reply_to.fail(self._failure(delivery.message, error))
+            if reply_to is None or not isinstance(error, Declined):
+                raise
+            self._declined(error)
+
+    def _failure(self, message: Any, error: BaseException) -> AskFailed:
+        """Tell an asker what became of its message."""
+        if isinstance(error, Declined):
+            understood = not isinstance(error, NotUnderstood)
+            return AskDeclined(str(error)) if understood else AskNotUnderstood(str(error))
+        if not isinstance(error, Exception):
+            return AskUnreachable(f"{self.name} was stopped while it handled the message")
+        kind = type(message).__name__
+        failure = AskCrashed(f"{self.name} crashed while it handled {kind}: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return failure
+
+    def _declined(self, refusal: Declined) -> None:
+        self._system.count("not_understood" if isinstance(refusal, NotUnderstood) else "declined")
+        log.debug("actor %s: %s", self.name, refusal)

@@ -1,0 +1,256 @@
+"""Keeps a machine's records durably: an append-only file that is compacted to the newest record of each type.
+
+    closed --open--> open --append (fsync)--> open --an append fails--> failed, until it is opened again
+
+    record  "ATJ1" | u32 length | u32 crc32 of length and payload | payload (msgpack)      big-endian
+
+What may be found at `open`:
+- A last record that is torn (the host died while it was written, so nothing depended on it): cut off, and said.
+- Anything else wrong, with good records behind it or too long to be one: the file is set aside as
+  `<name>.corrupt-<n>`, its good beginning goes on in a new file, and `damage` says so: something that was durable is
+  lost, and only the machine's owner can know whether it may go on.
+
+It blocks the loop for as long as the disk takes, and on purpose: nothing may happen between a vote and its record.
+"""
+
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.actors.runtime.errors import JournalFailed
+from atoll.actors.runtime.machine import Record
+from atoll.transport.codec import decode_special, encode_special
+from atoll.transport.errors import MalformedFrame, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two nodes on one state directory go unnoticed there.
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("atoll.actors")
+
+MARK = b"ATJ1"
+RECORD_BYTES_MAX = 1024 * 1024
+SIZE_BYTES_MAX = 1024 * 1024
+"""A longer file is compacted; read whole at each start, it should stay short."""
+CORRUPT_FILES_MAX = 100
+_HEAD = struct.Struct(">4sII")
+_LENGTH = struct.Struct(">I")
+
+
+def _frame(payload: bytes) -> bytes:
+    return _HEAD.pack(MARK, len(payload), zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))) + payload
+
+
+def _payload_at(data: bytes, offset: int) -> bytes | None:
+    """Give the payload of a whole, undamaged record at that place."""
+    if len(data) - offset < _HEAD.size:
+        return None
+    mark, length, checksum = _HEAD.unpack_from(data, offset)
+    start = offset + _HEAD.size
+    if mark != MARK or length > RECORD_BYTES_MAX or start + length > len(data):
+        return None
+    payload = data[start : start + length]
+    return payload if zlib.crc32(payload, zlib.crc32(_LENGTH.pack(length))) == checksum else None
+
+
+def _record_follows(data: bytes, offset: int) -> bool:
+    """Tell whether any good record stands behind the damage at `offset`: then it is no torn tail."""
+    while (offset := data.find(MARK, offset + 1)) >= 0:
+        if _payload_at(data, offset) is not None:
+            return True
+    return False
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # A directory cannot be synced there; NTFS logs the rename itself.
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Journal:
+    """Durable records of the given types, in one file; opened by one owner at a time."""
+
+    def __init__(self, path: Path, records: Iterable[type[Record]], *, size_bytes_max: int = SIZE_BYTES_MAX) -> None:
+        self.path = path
+        kinds = tuple(records)
+        if not kinds:
+            raise UsageError(f"the journal {path} needs at least one type of record")
+        self._size_bytes_max = size_bytes_max
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=encode_special)
+        self._kinds = kinds
+        union: Any = reduce(or_, kinds)
+        self._decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(union, dec_hook=decode_special)
+        self._descriptor: int | None = None
+        self._size = 0
+        self._compacted_size = 0
+        self._newest: dict[type[Record], bytes] = {}
+        self.damage: str | None = None
+        """What `open` found lost that had been durable; None when all is well."""
+
+    def open(self) -> Sequence[Record]:
+        """Open or make the file and give its records, oldest first.
+
+        Raises:
+            JournalFailed: The disk says no, or another process has the journal open.
+        """
+        if self._descriptor is not None:
+            raise UsageError(f"the journal {self.path} is open already")
+        self.damage = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = self._locked(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            _sync_folder(self.path.parent)
+            return self._restore(self._read())
+        except OSError as error:
+            self.close()
+            raise JournalFailed(f"the journal {self.path} cannot be opened: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _locked(self, descriptor: int) -> int:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                raise JournalFailed(
+                    f"the journal {self.path} is open elsewhere: does a node run on this state directory already?"
+                ) from error
+        return descriptor
+
+    def _read(self) -> bytes:
+        assert self._descriptor is not None  # noqa: S101 - for mypy
+        parts = []
+        while part := os.read(self._descriptor, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+
+    def _restore(self, data: bytes) -> list[Record]:
+        restored: list[Record] = []
+        self._newest = {}
+        offset, wrong = 0, ""
+        while offset < len(data):
+            payload = _payload_at(data, offset)
+            if payload is None:
+                wrong = f"no record at byte {offset} of {len(data)}"
+                break
+            try:
+                record = self._decoder.decode(payload)
+            except (msgspec.MsgspecError, MalformedFrame, ValueError, RecursionError) as error:
+                wrong = f"the record at byte {offset} is none of {[kind.__name__ for kind in self._kinds]}: {error}"
+                break
+            restored.append(record)
+            self._note(record, payload)
+            offset += _HEAD.size + len(payload)
+        self._size = offset
+        if wrong:
+            self._mend(data, offset, wrong)
+        return restored
+
+    def _mend(self, data: bytes, offset: int, wrong: str) -> None:
+        """Go on behind the last good record, after keeping what cannot have been a torn write."""
+        torn = _payload_at(data, offset) is None and not _record_follows(data, offset)
+        if torn and len(data) - offset <= _HEAD.size + RECORD_BYTES_MAX:
+            assert self._descriptor is not None  # noqa: S101 - for mypy
+            os.ftruncate(self._descriptor, offset)
+            os.fsync(self._descriptor)
+            log.warning("journal %s: cut %d bytes of a write that did not finish", self.path, len(data) - offset)
+            return
+        aside = self._set_aside()
+        self.damage = f"{wrong}; the whole file was kept as {aside.name}, and what stood before goes on"
+        log.error("journal %s is corrupt: %s", self.path, self.damage)
+        self._replace(data[:offset])
+
+    def _set_aside(self) -> Path:
+        for number in range(1, CORRUPT_FILES_MAX + 1):
+            aside = self.path.with_name(f"{self.path.name}.corrupt-{number}")
+            try:
+                os.link(self.path, aside)
+            except FileExistsError:
+                continue
+            return aside
+        raise JournalFailed(f"{CORRUPT_FILES_MAX} corrupt journals lie beside {self.path}: look at the disk")
+
+    def _replace(self, data: bytes) -> None:
+        """Put a file with that content in the journal's place, at once or not at all."""
+        fresh = self.path.with_name(f"{self.path.name}.new")
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self._locked_or_closed(descriptor)
+            self._write(descriptor, data)
+            os.fsync(descriptor)
+            fresh.replace(self.path)
+            _sync_folder(self.path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        assert self._descriptor is not None  # noqa: S101 - for mypy
+        os.close(self._descriptor)
+        self._descriptor, self._size = descriptor, len(data)
+
+    @staticmethod
+    def _locked_or_closed(descriptor: int) -> None:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    @staticmethod
+    def _write(descriptor: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def _note(self, record: Record, payload: bytes) -> None:
+        self._newest.pop(type(record), None)
+        self._newest[type(record)] = payload
+
+    def append(self, record: Record) -> None:
+        """Make one record durable before returning.
+
+        Raises:
+            JournalFailed: It is not, and the journal takes nothing more until it is opened again.
+            UsageError: The journal is not open, or the record is none of its types or too long.
+        """
+        if self._descriptor is None:
+            raise UsageError(f"the journal {self.path} is not open")
+        if type(record) not in self._kinds:
+            raise UsageError(f"the journal {self.path} does not keep {type(record).__name__}")
+        payload = self._encoder.encode(record)
+        if len(payload) > RECORD_BYTES_MAX:
+            raise UsageError(f"a record of {len(payload)} bytes is longer than {RECORD_BYTES_MAX}")
+        frame = _frame(payload)
+        try:
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            self._write(self._descriptor, frame)
+            os.fsync(self._descriptor)
+            self._size += len(frame)
+            self._note(record, payload)
+            if self._size > max(self._size_bytes_max, 2 * self._compacted_size):
+                self._compact()
+        except OSError as error:
+            # After a failed fsync nobody knows what is on the disk; only reading it again tells.
+            self.close()
+            raise JournalFailed(f"the journal {self.path} could not be written: {error}") from error
+
+    def _compact(self) -> None:
+        self._replace(b"".join(_frame(payload) for payload in self._newest.values()))
+        self._compacted_size = self._size
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)

@@ -1,0 +1,142 @@
+"""The shell of a machine: turns deliveries into inputs and carries out effects, in order.
+
+    started:   journal.open -> machine.start -> effects
+    delivery:  a wire message -> Received, a fact -> Told, a timer -> TimerFired -> machine.handle -> effects
+
+An effect that fails for the world's reasons (no way, no room) is lost like any message; one that fails to persist
+crashes the actor before anything that depends on it is done. It never catches what a machine raises.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood
+from atoll.actors.runtime.journal import Journal
+from atoll.actors.runtime.machine import (
+    Address,
+    Announce,
+    Arm,
+    Disarm,
+    Effect,
+    Input,
+    Machine,
+    Persist,
+    Received,
+    Record,
+    Reply,
+    Send,
+    TimerFired,
+    Told,
+)
+from atoll.transport.codec import Message
+from atoll.transport.errors import Congested, UsageError
+
+
+class _Timer:
+    """One armed timer: a bell that puts itself into the machine's mailbox."""
+
+    __slots__ = ("_shell", "grain", "name")
+
+    def __init__(self, shell: "MachineActor", name: str) -> None:
+        self._shell = shell
+        self.name = name
+        self.grain = 0
+
+    def ring(self) -> None:
+        self._shell.timer_rang(self)
+
+
+class MachineActor(Actor):
+    """Drives one machine; make both anew in the factory given to `spawn`."""
+
+    facts_are_told = True
+
+    def __init__(self, machine: Machine, journal: Journal | None = None, *, check: bool = False) -> None:
+        self.machine = machine
+        self._journal = journal
+        self._check = check
+        self._timers: dict[str, _Timer] = {}
+
+    async def started(self) -> None:
+        """Restore and begin; override and call it to do more."""
+        restored: Sequence[Record] = self._journal.open() if self._journal is not None else ()
+        self._carry_out(self.machine.start(restored, self.system.clock()))
+
+    async def stopped(self) -> None:
+        """Disarm all timers and close the journal; override and call it to do more."""
+        for name in tuple(self._timers):
+            self._disarm(name)
+        if self._journal is not None:
+            self._journal.close()
+
+    async def receive(self, delivery: Delivery) -> Any:
+        """Hand one delivery to the machine; its answer to an ask is a `Reply`, now or later."""
+        event = self.input_of(delivery)
+        if event is not None:
+            self.handle(event)
+        return LATER
+
+    def input_of(self, delivery: Delivery) -> Input | None:
+        """Translate a delivery; None for a timer that was disarmed after it rang. Override it to translate more."""
+        message = delivery.message
+        if isinstance(message, _Timer):
+            # Disarmed, or armed anew, while it waited in the mailbox.
+            if self._timers.get(message.name) is not message:
+                return None
+            del self._timers[message.name]
+            return TimerFired(message.name)
+        if isinstance(message, Message):
+            own = self.ref.address
+            sender = delivery.sender.address if delivery.sender is not None else own
+            path = "" if sender.path == own.path else sender.path
+            return Received(sender.node, message, path, delivery.reply_to)
+        if delivery.reply_to is not None:
+            raise NotUnderstood(f"{self.ref.address.path} answers wire messages, not {type(message).__name__}")
+        return message if isinstance(message, Told) else Told(message)
+
+    def handle(self, event: Input) -> None:
+        """Let the machine take one input and do what it says."""
+        self._carry_out(self.machine.handle(event, self.system.clock()))
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(effect)
+                case Reply(to, message):
+                    to.answer(message)
+                case Arm(name, after):
+                    self._arm(name, after)
+                case Disarm(name):
+                    self._disarm(name)
+                case Announce(fact):
+                    self.system.announce(fact)
+                case Persist(record):
+                    if self._journal is None:
+                        raise UsageError(f"the machine of {self.ref.address.path} persists, but has no journal")
+                    self._journal.append(record)
+        if __debug__ and self._check:
+            self.machine.check()
+
+    def _send(self, effect: Send) -> None:
+        target = Address(effect.target, effect.path or self.ref.address.path)
+        try:
+            self.system.tell(target, effect.message, sender=self.ref)
+        except Congested as error:
+            self.system.count("congested")
+            self.system.bury(target.path, effect.message, str(error))
+
+    def _arm(self, name: str, after_s: float) -> None:
+        self._disarm(name)
+        timer = self._timers[name] = _Timer(self, name)
+        timer.grain = self.system.alarms.set(self.system.clock() + after_s, timer)
+
+    def _disarm(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            self.system.alarms.cancel(timer.grain, timer)
+
+    def timer_rang(self, timer: _Timer) -> None:
+        """Queue a timer that ran out, behind what arrived before it."""
+        if not self._cell.mailbox.put_fact(timer):
+            self.system.count("timers_lost")

@@ -1,0 +1,291 @@
+"""Carries tells and asks between an actor here and actors of other nodes, as envelopes.
+
+    out   message --encode--> Envelope --> outlet (the Router)
+    in    Envelope --> addressed to this node? --> actor known? --> open to the sender's standing? --> asked before?
+          --> body readable? --> mailbox has room? --> delivered; every no is counted, and told to an asker
+
+It believes the header's source: whoever calls `deliver` has checked that it is the peer's. It must never raise for what
+a peer sent, and never hand an actor a message from a standing that the actor is not open to.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from atoll.actors.runtime.actor import ActorRef, Delivery, reply_type_of
+from atoll.actors.runtime.alarms import Bell
+from atoll.actors.runtime.asks import Answers, Ask, RemoteReply
+from atoll.actors.runtime.cell import Cell
+from atoll.actors.runtime.errors import (
+    AskCongested,
+    AskFailed,
+    AskNotUnderstood,
+    AskRefused,
+    AskUnreachable,
+    MailboxFull,
+    ask_failure,
+)
+from atoll.actors.runtime.machine import Address, Seconds
+from atoll.actors.runtime.messages import FAULT_CHARACTERS_MAX, MESSAGES, Fault, UserMessage
+from atoll.transport.base import Standing
+from atoll.transport.codec import Codec, Message, decode_payload, encode_payload
+from atoll.transport.envelope import VERSION, Envelope, Header, Kind
+from atoll.transport.errors import Congested, MalformedFrame, PeerError, Unreachable, UsageError
+from atoll.transport.identity import NodeId
+
+if TYPE_CHECKING:
+    from atoll.actors.runtime.system import ActorSystem
+
+CORRELATION_BYTES = 16
+ASKS_MAX = 65_536
+"""Answers that may be outstanding from other nodes; more means that nobody answers."""
+DEADLINE_S_MAX = 3600.0
+"""An ask from elsewhere that gives itself longer is cut to this."""
+
+
+class Wire:
+    """The envelopes of one system."""
+
+    def __init__(self, system: "ActorSystem", codec: Codec, outlet: Callable[[Envelope], None] | None) -> None:
+        missing = [each.__name__ for each in MESSAGES if each not in codec.messages]
+        if missing:
+            raise UsageError(f"the codec lacks {missing}: add atoll.actors.runtime.MESSAGES to its messages")
+        self._system = system
+        self._codec = codec
+        self._known = frozenset(codec.messages)
+        self.outlet = outlet
+        self._asks: dict[bytes, tuple[NodeId, Ask]] = {}
+        self._answers = Answers()
+
+    @property
+    def asks(self) -> int:
+        """How many answers from other nodes are outstanding."""
+        return len(self._asks)
+
+    def _encode(self, message: Any) -> bytes:
+        if type(message) not in self._known:
+            message = UserMessage(type(message).__name__, encode_payload(message))
+        return self._codec.encode(message)
+
+    def _send(self, envelope: Envelope) -> None:
+        if self.outlet is None:
+            raise Unreachable("no way to other nodes: this system has no outlet yet")
+        self.outlet(envelope)
+
+    def tell(self, target: Address, message: Any, source_path: str) -> None:
+        """Send; what finds no way is lost and counted.
+
+        Raises:
+            Congested: The way is full.
+            UsageError: The message cannot be encoded.
+        """
+        source = self._system.node_id
+        header = Header(VERSION, Kind.TELL, source, source_path, target.node, target.path)
+        envelope = Envelope(header, self._encode(message))
+        try:
+            self._send(envelope)
+        except Unreachable as error:
+            self._system.count("unreachable")
+            self._system.bury(target.path, message, str(error))
+
+    async def ask(
+        self, target: Address, message: Any, *, timeout_s: Seconds, reply_type: Any, attempts: int, traceparent: str
+    ) -> Any:
+        """Send, wait for the reply and read it; see `ActorSystem.ask`."""
+        if len(self._asks) >= ASKS_MAX:
+            raise AskCongested(f"{ASKS_MAX} asks to other nodes wait for an answer already")
+        system = self._system
+        correlation = os.urandom(CORRELATION_BYTES)
+        body = self._encode(message)
+        ask = Ask(system.new_promise(), target.path, timeout_s)
+        self._asks[correlation] = (target.node, ask)
+        begun = system.clock()
+        alarms: list[tuple[int, Bell]] = [(system.alarms.set(begun + timeout_s, ask), ask)]
+        try:
+            for attempt in range(attempts):
+                left_s = timeout_s * (1 - attempt / attempts)
+                header = Header(
+                    VERSION,
+                    Kind.ASK,
+                    system.node_id,
+                    "",
+                    target.node,
+                    target.path,
+                    correlation,
+                    max(1, round(left_s * 1000)),
+                    traceparent,
+                )
+                send = _Send(self, Envelope(header, body), ask)
+                if attempt == 0:
+                    send.ring()
+                else:
+                    alarms.append((system.alarms.set(begun + timeout_s - left_s, send), send))
+            answer = await ask.promise
+        finally:
+            del self._asks[correlation]
+            for grain, bell in alarms:
+                system.alarms.cancel(grain, bell)
+        if ask.failure is not None:
+            raise ask.failure
+        return self._read_reply(target.path, answer, reply_type_of(message) if reply_type is None else reply_type)
+
+    def _read_reply(self, path: str, answer: Message, reply_type: Any) -> Any:
+        if not isinstance(answer, UserMessage):
+            return answer
+        try:
+            return decode_payload(answer.payload, reply_type)
+        except MalformedFrame as error:
+            raise AskNotUnderstood(f"{path} answered with {answer.name}, which cannot be read here: {error}") from error
+
+    def deliver(self, envelope: Envelope, standing: Standing) -> None:
+        """Take an envelope that came from another node; see the module."""
+        header = envelope.header
+        if header.target_node != self._system.node_id:
+            self._refuse(header, AskUnreachable("this is another node"), "misdirected")
+        elif header.kind in (Kind.REPLY, Kind.FAULT):
+            self._take_answer(envelope)
+        else:
+            self._take_message(envelope, standing)
+
+    def _take_answer(self, envelope: Envelope) -> None:
+        header = envelope.header
+        asked = self._asks.get(header.correlation)
+        if asked is None:
+            self._system.count("late_answers")
+            return
+        node, ask = asked
+        if header.source_node != node:
+            self._system.count("foreign_answers")
+            return
+        try:
+            message = self._codec.decode(envelope.body)
+        except MalformedFrame as error:
+            self._system.count("malformed")
+            ask.fail(AskNotUnderstood(f"the answer cannot be read: {error}"))
+            return
+        if isinstance(message, Fault):
+            ask.fail(ask_failure(message.kind, message.text))
+        elif header.kind is Kind.FAULT:
+            self._system.count("malformed")
+            ask.fail(AskFailed("a fault without a reason"))
+        else:
+            ask.answer(message)
+
+    def _take_message(self, envelope: Envelope, standing: Standing) -> None:
+        header = envelope.header
+        cell = self._system.cell(header.target_path)
+        if cell is None:
+            self._refuse(header, AskUnreachable(f"no actor {header.target_path} lives here"), "no_actor")
+            return
+        if standing not in cell.open_to:
+            refusal = AskRefused(f"{header.target_path} is not open to a {standing.value}")
+            self._refuse(header, refusal, "refused")
+            return
+        deadline: float | None = None
+        if header.deadline_ms:
+            left_s = header.deadline_ms / 1000
+            if left_s <= 0:
+                self._system.count("late")
+                return
+            deadline = self._system.clock() + min(left_s, DEADLINE_S_MAX)
+        reply_to: RemoteReply | None = None
+        if header.kind is Kind.ASK:
+            if not self._is_new(header):
+                return
+            reply_to = RemoteReply(header, self._answerer(standing))
+        try:
+            message = self._decode(cell, envelope.body)
+            sender = ActorRef(Address(header.source_node, header.source_path), self._system)
+            cell.mailbox.put(Delivery(message, sender, reply_to, deadline, standing))
+        except PeerError as error:
+            self._refuse_anew(header, AskNotUnderstood(f"{header.target_path} cannot read the message: {error}"))
+        except MailboxFull as error:
+            self._refuse_anew(header, AskCongested(str(error)), "mailbox_full")
+
+    def _decode(self, cell: Cell, body: bytes) -> Any:
+        message = self._codec.decode(body)
+        if isinstance(message, Fault):
+            raise MalformedFrame("a fault answers an ask; nobody tells one")
+        if not isinstance(message, UserMessage):
+            return message
+        kind = cell.handlers.types.get(message.name) if cell.handlers is not None else None
+        if kind is None:
+            raise MalformedFrame(f"it has no handler for {message.name!r}")
+        return decode_payload(message.payload, kind)
+
+    def _is_new(self, header: Header) -> bool:
+        if len(header.correlation) != CORRELATION_BYTES:
+            self._refuse(header, AskNotUnderstood(f"a correlation id has {CORRELATION_BYTES} bytes"), "malformed")
+            return False
+        new, answer = self._answers.begin(header.source_node, header.correlation)
+        if not new:
+            self._system.count("repeated")
+            if answer is not None:
+                self._send_back(answer)
+        return new
+
+    def _answerer(self, standing: Standing) -> Callable[[Header, Any], None]:
+        def send(asked: Header, answer: Any) -> None:
+            if isinstance(answer, AskFailed) and standing is not Standing.MEMBER and answer.__cause__ is not None:
+                # What a crash says may be nobody's business beyond the site.
+                answer = type(answer)(f"{asked.target_path} crashed while it handled the message")
+            envelope = self._answer(asked, answer)
+            self._answers.keep(asked.source_node, asked.correlation, envelope)
+            self._send_back(envelope)
+
+        return send
+
+    def _answer(self, asked: Header, answer: Any) -> Envelope:
+        kind = Kind.REPLY
+        if isinstance(answer, AskFailed):
+            kind = Kind.FAULT
+            answer = Fault(answer.kind, str(answer)[:FAULT_CHARACTERS_MAX])
+        header = Header(
+            VERSION,
+            kind,
+            asked.target_node,
+            asked.target_path,
+            asked.source_node,
+            asked.source_path,
+            asked.correlation,
+            0,
+            asked.traceparent,
+        )
+        return Envelope(header, self._encode(answer))
+
+    def _send_back(self, envelope: Envelope) -> None:
+        try:
+            self._send(envelope)
+        except (Unreachable, Congested) as error:
+            self._system.count("unreachable")
+            self._system.bury(envelope.header.target_path, envelope.header.kind.name, str(error))
+
+    def _refuse(self, header: Header, error: AskFailed, counter: str = "malformed") -> None:
+        self._system.count(counter)
+        if header.kind is Kind.ASK and len(header.correlation) <= CORRELATION_BYTES:
+            self._send_back(self._answer(header, error))
+
+    def _refuse_anew(self, header: Header, error: AskFailed, counter: str = "malformed") -> None:
+        self._answers.forget(header.source_node, header.correlation)
+        self._refuse(header, error, counter)
+
+
+class _Send:
+    """One attempt at an ask: rings at its time, and sends."""
+
+    __slots__ = ("_ask", "_envelope", "_wire")
+
+    def __init__(self, wire: Wire, envelope: Envelope, ask: Ask) -> None:
+        self._wire = wire
+        self._envelope = envelope
+        self._ask = ask
+
+    def ring(self) -> None:
+        """Send; an ask that finds no way fails at once."""
+        wire = self._wire
+        try:
+            wire._send(self._envelope)  # noqa: SLF001 - same module
+        except Unreachable as error:
+            self._ask.fail(AskUnreachable(str(error)))
+        except Congested as error:
+            self._ask.fail(AskCongested(str(error)))
