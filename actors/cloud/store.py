@@ -1,0 +1,220 @@
+"""What the cloud remembers, in one SQLite file: who is enrolled, which nodes and relays are alive, where they are.
+
+Records live under leases: a reader never sees one whose lease is over. Only enrolments are for ever; everything else
+is announced again by its owner, so losing the file costs one lease time and every unused enrolment secret.
+"""
+
+import hashlib
+import hmac
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from atoll.actors.cloud.messages import NodeRecord, RelayReport, SepLabel
+from atoll.transport.errors import UsageError
+from atoll.transport.identity import NodeId
+
+SECRET_BYTES_MIN = 16
+"""A shorter enrolment secret could be guessed."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS enrolment (
+    secret_hash BLOB PRIMARY KEY, kind TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, node BLOB UNIQUE
+) STRICT;
+CREATE TABLE IF NOT EXISTS node (
+    node BLOB PRIMARY KEY, site TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL, services TEXT NOT NULL,
+    lease_until REAL NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS node_by_name ON node (site, name);
+CREATE TABLE IF NOT EXISTS label (
+    node BLOB NOT NULL, relay BLOB NOT NULL, label BLOB NOT NULL, lease_until REAL NOT NULL, PRIMARY KEY (node, relay)
+) STRICT;
+CREATE TABLE IF NOT EXISTS relay (
+    node BLOB PRIMARY KEY, host TEXT NOT NULL, sep_port INTEGER NOT NULL, bearer_port INTEGER NOT NULL,
+    load REAL NOT NULL, draining INTEGER NOT NULL, lease_until REAL NOT NULL
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """An enrolled key: what it is, and where it belongs."""
+
+    node: NodeId
+    kind: str
+    """`node` or `relay`."""
+    site: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRelay:
+    """A relay that reported within its lease."""
+
+    node: NodeId
+    host: str
+    sep_port: int
+    bearer_port: int
+    load: float
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(b"atoll enrolment\x00" + secret).digest()
+
+
+class CloudStore:
+    """The cloud's tables; `with CloudStore(path) as store`. All times are Unix seconds and come in."""
+
+    def __init__(self, path: Path | None) -> None:
+        try:
+            self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            # An enrolment is answered for: it must be on disk when the answer goes out.
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise UsageError(
+                f"{path} cannot be used as the cloud's store: {error}; move it away or fix its rights"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def expect(self, secret: bytes, *, kind: str, site: str, name: str) -> None:
+        """Let whoever first shows `secret` enrol its key as `kind` ("node" or "relay") `name` of `site`.
+
+        Saying it again changes nothing: the secret stays used if it was.
+        """
+        if len(secret) < SECRET_BYTES_MIN:
+            raise UsageError(f"an enrolment secret needs at least {SECRET_BYTES_MIN} bytes; this one has {len(secret)}")
+        self._database.execute(
+            "INSERT INTO enrolment VALUES (?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING", (_hash(secret), kind, site, name)
+        )
+
+    def enrol(self, node: NodeId, secret: bytes) -> bool:
+        """Spend `secret` on this key; True also when this very key spent it before."""
+        digest = _hash(secret)
+        row = self._database.execute(
+            "SELECT secret_hash, node FROM enrolment WHERE secret_hash = ?", (digest,)
+        ).fetchone()
+        if row is None or not hmac.compare_digest(row[0], digest):
+            return False
+        if row[1] is not None:
+            return bool(row[1] == bytes(node))
+        if self.enrolled(node) is not None:
+            return False
+        self._database.execute("UPDATE enrolment SET node = ? WHERE secret_hash = ?", (bytes(node), digest))
+        return True
+
+    def enrolled(self, node: NodeId) -> Enrolled | None:
+        """Give what this key was enrolled as, or None."""
+        row = self._database.execute("SELECT kind, site, name FROM enrolment WHERE node = ?", (bytes(node),)).fetchone()
+        return None if row is None else Enrolled(node, *row)
+
+    def keep_nodes(self, records: tuple[NodeRecord, ...], labels: tuple[SepLabel, ...], lease_until: float) -> None:
+        """Write a site's announcement, all of it or nothing."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            for record in records:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        bytes(record.node),
+                        record.site,
+                        record.name,
+                        record.version,
+                        "\n".join(record.services),
+                        lease_until,
+                    ),
+                )
+                self._database.execute("DELETE FROM label WHERE node = ?", (bytes(record.node),))
+            for label in labels:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?)",
+                    (bytes(label.node), bytes(label.relay), label.label, lease_until),
+                )
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def nodes(self, now: float, limit: int) -> tuple[NodeRecord, ...]:
+        """Give the living records, by site and name."""
+        rows = self._database.execute(
+            "SELECT node, name, site, version, services FROM node WHERE lease_until > ? ORDER BY site, name LIMIT ?",
+            (now, limit),
+        )
+        return tuple(_record(row) for row in rows)
+
+    def node_by_id(self, node: NodeId, now: float) -> NodeRecord | None:
+        """Give the living record of this id."""
+        row = self._database.execute(
+            "SELECT node, name, site, version, services FROM node WHERE node = ? AND lease_until > ?",
+            (bytes(node), now),
+        ).fetchone()
+        return None if row is None else _record(row)
+
+    def nodes_by_name(self, site: str, name: str, now: float) -> tuple[NodeRecord, ...]:
+        """Give the living records of this name; an empty site means any."""
+        rows = self._database.execute(
+            "SELECT node, name, site, version, services FROM node"
+            " WHERE name = ? AND (? = '' OR site = ?) AND lease_until > ? ORDER BY site LIMIT 8",
+            (name, site, site, now),
+        )
+        return tuple(_record(row) for row in rows)
+
+    def labels(self, node: NodeId, now: float) -> tuple[tuple[LiveRelay, bytes], ...]:
+        """Give the living relays that hold a label of this node, least loaded first."""
+        rows = self._database.execute(
+            "SELECT relay.node, host, sep_port, bearer_port, load, label FROM label"
+            " JOIN relay ON relay.node = label.relay WHERE label.node = ? AND label.lease_until > ? AND relay.lease_until > ? ORDER BY load, relay.node",
+            (bytes(node), now, now),
+        )
+        return tuple((LiveRelay(NodeId(row[0]), *row[1:5]), row[5]) for row in rows)
+
+    def keep_relay(self, relay: NodeId, report: RelayReport, lease_until: float) -> None:
+        """Write a relay's report."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO relay VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                bytes(relay),
+                report.host,
+                report.sep_port,
+                report.bearer_port,
+                report.load,
+                int(report.draining),
+                lease_until,
+            ),
+        )
+
+    def relays(self, now: float) -> tuple[LiveRelay, ...]:
+        """Give the living relays that take new work, least loaded first."""
+        rows = self._database.execute(
+            "SELECT node, host, sep_port, bearer_port, load FROM relay WHERE lease_until > ? AND draining = 0"
+            " ORDER BY load, node",
+            (now,),
+        )
+        return tuple(LiveRelay(NodeId(row[0]), *row[1:]) for row in rows)
+
+    def sweep(self, now: float) -> int:
+        """Remove what no reader can see any more; gives the number of rows, so that nothing grows unseen."""
+        gone = 0
+        for statement in (
+            "DELETE FROM node WHERE lease_until <= ?",
+            "DELETE FROM label WHERE lease_until <= ?",
+            "DELETE FROM relay WHERE lease_until <= ?",
+        ):
+            gone += self._database.execute(statement, (now,)).rowcount
+        return gone
+
+
+def _record(row: tuple[bytes, str, str, str, str]) -> NodeRecord:
+    node, name, site, version, services = row
+    return NodeRecord(NodeId(node), name, site, version, tuple(services.split("\n")) if services else ())

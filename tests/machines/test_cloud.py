@@ -1,0 +1,222 @@
+"""The cloud's decisions: who may announce what, which relay is chosen, what a look-up gives."""
+
+import os
+
+import pytest
+
+from atoll.actors.cloud.directory import NODE_LEASE_S, Directory
+from atoll.actors.cloud.messages import (
+    MESSAGES,
+    AnnounceSite,
+    ListNodes,
+    LookUp,
+    NodeRecord,
+    PlaceSep,
+    RelayReport,
+    SepLabel,
+    TunnelRequest,
+)
+from atoll.actors.cloud.signaling import RELAY_LEASE_S, Signaling
+from atoll.actors.cloud.store import CloudStore
+from atoll.actors.tunnel_relay.tickets import BEP_ROLES, Role, check
+from atoll.transport.codec import Codec
+from atoll.transport.errors import Refused, Unreachable, UsageError
+from atoll.transport.keys import NodeKey
+
+
+class Cloud:
+    """A cloud of plain objects under a clock that the test moves."""
+
+    def __init__(self):
+        self.now = 1_000_000.0
+        self.key = NodeKey.generate()
+        self.store = CloudStore(None)
+        self.signaling = Signaling(self.store, self.key, lambda: self.now)
+        self.directory = Directory(self.store, self.signaling, lambda: self.now)
+
+    def enrol(self, name, *, site="home", kind="node"):
+        key, secret = NodeKey.generate(), os.urandom(32)
+        self.store.expect(secret, kind=kind, site=site, name=name)
+        assert self.store.enrol(key.node_id, secret)
+        return self.store.enrolled(key.node_id)
+
+    def relay(self, name, load=0.0):
+        enrolled = self.enrol(name, site="", kind="relay")
+        self.signaling.report(enrolled, RelayReport(f"{name}.example", 8088, 8089, load))
+        return enrolled
+
+
+@pytest.fixture
+def cloud():
+    cloud = Cloud()
+    with cloud.store:
+        yield cloud
+
+
+def record(enrolled, **changes):
+    return NodeRecord(**{"node": enrolled.node, "name": enrolled.name, "site": enrolled.site} | changes)
+
+
+def test_every_message_survives_the_codec():
+    codec = Codec(MESSAGES)
+    report = RelayReport("relay.example", 1, 2, 0.5)
+    assert codec.decode(codec.encode(report)) == report
+
+
+def test_an_enrolment_secret_admits_exactly_one_key(cloud):
+    secret = os.urandom(32)
+    cloud.store.expect(secret, kind="node", site="home", name="tv")
+    first, second = NodeKey.generate().node_id, NodeKey.generate().node_id
+    assert cloud.store.enrol(first, secret)
+    assert cloud.store.enrol(first, secret)
+    assert not cloud.store.enrol(second, secret)
+    assert cloud.store.enrolled(second) is None
+
+
+def test_a_secret_nobody_expects_admits_nobody(cloud):
+    assert not cloud.store.enrol(NodeKey.generate().node_id, os.urandom(32))
+
+
+def test_a_guessable_enrolment_secret_is_refused(cloud):
+    with pytest.raises(UsageError, match="at least 16 bytes"):
+        cloud.store.expect(b"short", kind="node", site="home", name="tv")
+
+
+def test_enrolments_survive_a_restart(tmp_path):
+    secret, key = os.urandom(32), NodeKey.generate()
+    with CloudStore(tmp_path / "cloud.db") as store:
+        store.expect(secret, kind="node", site="home", name="tv")
+        assert store.enrol(key.node_id, secret)
+    with CloudStore(tmp_path / "cloud.db") as store:
+        store.expect(secret, kind="node", site="home", name="tv")
+        assert store.enrolled(key.node_id).name == "tv"
+        assert not store.enrol(NodeKey.generate().node_id, secret)
+
+
+def test_a_store_that_is_no_database_is_refused_in_words(tmp_path):
+    (tmp_path / "cloud.db").write_bytes(b"not a database at all, but long enough to be looked at" * 20)
+    with pytest.raises(UsageError, match="cannot be used as the cloud's store"):
+        CloudStore(tmp_path / "cloud.db")
+
+
+def test_a_site_cannot_announce_another_site(cloud):
+    tv = cloud.enrol("tv")
+    with pytest.raises(Refused, match="enrolled for site 'home'"):
+        cloud.directory.announce(tv, AnnounceSite("office", ()))
+
+
+@pytest.mark.parametrize("changes", [{"name": "other"}, {"site": "office"}])
+def test_a_record_must_match_its_enrolment(cloud, changes):
+    tv = cloud.enrol("tv")
+    with pytest.raises(Refused):
+        cloud.directory.announce(tv, AnnounceSite("home", (record(tv, **changes),)))
+
+
+def test_a_site_cannot_announce_nodes_of_another(cloud):
+    tv, desk = cloud.enrol("tv"), cloud.enrol("desk", site="office")
+    with pytest.raises(Refused, match="not enrolled as a node of site 'home'"):
+        cloud.directory.announce(tv, AnnounceSite("home", (record(desk, site="home"),)))
+
+
+def test_a_relay_cannot_pass_for_a_node(cloud):
+    relay = cloud.relay("relay-1")
+    with pytest.raises(Refused):
+        cloud.signaling.tunnels(relay, TunnelRequest())
+
+
+def test_records_are_gone_when_their_lease_is_over(cloud):
+    tv = cloud.enrol("tv")
+    cloud.directory.announce(tv, AnnounceSite("home", (record(tv),)))
+    assert [each.name for each in cloud.directory.list_nodes(ListNodes()).nodes] == ["tv"]
+    cloud.now += NODE_LEASE_S + 0.1
+    assert cloud.directory.list_nodes(ListNodes()).nodes == ()
+    with pytest.raises(Unreachable, match="home/tv"):
+        cloud.directory.look_up(LookUp("home/tv", ()))
+
+
+def test_a_name_that_fits_two_sites_is_refused_with_both(cloud):
+    for site in ("home", "office"):
+        tv = cloud.enrol("tv", site=site)
+        cloud.directory.announce(tv, AnnounceSite(site, (record(tv),)))
+    with pytest.raises(Refused, match="home/tv, office/tv"):
+        cloud.directory.look_up(LookUp("tv", ()))
+    assert cloud.directory.look_up(LookUp("office/tv", ())).record.site == "office"
+
+
+def test_a_look_up_gives_a_ticket_per_relay_bound_to_the_callers_fresh_keys(cloud):
+    relays = [cloud.relay("relay-1"), cloud.relay("relay-2", load=0.5)]
+    tv = cloud.enrol("tv")
+    labels = tuple(SepLabel(tv.node, relay.node, os.urandom(16)) for relay in relays)
+    cloud.directory.announce(tv, AnnounceSite("home", (record(tv),), labels))
+    holders = (os.urandom(32), os.urandom(32))
+    found = cloud.directory.look_up(LookUp(str(tv.node), holders))
+    assert [route.relay for route in found.routes] == [relay.node for relay in relays]
+    for route, holder in zip(found.routes, holders, strict=True):
+        ticket = check(
+            route.ticket,
+            issuer=cloud.key.node_id,
+            relay=route.relay,
+            roles={Role.REACH},
+            holder=holder,
+            now=cloud.now,
+        )
+        assert ticket.role is Role.REACH
+
+
+def test_a_site_is_placed_on_two_different_relays_least_loaded_first(cloud):
+    for name, load in (("busy", 0.9), ("idle", 0.1), ("half", 0.5)):
+        cloud.relay(name, load)
+    tv = cloud.enrol("tv")
+    placed = cloud.signaling.place(tv, PlaceSep("home", (os.urandom(32), os.urandom(32), os.urandom(32))))
+    assert [each.host for each in placed.placements] == ["idle.example", "half.example"]
+
+
+def test_a_dead_relay_is_not_placed_on(cloud):
+    cloud.relay("relay-1")
+    tv = cloud.enrol("tv")
+    cloud.now += RELAY_LEASE_S + 0.1
+    with pytest.raises(Unreachable, match="atoll relay run"):
+        cloud.signaling.place(tv, PlaceSep("home", (os.urandom(32),)))
+
+
+def test_a_draining_relay_gets_nothing_new(cloud):
+    relay = cloud.relay("relay-1")
+    cloud.signaling.report(relay, RelayReport("relay-1.example", 8088, 8089, 0.0, draining=True))
+    with pytest.raises(Unreachable):
+        cloud.signaling.tunnels(cloud.enrol("tv"), TunnelRequest())
+
+
+def test_both_halves_of_a_tunnel_name_the_same_tunnel_and_end_together(cloud):
+    cloud.relay("relay-1")
+    (pair,) = cloud.signaling.tunnels(cloud.enrol("tv"), TunnelRequest()).pairs
+    halves = [
+        check(half, issuer=cloud.key.node_id, relay=pair.relay, roles=BEP_ROLES, holder=None, now=cloud.now)
+        for half in (pair.offer, pair.call)
+    ]
+    assert [half.role for half in halves] == [Role.OFFER, Role.CALL]
+    assert {half.subject for half in halves} == {pair.tunnel}
+    assert {half.expires_at for half in halves} == {pair.expires_at}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [RelayReport("", 1, 2, 0), RelayReport("x", 0, 2, 0), RelayReport("x", 1, 2**16, 0), RelayReport("x", 1, 2, 7)],
+)
+def test_a_senseless_relay_report_is_refused(cloud, report):
+    relay = cloud.enrol("relay-1", site="", kind="relay")
+    with pytest.raises(Refused, match="reports a host"):
+        cloud.signaling.report(relay, report)
+
+
+def test_a_key_that_is_none_gets_no_ticket(cloud):
+    cloud.relay("relay-1")
+    with pytest.raises(Refused, match="fresh CURVE key"):
+        cloud.signaling.place(cloud.enrol("tv"), PlaceSep("home", (bytes(32),)))
+
+
+def test_rows_do_not_pile_up(cloud):
+    tv = cloud.enrol("tv")
+    cloud.directory.announce(tv, AnnounceSite("home", (record(tv),)))
+    cloud.now += NODE_LEASE_S + 1
+    assert cloud.store.sweep(cloud.now) == 1
+    assert cloud.store.sweep(cloud.now) == 0
