@@ -174,7 +174,8 @@ class CloudStore:
         """Give the living relays that hold a label of this node, least loaded first."""
         rows = self._database.execute(
             "SELECT relay.node, host, sep_port, bearer_port, load, label FROM label"
-            " JOIN relay ON relay.node = label.relay WHERE label.node = ? AND label.lease_until > ? AND relay.lease_until > ? ORDER BY load, relay.node",
+            " JOIN relay ON relay.node = label.relay"
+            " WHERE label.node = ? AND label.lease_until > ? AND relay.lease_until > ? ORDER BY load, relay.node",
             (bytes(node), now, now),
         )
         return tuple((LiveRelay(NodeId(row[0]), *row[1:5]), row[5]) for row in rows)
