@@ -1,0 +1,416 @@
+"""Actors of two nodes: envelopes out and in, who may reach whom, faults, repetitions, malformed input."""
+
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.actors.runtime import (
+    MESSAGES,
+    Actor,
+    ActorSystem,
+    Address,
+    AskCongested,
+    AskCrashed,
+    AskDeclined,
+    AskFailed,
+    AskNotUnderstood,
+    AskRefused,
+    AskTimedOut,
+    AskUnreachable,
+    Declined,
+    Fault,
+    UserMessage,
+    handles,
+)
+from atoll.actors.runtime.asks import Answers
+from atoll.transport.base import Standing
+from atoll.transport.codec import Codec, Message, encode_payload
+from atoll.transport.envelope import VERSION, Envelope, Header, Kind, decode_envelope, encode_envelope
+from atoll.transport.errors import Congested, Unreachable, UsageError
+from atoll.transport.identity import NodeId
+
+pytestmark = pytest.mark.anyio
+
+HERE, THERE, ELSEWHERE = NodeId(b"h" * 32), NodeId(b"t" * 32), NodeId(b"e" * 32)
+
+
+class Hello(Message, frozen=True, array_like=True, tag="test.hello"):
+    name: str
+
+
+class Welcome(Message, frozen=True, array_like=True, tag="test.welcome"):
+    text: str
+
+
+CODEC = Codec([Hello, Welcome, *MESSAGES])
+
+
+@dataclass
+class SetTarget:
+    celsius: float
+
+
+class Target(msgspec.Struct):
+    celsius: float
+    reached: bool = False
+
+
+class Hang(msgspec.Struct):
+    pass
+
+
+class Boiler(Actor):
+    def __init__(self):
+        self.set = []
+        self.gate = anyio.Event()
+
+    @handles
+    async def hello(self, message: Hello) -> Welcome:
+        return Welcome(f"welcome {message.name}")
+
+    @handles
+    async def set_target(self, message: SetTarget) -> Target:
+        if message.celsius > 90:
+            raise Declined("too hot")
+        if message.celsius < 0:
+            raise ValueError("frozen pipes")
+        self.set.append(message.celsius)
+        return Target(message.celsius)
+
+    @handles
+    async def hang(self, message: Hang) -> None:
+        await self.gate.wait()
+
+
+class Callable(Boiler):
+    open_to = frozenset({Standing.GRANTED})
+
+
+class Private(Boiler):
+    open_to = frozenset()
+
+
+class Two:
+    """Two systems, joined by their bytes; `lose` drops envelopes, `standing` is what each proved to the other."""
+
+    def __init__(self):
+        self.here = ActorSystem(HERE, CODEC, self.carry)
+        self.there = ActorSystem(THERE, CODEC, self.carry)
+        self.standing = Standing.MEMBER
+        self.sent = []
+        self.lose = lambda envelope: False
+
+    def carry(self, envelope):
+        self.sent.append(envelope)
+        if not self.lose(envelope):
+            envelope = decode_envelope(encode_envelope(envelope))
+            target = self.here if envelope.header.target_node == HERE else self.there
+            target.deliver(envelope, self.standing)
+
+    async def __aenter__(self):
+        await self.here.__aenter__()
+        await self.there.__aenter__()
+        self.actor = Boiler()
+        await self.there.spawn(lambda: self.actor, "boiler")
+        self.boiler = self.here.ref(Address(THERE, "boiler"))
+        return self
+
+    async def __aexit__(self, *raised):
+        self.actor.gate.set()
+        await self.there.__aexit__(*raised)
+        await self.here.__aexit__(*raised)
+
+
+async def settled(condition):
+    with anyio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - the conditions have no event of their own
+            await anyio.sleep(0.001)
+
+
+async def test_a_message_of_the_codec_and_one_of_the_users_are_asked_alike():
+    async with Two() as two:
+        assert await two.boiler.ask(Hello("you")) == Welcome("welcome you")
+        assert await two.boiler.ask(SetTarget(21.5)) == Target(21.5)
+        assert await two.boiler.ask(SetTarget(22), reply_type=dict) == {"celsius": 22.0, "reached": False}
+        two.boiler.tell(SetTarget(23))
+        await settled(lambda: two.actor.set == [21.5, 22.0, 23.0])
+        assert two.here.statistics()["asks_remote"] == 0
+
+
+async def test_the_answer_to_an_unknown_class_is_plain_data():
+    class Unheard(msgspec.Struct):
+        number: int
+
+    Unheard.__name__ = "Hang"
+    async with Two() as two:
+        two.actor.gate.set()
+        assert await two.boiler.ask(Unheard(1)) is None
+
+
+async def test_the_sender_of_a_tell_is_known_and_can_be_told_back():
+    heard = []
+
+    class Greeter(Actor):
+        async def receive(self, delivery):
+            heard.append((delivery.sender.address, delivery.standing, delivery.message))
+
+    async with Two() as two:
+        await two.there.spawn(Greeter, "greeter")
+        me = await two.here.spawn(Boiler, "me")
+        two.here.tell(Address(THERE, "greeter"), Hello("x"), sender=me)
+        await settled(lambda: heard)
+        assert heard == [(Address(HERE, "me"), Standing.MEMBER, Hello("x"))]
+
+
+@pytest.mark.parametrize(
+    ("path", "standing", "error"),
+    [
+        ("boiler", Standing.NEIGHBOUR, AskRefused),
+        ("boiler", Standing.GRANTED, AskRefused),
+        ("boiler", Standing.CLOUD, AskRefused),
+        ("callable", Standing.MEMBER, AskRefused),
+        ("callable", Standing.GRANTED, None),
+        ("private", Standing.MEMBER, AskRefused),
+        ("private", Standing.CLOUD, AskRefused),
+        ("nobody", Standing.MEMBER, AskUnreachable),
+    ],
+)
+async def test_only_those_an_actor_is_open_to_reach_it(path, standing, error):
+    async with Two() as two:
+        await two.there.spawn(Callable, "callable")
+        await two.there.spawn(Private, "private")
+        two.standing = standing
+        ref = two.here.ref(Address(THERE, path))
+        if error is None:
+            assert await ref.ask(Hello("you")) == Welcome("welcome you")
+            return
+        with pytest.raises(error):
+            await ref.ask(Hello("you"))
+        ref.tell(Hello("you"))
+        assert two.there.statistics()["no_actor" if path == "nobody" else "refused"] == 2
+        assert two.there.statistics()["handled"] == 0
+
+
+async def test_every_fault_arrives_as_the_error_of_its_kind():
+    async with Two() as two:
+        with pytest.raises(AskDeclined, match="too hot"):
+            await two.boiler.ask(SetTarget(100))
+        with pytest.raises(AskCrashed, match="frozen pipes"):
+            await two.boiler.ask(SetTarget(-1))
+        with pytest.raises(AskNotUnderstood, match="takes no Welcome"):
+            await two.boiler.ask(Welcome(""))
+        with pytest.raises(AskNotUnderstood, match="no handler for 'Target'"):
+            await two.boiler.ask(Target(1))
+        with pytest.raises(AskNotUnderstood, match="expected kind"):
+            await two.boiler.ask(SetTarget("warm"))
+        with pytest.raises(AskTimedOut):
+            await two.boiler.ask(Hang(), timeout_s=0.02)
+
+
+async def test_what_a_crash_says_stays_within_the_site():
+    async with Two() as two:
+        await two.there.spawn(Callable, "callable")
+        two.standing = Standing.GRANTED
+        with pytest.raises(AskCrashed, match=r"^callable crashed while it handled the message$"):
+            await two.here.ref(Address(THERE, "callable")).ask(SetTarget(-1))
+
+
+async def test_a_full_mailbox_is_a_fault_for_an_ask_and_counted_for_a_tell():
+    async with Two() as two:
+        small = Boiler()
+        await two.there.spawn(lambda: small, "small", mailbox_max=1)
+        ref = two.here.ref(Address(THERE, "small"))
+        ref.tell(Hang())
+        await settled(lambda: two.there.statistics()["mailboxes"]["small"] == {"waiting": 0, "handled": 1, "starts": 1})
+        ref.tell(Hello("waits"))
+        with pytest.raises(AskCongested, match="small is full"):
+            await ref.ask(Hello("you"))
+        ref.tell(Hello("you"))
+        assert two.there.statistics()["mailbox_full"] == 2
+        small.gate.set()
+
+
+async def test_an_ask_without_a_way_fails_at_once_and_a_tell_is_counted():
+    async with Two() as two:
+
+        def broken(envelope):
+            raise Unreachable("no route")
+
+        two.here.outlet = broken
+        with pytest.raises(AskUnreachable, match="no route"):
+            await two.boiler.ask(Hello("you"), timeout_s=1000)
+        two.boiler.tell(Hello("you"))
+        two.here.outlet = None
+        two.boiler.tell(Hello("you"))
+        assert two.here.statistics()["unreachable"] == 2
+
+        def full(envelope):
+            raise Congested("queue full")
+
+        two.here.outlet = full
+        with pytest.raises(AskCongested, match="queue full"):
+            await two.boiler.ask(Hello("you"))
+        with pytest.raises(Congested):
+            two.boiler.tell(Hello("you"))
+        with pytest.raises(UsageError, match="cannot be sent"):
+            two.boiler.tell(object())
+        assert two.here.statistics()["asks_remote"] == 0
+
+
+async def test_the_deadline_travels_and_what_is_late_is_not_handled():
+    async with Two() as two:
+        two.boiler.tell(Hang())
+        with pytest.raises(AskTimedOut):
+            await two.boiler.ask(SetTarget(20), timeout_s=0.02)
+        assert 1 <= two.sent[-1].header.deadline_ms <= 20
+        await anyio.sleep(0.03)
+        two.actor.gate.set()
+        await settled(lambda: two.there.statistics().get("late") == 1)
+        assert two.actor.set == []
+
+
+async def test_an_ask_repeated_because_the_answer_was_lost_is_handled_once():
+    async with Two() as two:
+        lost = []
+
+        def lose_first_reply(envelope):
+            if envelope.header.kind is Kind.REPLY and not lost:
+                lost.append(envelope)
+                return True
+            return False
+
+        two.lose = lose_first_reply
+        answer = await two.here.ask(two.boiler, SetTarget(20), timeout_s=2, attempts=10)
+        assert answer == Target(20)
+        assert two.actor.set == [20.0]
+        assert two.there.statistics()["repeated"] == 1
+        assert len({each.header.correlation for each in two.sent}) == 1
+
+
+async def test_an_ask_repeated_while_it_is_handled_waits_for_the_one_answer():
+    async with Two() as two:
+        async with anyio.create_task_group() as tasks:
+
+            async def ask():
+                await two.here.ask(two.boiler, Hang(), timeout_s=5, attempts=10)
+
+            tasks.start_soon(ask)
+            with anyio.fail_after(4):
+                await settled(lambda: two.there.statistics().get("repeated") == 1)
+            two.actor.gate.set()
+        assert sum(each.header.kind is Kind.REPLY for each in two.sent) == 1
+
+
+def header(kind, *, correlation=b"c" * 16, target=THERE, path="boiler", source=HERE, deadline_ms=0):
+    return Header(VERSION, kind, source, "", target, path, correlation, deadline_ms)
+
+
+async def test_an_answer_from_another_node_than_the_one_asked_is_not_believed():
+    async with Two() as two:
+        two.lose = lambda envelope: envelope.header.kind is Kind.ASK
+        async with anyio.create_task_group() as tasks:
+
+            async def ask():
+                assert await two.boiler.ask(Hello("you")) == Welcome("true")
+
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            correlation = two.sent[-1].header.correlation
+            for source, text in ((ELSEWHERE, "forged"), (THERE, "true"), (THERE, "again")):
+                answer = header(Kind.REPLY, correlation=correlation, target=HERE, source=source)
+                two.here.deliver(Envelope(answer, CODEC.encode(Welcome(text))), Standing.MEMBER)
+                await anyio.wait_all_tasks_blocked()
+        assert two.here.statistics()["foreign_answers"] == 1
+        assert two.here.statistics()["late_answers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "error"),
+    [
+        (Kind.REPLY, b"\xc1", AskNotUnderstood),
+        (Kind.FAULT, CODEC.encode(Welcome("no fault")), AskFailed),
+        (Kind.FAULT, CODEC.encode(Fault("of_a_later_version", "?")), AskFailed),
+        (Kind.REPLY, CODEC.encode(UserMessage("Target", encode_payload({"celsius": "warm"}))), AskNotUnderstood),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_fails_the_ask(kind, body, error):
+    async with Two() as two:
+        two.lose = lambda envelope: envelope.header.kind is Kind.ASK
+        async with anyio.create_task_group() as tasks:
+
+            async def ask():
+                with pytest.raises(error):
+                    await two.boiler.ask(SetTarget(1))
+
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            answer = header(kind, correlation=two.sent[-1].header.correlation, target=HERE, source=THERE)
+            two.here.deliver(Envelope(answer, body), Standing.MEMBER)
+
+
+async def test_malformed_and_misdirected_envelopes_are_counted_and_answered():
+    async with Two() as two:
+        for envelope, counter in (
+            (Envelope(header(Kind.ASK), b"\xc1"), "malformed"),
+            (Envelope(header(Kind.TELL), b""), "malformed"),
+            (Envelope(header(Kind.ASK, correlation=b"short"), CODEC.encode(Hello(""))), "malformed"),
+            (Envelope(header(Kind.TELL), CODEC.encode(Fault("x", "y"))), "malformed"),
+            (Envelope(header(Kind.ASK, target=ELSEWHERE), b""), "misdirected"),
+            (Envelope(header(Kind.REPLY), b""), "late_answers"),
+            (Envelope(header(Kind.TELL, deadline_ms=-1), CODEC.encode(Hello(""))), "late"),
+        ):
+            before = two.there.statistics().get(counter, 0)
+            two.there.deliver(envelope, Standing.MEMBER)
+            assert two.there.statistics()[counter] == before + 1
+        faults = [each for each in two.sent if each.header.kind is Kind.FAULT]
+        assert len(faults) == 3
+        # What was refused unread may be asked again with the same id.
+        two.there.deliver(Envelope(header(Kind.ASK), CODEC.encode(Hello("you"))), Standing.MEMBER)
+        await settled(lambda: two.sent[-1].header.kind is Kind.REPLY)
+        assert two.there.statistics()["handled"] == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=40), st.binary(max_size=20)), max_size=20))
+def test_no_body_crashes_an_actor_or_the_system(frames):
+    async def main():
+        async with Two() as two:
+            for kind, body, correlation in frames:
+                two.there.deliver(Envelope(header(kind, correlation=correlation), body), Standing.MEMBER)
+            assert await two.boiler.ask(Hello("you")) == Welcome("welcome you")
+            assert "crashes" not in two.there.statistics()
+
+    anyio.run(main)
+
+
+def test_kept_answers_are_bounded_by_count_and_by_bytes():
+    answers = Answers(count_max=3, bytes_max=100)
+    envelope = Envelope(header(Kind.REPLY), b"x" * 40)
+    for each in (b"1", b"2", b"3"):
+        assert answers.begin(HERE, each) == (True, None)
+        answers.keep(HERE, each, envelope)
+    assert len(answers) == 2
+    assert answers.begin(HERE, b"1") == (True, None)
+    assert answers.begin(HERE, b"3") == (False, envelope)
+    assert answers.begin(THERE, b"3") == (True, None)
+    answers.begin(HERE, b"5")
+    assert len(answers) == 3
+    answers.forget(HERE, b"5")
+    assert answers.begin(HERE, b"5") == (True, None)
+
+
+async def test_a_reply_that_cannot_be_encoded_crashes_the_actor_and_says_so():
+    class Leaky(Actor):
+        @handles
+        async def hello(self, message: Hello) -> object:
+            return object()
+
+    async with Two() as two:
+        await two.there.spawn(Leaky, "leaky")
+        with pytest.raises(AskCrashed, match="cannot be sent"):
+            await two.here.ref(Address(THERE, "leaky")).ask(Hello("you"))
+        await settled(lambda: two.there.statistics().get("crashes") == 1)
