@@ -1,0 +1,135 @@
+"""The other process of `atoll bench actors`: an echo actor, and beside it the barest TCP echo.
+
+What a connection is for is its first byte: `A` for envelopes behind their length (4 bytes, big-endian), `E` for bytes
+that come back as they are.
+"""
+
+import socket
+import struct
+import sys
+from collections import deque
+
+import anyio
+import anyio.abc
+import msgspec
+
+from atoll.actors.runtime import MESSAGES, Actor, ActorSystem, handles
+from atoll.bench.loops import run_on
+from atoll.transport.base import Standing
+from atoll.transport.codec import Codec, Message
+from atoll.transport.envelope import Envelope, decode_envelope, encode_envelope
+from atoll.transport.identity import NodeId
+
+HOST = "127.0.0.1"
+ENVELOPES, ECHO = b"A", b"E"
+ASKER, ANSWERER = NodeId(b"bench asker".ljust(32)), NodeId(b"bench answerer".ljust(32))
+RECEIVE_BYTES = 256 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class Ping(Message, frozen=True, array_like=True, tag="bench.ping"):
+    """Give the number back."""
+
+    number: int
+
+
+class Pong(Message, frozen=True, array_like=True, tag="bench.pong"):
+    """The number."""
+
+    number: int
+
+
+class Tick(msgspec.Struct):
+    """Nothing to give back."""
+
+
+CODEC = Codec([Ping, Pong, *MESSAGES])
+
+
+class Echo(Actor):
+    """Answers, and counts what it is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    @handles
+    async def ping(self, message: Ping) -> Pong:
+        """Give the number back."""
+        return Pong(message.number)
+
+    @handles
+    async def tick(self, _message: Tick) -> None:
+        """Count."""
+        self.told += 1
+
+
+class Pipe:
+    """Carries one system's envelopes over one TCP connection; one turn of the loop is one write."""
+
+    def __init__(self, system: ActorSystem, stream: anyio.abc.ByteStream) -> None:
+        self._system = system
+        self._stream = stream
+        self._queue: deque[bytes] = deque()
+        self._filled = anyio.Event()
+        system.outlet = self.put
+
+    def put(self, envelope: Envelope) -> None:
+        """Queue one envelope."""
+        data = encode_envelope(envelope)
+        self._queue.append(_LENGTH.pack(len(data)) + data)
+        self._filled.set()
+
+    async def send(self) -> None:
+        """Send what is queued, for ever."""
+        while True:
+            await self._filled.wait()
+            self._filled = anyio.Event()
+            data = b"".join(self._queue)
+            self._queue.clear()
+            await self._stream.send(data)
+
+    async def receive(self) -> None:
+        """Deliver what arrives, until the other end closes."""
+        rest = b""
+        while True:
+            try:
+                data = rest + await self._stream.receive(RECEIVE_BYTES)
+            except anyio.EndOfStream:
+                return
+            start = 0
+            while len(data) - start >= _LENGTH.size:
+                end = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
+                if end > len(data):
+                    break
+                self._system.deliver(decode_envelope(data[start + _LENGTH.size : end]), Standing.MEMBER)
+                start = end
+            rest = data[start:]
+
+
+async def _serve(stream: anyio.abc.SocketStream) -> None:
+    stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(  # noqa: S610 - anyio's, not Django's
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )
+    async with stream:
+        if await stream.receive(1) == ECHO:
+            try:
+                while True:
+                    await stream.send(await stream.receive(RECEIVE_BYTES))
+            except anyio.EndOfStream:
+                return
+        async with ActorSystem(ANSWERER, CODEC) as system, anyio.create_task_group() as tasks:
+            pipe = Pipe(system, stream)
+            await system.spawn(Echo, "echo", mailbox_max=1_000_000)
+            tasks.start_soon(pipe.send)
+            await pipe.receive()
+            tasks.cancel_scope.cancel()
+
+
+async def _main() -> None:
+    listener = await anyio.create_tcp_listener(local_host=HOST, local_port=0)
+    print(listener.extra(anyio.abc.SocketAttribute.local_port), flush=True)  # noqa: S610 - as above
+    await listener.serve(_serve)
+
+
+if __name__ == "__main__":
+    run_on(sys.argv[1], _main)

@@ -1,0 +1,300 @@
+"""`atoll bench actors`: what tells, asks and actors cost, on each loop and beside the barest means of that loop.
+
+The baseline of a tell is a deque that one parked task drains; of an ask, the same with a promise for the answer; of
+an ask to another process, a TCP echo of 64 bytes. All figures of a loop come from one process in interleaved rounds.
+"""
+
+import gc
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import psutil
+
+from atoll.actors.runtime import Actor, ActorRef, ActorSystem, Address, handles
+from atoll.actors.runtime.parking import Promise, PromiseFactory
+from atoll.bench.actor_ends import ANSWERER, ASKER, CODEC, ECHO, ENVELOPES, HOST, Echo, Ping, Pipe, Tick
+from atoll.bench.loops import available_loops, run_on
+from atoll.bench.report import BenchReport, Row, row
+
+ROUNDS = 5
+DURATION_S = 20.0
+IN_FLIGHT = 64
+PIPELINED = 256
+ACTORS = 1000
+"""Spawned in each round, and measured together."""
+BURST = 512
+ECHO_BYTES = 64
+
+Figures = dict[str, list[float]]
+
+
+class Idle(Actor):
+    """What an actor costs when it does nothing."""
+
+    @handles
+    async def tick(self, message: Tick) -> None:
+        """Do nothing."""
+
+
+class RawBox:
+    """A deque and one parked task: the least that a mailbox can be."""
+
+    def __init__(self, new_promise: PromiseFactory) -> None:
+        self.items: deque[Any] = deque()
+        self.new_promise = new_promise
+        self.parked: Promise | None = None
+        self.handled = 0
+
+    def put(self, item: Any) -> None:
+        """Append, and wake the reader."""
+        self.items.append(item)
+        parked = self.parked
+        if parked is not None:
+            self.parked = None
+            if not parked.done():
+                parked.set_result(None)
+
+    async def drain(self) -> None:
+        """Take items for ever; a promise among them gets a result."""
+        while True:
+            while self.items:
+                item = self.items.popleft()
+                self.handled += 1
+                if item is not None:
+                    item.set_result(1)
+            self.parked = self.new_promise()
+            await self.parked
+
+    async def ask(self) -> None:
+        """Put a promise and await it."""
+        promise = self.new_promise()
+        self.put(promise)
+        await promise
+
+
+async def _told_per_s(tell: Callable[[], None], wait: Callable[[], Awaitable[None]], slice_s: float) -> float:
+    """Tell in bursts, with the other side's turn between them, and until everything is handled."""
+    told = 0
+    began = time.perf_counter()
+    while time.perf_counter() < began + slice_s:
+        for _ in range(BURST):
+            tell()
+        told += BURST
+        await wait()
+    return told / (time.perf_counter() - began)
+
+
+async def _asked_per_s(ask: Callable[[], Awaitable[Any]], in_flight: int, slice_s: float) -> float:
+    asked = 0
+    began = time.perf_counter()
+    end = began + slice_s
+
+    async def asker() -> None:
+        nonlocal asked
+        while time.perf_counter() < end:
+            for _ in range(10):
+                await ask()
+            asked += 10
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(in_flight):
+            tasks.start_soon(asker)
+    return asked / (time.perf_counter() - began)
+
+
+def _add(figures: Figures, name: str, value: float) -> None:
+    figures.setdefault(name, []).append(value)
+
+
+async def _inside(slice_s: float) -> Figures:
+    """Measure what happens within one process."""
+    figures: Figures = {}
+    async with ActorSystem(ASKER, CODEC) as system, anyio.create_task_group() as tasks:
+        box = RawBox(system.new_promise)
+        tasks.start_soon(box.drain)
+        ref = await system.spawn(Echo, "echo")
+        message, tick = Ping(1), Tick()
+
+        async def box_emptied() -> None:
+            while box.items:
+                await anyio.lowlevel.checkpoint()
+
+        async def emptied() -> None:
+            while system.statistics()["mailboxes"]["echo"]["waiting"]:
+                await anyio.lowlevel.checkpoint()
+
+        for _ in range(ROUNDS):
+            _add(figures, "raw tell", await _told_per_s(lambda: box.put(None), box_emptied, slice_s))
+            _add(figures, "tell", await _told_per_s(lambda: ref.tell(tick), emptied, slice_s))
+            for in_flight in (1, IN_FLIGHT):
+                _add(figures, f"raw ask {in_flight}", await _asked_per_s(box.ask, in_flight, slice_s))
+                _add(figures, f"ask {in_flight}", await _asked_per_s(lambda: ref.ask(message), in_flight, slice_s))
+            await _spawn(system, figures)
+        tasks.cancel_scope.cancel()
+    return figures
+
+
+async def _spawn(system: ActorSystem, figures: Figures) -> None:
+    """Measure the time and the memory of actors that never worked, and of actors that did and wait again."""
+    message = Tick()
+
+    async def spawned() -> list[ActorRef]:
+        return [await system.spawn(Idle, f"idle-{number}") for number in range(ACTORS)]
+
+    async def worked(refs: Sequence[ActorRef]) -> None:
+        for ref in refs:
+            ref.tell(message)
+        await refs[-1].ask(message)
+
+    gc.collect()
+    began = time.perf_counter()
+    refs = await spawned()
+    ready = time.perf_counter()
+    await worked(refs)
+    _add(figures, "spawn", (ready - began) / ACTORS * 1e6)
+    _add(figures, "spawn and first message", (time.perf_counter() - began) / ACTORS * 1e6)
+    for ref in refs:
+        await system.stop(ref)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        refs = await spawned()
+        _add(figures, "idle", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
+        await worked(refs)
+        gc.collect()
+        _add(figures, "waiting", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
+    finally:
+        tracemalloc.stop()
+    for ref in refs:
+        await system.stop(ref)
+
+
+@asynccontextmanager
+async def _connected(port: int, purpose: bytes) -> AsyncIterator[Any]:
+    async with await anyio.connect_tcp(HOST, port) as stream:
+        await stream.send(purpose)
+        yield stream
+
+
+async def _across(port: int, slice_s: float) -> Figures:
+    """Measure asks and tells to an actor of another process, and the TCP echo beside them."""
+    figures: Figures = {}
+    async with (
+        _connected(port, ECHO) as echo,
+        _connected(port, ENVELOPES) as stream,
+        ActorSystem(ASKER, CODEC) as system,
+        anyio.create_task_group() as tasks,
+    ):
+        pipe = Pipe(system, stream)
+        tasks.start_soon(pipe.send)
+        tasks.start_soon(pipe.receive)
+        ref = system.ref(Address(ANSWERER, "echo"))
+        message, data = Ping(1), bytes(ECHO_BYTES)
+
+        async def echoed() -> None:
+            await echo.send(data)
+            got = 0
+            while got < ECHO_BYTES:
+                got += len(await echo.receive(ECHO_BYTES))
+
+        async def asked() -> None:
+            await ref.ask(message)
+
+        for _ in range(ROUNDS):
+            for name, once in (("raw", echoed), ("ask", asked)):
+                took = []
+                end = time.perf_counter() + slice_s
+                while (began := time.perf_counter()) < end:
+                    await once()
+                    took.append((time.perf_counter() - began) * 1e6)
+                _add(figures, f"{name} p50", statistics.median(took))
+            _add(figures, "pipelined", await _asked_per_s(asked, PIPELINED, slice_s))
+            # The ask behind each burst is answered when all of it is handled.
+            _add(figures, "tell", await _told_per_s(lambda: ref.tell(message), asked, slice_s))
+        tasks.cancel_scope.cancel()
+    return figures
+
+
+def _rows_inside(loop: str, figures: Figures) -> list[Row]:
+    rows = []
+    raw = row(f"{loop}, deque and parked task", "1/s", figures["raw tell"])
+    rows += [raw, row(f"{loop}, tell", "1/s", figures["tell"], against=raw)]
+    for in_flight in (1, IN_FLIGHT):
+        raw = row(f"{loop}, promise through a deque, {in_flight} in flight", "1/s", figures[f"raw ask {in_flight}"])
+        rows += [raw, row(f"{loop}, ask, {in_flight} in flight", "1/s", figures[f"ask {in_flight}"], against=raw)]
+    rows += [
+        row(f"{loop}, spawn", "us", figures["spawn"]),
+        row(f"{loop}, spawn and first message", "us", figures["spawn and first message"]),
+        row(f"{loop}, actor that has not worked yet", "B", figures["idle"]),
+        row(f"{loop}, actor that waits after its first message", "B", figures["waiting"]),
+    ]
+    return rows
+
+
+def _rows_across(loop: str, figures: Figures) -> list[Row]:
+    raw = row(f"{loop}, TCP echo of {ECHO_BYTES} B, round trip p50", "us", figures["raw p50"])
+    return [
+        raw,
+        row(f"{loop}, ask another process, p50", "us", figures["ask p50"], against=raw),
+        row(f"{loop}, ask another process, {PIPELINED} in flight", "1/s", figures["pipelined"]),
+        row(f"{loop}, tell another process", "1/s", figures["tell"]),
+    ]
+
+
+class _OtherProcess:
+    """The far end, as long as the block lasts."""
+
+    def __init__(self, loop: str) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "atoll.bench.actor_ends", loop], stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> int:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line.strip().isdigit():
+            self._process.kill()
+            self._process.wait()
+            raise RuntimeError("the other process of the benchmark did not start; its own message stands above")
+        return int(line)
+
+    def __exit__(self, *_raised: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def run(duration_s: float = DURATION_S, *, loops: Sequence[str] | None = None) -> BenchReport:
+    """Measure on every loop that is installed, or on those given; takes about `duration_s`."""
+    loops = tuple(loops) if loops is not None else available_loops()
+    slice_s = duration_s / (ROUNDS * len(loops) * 10)
+    rows: list[Row] = []
+    busy_before, own = psutil.cpu_times(), psutil.Process()
+    own_before, began = own.cpu_times(), time.monotonic()
+    for loop in loops:
+        rows += _rows_inside(loop, run_on(loop, _inside, slice_s))
+        with _OtherProcess(loop) as port:
+            rows += _rows_across(loop, run_on(loop, _across, port, slice_s))
+    took_s, own_after = time.monotonic() - began, own.cpu_times()
+    busy_after = psutil.cpu_times()
+    busy_s = busy_after.user + busy_after.system - busy_before.user - busy_before.system
+    own_s = own_after.user + own_after.system - own_before.user - own_before.system
+    notes = {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "rounds": f"{ROUNDS} of {slice_s:.3g} s each",
+        "took": f"{took_s:.1f} s",
+        "CPU of this process": f"{own_s / took_s:.2f} cores",
+        "CPU of everybody else (the other end included)": f"{max(0.0, busy_s - own_s) / took_s:.2f} cores",
+        "memory": "as Python's allocators count it; what uvloop allocates in C is not in it",
+    }
+    return BenchReport("actors", rows, notes)

@@ -1,0 +1,30 @@
+"""The actors' benchmark runs to its end and reports every figure; speeds are not judged here."""
+
+import json
+
+import pytest
+
+from atoll.bench.actors import run
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_a_short_run_reports_every_figure(loop, monkeypatch):
+    monkeypatch.setattr("atoll.bench.actors.ACTORS", 20)
+    report = run(duration_s=0.5, loops=[loop])
+    named = {each.name.removeprefix(f"{loop}, "): each for each in report.rows}
+    assert set(named) >= {
+        "tell",
+        "ask, 1 in flight",
+        "ask, 64 in flight",
+        "spawn",
+        "actor that has not worked yet",
+        "ask another process, p50",
+        "ask another process, 256 in flight",
+        "tell another process",
+    }
+    for each in report.rows:
+        assert 0 < each.minimum <= each.median <= each.maximum, each
+    assert named["tell"].against == f"{loop}, deque and parked task"
+    assert named["ask another process, p50"].against.startswith(f"{loop}, TCP echo")
+    json.dumps(report.as_dict())
+    assert "spawn and first message" in report.table()
