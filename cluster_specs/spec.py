@@ -1,0 +1,222 @@
+"""Reads cluster specs: which sites, relays and clouds there are, what is checked, what is broken on purpose.
+
+One reader for `atoll up`, `atoll sim` and the benchmarks. A spec is refused whole, with the file, the place in it and
+what would be right, or it is good: nobody behind this module checks again.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+NODES_PER_SITE_MAX = 1024
+SITES_MAX = 64
+SPEC_BYTES_MAX = 1024 * 1024
+VOTERS_MAX = 7
+"""The first nodes of a site that vote; an odd number of them (see the election's roster)."""
+
+Name = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+Power = Literal["mains", "battery"]
+
+
+class SpecInvalid(Exception):
+    """The file's author is at fault; the text names the file, the place and what would be right."""
+
+
+class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node, or `count` alike ones that are called `name-1`, `name-2` and so on."""
+
+    name: Name
+    power: Power = "mains"
+    wired: bool = True
+    memory_mb: Annotated[int, Meta(ge=1)] = 1024
+    services: tuple[Name, ...] = ()
+    count: Annotated[int, Meta(ge=1, le=NODES_PER_SITE_MAX)] = 1
+
+
+class SiteSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One local network with its nodes."""
+
+    name: Name
+    node: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
+    nat: Literal["none", "masquerade", "symmetric"] = "none"
+    secret: Annotated[str, Meta(pattern="^(generated|[0-9a-f]{64})$")] = "generated"  # noqa: S105 - a word, not a secret
+    open: bool = False
+
+    @property
+    def voters(self) -> tuple[NodeSpec, ...]:
+        """The nodes of the first roster: at most seven, and an odd number where there are three or more."""
+        count = min(len(self.node), VOTERS_MAX)
+        return self.node[: count if count % 2 or count < 3 else count - 1]
+
+
+class RelaySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One relay."""
+
+    name: Name
+
+
+class CloudSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One cloud process."""
+
+    name: Name
+
+
+class CallCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"caller": "from"}):
+    """A call that must be answered with `status`."""
+
+    caller: str
+    service: str
+    path: str = "/"
+    status: Annotated[int, Meta(ge=100, le=599)] = 200
+
+
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something `atoll up --once` checks."""
+
+    call: CallCheck
+
+
+class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that is broken on purpose, so many seconds after all is up."""
+
+    at_s: Annotated[float, Meta(ge=0)]
+    kill: str
+
+
+class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole cluster."""
+
+    name: Name
+    site: Annotated[tuple[SiteSpec, ...], Meta(min_length=1, max_length=SITES_MAX)]
+    relay: tuple[RelaySpec, ...] = ()
+    cloud: tuple[CloudSpec, ...] = ()
+    check: tuple[Check, ...] = ()
+    fault: tuple[FaultSpec, ...] = ()
+
+    def node_names(self) -> list[str]:
+        """All nodes as `site/name`, in the order of the file."""
+        return [f"{site.name}/{node.name}" for site in self.site for node in site.node]
+
+
+def shipped_specs() -> list[str]:
+    """Name the specs that come with Atoll."""
+    return sorted(
+        each.name.removesuffix(".toml") for each in files(__package__).iterdir() if each.name.endswith(".toml")
+    )
+
+
+def read_spec(path: str | Path) -> ClusterSpec:
+    """Read and check a spec: a file, or the bare name of one that ships (`two-sites`).
+
+    Raises:
+        SpecInvalid: It cannot be read, or says something that cannot be; the text says what and where.
+    """
+    name, text = str(path), ""
+    try:
+        shipped = files(__package__).joinpath(f"{name}.toml")
+        file = shipped if "/" not in name and "." not in name and shipped.is_file() else Path(path)
+        data = file.read_bytes()
+        if len(data) > SPEC_BYTES_MAX:
+            raise SpecInvalid(f"{name}: {len(data)} bytes; a spec has at most {SPEC_BYTES_MAX}")
+        text = data.decode()
+    except OSError as error:
+        known = ", ".join(shipped_specs())
+        raise SpecInvalid(f"{name}: {error.strerror}; name a file, or one of the specs that ship: {known}") from error
+    except UnicodeDecodeError as error:
+        raise SpecInvalid(f"{name}: not UTF-8 text at byte {error.start}") from error
+    return parse_spec(text, name)
+
+
+def parse_spec(text: str, name: str) -> ClusterSpec:
+    """Check the text of a spec; `name` is what errors call it.
+
+    Raises:
+        SpecInvalid: See `read_spec`.
+    """
+    try:
+        plain = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SpecInvalid(f"{name}: not TOML: {error}") from error
+    try:
+        spec = _expanded(msgspec.convert(plain, ClusterSpec))
+    except msgspec.ValidationError as error:
+        raise SpecInvalid(f"{name}: {_placed(str(error))}") from error
+    for problem in _problems(spec):
+        raise SpecInvalid(f"{name}: {problem}")
+    return spec
+
+
+def _placed(error: str) -> str:
+    """Turn msgspec's "… - at `$.site[0].nat`" round: the place first, then what is wrong there."""
+    what, _, where = error.rpartition(" - at `$.")
+    return f"{where.rstrip('`')}: {what}" if what else error
+
+
+def _expanded(spec: ClusterSpec) -> ClusterSpec:
+    def copies(node: NodeSpec) -> Iterator[NodeSpec]:
+        if node.count == 1:
+            yield node
+            return
+        for number in range(1, node.count + 1):
+            yield msgspec.structs.replace(node, name=f"{node.name}-{number}", count=1)
+
+    sites = tuple(
+        msgspec.structs.replace(site, node=tuple(copy for node in site.node for copy in copies(node)))
+        for site in spec.site
+    )
+    return msgspec.structs.replace(spec, site=sites)
+
+
+def _problems(spec: ClusterSpec) -> Iterator[str]:
+    """What the types cannot say."""
+    yield from _name_problems(spec)
+    if len(spec.cloud) > 1:
+        yield "cloud: one cloud process is supported so far; remove the others"
+    if spec.relay and not spec.cloud:
+        yield "relay: relays need a cloud that signs their tickets; add [[cloud]]"
+    yield from _check_problems(spec)
+    victims = [*spec.node_names(), *_process_names(spec), *(f"supernode of {site.name}" for site in spec.site)]
+    for number, fault in enumerate(spec.fault):
+        if fault.kill not in victims:
+            yield f"fault[{number}].kill: nothing is called {fault.kill!r}; there are {_some(victims)}"
+
+
+def _name_problems(spec: ClusterSpec) -> Iterator[str]:
+    for site_number, site in enumerate(spec.site):
+        if len(site.node) > NODES_PER_SITE_MAX:
+            yield f"site[{site_number}].node: {len(site.node)} nodes; a site has at most {NODES_PER_SITE_MAX}"
+        for name in _repeated(node.name for node in site.node):
+            yield f"site[{site_number}].node: two nodes are called {name!r}; names are unique in a site"
+    for name in _repeated([*(site.name for site in spec.site), *_process_names(spec)]):
+        yield f"two sites, relays or clouds are called {name!r}; give one of them another name"
+
+
+def _check_problems(spec: ClusterSpec) -> Iterator[str]:
+    nodes = spec.node_names()
+    for number, check in enumerate(spec.check):
+        service, _, target = check.call.service.partition("@")
+        for field, wanted in (("from", check.call.caller), ("service", target)):
+            if wanted not in nodes:
+                yield f"check[{number}].call.{field}: no node {wanted!r}; there are {_some(nodes)}"
+        if not service:
+            yield f"check[{number}].call.service: say which service, as in echo@{nodes[0]}"
+        if not check.call.path.startswith("/"):
+            yield f"check[{number}].call.path: a path begins with /, this one is {check.call.path!r}"
+
+
+def _process_names(spec: ClusterSpec) -> list[str]:
+    return [*(relay.name for relay in spec.relay), *(cloud.name for cloud in spec.cloud)]
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
