@@ -1,1 +1,43 @@
-"""The `atoll` command."""
+"""The `atoll` command: subcommands are imported when they are used, so that `atoll --help` is quick.
+
+Data goes to stdout, everything else to stderr. Exit 0: done; 1: failed; 2: wrong usage.
+"""
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "bench": ("atoll.cli.bench", "Measure relays and actors beside a raw baseline."),
+    "relay": ("atoll.cli.relay", "Run a relay."),
+    "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows the names and first lines of its subcommands without importing them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Name them, in alphabetical order."""
+        del context
+        return sorted(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import the subcommand's module, or nothing if there is no such subcommand."""
+        del context
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[name][0]).command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of subcommands without importing any."""
+        del context
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(_COMMANDS.items())])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="atoll", prog_name="atoll")
+def main() -> None:
+    """Turn any computer into a cloud server, and any handful of them into one cloud."""
