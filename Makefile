@@ -1,17 +1,14 @@
-# Everything a developer or the CI script runs. `make demo` and `make test` build .venv by themselves.
+# Everything a developer or the CI script runs. every target builds .venv by itself.
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check sim bench soak format clean
+.PHONY: test check sim bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(READY)
-
-demo: $(READY)
-	$(VENV)/bin/atoll demo --once
 
 test: $(READY)
 	$(PY) -m pytest
@@ -25,7 +22,6 @@ sim: $(READY)
 	$(PY) -m pytest tests/sim --sim-seeds 2000 --timeout 3600
 
 bench: $(READY)
-	$(VENV)/bin/atoll bench actors
 	$(VENV)/bin/atoll bench relay
 
 format: $(READY)

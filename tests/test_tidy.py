@@ -1,0 +1,137 @@
+"""Rules that keep the house in order: layers, pure machines, names, unique tags, what the wheel holds."""
+
+import ast
+import importlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import atoll
+from atoll.transport.codec import Codec, Message
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ["actors", "transport", "cli", "testing", "bench", "cluster_specs"]
+SOURCES = [*sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "node.py"]
+IO_MODULES = {"anyio", "asyncio", "trio", "zmq", "socket", "sqlite3", "threading", "subprocess", "time", "random"}
+MACHINES = [
+    "actors/elector/election.py",
+    "actors/elector/voter.py",
+    "actors/elector/reign.py",
+    "actors/elector/outlook.py",
+    "actors/elector/roster.py",
+    "actors/router/routes.py",
+    "actors/runtime/machine.py",
+    "actors/runtime/supervisor.py",
+    "actors/tunnel_relay/circuits.py",
+    "actors/tunnel_relay/pairing.py",
+    "actors/tunnel_relay/tickets.py",
+    "transport/noise.py",
+    "transport/session.py",
+]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def imports(path):
+    """Everything a file imports when it runs, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} imports relatively"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_points_upward(path):
+    name, found = name_of(path), set(imports(path))
+    forbidden = {
+        "transport/": ("atoll.actors", "atoll.node", "atoll.cli", "atoll.testing"),
+        "actors/runtime/": ("atoll.node", "atoll.cli"),
+        "actors/": ("atoll.node", "atoll.cli", "atoll.testing"),
+    }
+    for folder, above in forbidden.items():
+        if name.startswith(folder):
+            assert not [each for each in found if each.startswith(above)], name
+    if name.startswith("actors/runtime/"):
+        others = [each for each in found if each.startswith("atoll.actors.")]
+        assert all(each.startswith("atoll.actors.runtime") for each in others), name
+    assert not {each.split(".")[0] for each in found} & set(FOLDERS), f"{name}: import it as atoll.…"
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_machines_import_no_io(name):
+    found = {each.split(".")[0] for each in imports(ROOT / name)}
+    allowed = {"random"} if "elector" in name else set()
+    assert not (found & IO_MODULES) - allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_names_say_what_things_are(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef) and node.name != "ContainerManager":
+            assert not node.name.endswith(("Manager", "Helper", "Utils", "Util")), f"{name_of(path)}: {node.name}"
+
+
+def modules():
+    return [
+        importlib.import_module(each.name)
+        for each in pkgutil.walk_packages(atoll.__path__, "atoll.")
+        if each.name.endswith(".messages")
+    ]
+
+
+def test_every_message_of_every_actor_has_a_tag_of_its_own():
+    messages = [message for module in modules() for message in getattr(module, "MESSAGES", ())]
+    assert len(Codec(messages).messages) == len(messages) > 30
+
+
+def test_every_message_that_is_defined_is_handed_to_the_codec():
+    for module in modules():
+        defined = {
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, Message)
+            and value.__module__ == module.__name__
+            and value.__struct_config__.tag
+        }
+        listed = set(getattr(module, "MESSAGES", ())) | set(getattr(module, "RECORDS", ()))
+        assert defined <= listed, f"{module.__name__}: {defined - listed}"
+
+
+def test_the_links_of_the_package_are_links():
+    for name in [*FOLDERS, "node.py"]:
+        link = ROOT / "src" / "atoll" / name
+        assert link.is_symlink(), f"{link} is no link: clone with core.symlinks=true"
+        assert link.resolve() == ROOT / name
+
+
+def test_the_wheel_holds_exactly_the_folders(tmp_path):
+    shutil.copytree(
+        ROOT,
+        tmp_path / "copy",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "build", ".*_cache", ".hypothesis"),
+    )
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", str(tmp_path), str(tmp_path / "copy")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("atoll/")}
+    wanted = {f"atoll/{name_of(path)}" for path in SOURCES} | {"atoll/__init__.py", "atoll/py.typed"}
+    wanted |= {f"atoll/cluster_specs/{path.name}" for path in (ROOT / "cluster_specs").glob("*.toml")}
+    assert held == wanted
+
+
+def test_the_readme_fits_a_screen_or_three():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
