@@ -145,7 +145,7 @@ async def _inside(slice_s: float) -> Figures:
 
 
 async def _spawn(system: ActorSystem, figures: Figures) -> None:
-    """Measure the time and the memory of actors that never worked, and of actors that did and wait again."""
+    """Measure the time and the memory of actors that are idle, and of actors that have just worked."""
     message = Tick()
 
     async def spawned() -> list[ActorRef]:
@@ -172,7 +172,7 @@ async def _spawn(system: ActorSystem, figures: Figures) -> None:
         _add(figures, "idle", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
         await worked(refs)
         gc.collect()
-        _add(figures, "waiting", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
+        _add(figures, "working", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
     finally:
         tracemalloc.stop()
     for ref in refs:
@@ -235,8 +235,8 @@ def _rows_inside(loop: str, figures: Figures) -> list[Row]:
     rows += [
         row(f"{loop}, spawn", "us", figures["spawn"]),
         row(f"{loop}, spawn and first message", "us", figures["spawn and first message"]),
-        row(f"{loop}, actor that has not worked yet", "B", figures["idle"]),
-        row(f"{loop}, actor that waits after its first message", "B", figures["waiting"]),
+        row(f"{loop}, idle actor", "B", figures["idle"]),
+        row(f"{loop}, actor that has just worked", "B", figures["working"]),
     ]
     return rows
 

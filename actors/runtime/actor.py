@@ -223,8 +223,6 @@ class Actor:
 
     system: "ActorSystem"
     ref: ActorRef
-    tasks: anyio.abc.TaskGroup
-    """Background tasks; one that raises crashes the actor. They are cancelled before `stopped` is called."""
     _cell: "Cell"
     _handlers: ClassVar[Handlers]
 
@@ -236,6 +234,11 @@ class Actor:
         except NameError:
             if "_handlers" in cls.__dict__:
                 del cls._handlers
+
+    @property
+    def tasks(self) -> anyio.abc.TaskGroup:
+        """Background tasks; one that raises crashes the actor. They are cancelled before `stopped` is called."""
+        return self._cell.tasks
 
     async def started(self) -> None:
         """Prepare; called before the first message. An error here fails `spawn`, or counts as a crash on a restart."""

@@ -1,12 +1,12 @@
 """One actor's place in a system: its mailbox, and one life after the other.
 
-    idle (no task yet) --first message--> running
+    idle (no task) --a message--> running --nothing to do between two looks--> idle
     down --start()--> starting --started() returned--> running --done, stopped or crashed--> stopped() --> down
     starting --started() raised--> stopped() --> down, and whoever started it gets the error
 
-The cell survives restarts, the actor object does not. An actor that overrides neither `started` nor `stopped` gets its
-task with its first message: until then it costs an object and a queue. The cell decides nothing about restarts; it
-reports to its `Parent`.
+The cell survives restarts, the actor object does not. An actor that overrides neither `started` nor `stopped` and never
+uses `tasks` has a task only while there is something to do: idle, it costs an object and a queue. The cell decides
+nothing about restarts; it reports to its `Parent`.
 """
 
 import logging
@@ -86,17 +86,22 @@ class Cell:
 
     __slots__ = (
         "_factory",
+        "_handled_at_look",
         "_killed",
         "_over",
         "_ready",
+        "_resting",
+        "_rests",
         "_running",
         "_scope",
         "_stopping",
         "_system",
+        "_tasks",
         "actor",
         "handlers",
         "mailbox",
         "name",
+        "open_to",
         "parent",
         "ref",
         "restart",
@@ -113,6 +118,8 @@ class Cell:
         self.ref = ref
         self.actor: Actor | None = None
         self.handlers: Handlers | None = None
+        self.open_to: tuple[Standing, ...] = ()
+        """Who may reach the actor from another node; a tuple, as hashing an enum member is slow."""
         self.turn = 0
         """Counts the lives, so that the end of an earlier one is recognised as such."""
         self._running = False
@@ -121,11 +128,34 @@ class Cell:
         self._ready: Promise | None = None
         self._over: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._rests = False
+        """Whether the task may end while there is nothing to do."""
+        self._resting = False
+        self._handled_at_look = -1
 
     @property
-    def open_to(self) -> frozenset[Standing]:
-        """Who may reach the actor from another node."""
-        return self.actor.open_to if self.actor is not None else frozenset()
+    def running(self) -> bool:
+        """Whether the actor has a task now."""
+        return self._running
+
+    @property
+    def tasks(self) -> anyio.abc.TaskGroup:
+        """The actor's background tasks; once asked for, the actor keeps its own task."""
+        if self._tasks is None:
+            raise UsageError(f"{self.name} has no tasks before it is started, nor after it ended")
+        self._rests = False
+        return self._tasks
+
+    def look(self) -> None:
+        """Let the task end if the actor did nothing since the last look."""
+        handled, before = self.mailbox.handled, self._handled_at_look
+        self._handled_at_look = handled
+        if self._rests and self._running and handled == before and self.mailbox.parked is not None:
+            # Ends the loop as `leave` does; `_ended` sees that the actor only rests.
+            self._stopping = self._stopping or Ending.NORMAL
+            self._resting = True
+            self.mailbox.wake()
 
     async def start(self) -> Exception | None:
         """Begin a new life and wait until `started` returned; give the error if it did not."""
@@ -139,12 +169,11 @@ class Cell:
         except Exception as error:  # noqa: BLE001 - it is the caller's to judge, in `spawn` or in the supervisor
             return error
         actor.system, actor.ref, actor._cell = self._system, self.ref, self  # noqa: SLF001 - the runtime's own field
-        self.actor = actor
+        self.actor, self.open_to = actor, tuple(actor.open_to)
         kind = type(actor)
-        if kind.started is Actor.started and kind.stopped is Actor.stopped:
-            self.mailbox.parked = _FirstMessage(self)
-            if self.mailbox.items:
-                self.mailbox.wake()
+        self._rests = kind.started is Actor.started and kind.stopped is Actor.stopped
+        if self._rests:
+            self._rest()
             return None
         self._ready = ready = self._system.new_promise()
         self.begin()
@@ -155,6 +184,11 @@ class Cell:
                 await self.stop(force=True)
             raise
 
+    def _rest(self) -> None:
+        self.mailbox.parked = _FirstMessage(self)
+        if self.mailbox.items:
+            self.mailbox.wake()
+
     def begin(self) -> None:
         """Give the actor its task."""
         self._running = True
@@ -163,6 +197,7 @@ class Cell:
     def leave(self) -> None:
         """End after the message in hand, by the actor's own wish."""
         self._stopping = self._stopping or Ending.NORMAL
+        self._resting = False
         self.mailbox.wake()
 
     async def stop(self, *, force: bool = False) -> None:
@@ -198,13 +233,13 @@ class Cell:
                     self._scope = tasks.cancel_scope
                     if self._killed:
                         tasks.cancel_scope.cancel()
-                    actor.tasks = tasks
+                    self._tasks = tasks
                     await actor.started()
                     self._report_start(None)
                     await self._work(actor)
                     tasks.cancel_scope.cancel()
             finally:
-                self._scope = None
+                self._scope = self._tasks = None
                 await self._clean_up(actor)
         except Exception as raised:  # noqa: BLE001 - handed to whoever started the actor, or to its supervisor
             error = sole_error(raised)
@@ -230,6 +265,11 @@ class Cell:
 
     def _ended(self, error: BaseException | None) -> None:
         self._running = False
+        resting, self._resting = self._resting, False
+        if resting and error is None and self._over is None and not self._killed:
+            self._stopping = None
+            self._rest()
+            return
         starting = self._ready is not None
         self._report_start(error or StartFailed(f"{self.name} was stopped while it started"))
         if self._over is not None:

@@ -45,6 +45,8 @@ log = logging.getLogger("atoll.actors")
 DEAD_LETTERS_MAX = 100
 """Kept to be looked at; all are counted."""
 ATTEMPTS_MAX = 10
+LOOK_FOR_IDLE_S = 10.0
+"""Between two looks for actors that did nothing and can give up their task for now."""
 _NAME = re.compile(r"[A-Za-z0-9_.~:-]+(/[A-Za-z0-9_.~:-]+)*")
 
 
@@ -130,8 +132,15 @@ class ActorSystem:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(self.alarms.run, name="alarms")
+                group.start_soon(self._look_for_idle, name="looking for idle actors")
                 await root.run(started=task_status.started)
                 group.cancel_scope.cancel()
+
+    async def _look_for_idle(self) -> None:
+        while True:
+            await anyio.sleep(LOOK_FOR_IDLE_S)
+            for cell in self._cells.values():
+                cell.look()
 
     async def spawn(
         self,
@@ -369,6 +378,7 @@ class ActorSystem:
         """Count since the start; `mailboxes` has what waits and what was handled, by path."""
         return {
             "actors": len(self._cells),
+            "tasks": sum(cell.running for cell in self._cells.values()),
             "supervisors": len(self._branches) + 1,
             "handled": self._handled + sum(cell.mailbox.handled for cell in self._cells.values()),
             "asks_remote": self._wire.asks,

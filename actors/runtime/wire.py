@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CORRELATION_BYTES = 16
 ASKS_MAX = 65_536
 """Answers that may be outstanding from other nodes; more means that nobody answers."""
+SENDERS_MAX = 1024
+"""References to senders that are kept for their next message."""
 DEADLINE_S_MAX = 3600.0
 """An ask from elsewhere that gives itself longer is cut to this."""
 
@@ -56,6 +58,7 @@ class Wire:
         self.outlet = outlet
         self._asks: dict[bytes, tuple[NodeId, Ask]] = {}
         self._answers = Answers()
+        self._senders: dict[tuple[NodeId, str], ActorRef] = {}
 
     @property
     def asks(self) -> int:
@@ -142,7 +145,7 @@ class Wire:
         header = envelope.header
         if header.target_node != self._system.node_id:
             self._refuse(header, AskUnreachable("this is another node"), "misdirected")
-        elif header.kind in (Kind.REPLY, Kind.FAULT):
+        elif header.kind is Kind.REPLY or header.kind is Kind.FAULT:
             self._take_answer(envelope)
         else:
             self._take_message(envelope, standing)
@@ -195,12 +198,20 @@ class Wire:
             reply_to = RemoteReply(header, self._answerer(standing))
         try:
             message = self._decode(cell, envelope.body)
-            sender = ActorRef(Address(header.source_node, header.source_path), self._system)
-            cell.mailbox.put(Delivery(message, sender, reply_to, deadline, standing))
+            cell.mailbox.put(Delivery(message, self._sender(header), reply_to, deadline, standing))
         except PeerError as error:
             self._refuse_anew(header, AskNotUnderstood(f"{header.target_path} cannot read the message: {error}"))
         except MailboxFull as error:
             self._refuse_anew(header, AskCongested(str(error)), "mailbox_full")
+
+    def _sender(self, header: Header) -> ActorRef:
+        key = (header.source_node, header.source_path)
+        sender = self._senders.get(key)
+        if sender is None:
+            if len(self._senders) >= SENDERS_MAX:
+                self._senders.clear()
+            sender = self._senders[key] = ActorRef(Address(*key), self._system)
+        return sender
 
     def _decode(self, cell: Cell, body: bytes) -> Any:
         message = self._codec.decode(body)

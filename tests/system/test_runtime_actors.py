@@ -529,3 +529,49 @@ async def test_one_busy_actor_does_not_starve_another():
         with anyio.fail_after(5):
             assert await other.ask(Add(1)) == 1
         assert running.statistics()["mailboxes"]["busy"]["handled"] >= 1
+
+
+async def test_an_idle_actor_gives_up_its_task_and_takes_it_again_with_its_state(monkeypatch):
+    monkeypatch.setattr("atoll.actors.runtime.system.LOOK_FOR_IDLE_S", 0.005)
+    async with system() as running:
+        ref = await running.spawn(Counter, "counter")
+        assert running.statistics()["tasks"] == 0
+        for total in range(1, 20):
+            assert await ref.ask(Add(1)) == total
+            await settled(lambda: running.statistics()["tasks"] == 0)
+        assert running.statistics()["mailboxes"]["counter"]["starts"] == 1
+        with pytest.raises(AskCrashed):
+            await ref.ask(Break())
+        assert await ref.ask(Add(1)) == 1
+        await settled(lambda: running.statistics()["tasks"] == 0)
+        await running.stop(ref)
+        assert running.find("counter") is None
+
+
+async def test_an_actor_with_background_tasks_or_a_message_in_hand_keeps_its_task(monkeypatch):
+    monkeypatch.setattr("atoll.actors.runtime.system.LOOK_FOR_IDLE_S", 0.001)
+    gate = anyio.Event()
+    ticks = []
+
+    class Ticker(Actor):
+        @handles
+        async def go(self, message: Add) -> None:
+            self.tasks.start_soon(self.tick)
+
+        async def tick(self):
+            await gate.wait()
+            ticks.append(1)
+
+    async with system() as running:
+        ticker = await running.spawn(Ticker, "ticker")
+        counter = await running.spawn(lambda: Counter(gate), "counter")
+        with pytest.raises(UsageError, match="before it is started"):
+            running.cell("ticker").actor.tasks.start_soon(anyio.sleep, 0)
+        await ticker.ask(Add(1))
+        counter.tell(Wait())
+        await anyio.sleep(0.03)
+        assert running.statistics()["tasks"] == 2
+        gate.set()
+        await settled(lambda: ticks)
+        assert await counter.ask(Add(1)) == 1
+        await settled(lambda: running.statistics()["tasks"] == 1)
