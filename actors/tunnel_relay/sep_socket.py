@@ -39,6 +39,8 @@ SILENT_S = 1.0
 """How long a connection may say nothing after its handshake; as long as it has to show a ticket."""
 CUT_DELAY_S = 0.25
 """Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
+LAST_WORDS_S = 0.25
+"""How long the end of a connection waits, at most, for what it said before."""
 BACKLOG = 1024
 _ZAP = "inproc://zeromq.zap.01"
 _MONITOR = "inproc://sep.monitor"
@@ -104,7 +106,8 @@ class SepSocket:
         """Connections that have said nothing yet: descriptor, until when they may, and the peer's address."""
         self._cuts: deque[tuple[float, bytes, int, Any]] = deque()
         self._overflows: dict[bytes, _Overflow] = {}
-        self._lost: deque[Gone] = deque()
+        self._lost: deque[tuple[float, bytes]] = deque()
+        self._leaving: dict[bytes, bytes] = {}
         self.silent_cut = 0
         """How many were cut because they said nothing."""
 
@@ -129,13 +132,13 @@ class SepSocket:
     def receive_nowait(self) -> Arrived | Gone | None:
         """Give what has come, or None when nothing more has."""
         while True:
-            if self._lost:
-                return self._lost.popleft()
+            if self._lost and self._lost[0][0] <= time.monotonic():
+                return self._say_gone()
             try:
                 name = self._router.recv(zmq.DONTWAIT)
             except zmq.Again:
-                return None
-            key = self._keys.get(name)
+                return self._say_gone() if self._lost else None
+            key = self._keys.get(name, self._leaving.get(name))
             if key is not None:
                 data = self._router.recv()
             else:
@@ -148,6 +151,11 @@ class SepSocket:
                 data = b""
             if key:
                 return Arrived(name, key, data)
+
+    def _say_gone(self) -> Gone:
+        _, name = self._lost.popleft()
+        del self._leaving[name]
+        return Gone(name)
 
     def send_nowait(self, connection: bytes, data: bytes) -> None:
         """Queue a frame.
@@ -254,8 +262,10 @@ class SepSocket:
         self._descriptors.pop(name, None)
         self._overflows.pop(name, None)
         # Of a connection that was cut the owner has heard enough.
-        if self._keys.pop(name, None):
-            self._lost.append(Gone(name))
+        if key := self._keys.pop(name, None):
+            # What it said before it left is still in libzmq's queue and counts: its end is told after that.
+            self._leaving[name] = key
+            self._lost.append((time.monotonic() + LAST_WORDS_S, name))
 
 
 def _peer(descriptor: int) -> Any:
