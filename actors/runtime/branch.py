@@ -114,6 +114,10 @@ class Branch:
         except Exception as raised:  # noqa: BLE001 - the parent's to judge
             error = sole_error(raised)
             self._error = error if isinstance(error, Exception) else self._error
+        except BaseException:
+            # Torn down with what is above it, which must not start it again.
+            self._ordered = True
+            raise
         finally:
             self._ended()
         if self.parent is None and self._error is not None:

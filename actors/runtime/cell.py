@@ -243,6 +243,10 @@ class Cell:
                 await self._clean_up(actor)
         except Exception as raised:  # noqa: BLE001 - handed to whoever started the actor, or to its supervisor
             error = sole_error(raised)
+        except BaseException:
+            # The whole branch is torn down, and there is nobody left to restart anything.
+            self._stopping, self._over = Ending.ORDERED, self._over or anyio.Event()
+            raise
         finally:
             self._ended(error)
 

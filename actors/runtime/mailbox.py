@@ -93,10 +93,10 @@ class Mailbox:
                     promise.set_result(None)
 
     def close(self) -> list[Any]:
-        """Take nothing more; give back what was never read."""
+        """Take nothing more; give back what was never read. The reader is not woken: it has ended, or never began."""
         self.closed = True
+        self.parked = None
         rest = list(self.items)
         self.items.clear()
-        self.wake()
         self.tell_room()
         return rest

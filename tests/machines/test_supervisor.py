@@ -72,6 +72,9 @@ def test_the_budget_is_of_the_last_period_only():
     decision = made.child_ended("b", Ending.CRASHED, 7.0)
     assert isinstance(decision, Escalate)
     assert "2 restarts in 5 s" in decision.reason
+    made = supervision(Strategy.ONE_FOR_ONE, intensity=1, period_s=5.0)
+    made.child_ended("a", Ending.CRASHED, 0.0)
+    assert isinstance(made.child_ended("a", Ending.CRASHED, 5.0), Escalate)
 
 
 def test_an_intensity_of_zero_escalates_the_first_crash():

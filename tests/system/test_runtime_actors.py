@@ -575,3 +575,34 @@ async def test_an_actor_with_background_tasks_or_a_message_in_hand_keeps_its_tas
         await settled(lambda: ticks)
         assert await counter.ask(Add(1)) == 1
         await settled(lambda: running.statistics()["tasks"] == 1)
+
+
+async def test_an_actor_that_stops_itself_while_it_is_about_to_rest_is_stopped():
+    async with system() as running:
+        ref = await running.spawn(Counter, "counter")
+        await ref.ask(Add(1))
+        cell = running.cell("counter")
+        await settled(lambda: cell.mailbox.parked is not None)
+        cell.look()
+        cell.look()
+        cell.actor.stop()
+        await settled(lambda: running.statistics()["mailboxes"]["counter"]["starts"] == 2)
+        assert await ref.ask(Total()) == 0
+
+
+async def test_whoever_waits_for_room_goes_on_when_the_actor_ends():
+    gate = anyio.Event()
+    async with system() as running:
+        ref = await running.spawn(lambda: Counter(gate), "counter", mailbox_max=1)
+        ref.tell(Wait())
+        await settled(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
+        ref.tell(Add(1))
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ref.wait_room)
+                await anyio.wait_all_tasks_blocked()
+                tasks.start_soon(running.stop, ref)
+                await anyio.wait_all_tasks_blocked()
+                gate.set()
+        ref.tell(Add(1))
+        assert running.statistics()["dead_letters"] == 2

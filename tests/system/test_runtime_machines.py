@@ -185,6 +185,7 @@ async def test_a_timer_disarmed_while_it_waits_in_the_mailbox_is_dropped():
         here.alarms._ring_due()
         await settled(lambda: here.statistics()["mailboxes"]["machine"]["handled"] == 3)
         assert machine.events == [Told("arm"), Told("disarm")]
+        assert "restarts" not in here.statistics()
 
 
 async def test_a_timer_keeps_to_the_lease_clock_when_that_leaps_as_after_a_suspend():

@@ -227,10 +227,11 @@ async def test_a_failing_background_task_crashes_its_actor_and_its_other_tasks_e
             finally:
                 diary.append("task")
 
-    async with system() as running:
-        ref = await running.spawn(lambda: Worker(diary, "w"), "w")
-        await settled(lambda: running.statistics()["mailboxes"]["w"]["starts"] == 2)
-        assert await ref.ask(Who()) == "w"
+    with anyio.fail_after(3):
+        async with system() as running:
+            ref = await running.spawn(lambda: Worker(diary, "w"), "w")
+            await settled(lambda: running.statistics()["mailboxes"]["w"]["starts"] == 2)
+            assert await ref.ask(Who()) == "w"
     assert diary == ["+w", "task", "-w", "+w", "task", "-w"]
 
 
@@ -361,3 +362,45 @@ async def test_actors_may_spawn_and_stop_others():
         with anyio.fail_after(5):
             assert await ref.ask(Who()) == "child"
         assert running.find("child") is None
+
+
+async def test_two_that_crash_together_cost_one_restart_of_their_group():
+    diary = []
+    async with system() as running:
+        spec = SupervisorSpec(
+            name="g",
+            strategy=Strategy.ONE_FOR_ALL,
+            intensity=1,
+            children=[tracked(diary, "a"), tracked(diary, "b")],
+        )
+        await running.supervise(spec)
+        a, b = running.find("a"), running.find("b")
+        diary.clear()
+        a.tell(Break())
+        b.tell(Break())
+        assert await b.ask(Who()) == "b"
+        assert await a.ask(Who()) == "a"
+        await anyio.wait_all_tasks_blocked()
+        assert running.statistics()["crashes"] == 2
+        assert running.statistics()["restarts"] == 2
+        assert sorted(diary[:2]) == ["-a", "-b"]
+        assert diary[2:] == ["+a", "+b"]
+
+
+async def test_when_everything_is_torn_down_at_once_each_actor_still_cleans_up():
+    class Abort(BaseException):
+        pass
+
+    class Bomb(Actor):
+        @handles
+        async def crash(self, message: Break) -> None:
+            raise Abort
+
+    diary = []
+    with pytest.raises(Abort):  # noqa: PT012 - it leaves the block
+        async with system() as running:
+            await running.spawn(lambda: Tracked(diary, "a"), "a")
+            (await running.spawn(Bomb, "bomb")).tell(Break())
+            with anyio.fail_after(5):
+                await anyio.sleep_forever()
+    assert diary == ["+a", "-a"]
