@@ -18,7 +18,7 @@ import anyio
 import h11
 from anyio.abc import SocketStream
 
-from atoll.actors.gateway.http_line import ClientGone, Limits, Line, Message, RawHeaders, Scope
+from atoll.actors.gateway.http_line import BODILESS, ClientGone, Limits, Line, Message, RawHeaders, Scope
 from atoll.actors.gateway.problems import MEDIA_TYPE, Problem
 from atoll.transport.errors import UsageError
 
@@ -29,7 +29,6 @@ LEFTOVER_BYTES_MAX = 64 * 1024
 PIPELINE_BYTES_MAX = 64 * 1024
 """What a client may send ahead while its previous request is being answered."""
 VERSIONS = frozenset({b"1.0", b"1.1"})
-BODILESS = frozenset({204, 304})
 
 
 class Exchange:

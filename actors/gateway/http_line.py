@@ -19,6 +19,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
+BODILESS = frozenset({204, 304})
+"""Statuses whose replies have no body (RFC 9110, section 6.4.1)."""
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 256 * 1024
 """A slice of a long body; `write_s` holds for one slice, so a slow reader is judged by progress and not by length."""
@@ -41,7 +43,7 @@ class Limits:
     """Between two pieces of a body that the application waits for."""
     write_s: float = 30.0
     """For the client to take one slice of a reply."""
-    drain_s: float = 5.0
+    drain_s: float = 2.0
     """For requests in flight when the server is told to stop."""
     linger_s: float = 2.0
     """For the client to read an early refusal before its unread bytes make the kernel reset the connection."""

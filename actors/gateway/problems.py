@@ -37,6 +37,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = MappingProxyType(
         "bad-reply": (502, "The answer could not be passed on"),
         "unreachable": (502, "The node cannot be reached"),
         "busy": (503, "Too much is waiting already"),
+        "no-space": (507, "The node's disk is full"),
         "late": (504, "No answer came in time"),
     }
 )

@@ -1,0 +1,200 @@
+"""OpenAPI 3.1, generated from the views; `OPERATIONS` says which view belongs to which route.
+
+A test compares it with the application's routes, so that neither can be forgotten.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from atoll.actors.gateway import views
+from atoll.actors.gateway.authority import ANY, SCOPES, Scope
+from atoll.actors.gateway.node_routes import NODE_SCOPES, TAIL_LINES, TAIL_LINES_MAX
+from atoll.actors.gateway.problems import MEDIA_TYPE, ProblemView
+
+REF = "#/components/schemas/{name}"
+INTERFACE_VERSION = "1"
+ANY_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+_SCOPE_PARAMETER = {"name": "scope", "in": "query", "schema": {"enum": list(NODE_SCOPES), "default": NODE_SCOPES[0]}}
+_TAIL_PARAMETER = {
+    "name": "tail",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 1, "maximum": TAIL_LINES_MAX, "default": TAIL_LINES},
+}
+_CLIENT_PARAMETER = {"name": "x-client-id", "in": "header", "schema": {"type": "string", "default": "api"}}
+_TAR = {"type": "string", "format": "binary"}
+_IMAGE_CONTENT = {
+    "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _TAR}, "required": ["image"]}},
+    "application/x-tar": {"schema": _TAR},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a route takes and gives."""
+
+    summary: str
+    reply: type[msgspec.Struct] | None = None
+    status: int = 200
+    takes: type[msgspec.Struct] | None = None
+    image: bool = False
+    parameters: list[dict[str, Any]] = field(default_factory=list)
+    errors: tuple[int, ...] = ()
+    as_path: str = ""
+    """The path for people, where the route's is not one."""
+
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("GET", "/.well-known/node-configuration"): Operation(summary="Where TLS is", reply=views.NodeConfiguration),
+    ("GET", "/openapi.json"): Operation(summary="This document"),
+    ("GET", "/metrics"): Operation(summary="Counters, in Prometheus' text form"),
+    ("GET", "/atoll/v1/status"): Operation(summary="Health and place of this node", reply=views.StatusView),
+    ("GET", "/atoll/v1/nodes"): Operation(
+        summary="Nodes it sees", reply=views.NodesReply, parameters=[_SCOPE_PARAMETER], errors=(400,)
+    ),
+    ("GET", "/atoll/v1/nodes/{node:path}"): Operation(
+        summary="One node, by id, short id or name", reply=views.NodeReply, errors=(404, 409)
+    ),
+    ("GET", "/atoll/v1/services"): Operation(summary="Services that can be called", reply=views.ServicesReply),
+    ("GET", "/atoll/v1/links"): Operation(summary="Links to neighbours", reply=views.LinksReply),
+    ("GET", "/atoll/v1/relays"): Operation(summary="Relays it knows", reply=views.RelaysReply),
+    ("GET", "/atoll/v1/duties"): Operation(summary="Duties of the site", reply=views.DutiesReply),
+    ("GET", "/atoll/v1/images"): Operation(summary="Images on this node", reply=views.ImagesReply),
+    ("POST", "/atoll/v1/images"): Operation(
+        summary="Load an image",
+        reply=views.ImageReply,
+        status=201,
+        image=True,
+        parameters=[_CLIENT_PARAMETER],
+        errors=(400, 409, 413, 507),
+    ),
+    ("DELETE", "/atoll/v1/images/{image}"): Operation(
+        summary="Remove an image", reply=views.ImageReply, errors=(404, 409)
+    ),
+    ("GET", "/atoll/v1/containers"): Operation(summary="Containers on this node", reply=views.ContainersReply),
+    ("POST", "/atoll/v1/containers"): Operation(
+        summary="Run a container",
+        reply=views.ContainerReply,
+        status=201,
+        takes=views.RunContainer,
+        parameters=[_CLIENT_PARAMETER],
+        errors=(400, 404, 409, 413),
+    ),
+    ("DELETE", "/atoll/v1/containers/{container}"): Operation(
+        summary="Remove a container", reply=views.ContainerReply, errors=(404, 409)
+    ),
+    ("POST", "/atoll/v1/containers/{container}/start"): Operation(
+        summary="Start a container", reply=views.ContainerReply, errors=(404, 409)
+    ),
+    ("POST", "/atoll/v1/containers/{container}/stop"): Operation(
+        summary="Stop a container", reply=views.ContainerReply, errors=(404, 409)
+    ),
+    ("GET", "/atoll/v1/containers/{container}/logs"): Operation(
+        summary="What a container wrote", reply=views.LogsReply, parameters=[_TAIL_PARAMETER], errors=(400, 404, 409)
+    ),
+    ("GET", "/mcm/v1/images"): Operation(summary="Images (published interface)", reply=views.McmImages),
+    ("POST", "/mcm/v1/images"): Operation(
+        summary="Load an image (published interface)",
+        reply=views.McmImage,
+        image=True,
+        parameters=[_CLIENT_PARAMETER],
+        errors=(400, 409, 413, 507),
+    ),
+    ("DELETE", "/mcm/v1/images/{image}"): Operation(
+        summary="Remove an image (published interface)", reply=views.McmImage, errors=(404, 409)
+    ),
+    ("GET", "/mcm/v1/containers"): Operation(summary="Containers (published interface)", reply=views.McmContainers),
+    ("POST", "/mcm/v1/containers"): Operation(
+        summary="Run a container (published interface)",
+        reply=views.McmContainer,
+        takes=views.RunContainer,
+        parameters=[_CLIENT_PARAMETER],
+        errors=(400, 404, 409, 413),
+    ),
+    ("DELETE", "/mcm/v1/containers/{container}"): Operation(
+        summary="Remove a container (published interface)", reply=views.McmContainer, errors=(404, 409)
+    ),
+    ("PUT", "/mcm/v1/containers/{container}/start"): Operation(
+        summary="Start a container (published interface)", reply=views.McmContainer, errors=(404, 409)
+    ),
+    ("PUT", "/mcm/v1/containers/{container}/stop"): Operation(
+        summary="Stop a container (published interface)", reply=views.McmContainer, errors=(404, 409)
+    ),
+    (ANY, "/at/{rest:path}"): Operation(
+        summary="Call a service on another node, by any path; every method",
+        as_path="/at/{node}/{path}",
+        errors=(404, 409, 413, 431, 502, 503, 504),
+    ),
+    (ANY, "/{rest:path}"): Operation(
+        summary="Call a service on this node; every method", as_path="/{service}", errors=(404, 413, 431, 502, 503)
+    ),
+}
+
+
+def openapi_document() -> bytes:
+    """Generate the document."""
+    kinds = [each for operation in OPERATIONS.values() for each in (operation.reply, operation.takes) if each]
+    kinds = list(dict.fromkeys([*kinds, ProblemView]))
+    references, schemas = msgspec.json.schema_components(kinds, ref_template=REF)
+    reference_of = dict(zip(kinds, references, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for (method, path), operation in OPERATIONS.items():
+        shown = operation.as_path or path.replace(":path", "")
+        for each in ANY_METHODS if method == ANY else (method,):
+            paths.setdefault(shown, {})[each.lower()] = _operation(each, shown, operation, reference_of, (method, path))
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Atoll gateway",
+                "version": INTERFACE_VERSION,
+                "description": "The REST interface of one node. Errors are `application/problem+json`.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "servers": [{"url": "/"}],
+            "paths": paths,
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                },
+            },
+            "security": [{"bearer": []}, {"key": []}],
+        }
+    )
+
+
+def _operation(
+    method: str, path: str, operation: Operation, reference_of: dict[Any, Any], key: tuple[str, str]
+) -> dict[str, Any]:
+    named = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    in_path = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in named]
+    is_open = SCOPES[key] is Scope.OPEN
+    problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": reference_of[ProblemView]}}}
+    answer: dict[str, Any] = {"description": "Done"}
+    if operation.reply:
+        answer["content"] = {"application/json": {"schema": reference_of[operation.reply]}}
+    errors = {400, 403, 500, *operation.errors} if is_open else {400, 401, 403, 500, *operation.errors}
+    said: dict[str, Any] = {
+        "operationId": method.lower() + "".join(part.strip("{}.").title() for part in path.replace("-", "").split("/")),
+        "summary": operation.summary,
+        "parameters": [*in_path, *operation.parameters],
+        "responses": {str(operation.status): answer, **{str(status): problem for status in sorted(errors)}},
+    }
+    if operation.as_path:
+        said["responses"]["default"] = {"description": "Whatever the service answers"}
+    if is_open:
+        said["security"] = []
+    else:
+        said["description"] = f"Needs the scope `{SCOPES[key].value}`."
+    if operation.takes:
+        said["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": reference_of[operation.takes]}},
+        }
+    if operation.image:
+        said["requestBody"] = {"required": True, "content": _IMAGE_CONTENT}
+    return said

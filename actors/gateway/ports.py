@@ -1,0 +1,123 @@
+"""How the gateway sees its node: one protocol, and the errors it may answer with.
+
+The node implements it (a small real one in the tests does, too). Methods give views or raise; they never give Starlette
+or HTTP anything but `HttpRequest` and `HttpReply`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from atoll.actors.gateway.authority import Principal
+from atoll.actors.gateway.messages import HttpReply, HttpRequest
+from atoll.actors.gateway.views import (
+    ContainerView,
+    ImageView,
+    LogLine,
+    NodeView,
+    RelayView,
+    RouteTaken,
+    ServiceView,
+    StatusView,
+)
+
+
+class PortError(Exception):
+    """Base of what a node answers instead of a view; `remedy` says what to do."""
+
+    remedy = "look into the node's log"
+
+    def __init__(self, text: str, remedy: str = "") -> None:
+        super().__init__(text)
+        if remedy:
+            self.remedy = remedy
+
+
+class UnknownName(PortError):
+    """Nothing here has that name or id (the caller's fault, or it has gone)."""
+
+    remedy = "list what is there and take a name from the list"
+
+
+class UnknownImage(UnknownName):
+    """No image has that name; kept apart because a published text belongs to it."""
+
+    remedy = "push the image first: `atoll image push FILE`"
+
+
+class AmbiguousName(PortError):
+    """Several things have that name."""
+
+    remedy = "say which: a node by its id or as `site/name`"
+
+    def __init__(self, text: str, candidates: list[str]) -> None:
+        super().__init__(text)
+        self.candidates = candidates
+
+
+class Conflict(PortError):
+    """It collides with what is there: a name taken, an image in use."""
+
+    remedy = "remove or rename the other one first"
+
+
+class Unacceptable(PortError):
+    """The input cannot be used: a hostile or broken image, a reserved path (the caller's fault)."""
+
+    remedy = "correct the input"
+
+
+class NodePort(Protocol):
+    """What a gateway asks of its node.
+
+    Besides `PortError`s the methods may raise the transport's `Unreachable`, `Expired`, `Congested` and `Refused`.
+    """
+
+    async def status(self) -> StatusView: ...
+
+    async def nodes(self, scope: str) -> list[NodeView]:
+        """List nodes of `link-local`, `account` or `proximity`."""
+        ...
+
+    async def node(self, name: str) -> NodeView:
+        """Find one by id, by its short form of 10 characters or more, by name, or by `site/name`."""
+        ...
+
+    async def services(self) -> list[ServiceView]: ...
+
+    async def containers(self) -> list[ContainerView]: ...
+
+    async def images(self) -> list[ImageView]: ...
+
+    async def relays(self) -> list[RelayView]: ...
+
+    async def load_image(self, client: str, tar: Path) -> ImageView:
+        """Take an image from a file, which may be moved away, and which the gateway deletes afterwards."""
+        ...
+
+    async def remove_image(self, image: str) -> ImageView:
+        """Remove by id (`<client>-<name>`) or, where it is unambiguous, by name; so with containers."""
+        ...
+
+    async def run_container(self, client: str, name: str, image: str, env: Mapping[str, str]) -> ContainerView: ...
+
+    async def start_container(self, container: str) -> ContainerView: ...
+
+    async def stop_container(self, container: str) -> ContainerView: ...
+
+    async def remove_container(self, container: str) -> ContainerView: ...
+
+    async def logs(self, container: str, lines_max: int) -> list[LogLine]:
+        """Give the newest lines, oldest first."""
+        ...
+
+    async def call_local(self, request: HttpRequest, principal: Principal) -> HttpReply:
+        """Call a service of this node; raise `UnknownName` where none lives at that path."""
+        ...
+
+    async def call_node(self, node: str, request: HttpRequest, timeout_s: float) -> tuple[HttpReply, RouteTaken]:
+        """Call the gateway of another node (or of this one), by the best way there is.
+
+        `request` carries the correlation id as `x-correlation-id` (32 hexadecimal digits); put it into the envelope.
+        """
+        ...

@@ -1,0 +1,358 @@
+"""What `/atoll/v1` and `/mcm/v1` say: these structs are the schema, and OpenAPI is generated from them.
+
+Fields may be added with a default, never renamed or removed. Ids are the 52 characters of a node id; `short` is its
+first ten. Every reply has `version` at the top.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+RouteKind: TypeAlias = Literal["here", "direct", "sep", "bep", "none"]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what stands inside a reply."""
+
+
+class Reply(View, frozen=True, kw_only=True):
+    """Base of what is a reply by itself."""
+
+    version: int = SCHEMA_VERSION
+
+
+class NodeRef(View, frozen=True, kw_only=True):
+    """A node in a few words."""
+
+    id: str
+    short: str
+    name: str
+
+
+class SiteRef(View, frozen=True, kw_only=True):
+    """The site this node belongs to."""
+
+    id: str
+    mode: str
+    """`quorum`, or `provisional` while no majority of voters is there."""
+    members: int
+
+
+class SupernodeView(View, frozen=True, kw_only=True):
+    """Who is supernode, and why."""
+
+    node: str
+    name: str
+    epoch: int
+    confirmed: bool
+    """A majority has confirmed it in this epoch."""
+    why: str
+
+
+class RosterView(View, frozen=True, kw_only=True):
+    """The voters of the site."""
+
+    version: int
+    voters: list[NodeRef]
+
+
+class DutyView(View, frozen=True, kw_only=True):
+    """A duty of the site and who holds it."""
+
+    duty: str
+    node: str
+    name: str
+    why: str
+    generation: int | None = None
+
+
+class LinkView(View, frozen=True, kw_only=True):
+    """A link to a neighbour."""
+
+    peer: str
+    name: str
+    standing: str
+    host: str
+    since_s: float
+
+
+class RouteView(View, frozen=True, kw_only=True):
+    """How a peer is reached, and why so."""
+
+    peer: str
+    name: str
+    kind: RouteKind
+    why: str
+    latency_ms: float | None = None
+
+
+class SepView(View, frozen=True, kw_only=True):
+    """A registration of this site at a relay."""
+
+    relay: str
+    state: str
+    since_s: float
+    why: str = ""
+
+
+class BepView(View, frozen=True, kw_only=True):
+    """A bearer through a relay."""
+
+    peer: str
+    name: str
+    relay: str
+    since_s: float
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class StatusView(Reply, frozen=True, kw_only=True):
+    """A node's health and place, for `atoll status`."""
+
+    software: str
+    node: NodeRef
+    site: SiteRef
+    supernode: SupernodeView | None = None
+    roster: RosterView | None = None
+    duties: list[DutyView] = []
+    links: list[LinkView] = []
+    routes: list[RouteView] = []
+    seps: list[SepView] = []
+    beps: list[BepView] = []
+    problems: list[str] = []
+    """What is wrong, in sentences, each with what to do."""
+    counters: dict[str, int] = {}
+
+
+class NodeView(View, frozen=True, kw_only=True):
+    """A node as this one sees it."""
+
+    id: str
+    short: str
+    name: str
+    site: str
+    standing: str
+    self: bool
+    supernode: bool
+    addresses: list[str] = []
+    route: RouteKind = "none"
+    why: str = ""
+    seen_s_ago: float | None = None
+
+
+class ServiceView(View, frozen=True, kw_only=True):
+    """A service that can be called."""
+
+    name: str
+    path: str
+    """Where it lives, with a leading slash."""
+    node: str
+    node_name: str
+    container: str = ""
+    state: str = "up"
+
+
+class ImageView(View, frozen=True, kw_only=True):
+    """An image on this node."""
+
+    id: str
+    """`<client>-<name>`."""
+    name: str
+    client: str
+    digest: str
+    repo_tags: list[str]
+    size_bytes: int
+    created_ms: int
+
+
+class ContainerView(View, frozen=True, kw_only=True):
+    """A container on this node."""
+
+    id: str
+    """`<client>-<name>`."""
+    name: str
+    client: str
+    image: str
+    image_id: str
+    state: str
+    status: str
+    created_ms: int
+    env: dict[str, str] = {}
+    path: str = ""
+    """Where its service lives."""
+
+
+class RelayView(View, frozen=True, kw_only=True):
+    """A relay this node knows."""
+
+    name: str
+    address: str
+    state: str
+    why: str = ""
+    latency_ms: float | None = None
+
+
+class LogLine(View, frozen=True, kw_only=True):
+    """One line a container wrote."""
+
+    at_ms: int
+    stream: str
+    text: str
+
+
+class RouteTaken(View, frozen=True, kw_only=True):
+    """How a call went."""
+
+    kind: RouteKind
+    why: str
+    elapsed_ms: float
+    node: str
+    name: str
+
+
+class NodesReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/nodes`."""
+
+    nodes: list[NodeView]
+
+
+class NodeReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/nodes/{id}`."""
+
+    node: NodeView
+
+
+class ServicesReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/services`."""
+
+    services: list[ServiceView]
+
+
+class ImagesReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/images`."""
+
+    images: list[ImageView]
+
+
+class ImageReply(Reply, frozen=True, kw_only=True):
+    """One image: loaded, or removed."""
+
+    image: ImageView
+
+
+class ContainersReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/containers`."""
+
+    containers: list[ContainerView]
+
+
+class ContainerReply(Reply, frozen=True, kw_only=True):
+    """One container: run, started, stopped, or removed."""
+
+    container: ContainerView
+
+
+class LinksReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/links`."""
+
+    links: list[LinkView]
+
+
+class RelaysReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/relays`."""
+
+    relays: list[RelayView]
+
+
+class DutiesReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/duties`."""
+
+    duties: list[DutyView]
+
+
+class LogsReply(Reply, frozen=True, kw_only=True):
+    """`GET /atoll/v1/containers/{id}/logs`."""
+
+    container: str
+    lines: list[LogLine]
+
+
+class RunContainer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """The body that runs a container, on both interfaces."""
+
+    name: str
+    image: str
+    env: dict[str, str] = {}
+
+
+class McmImage(View, frozen=True, kw_only=True, rename="camel"):
+    """An image in the words of the published edge-engine interface."""
+
+    created: int
+    digest: str
+    id: str
+    name: str
+    repo_tags: list[str]
+    size: int
+    status: str = "ready"
+
+    @classmethod
+    def of(cls, image: ImageView) -> "McmImage":
+        """Say an `ImageView` in those words."""
+        return cls(
+            created=image.created_ms,
+            digest=image.digest,
+            id=image.id,
+            name=image.name,
+            repo_tags=image.repo_tags,
+            size=image.size_bytes,
+        )
+
+
+class McmContainer(View, frozen=True, kw_only=True, rename="camel"):
+    """A container in the words of the published edge-engine interface."""
+
+    client_id: str
+    created: int
+    env: dict[str, str]
+    id: str
+    image: str
+    image_id: str
+    name: str
+    state: str
+    status: str
+
+    @classmethod
+    def of(cls, container: ContainerView) -> "McmContainer":
+        """Say a `ContainerView` in those words."""
+        return cls(
+            client_id=container.client,
+            created=container.created_ms,
+            env=container.env,
+            id=container.id,
+            image=container.image,
+            image_id=container.image_id,
+            name=container.name,
+            state=container.state,
+            status=container.status,
+        )
+
+
+class McmImages(View, frozen=True, kw_only=True):
+    """`GET /mcm/v1/images`."""
+
+    data: list[McmImage]
+
+
+class McmContainers(View, frozen=True, kw_only=True):
+    """`GET /mcm/v1/containers`."""
+
+    data: list[McmContainer]
+
+
+class NodeConfiguration(View, frozen=True, kw_only=True, rename="camel"):
+    """`GET /.well-known/node-configuration`."""
+
+    ssl_port: int = 8084
