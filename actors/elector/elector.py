@@ -1,0 +1,66 @@
+"""The Elector of a node: the shell of the election machine.
+
+It votes with members only: a link's standing decides who is within reach, and a neighbour never is.
+"""
+
+from pathlib import Path
+from random import Random
+from typing import ClassVar
+
+from atoll.actors.elector.election import Election
+from atoll.actors.elector.messages import Ballot, MemberReachable, MemberUnreachable, Resign, ScoreChanged
+from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.score import Score
+from atoll.actors.elector.settings import ElectionSettings
+from atoll.actors.router.messages import PeerDown, PeerUp
+from atoll.actors.runtime import Delivery, Journal, MachineActor
+from atoll.actors.runtime.machine import Input, Told
+from atoll.transport.base import Standing
+from atoll.transport.identity import NodeId
+from atoll.transport.keys import SiteKeys
+
+PATH = "elector"
+
+
+class Elector(MachineActor):
+    """Takes part in the election of a site's supernode; announces `SupernodeElected` and `SupernodeLost`.
+
+    It hears of links through announced `PeerUp` and `PeerDown`, and takes `ScoreChanged` and `Resign` as facts. What
+    it promised is in the journal at `journal` before anybody hears of it.
+    """
+
+    open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER})
+
+    def __init__(
+        self,
+        own: NodeId,
+        site: SiteKeys,
+        roster: Roster,
+        *,
+        journal: Path,
+        score: Score | None = None,
+        settings: ElectionSettings | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.election = Election(
+            own, roster, rng=rng or Random(), roster_key=site.roster_key, score=score, settings=settings
+        )
+        super().__init__(self.election, Journal(journal, [Ballot, Roster]))
+
+    async def started(self) -> None:
+        """Restore what was promised, then listen to what happens on this node."""
+        await super().started()
+        for fact in (PeerUp, PeerDown, ScoreChanged, Resign):
+            self.system.subscribe(fact, self.ref)
+
+    def input_of(self, delivery: Delivery) -> Input | None:
+        """Turn links into reach: a member's link counts, a neighbour's does not."""
+        event = super().input_of(delivery)
+        match event:
+            case Told(PeerUp(peer=peer, standing=Standing.MEMBER)):
+                return Told(MemberReachable(peer))
+            case Told(PeerUp()):
+                return None
+            case Told(PeerDown(peer=peer)):
+                return Told(MemberUnreachable(peer))
+        return event
