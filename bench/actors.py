@@ -145,7 +145,7 @@ async def _inside(slice_s: float) -> Figures:
 
 
 async def _spawn(system: ActorSystem, figures: Figures) -> None:
-    """Measure the time and the memory of actors that are idle, and of actors that have just worked."""
+    """Measure the time and the memory of actors before, at and after their work."""
     message = Tick()
 
     async def spawned() -> list[ActorRef]:
@@ -173,10 +173,23 @@ async def _spawn(system: ActorSystem, figures: Figures) -> None:
         await worked(refs)
         gc.collect()
         _add(figures, "working", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
+        await _rest(system, refs)
+        gc.collect()
+        _add(figures, "resting", (tracemalloc.get_traced_memory()[0] - before) / ACTORS)
     finally:
         tracemalloc.stop()
     for ref in refs:
         await system.stop(ref)
+
+
+async def _rest(system: ActorSystem, refs: Sequence[ActorRef]) -> None:
+    """Look for idle actors twice, as the system does every few seconds, and wait until they gave up their tasks."""
+    cells = [cell for ref in refs if (cell := system.cell(ref.address.path)) is not None]
+    for _ in range(2):
+        for cell in cells:
+            cell.look()
+    while any(cell.running for cell in cells):
+        await anyio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
@@ -235,8 +248,9 @@ def _rows_inside(loop: str, figures: Figures) -> list[Row]:
     rows += [
         row(f"{loop}, spawn", "us", figures["spawn"]),
         row(f"{loop}, spawn and first message", "us", figures["spawn and first message"]),
-        row(f"{loop}, idle actor", "B", figures["idle"]),
+        row(f"{loop}, actor that has not worked yet", "B", figures["idle"]),
         row(f"{loop}, actor that has just worked", "B", figures["working"]),
+        row(f"{loop}, actor that rests after its work", "B", figures["resting"]),
     ]
     return rows
 
