@@ -31,6 +31,7 @@ MACHINES = [
     "actors/tunnel_relay/pairing.py",
     "actors/tunnel_relay/tickets.py",
     "transport/noise.py",
+    "transport/record_stream.py",
     "transport/session.py",
 ]
 

@@ -58,7 +58,6 @@ _FRAME = struct.Struct(">BBIII")
 _FIRST, _LAST = 1, 2
 RECORD_BYTES_MIN = 512
 RECORD_OVERHEAD_BYTES = _SEALED.size + TAG_BYTES + _FRAME.size
-_LENGTH = struct.Struct(">I")
 
 Judge: TypeAlias = Callable[[NodeId, bytes], Any]
 
@@ -486,37 +485,3 @@ def _prologue(responder: NodeId) -> bytes:
 
 def _nonce(path: int, counter: int) -> bytes:
     return path.to_bytes(4, "big") + counter.to_bytes(8, "big")
-
-
-def frame_record(record: bytes) -> bytes:
-    """Put a record behind its 32-bit length, as it stands on a byte stream."""
-    return _LENGTH.pack(len(record)) + record
-
-
-class RecordStream:
-    """Takes records out of a byte stream again; holds at most one unfinished record."""
-
-    def __init__(self, record_bytes_max: int) -> None:
-        self._record_bytes_max = record_bytes_max
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes as they come and give the records that are whole.
-
-        Raises:
-            MalformedFrame: A length is out of bounds; the stream cannot be read on.
-        """
-        self._buffer += data
-        records = []
-        start = 0
-        while len(self._buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, start)
-            if not SESSION_ID_BYTES < length <= self._record_bytes_max:
-                raise MalformedFrame(f"a record of {length} bytes stands where at most {self._record_bytes_max} may")
-            end = start + _LENGTH.size + length
-            if end > len(self._buffer):
-                break
-            records.append(bytes(self._buffer[start + _LENGTH.size : end]))
-            start = end
-        del self._buffer[:start]
-        return records

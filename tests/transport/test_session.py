@@ -11,6 +11,7 @@ from atoll.transport import session as module
 from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX
 from atoll.transport.errors import Congested, Expired, MalformedFrame, Refused, UsageError
 from atoll.transport.keys import NodeKey
+from atoll.transport.record_stream import RecordStream, frame_record
 from atoll.transport.session import (
     HANDSHAKE_S,
     IDLE_S,
@@ -18,10 +19,8 @@ from atoll.transport.session import (
     Closed,
     Established,
     MessageArrived,
-    RecordStream,
     Session,
     State,
-    frame_record,
     opens_session,
     session_id_of,
 )
