@@ -190,6 +190,9 @@ async def _rest(system: ActorSystem, refs: Sequence[ActorRef]) -> None:
             cell.look()
     while any(cell.running for cell in cells):
         await anyio.lowlevel.checkpoint()
+    # The loop lets go of an ended task some turns later.
+    for _ in range(5):
+        await anyio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
