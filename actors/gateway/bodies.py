@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from atoll.actors.gateway.http_exchange import body_too_long
 from atoll.actors.gateway.http_line import ClientGone
@@ -24,37 +24,62 @@ from atoll.actors.gateway.problems import Problem
 
 IMAGE_BYTES_MAX = 64 * 1024 * 1024
 JSON_BYTES_MAX = 256 * 1024
+WRAPPING_BYTES = 64 * 1024
+"""What a form adds to its image: boundaries, part headers, short fields."""
 UPLOAD_PREFIX = "upload-"
 PART_HEADER_BYTES_MAX = 8 * 1024
 
 T = TypeVar("T")
 
 
-async def chunks_of(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
-    """Give the body piece by piece.
+class LimitedBody:
+    """The body of a request, piece by piece.
 
-    Raises:
-        Problem: It is longer than `bytes_max`.
-        ClientGone: The client left in the middle of it.
+    No async generator on purpose: one that is left half-way is finished by the garbage collector, if at all.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > bytes_max:
-        raise body_too_long(bytes_max)
-    got = 0
-    try:
-        async for chunk in request.stream():
-            got += len(chunk)
-            if got > bytes_max:
-                raise body_too_long(bytes_max)
+
+    def __init__(self, request: Request, bytes_max: int) -> None:
+        """Refuse at once what is announced too long.
+
+        Raises:
+            Problem: It is longer than `bytes_max`.
+        """
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > bytes_max:
+            raise body_too_long(bytes_max)
+        self._receive = request.receive
+        self._bytes_max = bytes_max
+        self._got = 0
+        self._done = False
+
+    async def piece(self) -> bytes:
+        """Give the next piece; empty at the end.
+
+        Raises:
+            Problem: It is longer than `bytes_max`.
+            ClientGone: The client left in the middle of it.
+        """
+        while not self._done:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client left in the middle of its request")
+            self._done = not message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            self._got += len(chunk)
+            if self._got > self._bytes_max:
+                raise body_too_long(self._bytes_max)
             if chunk:
-                yield chunk
-    except ClientDisconnect as error:
-        raise ClientGone("the client left in the middle of its request") from error
+                return chunk
+        return b""
 
 
 async def whole_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """Read a body that fits into one message."""
-    return b"".join([chunk async for chunk in chunks_of(request, bytes_max)])
+    body = LimitedBody(request, bytes_max)
+    parts = []
+    while chunk := await body.piece():
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 async def json_body(request: Request, kind: type[T]) -> T:
@@ -118,7 +143,8 @@ async def _receive(request: Request, file: IO[bytes]) -> None:
     if kind == b"multipart/form-data":
         await _receive_form(request, options.get(b"boundary", b""), file)
     else:
-        async for chunk in chunks_of(request, IMAGE_BYTES_MAX):
+        body = LimitedBody(request, IMAGE_BYTES_MAX)
+        while chunk := await body.piece():
             file.write(chunk)
     if file.tell() == 0:
         raise Problem(
@@ -130,7 +156,7 @@ async def _receive(request: Request, file: IO[bytes]) -> None:
 
 async def _receive_form(request: Request, boundary: bytes, file: IO[bytes]) -> None:
     form = _ImageForm(file)
-    wrapping = 64 * 1024
+    body = LimitedBody(request, IMAGE_BYTES_MAX + WRAPPING_BYTES)
     try:
         parser = MultipartParser(
             boundary,
@@ -144,7 +170,7 @@ async def _receive_form(request: Request, boundary: bytes, file: IO[bytes]) -> N
             },
             max_header_size=PART_HEADER_BYTES_MAX,
         )
-        async for chunk in chunks_of(request, IMAGE_BYTES_MAX + wrapping):
+        while chunk := await body.piece():
             parser.write(chunk)
     except FormParserError as error:
         raise Problem("bad-input", f"the form is broken: {error}", "send multipart/form-data (RFC 7578)") from error

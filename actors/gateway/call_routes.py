@@ -45,7 +45,7 @@ class CallRoutes:
         path: str = request.scope["path"]
         if reserved(path):
             raise self._nothing_here(request, path)
-        onward_request = await self._request(request, _target(request))
+        onward_request = await self._request(request, _target(request.scope["raw_path"], request))
         reply = await self.node.call_local(onward_request, principal_in(request))
         told = [(CORRELATION.encode(), onward_request.header(CORRELATION).encode())]
         return passed_on(reply, request.method, told)
@@ -53,12 +53,12 @@ class CallRoutes:
     async def at(self, request: Request) -> Response:
         """Call a service of another node, by any path."""
         # From the raw path: in `home%2Ftv` the slash is part of the node's name.
-        parts = _target(request).split("/", 3)
-        node = unquote_to_bytes(parts[2].partition("?")[0]).decode("utf-8", "replace") if len(parts) > 2 else ""
-        if not node or parts[1] != "at":
+        raw: bytes = request.scope["raw_path"]
+        _, first, name, rest = (*raw.split(b"/", 3), b"", b"", b"")[:4]
+        node = unquote_to_bytes(name).decode("utf-8", "replace")
+        if not node or first != b"at":
             raise Problem("no-such-route", "no node is named", "call `/at/NODE/path/of/the/service`")
-        query = "" if len(parts) > 3 or "?" not in parts[2] else "?" + parts[2].partition("?")[2]
-        target = "/" + parts[3] if len(parts) > 3 else "/" + query
+        target = _target(b"/" + rest, request)
         timeout_s = _timeout_s(request)
         onward_request = await self._request(request, target)
         reply, route = await self.node.call_node(node, onward_request, timeout_s)
@@ -102,10 +102,9 @@ class CallRoutes:
         )
 
 
-def _target(request: Request) -> str:
-    raw: bytes = request.scope["raw_path"]
+def _target(raw_path: bytes, request: Request) -> str:
     query: bytes = request.scope["query_string"]
-    return (raw + b"?" + query if query else raw).decode("latin-1")
+    return (raw_path + b"?" + query if query else raw_path).decode("latin-1")
 
 
 def _timeout_s(request: Request) -> float:

@@ -11,7 +11,7 @@ import anyio
 
 from atoll.actors.gateway.authority import Principal
 from atoll.actors.gateway.door import PRINCIPAL
-from atoll.actors.gateway.http_line import Application, Message
+from atoll.actors.gateway.http_line import Application, ClientGone, Message
 from atoll.actors.gateway.messages import BODY_BYTES_MAX, HttpReply, HttpRequest
 from atoll.actors.gateway.problems import MEDIA_TYPE, Problem
 
@@ -27,6 +27,8 @@ async def run_app(app: Application, request: HttpRequest, principal: Principal) 
         await app(_scope(request, principal), collected.receive, collected.send)
     except Problem as problem:
         return problem_message(problem)
+    except ClientGone as gone:
+        log.debug("%s %s: %s", request.method, request.target, gone)
     except Exception:
         # The application has answered with a 500 where it could; the request is over, this actor is not.
         log.exception("the application failed on %s %s", request.method, request.target)
@@ -64,15 +66,21 @@ class _Collected:
         body = message.get("body", b"")
         self._bytes += len(body)
         if self._bytes > BODY_BYTES_MAX:
-            raise Problem(
-                "bad-reply",
-                f"the answer is longer than {BODY_BYTES_MAX} bytes, the most that one message between nodes carries",
-                "ask for less at once",
-            )
+            # Whoever streams shall stop; as for a client on a socket that has gone.
+            self._parts.clear()
+            raise ClientGone("the answer is too long for a message")
         self._parts.append(body)
         self._done = not message.get("more_body", False)
 
     def reply(self) -> HttpReply:
+        if self._bytes > BODY_BYTES_MAX:
+            return problem_message(
+                Problem(
+                    "bad-reply",
+                    f"the answer is longer than {BODY_BYTES_MAX} bytes, the most that a message between nodes carries",
+                    "ask for less at once",
+                )
+            )
         if not self._done:
             return problem_message(
                 Problem("internal", "the node failed to answer", "look into that node's log; report it if it stays")

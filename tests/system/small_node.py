@@ -1,0 +1,195 @@
+"""A small real node for the gateway's tests: it keeps images and containers in memory, and its services echo."""
+
+import hashlib
+import json
+import tarfile
+
+import anyio
+
+from atoll.actors.gateway.messages import HttpReply, HttpRequest
+from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownImage, UnknownName
+from atoll.actors.gateway.views import (
+    ContainerView,
+    DutyView,
+    ImageView,
+    LinkView,
+    LogLine,
+    NodeRef,
+    NodeView,
+    RelayView,
+    RouteTaken,
+    ServiceView,
+    SiteRef,
+    StatusView,
+    SupernodeView,
+)
+from atoll.transport.errors import Congested, Expired, Refused, Unreachable
+
+TV, PHONE, OTHER_TV = "t" * 52, "p" * 52, "o" * 52
+
+
+def node_view(node, name, site):
+    return NodeView(
+        id=node, short=node[:10], name=name, site=site, standing="member", self=node == TV, supernode=node == TV
+    )
+
+
+class SmallNode:
+    """Node `tv` of site `home`; it knows `phone` of the same site and a `tv` of another one."""
+
+    def __init__(self):
+        self.known = [
+            node_view(TV, "tv", "home"),
+            node_view(PHONE, "phone", "home"),
+            node_view(OTHER_TV, "tv", "office"),
+        ]
+        self.kept_images = {}
+        self.kept_containers = {}
+        self.calls = []
+        """(node or None, request, principal or None) of every call."""
+        self.timeouts_s = []
+        self.canned = {}
+        """Path → reply, where a service shall not echo."""
+        self.gates = {}
+        """Path → event to wait for."""
+
+    async def status(self):
+        return StatusView(
+            software="0.1.0",
+            node=NodeRef(id=TV, short=TV[:10], name="tv"),
+            site=SiteRef(id="0011223344556677", mode="quorum", members=2),
+            supernode=SupernodeView(node=TV, name="tv", epoch=3, confirmed=True, why="mains power"),
+            duties=[DutyView(duty="proxy", node=TV, name="tv", why="supernode", generation=1)],
+            links=[LinkView(peer=PHONE, name="phone", standing="member", host="127.0.0.1", since_s=1.5)],
+            counters={"links.up": 7},
+        )
+
+    async def nodes(self, scope):
+        return self.known if scope == "link-local" else []
+
+    async def node(self, name):
+        found = [
+            each
+            for each in self.known
+            if name in (each.id, each.name, f"{each.site}/{each.name}")
+            or (len(name) >= 10 and each.id.startswith(name))
+        ]
+        if not found:
+            raise UnknownName(f"no node is called {name}")
+        if len(found) > 1:
+            raise AmbiguousName(f"{len(found)} nodes are called {name}", [f"{each.site}/{each.name}" for each in found])
+        return found[0]
+
+    async def services(self):
+        return [
+            ServiceView(name=each.name, path=each.path, node=TV, node_name="tv", container=each.id)
+            for each in self.kept_containers.values()
+        ]
+
+    async def containers(self):
+        return list(self.kept_containers.values())
+
+    async def images(self):
+        return list(self.kept_images.values())
+
+    async def relays(self):
+        return [RelayView(name="relay-1", address="127.0.0.1:8088", state="up")]
+
+    async def load_image(self, client, tar):
+        data = await anyio.Path(tar).read_bytes()
+        try:
+            with tarfile.open(tar) as archive:
+                manifest = json.load(archive.extractfile("manifest.json"))
+        except (tarfile.TarError, KeyError) as error:
+            raise Unacceptable(f"not a docker-save tar: {error}") from error
+        tag = manifest[0]["RepoTags"][0]
+        name = tag.partition(":")[0]
+        view = ImageView(
+            id=f"{client}-{name}",
+            name=name,
+            client=client,
+            digest="sha256:" + hashlib.sha256(data).hexdigest(),
+            repo_tags=[tag, "runtime:js"],
+            size_bytes=len(data),
+            created_ms=1_700_000_000_000,
+        )
+        self.kept_images[view.id] = view
+        return view
+
+    async def remove_image(self, image):
+        return self.kept_images.pop(self._found(self.kept_images, image))
+
+    def _found(self, kept, name):
+        for each in kept.values():
+            if name in (each.id, each.name):
+                return each.id
+        raise (UnknownImage if kept is self.kept_images else UnknownName)(f"nothing is called {name}")
+
+    async def run_container(self, client, name, image, env):
+        of = self.kept_images[self._found(self.kept_images, image)]
+        view = ContainerView(
+            id=f"{client}-{name}",
+            name=name,
+            client=client,
+            image=image,
+            image_id=of.id,
+            state="started",
+            status="up",
+            created_ms=1_700_000_000_001,
+            env=dict(env),
+            path=env.get("MCM.BASE_API_PATH", "/" + name),
+        )
+        if view.id in self.kept_containers:
+            raise Conflict(f"a container is called {view.id}")
+        self.kept_containers[view.id] = view
+        return view
+
+    def _set(self, container, state, status):
+        view = self.kept_containers[self._found(self.kept_containers, container)]
+        fields = {name: getattr(view, name) for name in view.__struct_fields__}
+        self.kept_containers[view.id] = ContainerView(**fields | {"state": state, "status": status})
+        return self.kept_containers[view.id]
+
+    async def start_container(self, container):
+        return self._set(container, "started", "up")
+
+    async def stop_container(self, container):
+        return self._set(container, "stopped", "down")
+
+    async def remove_container(self, container):
+        return self.kept_containers.pop(self._found(self.kept_containers, container))
+
+    async def logs(self, container, lines_max):
+        self._found(self.kept_containers, container)
+        return [LogLine(at_ms=number, stream="stdout", text=f"line {number}") for number in range(200)][-lines_max:]
+
+    async def call_local(self, request, principal):
+        self.calls.append((None, request, principal))
+        return await self._answer(request)
+
+    async def call_node(self, node, request, timeout_s):
+        failing = {"gone": Unreachable, "late": Expired, "full": Congested, "shut": Refused}
+        if node in failing:
+            raise failing[node](f"{node}: no")
+        view = await self.node(node)
+        self.calls.append((view.id, request, None))
+        self.timeouts_s.append(timeout_s)
+        taken = RouteTaken(
+            kind="sep", why="both behind NAT; relay-1 is nearer → 3 ms", elapsed_ms=12.34, node=view.id, name=view.name
+        )
+        return await self._answer(request), taken
+
+    async def _answer(self, request: HttpRequest) -> HttpReply:
+        path = request.target.partition("?")[0]
+        if path in self.gates:
+            await self.gates[path].wait()
+        if path in self.canned:
+            return self.canned[path]
+        if path == "/nowhere":
+            raise UnknownName("no service lives at /nowhere")
+        if path == "/breaks":
+            raise RuntimeError("secret detail")
+        said = json.dumps({"method": request.method, "target": request.target, "headers": request.headers})
+        kind = "application/json" if request.body[:1] in {b"", b"{"} else "application/octet-stream"
+        fields = (("content-type", kind), ("x-said-twice", "1"), ("x-said-twice", "2"))
+        return HttpReply(200, fields, request.body or said.encode())
