@@ -22,6 +22,7 @@ sim: $(READY)
 	$(PY) -m pytest tests/sim --sim-seeds 2000 --timeout 3600
 
 bench: $(READY)
+	$(VENV)/bin/atoll bench actors
 	$(VENV)/bin/atoll bench relay
 
 format: $(READY)

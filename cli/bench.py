@@ -9,7 +9,7 @@ RELAY_SIZES = "65000,1024,64"
 
 @click.group("bench")
 def command() -> None:
-    """Measure relays beside a raw baseline in the same run."""
+    """Measure relays and actors beside a raw baseline in the same run."""
 
 
 @command.command("relay")
@@ -33,6 +33,23 @@ def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, *, as_jso
         report = bench.run(seconds, sizes=numbers, tunnels=tunnels, idle_tunnels=idle_tunnels)
     except TransportError as error:
         fail(f"the benchmark did not run: {error}", "see whether other processes hold the CPU or the ports")
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print(report.table())
+
+
+@command.command("actors")
+@click.option("--seconds", default=20.0, type=click.FloatRange(2, 600), help="Time of the whole run, about.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def actors(seconds: float, *, as_json: bool) -> None:
+    """Measure actors on asyncio, uvloop and trio: tell, ask, spawn, memory, and across processes."""
+    from atoll.bench import actors as bench
+
+    try:
+        report = bench.run(seconds)
+    except ImportError as error:
+        fail(f"a loop to measure on is missing: {error}", "install it: pip install 'atoll[trio]'")
     if as_json:
         print_json(report.as_dict())
     else:
