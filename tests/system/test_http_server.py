@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import socket
@@ -8,6 +9,8 @@ import anyio
 import anyio.to_thread
 import pytest
 from http_probe import WAIT_S, fetch, serving, talk, until, until_closed
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from atoll.actors.gateway.http_server import AddressInUse, ClientGone, Limits, bind_tcp, bind_unix
 from atoll.transport.errors import UsageError, WorldError
@@ -476,3 +479,45 @@ async def test_unix_and_tcp_are_served_by_one_server(tmp_path):
         await fetch(port, "GET", "/")
         await fetch(path, "GET", "/")
     assert kinds == ["tcp", "unix"]
+
+
+REQUESTS = (
+    b"POST /one HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfirst"
+    b"GET /two?q=1 HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    b"POST /three HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n"
+    b"HEAD /four HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+)
+
+
+@given(st.lists(st.integers(1, len(REQUESTS) - 1), max_size=6))
+@settings(max_examples=25, deadline=None)
+async def test_requests_are_read_the_same_however_they_are_cut(cuts):
+    async with serving(echo) as (port, _), await anyio.connect_tcp("127.0.0.1", port) as stream:
+        edges = [0, *sorted(set(cuts)), len(REQUESTS)]
+        for start, end in itertools.pairwise(edges):
+            await stream.send(REQUESTS[start:end])
+            # Lets the server read this piece by itself.
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(WAIT_S):
+            got = await until_closed(stream)
+    answers = [part.partition(b"\r\n\r\n")[2] for part in got.split(b"HTTP/1.1 200")[1:]]
+    assert answers == [b"POST /one? first", b"GET /two?q=1 ", b"POST /three? abcde", b""]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(REQUESTS) - 1), st.binary(max_size=4)), min_size=1, max_size=4)
+    | st.binary(max_size=200)
+)
+@settings(max_examples=25, deadline=None)
+async def test_mangled_requests_are_answered_or_closed_and_hurt_nobody(mangled):
+    data = mangled
+    if isinstance(mangled, list):
+        data = bytearray(REQUESTS)
+        for place, wrong in mangled:
+            data[place : place + len(wrong)] = wrong
+    counters = Counter()
+    async with serving(echo, counters=counters) as (port, _):
+        got = await talk(port, bytes(data), half_close=True)
+        assert got == b"" or got.startswith(b"HTTP/1.1 ")
+        assert (await talk(port, b"GET /after HTTP/1.0\r\n\r\n")).endswith(b"GET /after? ")
+    assert counters["errors"] == 0
