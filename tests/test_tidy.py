@@ -130,6 +130,7 @@ def test_the_wheel_holds_exactly_the_folders(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("atoll/")}
     wanted = {f"atoll/{name_of(path)}" for path in SOURCES} | {"atoll/__init__.py", "atoll/py.typed"}
+    wanted |= {"atoll/actors/container_manager/runtimes/javascript_prelude.js"}
     wanted |= {f"atoll/cluster_specs/{path.name}" for path in (ROOT / "cluster_specs").glob("*.toml")}
     assert held == wanted
 

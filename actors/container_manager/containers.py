@@ -1,0 +1,505 @@
+"""The images, containers and services of a node, as one object without an actor.
+
+    image pushed --run--> container, started --call--> answered
+                                             --stop--> stopped --start--> started
+                                             --remove--> gone, storage and all
+
+Every order is on the disk (fsynced) before it counts, so containers are there again after a restart of the node, and
+started ones start on their first call. Open it with `async with`.
+"""
+
+import importlib.util
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from atoll.actors.container_manager.addresses import Addresses, base_path
+from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX, NAME
+from atoll.actors.container_manager.console import Console
+from atoll.actors.container_manager.errors import (
+    ContainerError,
+    ImageRefused,
+    LimitReached,
+    NotThere,
+    RuntimeMissing,
+    StorageFault,
+    Taken,
+    UsageFault,
+)
+from atoll.actors.container_manager.images import ContainerRecord, ImageRecord, Images, check_client
+from atoll.actors.container_manager.instance import Instance
+from atoll.actors.container_manager.lifecycle import (
+    CALL_LIMIT_S,
+    Limits,
+    RemoveOrdered,
+    Squeezed,
+    StartOrdered,
+    State,
+    StopOrdered,
+    call_limit,
+)
+from atoll.actors.container_manager.messages import (
+    BODY_BYTES_MAX,
+    NAME_CHARACTERS_MAX,
+    ContainerInfo,
+    Headers,
+    ImageInfo,
+    LogEntry,
+    ServiceCall,
+    ServiceInfo,
+    ServiceReply,
+)
+from atoll.actors.container_manager.runtimes import frames
+from atoll.actors.container_manager.runtimes.javascript import INSTALL, MEMORY_BYTES_MAX, Asks, Worker
+from atoll.actors.container_manager.timers import Timers
+from atoll.actors.container_manager.vault import Vault
+from atoll.actors.container_manager.workshop import SPARE_S, WORKERS_MAX, Workshop
+from atoll.transport.errors import TransportError
+
+log = logging.getLogger("atoll.containers")
+
+CONTAINERS_MAX = 64
+ENV_ITEMS_MAX = 100
+ENV_CHARACTERS_MAX = 16 * 1024
+TIME_LIMIT = "MCM.MAX_EXECUTION_TIME_SEC"
+CHUNK_BYTES = 256 * 1024
+FETCH_S = 30.0
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outbound:
+    """An HTTP request that a service makes with `context.http` or `fetch`."""
+
+    container: str
+    method: str
+    url: str
+    """`http` or `https`, checked; nothing else is."""
+    headers: Headers = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound:
+    """What came back."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+
+
+Fetch: TypeAlias = Callable[[Outbound], Awaitable[Inbound]]
+"""Raises an `OSError`, a `TransportError` or a `ContainerError` where nothing comes back; the service gets its text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What services learn about their node in `context.info`."""
+
+    node_id: str = ""
+    account_id: str = ""
+    http_port: int = 8083
+
+
+class Containers:
+    """The light containers of one node."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        facts: NodeFacts | None = None,
+        fetch: Fetch | None = None,
+        limits: Limits | None = None,
+        containers_max: int = CONTAINERS_MAX,
+        workers_max: int = WORKERS_MAX,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
+        spare_s: float = SPARE_S,
+    ) -> None:
+        """Name the folder that is its own; nothing is touched before `async with`."""
+        self._folder = folder
+        self._facts = facts or NodeFacts()
+        self._fetch = fetch
+        self._limits = limits or Limits()
+        self._containers_max = containers_max
+        self._workers_max = workers_max
+        self._spare_s = spare_s
+        self.memory_bytes_max = memory_bytes_max
+        self.timers = Timers()
+        self._instances: dict[str, Instance] = {}
+        self._addresses = Addresses()
+
+    async def __aenter__(self) -> Self:
+        """Open the folder; what was started is started again, without a worker as yet.
+
+        Raises:
+            StorageFault: The folder cannot be used; the text says why.
+        """
+        async with AsyncExitStack() as stack:
+            self._images = await anyio.to_thread.run_sync(Images, self._folder / "images")
+            stack.callback(self._images.close)
+            self._storage = stack.enter_context(Vault(self._folder / "storage"))
+            self._logs = stack.enter_context(Vault(self._folder / "logs"))
+            self._disk = anyio.Lock()
+            self.tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._workshop = Workshop(self.tasks, self.timers, workers_max=self._workers_max, spare_s=self._spare_s)
+            self.tasks.start_soon(self.timers.run)
+            for record in self._images.containers.values():
+                self._addresses.claim(record.id, record.client, record.base_path)
+                self._instances[record.id] = self._instance(record)
+                if record.started:
+                    self._instances[record.id].tell(StartOrdered())
+            self._sweep()
+            self._want_spare()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all workers and calls; started containers stay started for the next time."""
+        for instance in self._instances.values():
+            instance.tell(StopOrdered())
+        self.tasks.cancel_scope.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def load_image(self, source: bytes | Path | AsyncIterable[bytes], client: str = "api") -> ImageInfo:
+        """Take a docker-save tar: bytes, a file, or chunks as they arrive. An older one of the same name is replaced.
+
+        Raises:
+            ImageRefused: It is broken, hostile or too large; nothing is left of it.
+            LimitReached: There is no room.
+            StorageFault: The disk refuses.
+        """
+        check_client(client)
+        if isinstance(source, bytes):
+            record = await self._on_disk(self._images.load, (source,), client)
+        elif isinstance(source, Path):
+            record = await self._on_disk(self._load_file, source, client)
+        else:
+            # Spooled first: a slow sender must not keep others from the disk.
+            with tempfile.TemporaryFile() as spool:
+                size = 0
+                async for chunk in source:
+                    size += len(chunk)
+                    if size > ARCHIVE_BYTES_MAX:
+                        raise ImageRefused(f"the archive has more than {ARCHIVE_BYTES_MAX} bytes")
+                    await anyio.to_thread.run_sync(spool.write, chunk)
+                spool.seek(0)
+                record = await self._on_disk(self._images.load, _chunks(spool), client)
+        self._workshop.want()
+        return record.info()
+
+    def _load_file(self, path: Path, client: str) -> ImageRecord:
+        try:
+            with path.open("rb") as file:
+                return self._images.load(_chunks(file), client)
+        except OSError as error:
+            raise UsageFault(f"{path} cannot be read: {error.strerror}") from error
+
+    def list_images(self) -> tuple[ImageInfo, ...]:
+        """List the images, by id."""
+        return tuple(self._images.images[each].info() for each in sorted(self._images.images))
+
+    async def remove_image(self, name: str) -> ImageInfo:
+        """Remove an image by id or name.
+
+        Raises:
+            ImageNotThere: There is none of that name.
+            Taken: Containers use it; names them.
+        """
+        image = self._images.find(name)
+        users = [each.id for each in self._images.containers.values() if each.image_id == image.id]
+        if users:
+            raise Taken(f"the image {image.id} is used by {', '.join(users)}; remove that first")
+        await self._on_disk(self._images.remove, image)
+        return image.info()
+
+    async def read_archive(self, name: str) -> bytes:
+        """Give an image's archive as it was pushed; its SHA-256 is the image's digest."""
+        return await self._on_disk(self._images.archive, self._images.find(name))
+
+    async def run(
+        self, name: str, image: str, env: Mapping[str, str] | None = None, client: str = "api"
+    ) -> ContainerInfo:
+        """Create a container and start it.
+
+        Raises:
+            ImageNotThere: There is no such image.
+            Taken: The name or the path belongs to another one; names it.
+            UsageFault: A name, a path or the environment cannot be used.
+            RuntimeMissing: This host cannot run such an image; says how to change that.
+            LimitReached: There are too many containers.
+        """
+        record = self._new_record(name, image, dict(env or {}), client)
+        self._addresses.claim(record.id, client, record.base_path)
+        try:
+            await self._on_disk(self._images.put_container, record)
+        except BaseException:
+            self._addresses.release(record.id)
+            raise
+        instance = self._instances[record.id] = self._instance(record)
+        instance.tell(StartOrdered())
+        self._want_spare()
+        return self._info(instance)
+
+    def _new_record(self, name: str, image: str, env: dict[str, str], client: str) -> ContainerRecord:
+        check_client(client)
+        if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS_MAX:
+            raise UsageFault(f"{name[:200]!r} cannot name a container: a-z, 0-9 and ._- are taken")
+        found = self._images.find(image, client)
+        if f"{client}-{name}" in self._instances:
+            raise Taken(f"there is a container {client}-{name} already; remove it first, or choose another name")
+        if len(self._instances) >= self._containers_max:
+            raise LimitReached(f"this node holds {self._containers_max} containers, which is its limit")
+        if len(env) > ENV_ITEMS_MAX or sum(len(key) + len(value) for key, value in env.items()) > ENV_CHARACTERS_MAX:
+            raise UsageFault(f"env may have {ENV_ITEMS_MAX} items and {ENV_CHARACTERS_MAX} characters")
+        try:
+            call_limit(env.get(TIME_LIMIT))
+        except ValueError as error:
+            raise UsageFault(f"{TIME_LIMIT}: {error}") from error
+        check_runtime(found.runtime)
+        return ContainerRecord(
+            client=client,
+            name=name,
+            image=image,
+            image_id=found.id,
+            runtime=found.runtime,
+            digest=found.digest,
+            base_path=base_path(name, env),
+            created_ms=time.time_ns() // 1_000_000,
+            env=tuple(sorted(env.items())),
+            storage=secrets.token_hex(8),
+        )
+
+    def list(self) -> tuple[ContainerInfo, ...]:
+        """List the containers, by id."""
+        return tuple(self._info(self._instances[each]) for each in sorted(self._instances))
+
+    async def stop(self, name: str) -> ContainerInfo:
+        """Stop a container: its calls end with a fault, its storage stays. Harmless when it is stopped."""
+        instance = self._find(name)
+        await self._set_started(instance, started=False)
+        instance.tell(StopOrdered())
+        return self._info(instance)
+
+    async def start(self, name: str) -> ContainerInfo:
+        """Start a stopped container. Harmless when it is started."""
+        instance = self._find(name)
+        await self._set_started(instance, started=True)
+        instance.tell(StartOrdered())
+        self._want_spare()
+        return self._info(instance)
+
+    async def remove(self, name: str) -> ContainerInfo:
+        """Remove a container, its storage and its log."""
+        instance = self._find(name)
+        info = self._info(instance)
+        await self._on_disk(self._images.drop_container, instance.record.id)
+        instance.tell(RemoveOrdered())
+        self._instances.pop(instance.record.id, None)
+        self._addresses.release(instance.record.id)
+        instance.console.remove()
+        self._sweep()
+        return info
+
+    def logs(self, name: str, lines_max: int = 100) -> tuple[LogEntry, ...]:
+        """Give the newest lines that a container wrote, oldest first."""
+        return self._find(name).console.newest(lines_max)
+
+    def services(self) -> tuple[ServiceInfo, ...]:
+        """List what started containers offer."""
+        return tuple(
+            ServiceInfo(
+                id=each.record.id,
+                name=each.record.name,
+                service_type=each.record.base_path,
+                path=f"/{each.record.client}/{each.record.base_path}",
+                base_path=f"/{each.record.base_path}",
+                container=each.record.id,
+            )
+            for _, each in sorted(self._instances.items())
+            if each.record.started
+        )
+
+    async def call(self, call: ServiceCall) -> ServiceReply:
+        """Have the service that lives at the call's path answer it.
+
+        Raises:
+            NotThere: Nothing lives there.
+            ServiceFault: The service did not answer well; the subclass says why, `status` says it in HTTP.
+            UsageFault: The body is too long.
+        """
+        if len(call.body) > BODY_BYTES_MAX:
+            raise UsageFault(f"the body has {len(call.body)} bytes; {BODY_BYTES_MAX} is the limit")
+        container, url = self._addresses.find(call.path)
+        reply = await self._instances[container].call(call.method, url, call.headers, call.body)
+        self._want_spare()
+        return reply
+
+    async def read_program(self, record: ContainerRecord) -> str:
+        """Read a container's program; for its instance."""
+        program: bytes = await self._on_disk(self._images.program, record)
+        return program.decode()
+
+    async def take_worker(self) -> Worker:
+        """Give an instance a worker, at the cost of the one that was idle longest if need be."""
+        if self._workshop.full:
+            idle = [each for each in self._instances.values() if each.lifecycle.state is State.IDLE]
+            if idle:
+                oldest = min(idle, key=lambda each: each.used_at)
+                worker = oldest.worker
+                oldest.tell(Squeezed())
+                if worker is not None:
+                    await worker.ended.wait()
+        return await self._workshop.take()
+
+    def statistics(self) -> dict[str, int]:
+        """Count what is there."""
+        return {
+            "images": len(self._images.images),
+            "containers": len(self._instances),
+            "workers": sum(each.worker is not None for each in self._instances.values()),
+            "spare_workers": int(self._workshop.spare_ready),
+        }
+
+    def _want_spare(self) -> None:
+        if any(each.lifecycle.state is State.COLD for each in self._instances.values()):
+            self._workshop.want()
+
+    async def _on_disk(self, do: Callable[..., _T], *arguments: Any) -> _T:
+        """Run it in a thread, one at a time, to its end even when the caller leaves."""
+        async with self._disk:
+            with anyio.CancelScope(shield=True):
+                done = await anyio.to_thread.run_sync(do, *arguments)
+            return done  # noqa: RET504
+
+    async def _set_started(self, instance: Instance, *, started: bool) -> None:
+        if instance.record.started != started:
+            fields = {each: getattr(instance.record, each) for each in instance.record.__struct_fields__}
+            record = ContainerRecord(**{**fields, "started": started})
+            await self._on_disk(self._images.put_container, record)
+            instance.record = record
+
+    def _find(self, name: str) -> Instance:
+        if name in self._instances:
+            return self._instances[name]
+        found = [each for each in self._instances.values() if each.record.name == name]
+        if len(found) != 1:
+            what = "there is no container" if not found else "several clients have a container"
+            raise NotThere(f"{what} named {name[:200]}")
+        return found[0]
+
+    def _instance(self, record: ContainerRecord) -> Instance:
+        env = dict(record.env)
+        limits = self._limits
+        if TIME_LIMIT in env:
+            limits = Limits(
+                call_s=call_limit(env[TIME_LIMIT], CALL_LIMIT_S),
+                idle_s=limits.idle_s,
+                launch_s=limits.launch_s,
+                calls_max=limits.calls_max,
+            )
+        info = {
+            "serviceType": record.base_path,
+            "apiRoot": f"/{record.client}/{record.base_path}",
+            "httpPort": str(self._facts.http_port),
+            "accountId": self._facts.account_id,
+            "nodeId": self._facts.node_id,
+        }
+        return Instance(
+            record,
+            self,
+            limits=limits,
+            console=Console(self._logs, record.storage),
+            info=tuple(info.items()),
+            storage=self._storage.folder / f"{record.storage}.sqlite",
+            on_ask=self._asks_of(record.id),
+        )
+
+    def _asks_of(self, container: str) -> Asks:
+        async def answer(ask: frames.HttpAsk) -> frames.HttpAnswer:
+            try:
+                with anyio.fail_after(FETCH_S):
+                    found = await self._fetch_for(container, ask)
+            except (OSError, TransportError, ContainerError) as error:
+                return frames.HttpAnswer(ask.call, ask.token, error=str(error) or type(error).__name__)
+            except Exception:
+                log.exception("fetching %s for %s went wrong", ask.url, container)
+                return frames.HttpAnswer(ask.call, ask.token, error="the node made a mistake; see its log")
+            return frames.HttpAnswer(ask.call, ask.token, found.status, found.headers, found.body)
+
+        return answer
+
+    async def _fetch_for(self, container: str, ask: frames.HttpAsk) -> Inbound:
+        if self._fetch is None:
+            raise UsageFault("this node gives services no way out; it was started without `fetch`")
+        try:
+            parts = urlsplit(ask.url)
+            allowed = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            allowed = False
+        if not allowed:
+            raise UsageFault(f"{ask.url[:200]!r} is no http or https URL")
+        outbound = Outbound(container=container, method=ask.method, url=ask.url, headers=ask.headers, body=ask.body)
+        found = await self._fetch(outbound)
+        if len(found.body) > BODY_BYTES_MAX:
+            raise UsageFault(f"the answer has {len(found.body)} bytes; {BODY_BYTES_MAX} is the limit")
+        return found
+
+    def _info(self, instance: Instance) -> ContainerInfo:
+        record = instance.record
+        return ContainerInfo(
+            id=record.id,
+            client=record.client,
+            name=record.name,
+            image=record.image,
+            image_id=record.image_id,
+            digest=f"sha256:{record.digest}",
+            env=record.env,
+            base_path=f"/{record.base_path}",
+            created_ms=record.created_ms,
+            state="started" if record.started else "stopped",
+            status=f"up, {instance.lifecycle.state.value}" if record.started else "down",
+        )
+
+    def _sweep(self) -> None:
+        """Remove storage and logs of containers that are not there any more."""
+        known = {each.record.storage for each in self._instances.values()}
+        for vault in (self._storage, self._logs):
+            for name in vault.names():
+                if name.partition(".")[0] not in known:
+                    vault.remove(name)
+
+
+def check_runtime(runtime: str) -> None:
+    """Check that this host can run such images.
+
+    Raises:
+        RuntimeMissing: It cannot; the text says how to change that.
+    """
+    if runtime != "js":
+        raise RuntimeMissing(f"images of the runtime {runtime!r} cannot be run yet; JavaScript (index.js) can")
+    if importlib.util.find_spec("quickjs_rs") is None:
+        raise RuntimeMissing(f"JavaScript is not installed on this host; run: {INSTALL}")
+
+
+def _chunks(file: IO[bytes]) -> Iterable[bytes]:
+    try:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+    except OSError as error:
+        raise StorageFault(f"the archive cannot be read: {error.strerror}") from error

@@ -1,0 +1,245 @@
+"""Keeps images by digest, and the index of images and containers.
+
+    upload --spooled and hashed, bounded--> archive.py --accepted--> `<digest>.tar`, `<digest>.js` --> index
+                                                       --refused--> nothing is left
+
+The index is one file, replaced whole and fsynced, so a crash leaves the old one or the new one. A file that no entry
+of the index names is removed at the next start. Everything here blocks; `Containers` calls it in a thread.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX, NAME, PROGRAM_BYTES_MAX, read_program
+from atoll.actors.container_manager.errors import ImageNotThere, ImageRefused, LimitReached, StorageFault, UsageFault
+from atoll.actors.container_manager.messages import NAME_CHARACTERS_MAX, ImageInfo
+from atoll.actors.container_manager.vault import Vault
+
+IMAGES_MAX = 256
+QUOTA_BYTES = 1024 * 1024 * 1024
+"""All archives and programs of a node."""
+INDEX = "index.json"
+INDEX_BYTES_MAX = 16 * 1024 * 1024
+INDEX_VERSION = 1
+
+
+class ImageRecord(msgspec.Struct, frozen=True):
+    """One image as the index keeps it."""
+
+    client: str
+    name: str
+    version: str
+    runtime: str
+    digest: str
+    """64 hexadecimal digits."""
+    size_bytes: int
+    created_ms: int
+
+    @property
+    def id(self) -> str:
+        """The id that clients use."""
+        return f"{self.client}-{self.name}"
+
+    @property
+    def program(self) -> str:
+        """The name of the program's file."""
+        return f"{self.digest}.{self.runtime}"
+
+    def info(self) -> ImageInfo:
+        """Say it to others."""
+        return ImageInfo(
+            id=self.id,
+            client=self.client,
+            name=self.name,
+            repo_tags=(f"{self.name}:{self.version}", f"runtime:{self.runtime}"),
+            digest=f"sha256:{self.digest}",
+            size_bytes=self.size_bytes,
+            created_ms=self.created_ms,
+        )
+
+
+class ContainerRecord(msgspec.Struct, frozen=True):
+    """One container as the index keeps it; it holds on to its image's digest even when the name moves on."""
+
+    client: str
+    name: str
+    image: str
+    image_id: str
+    runtime: str
+    digest: str
+    base_path: str
+    created_ms: int
+    env: tuple[tuple[str, str], ...] = ()
+    started: bool = True
+    storage: str = ""
+    """The name of its storage file."""
+
+    @property
+    def id(self) -> str:
+        """The id that clients use."""
+        return f"{self.client}-{self.name}"
+
+    @property
+    def program(self) -> str:
+        """The name of the program's file."""
+        return f"{self.digest}.{self.runtime}"
+
+
+class _Index(msgspec.Struct, frozen=True):
+    version: int
+    images: tuple[ImageRecord, ...]
+    containers: tuple[ContainerRecord, ...]
+
+
+def check_client(client: str) -> None:
+    """Check a client's id, which becomes a part of ids and paths.
+
+    Raises:
+        UsageFault: It cannot be one.
+    """
+    if not NAME.fullmatch(client.lower()) or len(client) > NAME_CHARACTERS_MAX:
+        raise UsageFault(f"{client[:200]!r} cannot be a client's id: letters, digits and ._- are taken")
+
+
+class Images:
+    """The images of one node, and the records of its containers; one thread at a time."""
+
+    def __init__(self, folder: Path, *, quota_bytes: int = QUOTA_BYTES, images_max: int = IMAGES_MAX) -> None:
+        """Open the folder and read the index.
+
+        Raises:
+            StorageFault: The folder or the index cannot be used; the text says which.
+        """
+        self._vault = Vault(folder)
+        self._quota_bytes = quota_bytes
+        self._images_max = images_max
+        self.images: dict[str, ImageRecord] = {}
+        self.containers: dict[str, ContainerRecord] = {}
+        if self._vault.size(INDEX) is not None:
+            data = self._vault.read(INDEX, bytes_max=INDEX_BYTES_MAX)
+            try:
+                index = msgspec.json.decode(data, type=_Index)
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise StorageFault(
+                    f"{folder / INDEX} is damaged: {error}; move it away to begin anew, or bring a copy back"
+                ) from error
+            if index.version != INDEX_VERSION:
+                raise StorageFault(
+                    f"{folder / INDEX} was written by another version ({index.version}); this one reads {INDEX_VERSION}"
+                )
+            self.images = {each.id: each for each in index.images}
+            self.containers = {each.id: each for each in index.containers}
+        self._sweep()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._vault.close()
+
+    def load(self, chunks: Iterable[bytes], client: str) -> ImageRecord:
+        """Take an archive; one that the client pushed under the same name before is replaced.
+
+        Raises:
+            ImageRefused: It is broken, hostile or too large; nothing is left of it.
+            LimitReached: There is no room; the text says what to remove.
+            StorageFault: The disk refuses.
+        """
+        check_client(client)
+        try:
+            record = self._take(chunks, client)
+        except OSError as error:
+            raise StorageFault(f"the image cannot be stored: {error.strerror}; is the disk full?") from error
+        self._commit(images={**self.images, record.id: record})
+        self._sweep()
+        return record
+
+    def _take(self, chunks: Iterable[bytes], client: str) -> ImageRecord:
+        room = self._quota_bytes - self._vault.total_bytes()
+        digest, size = hashlib.sha256(), 0
+        with self._vault.writing() as upload:
+            for chunk in chunks:
+                size += len(chunk)
+                if size > ARCHIVE_BYTES_MAX:
+                    raise ImageRefused(f"the archive has more than {ARCHIVE_BYTES_MAX} bytes")
+                if size > room:
+                    raise LimitReached(
+                        f"images may take {self._quota_bytes} bytes here, and {room} are left; remove one first"
+                    )
+                digest.update(chunk)
+                upload.file.write(chunk)
+            upload.file.flush()
+            program = read_program(upload.file, size)
+            if size + len(program.code) > room:
+                raise LimitReached(f"images may take {self._quota_bytes} bytes here; remove one first")
+            record = ImageRecord(
+                client=client,
+                name=program.name,
+                version=program.version,
+                runtime=program.runtime,
+                digest=digest.hexdigest(),
+                size_bytes=size,
+                created_ms=time.time_ns() // 1_000_000,
+            )
+            if record.id not in self.images and len(self.images) >= self._images_max:
+                raise LimitReached(f"this node holds {self._images_max} images, which is its limit; remove one first")
+            self._vault.write(record.program, program.code)
+            upload.keep(f"{record.digest}.tar")
+        return record
+
+    def find(self, name: str, client: str | None = None) -> ImageRecord:
+        """Find an image by id, by name or by `name:version`; of the client's own first.
+
+        Raises:
+            ImageNotThere: There is none, or several clients have one.
+        """
+        if name in self.images:
+            return self.images[name]
+        bare, _, version = name.partition(":")
+        found = [each for each in self.images.values() if each.name == bare and version in ("", each.version)]
+        own = [each for each in found if each.client == client]
+        if len(own or found) != 1:
+            what = "cannot find image with name" if not found else "several clients have an image with name"
+            raise ImageNotThere(f"{what} {name[:200]}")
+        return (own or found)[0]
+
+    def program(self, record: ContainerRecord) -> bytes:
+        """Read the program of a container."""
+        return self._vault.read(record.program, bytes_max=PROGRAM_BYTES_MAX)
+
+    def archive(self, image: ImageRecord) -> bytes:
+        """Read an image's archive as it was pushed."""
+        return self._vault.read(f"{image.digest}.tar", bytes_max=ARCHIVE_BYTES_MAX)
+
+    def remove(self, image: ImageRecord) -> None:
+        """Forget an image; its files go when no container needs them."""
+        self._commit(images={key: each for key, each in self.images.items() if key != image.id})
+        self._sweep()
+
+    def put_container(self, record: ContainerRecord) -> None:
+        """Keep a container's record, durably."""
+        self._commit(containers={**self.containers, record.id: record})
+
+    def drop_container(self, container: str) -> None:
+        """Forget a container."""
+        self._commit(containers={key: each for key, each in self.containers.items() if key != container})
+        self._sweep()
+
+    def _commit(self, **changes: Any) -> None:
+        images, containers = changes.get("images", self.images), changes.get("containers", self.containers)
+        index = _Index(INDEX_VERSION, tuple(images.values()), tuple(containers.values()))
+        self._vault.write(INDEX, msgspec.json.encode(index))
+        self.images, self.containers = images, containers
+
+    def _sweep(self) -> None:
+        """Remove what no record names: older versions, and what a crash left."""
+        keep = {INDEX}
+        for image in self.images.values():
+            keep |= {image.program, f"{image.digest}.tar"}
+        keep |= {container.program for container in self.containers.values()}
+        for name in self._vault.names():
+            if name not in keep:
+                self._vault.remove(name)

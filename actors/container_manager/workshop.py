@@ -1,0 +1,118 @@
+"""The worker processes of a node: so many at most, and one that is warm before it is wanted.
+
+    nobody needs one --want--> a spare is made --take--> somebody's; the next spare is made when one is wanted again
+                                               --SPARE_S without a taker--> ended
+
+Compiling the engine takes most of the 0.7 s that a worker needs to start; the spare has done it.
+"""
+
+import anyio
+import anyio.abc
+
+from atoll.actors.container_manager.errors import RuntimeMissing
+from atoll.actors.container_manager.runtimes.javascript import Worker, WorkerGone
+from atoll.actors.container_manager.timers import Timers
+
+WORKERS_MAX = 16
+"""About 80 MB each."""
+SPARE_S = 300.0
+
+
+class Workshop:
+    """Makes workers and counts them."""
+
+    def __init__(
+        self, tasks: anyio.abc.TaskGroup, timers: Timers, *, workers_max: int = WORKERS_MAX, spare_s: float = SPARE_S
+    ) -> None:
+        self._tasks = tasks
+        self._timers = timers
+        self._workers_max = workers_max
+        self._spare_s = spare_s
+        self._alive = 0
+        self._spare: Worker | None = None
+        self._making = False
+        self._made = anyio.Event()
+        self.trouble = ""
+        """Why the last spare could not be made."""
+
+    @property
+    def full(self) -> bool:
+        """Whether one more worker would be too many; the spare is not counted, for it can be taken."""
+        return self._alive - (self._spare is not None) >= self._workers_max
+
+    @property
+    def spare_ready(self) -> bool:
+        """Whether a warm worker waits."""
+        return self._spare is not None and not self._spare.gone
+
+    def want(self) -> None:
+        """Have a spare soon; also keeps the one there is for a while longer."""
+        if self._spare is not None and self._spare.gone:
+            self._spare = None
+        if self._spare is not None:
+            self._timers.set("spare", self._spare_s, self._end_spare)
+        elif not self._making and self._alive < self._workers_max:
+            self._making = True
+            self._made = anyio.Event()
+            self._tasks.start_soon(self._make_spare)
+
+    async def _make_spare(self) -> None:
+        try:
+            worker = await self._make()
+        except (RuntimeMissing, WorkerGone) as error:
+            # Whoever needs a worker makes one and gets the error then.
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
+            self._spare = worker
+            self._timers.set("spare", self._spare_s, self._end_spare)
+        finally:
+            self._making = False
+            self._made.set()
+
+    def _end_spare(self) -> None:
+        if (worker := self._spare) is not None:
+            self._spare = None
+            worker.kill("nobody needed it")
+
+    async def take(self) -> Worker:
+        """Give a worker that has no program yet.
+
+        Raises:
+            RuntimeMissing: JavaScript is not installed.
+            WorkerGone: It cannot be started, or there are too many.
+        """
+        if self._making:
+            await self._made.wait()
+        worker, self._spare = self._spare, None
+        self._timers.drop("spare")
+        if worker is not None and not worker.gone:
+            return worker
+        if self._alive >= self._workers_max:
+            raise WorkerGone(f"all {self._workers_max} workers of this node are busy; try again soon")
+        return await self._make()
+
+    async def _make(self) -> Worker:
+        worker = Worker()
+        self._alive += 1
+        try:
+            await self._tasks.start(self._run, worker)
+        except BaseException:
+            self._alive -= 1
+            raise
+        return worker
+
+    async def _run(self, worker: Worker, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        started = False
+
+        class Status:
+            def started(self, value: None = None) -> None:
+                nonlocal started
+                started = True
+                task_status.started(value)
+
+        try:
+            await worker.run(task_status=Status())
+        finally:
+            if started:
+                self._alive -= 1
