@@ -9,17 +9,15 @@ started ones start on their first call. Open it with `async with`.
 """
 
 import importlib.util
-import logging
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from typing import IO, Any, Self, TypeVar
 
 import anyio
 import anyio.abc
@@ -29,7 +27,6 @@ from atoll.actors.container_manager.addresses import Addresses, base_path
 from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX, NAME
 from atoll.actors.container_manager.console import Console
 from atoll.actors.container_manager.errors import (
-    ContainerError,
     ImageRefused,
     LimitReached,
     NotThere,
@@ -54,55 +51,25 @@ from atoll.actors.container_manager.messages import (
     BODY_BYTES_MAX,
     NAME_CHARACTERS_MAX,
     ContainerInfo,
-    Headers,
     ImageInfo,
     LogEntry,
     ServiceCall,
     ServiceInfo,
     ServiceReply,
 )
-from atoll.actors.container_manager.runtimes import frames
-from atoll.actors.container_manager.runtimes.javascript import INSTALL, MEMORY_BYTES_MAX, Asks, Worker
+from atoll.actors.container_manager.outbound import Fetch, door
+from atoll.actors.container_manager.runtimes.javascript import INSTALL, MEMORY_BYTES_MAX, Worker
 from atoll.actors.container_manager.timers import Timers
 from atoll.actors.container_manager.vault import Vault
 from atoll.actors.container_manager.workshop import SPARE_S, WORKERS_MAX, Workshop
-from atoll.transport.errors import TransportError
-
-log = logging.getLogger("atoll.containers")
 
 CONTAINERS_MAX = 64
 ENV_ITEMS_MAX = 100
 ENV_CHARACTERS_MAX = 16 * 1024
 TIME_LIMIT = "MCM.MAX_EXECUTION_TIME_SEC"
 CHUNK_BYTES = 256 * 1024
-FETCH_S = 30.0
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outbound:
-    """An HTTP request that a service makes with `context.http` or `fetch`."""
-
-    container: str
-    method: str
-    url: str
-    """`http` or `https`, checked; nothing else is."""
-    headers: Headers = ()
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inbound:
-    """What came back."""
-
-    status: int
-    headers: Headers = ()
-    body: bytes = b""
-
-
-Fetch: TypeAlias = Callable[[Outbound], Awaitable[Inbound]]
-"""Raises an `OSError`, a `TransportError` or a `ContainerError` where nothing comes back; the service gets its text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +122,10 @@ class Containers:
             self._logs = stack.enter_context(Vault(self._folder / "logs"))
             self._disk = anyio.Lock()
             self.tasks = await stack.enter_async_context(anyio.create_task_group())
-            self._workshop = Workshop(self.tasks, self.timers, workers_max=self._workers_max, spare_s=self._spare_s)
+            cache = stack.enter_context(Vault(self._folder / "engines")).folder.resolve()
+            self._workshop = Workshop(
+                self.tasks, self.timers, cache, workers_max=self._workers_max, spare_s=self._spare_s
+            )
             self.tasks.start_soon(self.timers.run)
             for record in self._images.containers.values():
                 self._addresses.claim(record.id, record.client, record.base_path)
@@ -185,6 +155,7 @@ class Containers:
             StorageFault: The disk refuses.
         """
         check_client(client)
+        self.prepare()
         if isinstance(source, bytes):
             record = await self._on_disk(self._images.load, (source,), client)
         elif isinstance(source, Path):
@@ -200,8 +171,12 @@ class Containers:
                     await anyio.to_thread.run_sync(spool.write, chunk)
                 spool.seek(0)
                 record = await self._on_disk(self._images.load, _chunks(spool), client)
-        self._workshop.want()
         return record.info()
+
+    def prepare(self) -> None:
+        """Have a worker warm soon, because an image is coming: the first call is then answered at once."""
+        if importlib.util.find_spec("quickjs_rs") is not None:
+            self._workshop.want()
 
     def _load_file(self, path: Path, client: str) -> ImageRecord:
         try:
@@ -385,7 +360,7 @@ class Containers:
         async with self._disk:
             with anyio.CancelScope(shield=True):
                 done = await anyio.to_thread.run_sync(do, *arguments)
-            return done  # noqa: RET504
+            return done  # noqa: RET504 - to the type checker a cancel scope may swallow
 
     async def _set_started(self, instance: Instance, *, started: bool) -> None:
         if instance.record.started != started:
@@ -427,38 +402,8 @@ class Containers:
             console=Console(self._logs, record.storage),
             info=tuple(info.items()),
             storage=self._storage.folder / f"{record.storage}.sqlite",
-            on_ask=self._asks_of(record.id),
+            on_ask=door(record.id, self._fetch),
         )
-
-    def _asks_of(self, container: str) -> Asks:
-        async def answer(ask: frames.HttpAsk) -> frames.HttpAnswer:
-            try:
-                with anyio.fail_after(FETCH_S):
-                    found = await self._fetch_for(container, ask)
-            except (OSError, TransportError, ContainerError) as error:
-                return frames.HttpAnswer(ask.call, ask.token, error=str(error) or type(error).__name__)
-            except Exception:
-                log.exception("fetching %s for %s went wrong", ask.url, container)
-                return frames.HttpAnswer(ask.call, ask.token, error="the node made a mistake; see its log")
-            return frames.HttpAnswer(ask.call, ask.token, found.status, found.headers, found.body)
-
-        return answer
-
-    async def _fetch_for(self, container: str, ask: frames.HttpAsk) -> Inbound:
-        if self._fetch is None:
-            raise UsageFault("this node gives services no way out; it was started without `fetch`")
-        try:
-            parts = urlsplit(ask.url)
-            allowed = parts.scheme in ("http", "https") and bool(parts.hostname)
-        except ValueError:
-            allowed = False
-        if not allowed:
-            raise UsageFault(f"{ask.url[:200]!r} is no http or https URL")
-        outbound = Outbound(container=container, method=ask.method, url=ask.url, headers=ask.headers, body=ask.body)
-        found = await self._fetch(outbound)
-        if len(found.body) > BODY_BYTES_MAX:
-            raise UsageFault(f"the answer has {len(found.body)} bytes; {BODY_BYTES_MAX} is the limit")
-        return found
 
     def _info(self, instance: Instance) -> ContainerInfo:
         record = instance.record

@@ -6,6 +6,8 @@
 Compiling the engine takes most of the 0.7 s that a worker needs to start; the spare has done it.
 """
 
+from pathlib import Path
+
 import anyio
 import anyio.abc
 
@@ -22,10 +24,17 @@ class Workshop:
     """Makes workers and counts them."""
 
     def __init__(
-        self, tasks: anyio.abc.TaskGroup, timers: Timers, *, workers_max: int = WORKERS_MAX, spare_s: float = SPARE_S
+        self,
+        tasks: anyio.abc.TaskGroup,
+        timers: Timers,
+        cache: Path,
+        *,
+        workers_max: int = WORKERS_MAX,
+        spare_s: float = SPARE_S,
     ) -> None:
         self._tasks = tasks
         self._timers = timers
+        self._cache = cache
         self._workers_max = workers_max
         self._spare_s = spare_s
         self._alive = 0
@@ -93,7 +102,7 @@ class Workshop:
         return await self._make()
 
     async def _make(self) -> Worker:
-        worker = Worker()
+        worker = Worker(self._cache)
         self._alive += 1
         try:
             await self._tasks.start(self._run, worker)

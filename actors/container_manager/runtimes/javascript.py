@@ -9,6 +9,7 @@ an answer when it ends gets `WorkerGone` with the reason.
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -52,8 +53,11 @@ class _Slot:
 class Worker:
     """One worker process. Start it with `tasks.start(worker.run)`; it returns there when the worker is ready."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path) -> None:
+        """Name the folder where workers keep the compiled engine; it must be the node's own."""
+        self._cache = cache
         self._process: anyio.abc.Process | None = None
+        self._pidfd: int | None = None
         self._slots: dict[int, _Slot] = {}
         self._loading = _Slot()
         self._sending = anyio.Lock()
@@ -84,11 +88,13 @@ class Worker:
         """
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         # -P: what lies in the current folder must not be imported.
-        command = [sys.executable, "-P", "-m", MODULE]
+        command = [sys.executable, "-P", "-m", MODULE, str(self._cache)]
         try:
             self._process = await anyio.open_process(command, env=environment, start_new_session=True)
         except OSError as error:
             raise WorkerGone(f"a worker process cannot be started: {error.strerror}") from error
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(self._process.pid)
         ready = anyio.Event()
         try:
             async with anyio.create_task_group() as tasks:
@@ -216,7 +222,16 @@ class Worker:
         """End the process now; harmless when it has ended."""
         self._killed = self._killed or reason
         if self._process is not None and not self._gone:
-            with contextlib.suppress(ProcessLookupError):
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                # `Popen.kill` polls first, and so takes the exit code away from asyncio when the process just ended.
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
                 self._process.kill()
 
     async def _reap(self) -> None:
@@ -229,10 +244,12 @@ class Worker:
         if not self._killed:
             with anyio.move_on_after(PATIENCE_S):
                 await self._process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._end()
         code = await self._process.wait()
         await self._process.aclose()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         self._gone = self._killed or self._obituary(code)
         self.ended.set()
         for slot in (*self._slots.values(), self._loading):

@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atoll.actors.container_manager.runtimes import frames
@@ -71,13 +72,11 @@ def fence() -> None:
     """Take from this process what it will not need."""
     for name in list(os.environ):
         del os.environ[name]
-    if resource is None:
-        return  # type: ignore[unreachable]  # mypy knows Linux only
     limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": FILES_MAX, "RLIMIT_FSIZE": FILE_BYTES_MAX}
     if sys.platform.startswith("linux"):
         # Unlike RLIMIT_AS it leaves alone what wasmtime reserves (gigabytes) and counts what is made writable.
         limits["RLIMIT_DATA"] = DATA_BYTES_MAX
-    for name, limit in limits.items():
+    for name, limit in limits.items() if resource is not None else ():
         with contextlib.suppress(ValueError, OSError):  # A lower limit is in force already.
             resource.setrlimit(getattr(resource, name), (limit, limit))
 
@@ -90,7 +89,7 @@ def compiled(pipe: Pipe) -> bool:
         pipe.send(frames.Failed(f"JavaScript is not installed ({error})", missing=True))
         pipe.flush()
         return False
-    warm_up()
+    warm_up(Path(sys.argv[1]))
     pipe.send(frames.Ready())
     pipe.flush()
     return True
