@@ -1,5 +1,15 @@
-"""Cluster specs: the TOML files that describe sites, relays and clouds, and their reader."""
+"""Cluster specs and configs: the TOML files that describe whole clusters and single processes, and their readers."""
 
+from atoll.cluster_specs.config import (
+    CloudConfig,
+    NodeConfig,
+    ProcessConfig,
+    RelayConfig,
+    Settled,
+    read_config,
+)
+from atoll.cluster_specs.plan import Materials, PlannedProcess, Seat, plan
+from atoll.cluster_specs.reading import Secret, SpecInvalid
 from atoll.cluster_specs.spec import (
     Check,
     CloudSpec,
@@ -8,20 +18,30 @@ from atoll.cluster_specs.spec import (
     NodeSpec,
     RelaySpec,
     SiteSpec,
-    SpecInvalid,
     read_spec,
     shipped_specs,
 )
 
 __all__ = [
     "Check",
+    "CloudConfig",
     "CloudSpec",
     "ClusterSpec",
     "FaultSpec",
+    "Materials",
+    "NodeConfig",
     "NodeSpec",
+    "PlannedProcess",
+    "ProcessConfig",
+    "RelayConfig",
     "RelaySpec",
+    "Seat",
+    "Secret",
+    "Settled",
     "SiteSpec",
     "SpecInvalid",
+    "plan",
+    "read_config",
     "read_spec",
     "shipped_specs",
 ]

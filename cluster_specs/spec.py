@@ -4,7 +4,6 @@ One reader for `atoll up`, `atoll sim` and the benchmarks. A spec is refused who
 what would be right, or it is good: nobody behind this module checks again.
 """
 
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -14,18 +13,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from atoll.cluster_specs.reading import NAME_PATTERN, Secret, SpecInvalid, as_struct, parse_toml, read_toml
+
 NODES_PER_SITE_MAX = 1024
 SITES_MAX = 64
-SPEC_BYTES_MAX = 1024 * 1024
 VOTERS_MAX = 7
 """The first nodes of a site that vote; an odd number of them (see the election's roster)."""
 
-Name = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Power = Literal["mains", "battery"]
-
-
-class SpecInvalid(Exception):
-    """The file's author is at fault; the text names the file, the place and what would be right."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +41,7 @@ class SiteSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     node: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
     nat: Literal["none", "masquerade", "symmetric"] = "none"
-    secret: Annotated[str, Meta(pattern="^(generated|[0-9a-f]{64})$")] = "generated"  # noqa: S105 - a word, not a secret
+    secret: Secret = Secret()
     open: bool = False
 
     @property
@@ -103,6 +99,10 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All nodes as `site/name`, in the order of the file."""
         return [f"{site.name}/{node.name}" for site in self.site for node in site.node]
 
+    def process_names(self) -> list[str]:
+        """All processes: the cloud, relays, nodes."""
+        return [*(each.name for each in self.cloud), *(each.name for each in self.relay), *self.node_names()]
+
 
 def shipped_specs() -> list[str]:
     """Name the specs that come with Atoll."""
@@ -117,20 +117,15 @@ def read_spec(path: str | Path) -> ClusterSpec:
     Raises:
         SpecInvalid: It cannot be read, or says something that cannot be; the text says what and where.
     """
-    name, text = str(path), ""
+    name = str(path)
     try:
         shipped = files(__package__).joinpath(f"{name}.toml")
-        file = shipped if "/" not in name and "." not in name and shipped.is_file() else Path(path)
-        data = file.read_bytes()
-        if len(data) > SPEC_BYTES_MAX:
-            raise SpecInvalid(f"{name}: {len(data)} bytes; a spec has at most {SPEC_BYTES_MAX}")
-        text = data.decode()
+        if "/" not in name and "." not in name and shipped.is_file():
+            return parse_spec(shipped.read_text(), f"{name}.toml")
+        return _checked(read_toml(Path(path), name), name)
     except OSError as error:
         known = ", ".join(shipped_specs())
         raise SpecInvalid(f"{name}: {error.strerror}; name a file, or one of the specs that ship: {known}") from error
-    except UnicodeDecodeError as error:
-        raise SpecInvalid(f"{name}: not UTF-8 text at byte {error.start}") from error
-    return parse_spec(text, name)
 
 
 def parse_spec(text: str, name: str) -> ClusterSpec:
@@ -139,23 +134,14 @@ def parse_spec(text: str, name: str) -> ClusterSpec:
     Raises:
         SpecInvalid: See `read_spec`.
     """
-    try:
-        plain = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SpecInvalid(f"{name}: not TOML: {error}") from error
-    try:
-        spec = _expanded(msgspec.convert(plain, ClusterSpec))
-    except msgspec.ValidationError as error:
-        raise SpecInvalid(f"{name}: {_placed(str(error))}") from error
+    return _checked(parse_toml(text, name), name)
+
+
+def _checked(plain: dict[str, object], name: str) -> ClusterSpec:
+    spec = _expanded(as_struct(plain, ClusterSpec, name))
     for problem in _problems(spec):
         raise SpecInvalid(f"{name}: {problem}")
     return spec
-
-
-def _placed(error: str) -> str:
-    """Turn msgspec's "… - at `$.site[0].nat`" round: the place first, then what is wrong there."""
-    what, _, where = error.rpartition(" - at `$.")
-    return f"{where.rstrip('`')}: {what}" if what else error
 
 
 def _expanded(spec: ClusterSpec) -> ClusterSpec:
@@ -199,11 +185,15 @@ def _name_problems(spec: ClusterSpec) -> Iterator[str]:
 
 def _check_problems(spec: ClusterSpec) -> Iterator[str]:
     nodes = spec.node_names()
+    offered = {f"{site.name}/{node.name}": node.services for site in spec.site for node in site.node}
     for number, check in enumerate(spec.check):
         service, _, target = check.call.service.partition("@")
         for field, wanted in (("from", check.call.caller), ("service", target)):
             if wanted not in nodes:
                 yield f"check[{number}].call.{field}: no node {wanted!r}; there are {_some(nodes)}"
+        if target in nodes and service and service not in offered[target]:
+            some = ", ".join(offered[target]) or "none at all; add services = [...] there"
+            yield f"check[{number}].call.service: {target} has no service {service!r}; it has {some}"
         if not service:
             yield f"check[{number}].call.service: say which service, as in echo@{nodes[0]}"
         if not check.call.path.startswith("/"):

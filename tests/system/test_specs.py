@@ -1,9 +1,26 @@
 """Cluster specs: what ships is good, and what is wrong is said with its place."""
 
-import pytest
+import tomllib
+from pathlib import Path
 
-from atoll.cluster_specs import SpecInvalid, read_spec, shipped_specs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.cluster_specs import (
+    Materials,
+    NodeConfig,
+    RelayConfig,
+    Seat,
+    SpecInvalid,
+    plan,
+    read_config,
+    read_spec,
+    shipped_specs,
+)
+from atoll.cluster_specs.reading import to_toml
 from atoll.cluster_specs.spec import parse_spec
+from atoll.transport.keys import NodeKey
 
 MINIMAL = 'name = "x"\n[[site]]\nname = "home"\n[[site.node]]\nname = "tv"\n'
 
@@ -37,18 +54,25 @@ def test_the_number_of_voters_is_odd_where_it_can_be(nodes, voters):
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("", "missing required field `name`"),
+        ("", "the key 'name' is missing"),
         ("name = ", "not TOML"),
-        (MINIMAL + 'colour = "red"\n', "site[0].node[0]: Object contains unknown field `colour`"),
-        (MINIMAL + 'power = "steam"\n', "site[0].node[0].power: Invalid enum value 'steam'"),
+        (
+            MINIMAL + 'colour = "red"\n',
+            "site[0].node[0]: there is no key 'colour' here; there are count, memory_mb, name, power, services, wired",
+        ),
+        (MINIMAL + 'power = "steam"\n', "site[0].node[0].power: must be one of battery, mains; this is 'steam'"),
         (MINIMAL + "count = 0\n", "site[0].node[0].count"),
-        (MINIMAL.replace("tv", "TV set"), "site[0].node[0].name"),
+        (MINIMAL.replace("tv", "TV set"), "site[0].node[0].name: a name has 1 to 32 of a-z, 0-9 and -"),
         (MINIMAL.replace('name = "home"', 'name = "home"\nnat = "double"'), "site[0].nat"),
         (MINIMAL.replace('name = "home"', 'name = "home"\nsecret = "abc"'), "site[0].secret"),
         (MINIMAL + '[[site.node]]\nname = "tv"\n', "two nodes are called 'tv'"),
         (MINIMAL + '[[cloud]]\nname = "home"\n', "are called 'home'"),
         (MINIMAL + '[[relay]]\nname = "r"\n', "relays need a cloud"),
         (MINIMAL + '[[cloud]]\nname = "a"\n[[cloud]]\nname = "b"\n', "one cloud process"),
+        (
+            MINIMAL + '[[check]]\ncall = { from = "home/tv", service = "echo@home/tv" }\n',
+            "check[0].call.service: home/tv has no service 'echo'",
+        ),
         (
             MINIMAL + '[[check]]\ncall = { from = "home/tv", service = "echo@home/radio" }\n',
             "check[0].call.service: no node 'home/radio'; there are home/tv",
@@ -58,7 +82,8 @@ def test_the_number_of_voters_is_odd_where_it_can_be(nodes, voters):
             "check[0].call.from: no node 'tv'",
         ),
         (
-            MINIMAL + '[[check]]\ncall = { from = "home/tv", service = "e@home/tv", path = "x" }\n',
+            MINIMAL
+            + 'services = ["echo"]\n[[check]]\ncall = { from = "home/tv", service = "echo@home/tv", path = "x" }\n',
             "check[0].call.path",
         ),
         (MINIMAL + '[[fault]]\nat_s = 1\nkill = "mars"\n', "fault[0].kill: nothing is called 'mars'"),
@@ -82,3 +107,167 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(SpecInvalid, match="not UTF-8"):
         read_spec(tmp_path / "x.toml")
+
+
+# Configs of single processes
+
+
+def config(tmp_path, text, kind=NodeConfig, **sources):
+    file = tmp_path / "atoll.toml"
+    file.write_text(text)
+    return read_config(kind, file, environment=sources.pop("environment", {}), **sources)
+
+
+def test_a_node_needs_no_config_at_all():
+    settled = read_config(NodeConfig, environment={})
+    assert settled.config.gateway.tcp_port == 8083
+    assert settled.config.site.secret.generated
+    assert settled.origins == {}
+
+
+def test_flags_beat_the_environment_which_beats_the_file(tmp_path):
+    settled = config(
+        tmp_path,
+        'name = "tv"\nlog_level = "debug"\n[gateway]\nport = 1\nhost = "::1"\n',
+        environment={"ATOLL_GATEWAY_PORT": "2", "ATOLL_LOG_LEVEL": "error", "HOME": "/", "ATOLL_API_KEY": "x"},
+        flags={"gateway.port": "-1"},
+    )
+    assert settled.config.gateway.tcp_port is None
+    assert settled.config.log_level == "error"
+    origins = {path: origin.rpartition("/")[2] for path, _, origin in settled.lines()}
+    assert origins["gateway.port"] == "flag"
+    assert origins["log_level"] == "ATOLL_LOG_LEVEL"
+    assert origins["gateway.host"] == origins["name"] == "atoll.toml"
+    assert origins["links.port"] == "default"
+
+
+def test_lists_and_booleans_come_from_the_environment_too():
+    found = read_config(
+        NodeConfig, environment={"ATOLL_BEACON_INTERFACES": "eth0, wlan0", "ATOLL_SITE_OPEN": "true"}
+    ).config
+    assert found.beacon.interfaces == ("eth0", "wlan0")
+    assert found.site.open
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('colour = "red"', "there is no key 'colour' here; there are beacon"),
+        ("[gateway]\nport = 70000", "gateway.port: Expected `int` <= 65535"),
+        ("[gateway]\nport = true", "gateway.port: Expected `int`, got `bool`"),
+        ('[site]\nsecret = "abc"', "site.secret: a secret is 64 hexadecimal digits"),
+        ("[site]\nsecret = 7", "site.secret: a text is expected, this is 7"),
+        ('[site]\nvoters = ["abc"]', "site.voters[0]: 'abc' is not a node id"),
+        ('[facts]\npower = "steam"', "facts.power: must be one of battery, mains; this is 'steam'"),
+        ('log_level = "loud"', "log_level: must be one of debug"),
+        ("[election]\nlease_s = 0", "election.lease_s"),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named_with_file_and_place(text, place, tmp_path):
+    with pytest.raises(SpecInvalid) as caught:
+        config(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "atoll.toml"))
+    assert place in str(caught.value)
+
+
+def test_a_variable_that_is_no_setting_is_refused():
+    with pytest.raises(SpecInvalid, match="ATOLL_GATWAY_PORT: there is no such setting"):
+        read_config(NodeConfig, environment={"ATOLL_GATWAY_PORT": "1"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "said"),
+    [
+        ({"ATOLL_GATEWAY_PORT": "many"}, {}, "ATOLL_GATEWAY_PORT: 'many' is neither a number"),
+        ({"ATOLL_GATEWAY_PORT": "70000"}, {}, "ATOLL_GATEWAY_PORT: gateway.port: Expected"),
+        ({}, {"gateway.prt": "1"}, "--set gateway.prt: there is no such setting; there are beacon.enabled"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_source(environment, flags, said):
+    with pytest.raises(SpecInvalid) as caught:
+        read_config(NodeConfig, environment=environment, flags=flags)
+    assert said in str(caught.value)
+
+
+def test_a_relay_without_a_cloud_is_refused():
+    with pytest.raises(SpecInvalid, match="the key 'cloud' is missing"):
+        read_config(RelayConfig, environment={})
+
+
+def test_secrets_are_shown_nowhere():
+    secret = "ab" * 32
+    settled = read_config(NodeConfig, environment={"ATOLL_SITE_SECRET": secret})
+    assert bytes(settled.config.site.secret).hex() == secret
+    assert secret not in f"{settled.config!r} {list(settled.lines())}"
+
+
+# Plans
+
+
+def planned(name="two-sites"):
+    spec = read_spec(name)
+    materials = Materials.generate(spec)
+    seats = {process: Seat(Path("/x") / process, host=f"h-{process}") for process in spec.process_names()}
+    return spec, materials, {process.name: process for process in plan(spec, materials, seats)}
+
+
+def test_a_plan_has_every_process_once_and_pins_the_cloud():
+    spec, materials, processes = planned()
+    assert list(processes) == spec.process_names()
+    cloud = materials.keys["cloud"].node_id
+    assert {processes[each].config.cloud.id for each in ["relay-1", "home/tv", "office/desk"]} == {cloud}
+    assert processes["home/tv"].config.cloud.host == "h-cloud"
+    assert processes["relay-2"].config.host == "h-relay-2"
+
+
+def test_a_plan_writes_down_the_voters_and_one_secret_per_site():
+    _, materials, processes = planned()
+    home = [processes[f"home/{name}"].config.site for name in ("tv", "phone", "box")]
+    assert home[0] == home[1] == home[2]
+    assert home[0].voters == tuple(materials.keys[f"home/{name}"].node_id for name in ("tv", "phone", "box"))
+    assert home[0].secret != processes["office/desk"].config.site.secret
+    assert len(home[0].secret) == 32
+
+
+def test_each_process_is_expected_by_the_cloud_under_its_own_secret():
+    _, _, processes = planned()
+    enrolments = {f"{each.site}/{each.name}".lstrip("/"): each for each in processes["cloud"].config.enrolments}
+    assert set(enrolments) == set(processes) - {"cloud"}
+    assert all(processes[name].config.cloud.enrolment == each.secret for name, each in enrolments.items())
+    assert len({each.secret for each in enrolments.values()}) == len(enrolments)
+
+
+def test_a_site_without_a_cloud_is_planned_too():
+    _, _, processes = planned("lan-3")
+    assert list(processes) == ["lan/one", "lan/two", "lan/three"]
+    assert all(each.config.cloud is None for each in processes.values())
+
+
+def test_two_hundred_nodes_have_seven_voters():
+    _, _, processes = planned("campus-200")
+    assert len(processes) == 200
+    assert len(processes["campus/desk-1"].config.site.voters) == 7
+
+
+def test_what_a_plan_writes_is_what_a_process_reads(tmp_path):
+    spec = read_spec("two-sites")
+    seats = {name: Seat(tmp_path / name) for name in spec.process_names()}
+    for process in plan(spec, Materials.generate(spec), seats):
+        path = process.write(tmp_path / process.name)
+        found = read_config(type(process.config), path, environment={}).config
+        assert found == process.config
+        assert process.key == NodeKey.load_or_create(found.key_file)
+        assert path.stat().st_mode & 0o077 == 0
+
+
+PLAIN = st.recursive(
+    st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(st.text()) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.dictionaries(st.text(), PLAIN | st.lists(st.dictionaries(st.text(), PLAIN), min_size=1, max_size=3)))
+def test_toml_that_is_written_reads_the_same(plain):
+    assert tomllib.loads(to_toml(plain)) == plain
