@@ -27,8 +27,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 CORRELATION = "x-correlation-id"
-OWN = frozenset({"x-api-key", "x-atoll-timeout-ms", CORRELATION})
-"""Fields of a request that are meant for this gateway."""
+OWN = frozenset({"x-atoll-timeout-ms", CORRELATION})
+"""Fields of a request that are meant for this gateway; an `x-api-key` may be the service's, unless it is ours."""
 TOLD = frozenset({"x-atoll-route", "x-atoll-why", "x-atoll-node", CORRELATION})
 """Fields of a reply that this gateway says by itself; the other side cannot."""
 

@@ -150,6 +150,8 @@ async def test_the_api_key_reaches_neither_services_nor_other_nodes(tmp_path):
             await gate.ask("GET", path, headers=foreign, tcp=True)
         for _, request, _ in gate.node.calls:
             assert KEY not in repr(request)
+        await gate.ask("GET", "/echo", headers={"x-api-key": "of-the-service"})
+        assert gate.node.calls.pop()[1].header("x-api-key") == "of-the-service"
         assert [request.header("authorization") for _, request, _ in gate.node.calls] == [
             "",
             "Bearer of-the-service",
@@ -638,6 +640,15 @@ async def test_a_reply_too_long_for_a_message_is_a_problem(tmp_path):
     assert str(BODY_BYTES_MAX) in json.loads(reply.body)["detail"]
 
 
+async def test_an_endless_reply_is_stopped_at_the_limit():
+    async def endless(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        while True:
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+
+    assert (await run_app(endless, HttpRequest("GET", "/"), MEMBER)).status == 502
+
+
 SAMPLES = (
     HttpRequest("POST", "/echo/v1/a%2Fb?q=1", (("host", "x"), ("a", "1"), ("a", "2")), b"\x00body"),
     HttpReply(201, (("content-type", "text/plain"),), b"made"),
@@ -728,6 +739,8 @@ async def test_a_slow_service_holds_up_nobody(tmp_path):
             async with anyio.create_task_group() as tasks:
                 for _ in range(20):
                     tasks.start_soon(ask_slow)
+                while len(node.calls) < 20:  # noqa: ASYNC110 - the list has no event
+                    await anyio.sleep(0.002)
                 assert (await remote.ask(HttpRequest("GET", "/fast"))).status == 200
                 assert replies == []
                 node.gates["/slow"].set()
@@ -766,3 +779,26 @@ async def test_what_a_dead_process_left_is_cleared_at_the_start(tmp_path):
     (tmp_path / "uploads" / "upload-dead.tar").write_bytes(b"x")
     async with two_nodes(tmp_path):
         assert list((tmp_path / "uploads").iterdir()) == []
+
+
+async def test_a_request_in_flight_is_answered_while_the_actor_stops(tmp_path):
+    answers = []
+
+    async def ask_slow():
+        answers.append(await fetch(tmp_path / "run" / "gw.sock", "GET", "/slow"))
+
+    async def open_when_closed():
+        while (tmp_path / "run" / "gw.sock").exists():  # noqa: ASYNC110 - a file has no event
+            await anyio.sleep(0.002)
+        gate.set()
+
+    gate = anyio.Event()
+    with anyio.fail_after(WAIT_S):
+        async with anyio.create_task_group() as tasks, two_nodes(tmp_path) as (node, _, _):
+            node.gates["/slow"] = gate
+            tasks.start_soon(ask_slow)
+            while not node.calls:  # noqa: ASYNC110 - the list has no event
+                await anyio.sleep(0.002)
+            tasks.start_soon(open_when_closed)
+    assert answers[0][0].status == 200
+    assert answers[0][0].headers["connection"] == "close"
