@@ -49,7 +49,7 @@ def test_a_spec_that_is_wrong_is_named_with_what_to_do(tmp_path):
     (tmp_path / "x.toml").write_text('name = "x"\n')
     done = atoll("sim", str(tmp_path / "x.toml"))
     assert done.returncode == 2
-    assert "missing required field `site`" in done.stderr
+    assert "the key 'site' is missing" in done.stderr
     assert "Traceback" not in done.stderr
 
 
