@@ -95,8 +95,12 @@ class Containers:
         workers_max: int = WORKERS_MAX,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
         spare_s: float = SPARE_S,
+        engines: Path | None = None,
     ) -> None:
-        """Name the folder that is its own; nothing is touched before `async with`."""
+        """Name the folder that is its own; nothing is touched before `async with`.
+
+        `engines` keeps compiled engines; nodes of one owner on one host may share it, nobody else.
+        """
         self._folder = folder
         self._facts = facts or NodeFacts()
         self._fetch = fetch
@@ -104,6 +108,7 @@ class Containers:
         self._containers_max = containers_max
         self._workers_max = workers_max
         self._spare_s = spare_s
+        self._engines = engines or folder / "engines"
         self.memory_bytes_max = memory_bytes_max
         self.timers = Timers()
         self._instances: dict[str, Instance] = {}
@@ -120,19 +125,20 @@ class Containers:
             stack.callback(self._images.close)
             self._storage = stack.enter_context(Vault(self._folder / "storage"))
             self._logs = stack.enter_context(Vault(self._folder / "logs"))
+            cache = stack.enter_context(Vault(self._engines)).folder.resolve()
             self._disk = anyio.Lock()
-            self.tasks = await stack.enter_async_context(anyio.create_task_group())
-            cache = stack.enter_context(Vault(self._folder / "engines")).folder.resolve()
-            self._workshop = Workshop(
-                self.tasks, self.timers, cache, workers_max=self._workers_max, spare_s=self._spare_s
-            )
-            self.tasks.start_soon(self.timers.run)
             for record in self._images.containers.values():
                 self._addresses.claim(record.id, record.client, record.base_path)
                 self._instances[record.id] = self._instance(record)
                 if record.started:
                     self._instances[record.id].tell(StartOrdered())
             self._sweep()
+            # The last: an error from inside a task group would come out as a group of errors.
+            self.tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._workshop = Workshop(
+                self.tasks, self.timers, cache, workers_max=self._workers_max, spare_s=self._spare_s
+            )
+            self.tasks.start_soon(self.timers.run)
             self._want_spare()
             self._stack = stack.pop_all()
         return self
@@ -155,7 +161,6 @@ class Containers:
             StorageFault: The disk refuses.
         """
         check_client(client)
-        self.prepare()
         if isinstance(source, bytes):
             record = await self._on_disk(self._images.load, (source,), client)
         elif isinstance(source, Path):
@@ -171,10 +176,13 @@ class Containers:
                     await anyio.to_thread.run_sync(spool.write, chunk)
                 spool.seek(0)
                 record = await self._on_disk(self._images.load, _chunks(spool), client)
+        # Not before: a refused archive costs no process, and a node without images has none.
+        if record.runtime == "js":
+            self.prepare()
         return record.info()
 
     def prepare(self) -> None:
-        """Have a worker warm soon, because an image is coming: the first call is then answered at once."""
+        """Have a worker warm soon, because somebody is about to call: the first call is then answered at once."""
         if importlib.util.find_spec("quickjs_rs") is not None:
             self._workshop.want()
 

@@ -90,11 +90,14 @@ class Worker:
         # -P: what lies in the current folder must not be imported.
         command = [sys.executable, "-P", "-m", MODULE, str(self._cache)]
         try:
-            self._process = await anyio.open_process(command, env=environment, start_new_session=True)
+            # A cancelled start leaves uvloop a process that it neither ends nor waits for; a start takes milliseconds.
+            with anyio.CancelScope(shield=True):
+                self._process = await anyio.open_process(command, env=environment, start_new_session=True)
         except OSError as error:
             raise WorkerGone(f"a worker process cannot be started: {error.strerror}") from error
         if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(self._process.pid)
+            with contextlib.suppress(OSError):  # It has ended already, or the kernel knows no pidfd.
+                self._pidfd = os.pidfd_open(self._process.pid)
         ready = anyio.Event()
         try:
             async with anyio.create_task_group() as tasks:
@@ -240,8 +243,9 @@ class Worker:
         if self._process.stdin is not None:
             with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
                 await self._process.stdin.aclose()
-        # With its stdin closed a worker ends by itself; one that is busy with a call does not.
-        if not self._killed:
+        # With its stdin closed a worker ends by itself; one that is busy with a call does not, and one without a
+        # program has nothing to end in order.
+        if not self._killed and isinstance(self._loading.frame, frames.Loaded):
             with anyio.move_on_after(PATIENCE_S):
                 await self._process.wait()
         self._end()
