@@ -4,38 +4,33 @@
     answering --message 3, the judge agrees-->  open
     any       --close(), refusal, silence, time-out-->  closed
 
-Records, at most `record_bytes_max` long (big-endian):
+Records begin with the session's id, so that whoever reads a path can tell whose they are; this end sends none longer
+than `record_bytes_max`:
 
     handshake   session id 8 | 0xFF | number 1 | Noise message
-    sealed      session id 8 | key phase 1 | path 1 | counter 8 | ciphertext and tag
+    sealed      session id 8 | key phase 1 | path 1 | counter 8 | ciphertext and tag      (`records.py`)
 
-The header is the associated data; the nonce is path and counter, strictly rising per path, so a replayed, reordered or
-altered record is counted and never delivered. Inside are frames `kind 1 | flags 1 | message 4 | offset 4 | length 4`:
-small messages that wait together share a record, large ones are cut, and one that lost a piece on the way is dropped
-whole. Nothing of the initiator takes effect before message 3 has proved its key and its grant.
-
-Key phases go on by a one-way ratchet: old keys are erased, so they cannot be derived from newer ones. The reverse, a
-fresh agreement that heals a stolen key, is a new session.
+Inside the sealed ones are frames (`fragments.py`). What is forged, altered, replayed or late is counted and changes
+nothing; a forged handshake message, too, costs no more than the look at it, and the genuine one still finds its
+session. Nothing of the initiator takes effect before message 3 has proved its key and its grant. The initiator's first
+messages travel with its message 3, and are sent again with it.
 """
 
 import copy
 import enum
-import hmac
 import os
-import struct
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX
+from atoll.transport.base import MESSAGE_BYTES_MAX
 from atoll.transport.errors import Congested, Expired, MalformedFrame, PeerError, Refused, UsageError
+from atoll.transport.fragments import FRAME, Assembly, Channel, Outbox, frame, frames_of
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.noise import TAG_BYTES, Handshake
+from atoll.transport.noise import KEY_BYTES, PAYLOAD_BYTES_MAX, TAG_BYTES, Handshake
+from atoll.transport.records import OVERHEAD_BYTES, Fault, Opener, Sealer
 
 VERSION = 1
 SESSION_ID_BYTES = 8
@@ -45,28 +40,40 @@ RESEND_S = 1.0
 """How long an unanswered handshake message waits before it is sent again."""
 IDLE_S = 300.0
 """A session nothing was received on for this long is closed; another costs 1.5 round trips."""
-PHASE_S = 900.0
-PHASE_RECORDS = 2**20
-OLD_KEY_S = 5.0
-"""How long a record of the phase before is still opened: what was in flight at the change."""
-PHASES = 128
-REASON_CHARACTERS_MAX = 200
+CONFIRM_S = 60.0
+"""Who only listens says so this often, or the one who only speaks would think it alone."""
+EARLY_BYTES_MAX = 65_536
+"""What may be under way before the responder has shown that it accepts us; kept, to be sent again with message 3."""
+REASON_BYTES_MAX = 200
 
 _HANDSHAKE = 0xFF
-_SEALED = struct.Struct(">8sBBQ")
-_FRAME = struct.Struct(">BBIII")
-_FIRST, _LAST = 1, 2
 RECORD_BYTES_MIN = 512
-RECORD_OVERHEAD_BYTES = _SEALED.size + TAG_BYTES + _FRAME.size
+RECORD_BYTES_MAX = 65_536
+"""What is taken from any path; the two ends may cut what they send differently."""
+RECORD_OVERHEAD_BYTES = OVERHEAD_BYTES + FRAME.size
+"""What a record holds beside the one message in it."""
+_PROOF_OVERHEAD_BYTES = SESSION_ID_BYTES + 2 + KEY_BYTES + TAG_BYTES + NODE_ID_BYTES + TAG_BYTES
+"""What handshake message 3 holds beside the grant."""
+
+_COUNTERS = (
+    "records_sealed",
+    "records_opened",
+    "messages",
+    "congested",
+    "early",
+    "replayed",
+    "forged",
+    "malformed",
+    "unknown_channel",
+    "after_close",
+    "handshake_repeated",
+    "handshake_resent",
+    "handshake_unexpected",
+    "handshake_forged",
+    "refused",
+)
 
 Judge: TypeAlias = Callable[[NodeId, bytes], Any]
-
-
-class Channel(enum.IntEnum):
-    """What a frame belongs to; later versions add streams."""
-
-    CLOSE = 0
-    CALLS = 1
 
 
 class State(enum.Enum):
@@ -121,38 +128,12 @@ def opens_session(record: bytes) -> bool:
     return len(record) > SESSION_ID_BYTES + 2 and record[SESSION_ID_BYTES : SESSION_ID_BYTES + 2] == b"\xff\x00"
 
 
-class _Direction:
-    """One direction's keys: the present phase, and for a while the one before."""
-
-    def __init__(self, key: bytes, now: float) -> None:
-        self._key = key
-        self.cipher = AESGCM(key)
-        self.phase = 0
-        self.since = now
-        self.records = 0
-        self.old: AESGCM | None = None
-
-    def advance(self, now: float) -> None:
-        self.old = self.cipher
-        self._key = self.next_key()
-        self.cipher = AESGCM(self._key)
-        self.phase = (self.phase + 1) % PHASES
-        self.since, self.records = now, 0
-
-    def next_key(self) -> bytes:
-        return hmac.digest(self._key, b"atoll next key phase", "sha256")
-
-    def forget_old(self, now: float) -> None:
-        if self.old is not None and now >= self.since + OLD_KEY_S:
-            self.old = None
-
-
 class Session:
     """One end of a session; made by `dial` or `answer`. All times are monotonic seconds and come in."""
 
     def __init__(self, *, handshake: Handshake, session_id: bytes, record_bytes_max: int, now: float) -> None:
-        if record_bytes_max < RECORD_BYTES_MIN:
-            raise UsageError(f"a record needs at least {RECORD_BYTES_MIN} bytes, not {record_bytes_max}")
+        if not RECORD_BYTES_MIN <= record_bytes_max <= RECORD_BYTES_MAX:
+            raise UsageError(f"records have {RECORD_BYTES_MIN} to {RECORD_BYTES_MAX} bytes, not {record_bytes_max}")
         self.session_id = session_id
         self.state = State.DIALLING if handshake.initiator else State.ANSWERING
         self.peer: NodeId | None = None
@@ -163,31 +144,33 @@ class Session:
         self._judge: Judge | None = None
         self._read_before = b""
         self._written = b""
-        self._sending: _Direction | None = None
-        self._receiving: _Direction | None = None
-        self._counter = 0
-        self._seen: dict[int, int] = {}
+        self._sealer: Sealer | None = None
+        self._opener: Opener | None = None
         self._records: deque[bytes] = deque()
-        self._queue: deque[tuple[int, bytes]] = deque()
-        self._queued_bytes = 0
-        self._message_number = 0
-        self._offset = 0
-        self._partial = bytearray()
-        self._partial_number: int | None = None
+        self._early: list[bytes] = []
+        self._outbox = Outbox()
+        self._assembly = Assembly()
         self._now = now
         self._dialled_at = now
         self._resend_at = now + RESEND_S
         self._heard_at = now
+        self._sealed_at = now
         self._confirm = False
-        self._counts: Counter[str] = Counter()
+        self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
 
     @classmethod
     def dial(cls, *, key: NodeKey, peer: NodeId, grant: bytes, record_bytes_max: int, now: float) -> "Session":
-        """Begin a session to `peer`, whose id is all one needs; `grant` is shown in message 3, forward secret."""
-        handshake = Handshake(initiator=True, static=key.curve_secret, prologue=_prologue(peer), peer=peer.curve_key)
-        session = cls(
-            handshake=handshake, session_id=os.urandom(SESSION_ID_BYTES), record_bytes_max=record_bytes_max, now=now
-        )
+        """Begin a session to `peer`, whose id is all one needs; `grant` is shown in message 3, forward secret.
+
+        Raises:
+            UsageError: The grant does not fit into one record.
+        """
+        if len(grant) > min(record_bytes_max - _PROOF_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX - NODE_ID_BYTES):
+            raise UsageError(f"a grant of {len(grant)} bytes does not fit into a record of {record_bytes_max}")
+        session_id = os.urandom(SESSION_ID_BYTES)
+        prologue = _prologue(session_id, peer)
+        handshake = Handshake(initiator=True, static=key.curve_secret, prologue=prologue, peer=peer.curve_key)
+        session = cls(handshake=handshake, session_id=session_id, record_bytes_max=record_bytes_max, now=now)
         session.peer = peer
         session._opening = key.node_id + grant
         session._write_handshake()
@@ -196,7 +179,8 @@ class Session:
     @classmethod
     def answer(cls, *, key: NodeKey, judge: Judge, session_id: bytes, record_bytes_max: int, now: float) -> "Session":
         """Be ready for the session that `session_id` opens; `judge(peer, grant)` raises `Refused` or `Expired`."""
-        handshake = Handshake(initiator=False, static=key.curve_secret, prologue=_prologue(key.node_id))
+        prologue = _prologue(session_id, key.node_id)
+        handshake = Handshake(initiator=False, static=key.curve_secret, prologue=prologue)
         session = cls(handshake=handshake, session_id=session_id, record_bytes_max=record_bytes_max, now=now)
         session._judge = judge
         return session
@@ -213,20 +197,22 @@ class Session:
             raise UsageError(f"a message has at most {MESSAGE_BYTES_MAX} bytes, this one {len(message)}")
         if self.state is State.CLOSED:
             raise Expired("this session is closed")
-        if self._queued_bytes + len(message) > QUEUE_BYTES_MAX:
+        try:
+            self._outbox.put(message)
+        except Congested:
             self._counts["congested"] += 1
-            raise Congested("the session's queue is full: the path is slower than its sender")
-        self._queue.append((self._message_number, message))
-        self._message_number = (self._message_number + 1) % 2**32
-        self._queued_bytes += len(message)
+            raise
 
     def outgoing(self) -> list[bytes]:
         """Give the records to put on the path now, in order; each is given once."""
-        if self._sending is not None and self.state is not State.CLOSED:
-            while self._queue:
-                self._records.append(self._seal(self._next_frames()))
+        if self._sealer is not None:
+            room = self._record_bytes_max - OVERHEAD_BYTES
+            while self._outbox and not (self.state is State.PROVING and self._early_full()):
+                record = self._seal(self._sealer, self._outbox.take(room))
+                if self.state is State.PROVING:
+                    self._early.append(record)
             if self._confirm:
-                self._records.append(self._seal(b""))
+                self._seal(self._sealer, b"")
             self._confirm = False
         records = list(self._records)
         self._records.clear()
@@ -238,7 +224,7 @@ class Session:
         if self.state is State.CLOSED:
             self._counts["after_close"] += 1
             return []
-        if len(record) > self._record_bytes_max or record[:SESSION_ID_BYTES] != self.session_id:
+        if len(record) > RECORD_BYTES_MAX or record[:SESSION_ID_BYTES] != self.session_id:
             self._counts["malformed"] += 1
             return []
         if record[SESSION_ID_BYTES : SESSION_ID_BYTES + 1] == bytes([_HANDSHAKE]):
@@ -246,13 +232,15 @@ class Session:
         return self._receive_sealed(record)
 
     def close(self, reason: str) -> None:
-        """Say goodbye; the peer learns the reason if the keys are there. `outgoing` gives the last record."""
+        """Say goodbye; the peer learns the reason if the keys are there. `outgoing` gives the last record.
+
+        What was sent and not yet given out is dropped; wait for it before, if it matters.
+        """
         if self.state is State.CLOSED:
             return
-        if self._sending is not None:
-            text = reason[:REASON_CHARACTERS_MAX].encode()
-            frame = _FRAME.pack(Channel.CLOSE, _FIRST | _LAST, 0, 0, len(text)) + text
-            self._records.append(self._seal(frame))
+        if self._sealer is not None:
+            text = reason.encode(errors="replace")[:REASON_BYTES_MAX]
+            self._seal(self._sealer, frame(Channel.CLOSE, text))
         self._end()
 
     def tick(self, now: float) -> list[SessionEvent]:
@@ -264,10 +252,11 @@ class Session:
             return self._closed(f"no handshake within {HANDSHAKE_S:g} s", by_peer=False)
         if now >= self._heard_at + IDLE_S:
             return self._closed(f"nothing was heard for {IDLE_S:g} s", by_peer=False)
-        if self._receiving is not None:
-            self._receiving.forget_old(now)
+        if self._opener is not None:
+            self._opener.forget_old(now)
         if self.state in (State.DIALLING, State.PROVING) and now >= self._resend_at:
-            self._records.append(self._written)
+            # The very same bytes: the peer that has them already takes the second ones for replayed.
+            self._records += [self._written, *self._early]
             self._counts["handshake_resent"] += 1
             self._resend_at = now + RESEND_S
         return []
@@ -278,15 +267,20 @@ class Session:
         if self.state is State.CLOSED:
             return None
         if self.state is State.OPEN:
-            old = self._receiving is not None and self._receiving.old is not None
-            return self._receiving.since + OLD_KEY_S if old and self._receiving else self._heard_at + IDLE_S
+            forget_at = None if self._opener is None else self._opener.deadline
+            return self._heard_at + IDLE_S if forget_at is None else forget_at
         if self.state is State.ANSWERING:
             return self._dialled_at + HANDSHAKE_S
         return min(self._resend_at, self._dialled_at + HANDSHAKE_S)
 
+    @property
+    def records_opened(self) -> int:
+        """How many genuine sealed records of the peer have come; a path that brings one leads to it."""
+        return self._counts["records_opened"]
+
     def statistics(self) -> dict[str, int]:
-        """Counters: records sealed and opened, replayed, forged, malformed, lost messages."""
-        return dict(self._counts)
+        """Counters since the start: records, messages delivered and lost, handshake messages."""
+        return {**self._counts, "messages_lost": self._assembly.lost}
 
     # The handshake
 
@@ -298,10 +292,12 @@ class Session:
 
     def _receive_handshake(self, record: bytes) -> list[SessionEvent]:
         if record == self._read_before:
-            # Our answer was lost; the same bytes again give away nothing new.
+            # Our answer was lost; the same bytes again give away nothing new. The initiator has a clock for that: its
+            # answer is the long one, and a repeated short message must not fetch it again and again.
+            self._counts["handshake_repeated"] += 1
             if self.state is State.OPEN:
                 self._confirm = True
-            else:
+            elif self.state is State.ANSWERING:
                 self._records.append(self._written)
             return []
         expected = {State.DIALLING: 1, State.ANSWERING: 2 if self._written else 0}.get(self.state)
@@ -344,62 +340,39 @@ class Session:
 
     def _take_keys(self) -> None:
         sending, receiving = self._handshake.split()
-        self._sending, self._receiving = _Direction(sending, self._now), _Direction(receiving, self._now)
+        self._sealer, self._opener = Sealer(self.session_id, sending, self._now), Opener(receiving, self._now)
 
     # Sealed records
 
-    def _next_frames(self) -> bytes:
-        room = self._record_bytes_max - _SEALED.size - TAG_BYTES
-        parts: list[bytes] = []
-        while self._queue and room > _FRAME.size:
-            number, message = self._queue[0]
-            piece = message[self._offset : self._offset + room - _FRAME.size]
-            end = self._offset + len(piece)
-            flags = (_FIRST if self._offset == 0 else 0) | (_LAST if end == len(message) else 0)
-            parts += [_FRAME.pack(Channel.CALLS, flags, number, self._offset, len(piece)), piece]
-            room -= _FRAME.size + len(piece)
-            if end < len(message):
-                self._offset = end
-                break
-            self._queue.popleft()
-            self._queued_bytes -= len(message)
-            self._offset = 0
-        return b"".join(parts)
+    def _early_full(self) -> bool:
+        return sum(map(len, self._early)) + self._record_bytes_max > EARLY_BYTES_MAX
 
-    def _seal(self, plain: bytes) -> bytes:
-        direction = self._sending
-        if direction is None:
-            raise UsageError("nothing can be sealed before the handshake")
-        if direction.records >= PHASE_RECORDS or self._now >= direction.since + PHASE_S:
-            direction.advance(self._now)
-            direction.old = None
-        header = _SEALED.pack(self.session_id, direction.phase, self.path, self._counter)
-        sealed = direction.cipher.encrypt(_nonce(self.path, self._counter), plain, header)
-        self._counter += 1
-        direction.records += 1
+    def _seal(self, sealer: Sealer, plain: bytes) -> bytes:
+        record = sealer.seal(plain, self.path, self._now)
+        self._records.append(record)
+        self._sealed_at = self._now
         self._counts["records_sealed"] += 1
-        return header + sealed
+        return record
 
     def _receive_sealed(self, record: bytes) -> list[SessionEvent]:
-        if self._receiving is None or len(record) < _SEALED.size + TAG_BYTES:
-            self._counts["early" if self._receiving is None else "malformed"] += 1
+        if self._opener is None:
+            self._counts["early"] += 1
             return []
-        _, phase, path, counter = _SEALED.unpack_from(record)
-        if counter <= self._seen.get(path, -1):
-            self._counts["replayed"] += 1
+        plain = self._opener.open(record, self._now)
+        if isinstance(plain, Fault):
+            self._counts[plain.value] += 1
             return []
-        plain = self._open(phase, path, counter, record)
-        if plain is None:
-            self._counts["forged"] += 1
-            return []
-        self._seen[path] = counter
         self._heard_at = self._now
         self._counts["records_opened"] += 1
         events: list[SessionEvent] = []
-        goodbye = len(plain) >= _FRAME.size and plain[0] == Channel.CLOSE
+        goodbye = plain[:1] == bytes([Channel.CLOSE])
         if self.state is State.PROVING and not goodbye and self.peer is not None:
             self.state = State.OPEN
+            self._early.clear()
             events.append(Established(self.peer, None))
+        if plain and self._now >= self._sealed_at + CONFIRM_S:
+            # Not for empty records: two idle ends must not keep each other awake.
+            self._confirm = True
         try:
             self._take_frames(plain, events)
         except MalformedFrame:
@@ -409,63 +382,19 @@ class Session:
             events.append(Closed("the peer sent frames that make no sense", by_peer=False))
         return events
 
-    def _open(self, phase: int, path: int, counter: int, record: bytes) -> bytes | None:
-        direction = self._receiving
-        if direction is None or (path != 0 and path not in self._seen and len(self._seen) >= PHASES):
-            return None
-        advanced = phase == (direction.phase + 1) % PHASES
-        if phase == direction.phase:
-            cipher: AESGCM | None = direction.cipher
-        elif advanced:
-            cipher = AESGCM(direction.next_key())
-        else:
-            cipher = direction.old if phase == (direction.phase - 1) % PHASES else None
-        if cipher is None:
-            return None
-        try:
-            plain = cipher.decrypt(_nonce(path, counter), record[_SEALED.size :], record[: _SEALED.size])
-        except InvalidTag:
-            return None
-        if advanced:
-            direction.advance(self._now)
-        return plain
-
     def _take_frames(self, plain: bytes, events: list[SessionEvent]) -> None:
-        position = 0
-        while position < len(plain):
-            if position + _FRAME.size > len(plain):
-                raise MalformedFrame("a frame header is cut off")
-            kind, flags, number, offset, length = _FRAME.unpack_from(plain, position)
-            position += _FRAME.size
-            piece = plain[position : position + length]
-            position += length
-            if len(piece) != length:
-                raise MalformedFrame("a frame is cut off")
+        for kind, flags, number, offset, piece in frames_of(plain):
             if kind == Channel.CLOSE:
-                events += self._closed(piece.decode(errors="replace")[:REASON_CHARACTERS_MAX], by_peer=True)
+                self._end()
+                events.append(Closed(_shown(bytes(piece[:REASON_BYTES_MAX])), by_peer=True))
                 return
             if kind != Channel.CALLS:
                 self._counts["unknown_channel"] += 1
                 continue
-            self._take_piece(flags, number, offset, piece, events)
-
-    def _take_piece(self, flags: int, number: int, offset: int, piece: bytes, events: list[SessionEvent]) -> None:
-        if flags & _FIRST:
-            if self._partial_number is not None:
-                self._counts["messages_lost"] += 1
-            self._partial, self._partial_number = bytearray(), number
-        if number != self._partial_number or offset != len(self._partial):
-            if self._partial_number is not None:
-                self._counts["messages_lost"] += 1
-            self._partial, self._partial_number = bytearray(), None
-            return
-        if offset + len(piece) > MESSAGE_BYTES_MAX:
-            raise MalformedFrame(f"a message is longer than {MESSAGE_BYTES_MAX} bytes")
-        self._partial += piece
-        if flags & _LAST:
-            events.append(MessageArrived(bytes(self._partial)))
-            self._counts["messages"] += 1
-            self._partial, self._partial_number = bytearray(), None
+            message = self._assembly.take(flags, number, offset, piece)
+            if message is not None:
+                self._counts["messages"] += 1
+                events.append(MessageArrived(message))
 
     def _closed(self, reason: str, *, by_peer: bool) -> list[SessionEvent]:
         self._end()
@@ -473,15 +402,18 @@ class Session:
 
     def _end(self) -> None:
         self.state = State.CLOSED
-        self._sending = self._receiving = None
-        self._queue.clear()
-        self._queued_bytes = 0
-        self._partial = bytearray()
+        self._sealer = self._opener = None
+        self._early.clear()
+        self._outbox.clear()
+        self._assembly.clear()
 
 
-def _prologue(responder: NodeId) -> bytes:
-    return b"atoll session" + bytes([VERSION]) + responder
+def _shown(reason: bytes) -> str:
+    """Make a stranger's reason fit to be shown: it ends up in logs and terminals."""
+    text = reason.decode(errors="replace")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def _nonce(path: int, counter: int) -> bytes:
-    return path.to_bytes(4, "big") + counter.to_bytes(8, "big")
+def _prologue(session_id: bytes, responder: NodeId) -> bytes:
+    """Give what both ends must agree on; the id, so that nobody on the path can give the two ends different ones."""
+    return b"atoll session" + bytes([VERSION]) + session_id + responder
