@@ -7,6 +7,7 @@ the gateway, which knows who may do what.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
@@ -14,6 +15,7 @@ import anyio.abc
 
 from atoll.actors.container_manager.containers import Containers
 from atoll.actors.container_manager.errors import ContainerError
+from atoll.actors.container_manager.lifecycle import CALL_LIMIT_MAX_S, LAUNCH_S
 from atoll.actors.container_manager.messages import (
     ContainerInfo,
     ContainerList,
@@ -22,6 +24,7 @@ from atoll.actors.container_manager.messages import (
     ListContainers,
     ListImages,
     ListServices,
+    LoadImage,
     Logs,
     ReadLogs,
     RemoveContainer,
@@ -33,9 +36,13 @@ from atoll.actors.container_manager.messages import (
     StartContainer,
     StopContainer,
 )
-from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo, handles
-from atoll.actors.runtime.errors import Declined
+from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery, ReplyTo, handles
+from atoll.actors.runtime.errors import AskDeclined
 from atoll.transport.base import Standing
+from atoll.transport.codec import Message
+
+ORDER_S = CALL_LIMIT_MAX_S + LAUNCH_S
+"""Longer than the longest call; what it is asked ends by limits of its own."""
 
 
 class ContainerManager(Actor):
@@ -59,26 +66,29 @@ class ContainerManager(Actor):
             await anyio.sleep_forever()
 
     async def receive(self, delivery: Delivery) -> Any:
-        """Take a call beside the mailbox, anything else in its turn.
-
-        Raises:
-            Declined: The order cannot be carried out; the text says why.
-        """
+        """Take a call beside the mailbox, anything else in its turn."""
         if isinstance(delivery.message, ServiceCall):
             self.tasks.start_soon(self._call, delivery.message, delivery.reply_to)
             return LATER
         try:
             return await super().receive(delivery)
         except ContainerError as error:
-            raise Declined(str(error)) from error
+            _decline(delivery.reply_to, error)
+            return LATER
 
     async def _call(self, call: ServiceCall, reply_to: ReplyTo | None) -> None:
         try:
             reply = await self._containers.call(call)
         except ContainerError as error:
-            reply = fault_reply(error)
-        if reply_to is not None:
-            reply_to.answer(reply)
+            _decline(reply_to, error)
+        else:
+            if reply_to is not None:
+                reply_to.answer(reply)
+
+    @handles
+    async def load_image(self, message: LoadImage) -> ImageInfo:
+        """Take an image from a file."""
+        return await self._containers.load_image(Path(message.path), message.client)
 
     @handles
     async def list_images(self, _: ListImages) -> Images:
@@ -124,6 +134,28 @@ class ContainerManager(Actor):
     async def list_services(self, _: ListServices) -> Services:
         """List the services."""
         return Services(self._containers.services())
+
+
+def _decline(reply_to: ReplyTo | None, error: ContainerError) -> None:
+    if reply_to is not None:
+        declined = AskDeclined(str(error))
+        declined.__cause__ = error
+        reply_to.fail(declined)
+
+
+async def order(manager: ActorRef, message: Message, *, timeout_s: float = ORDER_S) -> Any:
+    """Ask the container manager of this node, and get its errors as they are there.
+
+    Raises:
+        ContainerError: It says no; the subclass says why.
+        AskFailed: It did not answer.
+    """
+    try:
+        return await manager.ask(message, timeout_s=timeout_s)
+    except AskDeclined as declined:
+        if isinstance(declined.__cause__, ContainerError):
+            raise declined.__cause__ from None
+        raise
 
 
 def fault_reply(error: ContainerError) -> ServiceReply:

@@ -9,9 +9,7 @@ started ones start on their first call. Open it with `async with`.
 """
 
 import importlib.util
-import secrets
 import tempfile
-import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -23,14 +21,14 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from atoll.actors.container_manager.addresses import Addresses, base_path
-from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX, NAME
+from atoll.actors.container_manager.addresses import Addresses
+from atoll.actors.container_manager.admission import TIME_LIMIT, new_record
+from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX
 from atoll.actors.container_manager.console import Console
 from atoll.actors.container_manager.errors import (
     ImageRefused,
     LimitReached,
     NotThere,
-    RuntimeMissing,
     StorageFault,
     Taken,
     UsageFault,
@@ -49,7 +47,6 @@ from atoll.actors.container_manager.lifecycle import (
 )
 from atoll.actors.container_manager.messages import (
     BODY_BYTES_MAX,
-    NAME_CHARACTERS_MAX,
     ContainerInfo,
     ImageInfo,
     LogEntry,
@@ -58,15 +55,12 @@ from atoll.actors.container_manager.messages import (
     ServiceReply,
 )
 from atoll.actors.container_manager.outbound import Fetch, door
-from atoll.actors.container_manager.runtimes.javascript import INSTALL, MEMORY_BYTES_MAX, Worker
+from atoll.actors.container_manager.runtimes.javascript import MEMORY_BYTES_MAX, Worker
 from atoll.actors.container_manager.timers import Timers
 from atoll.actors.container_manager.vault import Vault
 from atoll.actors.container_manager.workshop import SPARE_S, WORKERS_MAX, Workshop
 
 CONTAINERS_MAX = 64
-ENV_ITEMS_MAX = 100
-ENV_CHARACTERS_MAX = 16 * 1024
-TIME_LIMIT = "MCM.MAX_EXECUTION_TIME_SEC"
 CHUNK_BYTES = 256 * 1024
 
 _T = TypeVar("_T")
@@ -126,7 +120,7 @@ class Containers:
             self._storage = stack.enter_context(Vault(self._folder / "storage"))
             self._logs = stack.enter_context(Vault(self._folder / "logs"))
             cache = stack.enter_context(Vault(self._engines)).folder.resolve()
-            self._disk = anyio.Lock()
+            self._disk, self._orders = anyio.Lock(), anyio.Lock()
             for record in self._images.containers.values():
                 self._addresses.claim(record.id, record.client, record.base_path)
                 self._instances[record.id] = self._instance(record)
@@ -204,11 +198,12 @@ class Containers:
             ImageNotThere: There is none of that name.
             Taken: Containers use it; names them.
         """
-        image = self._images.find(name)
-        users = [each.id for each in self._images.containers.values() if each.image_id == image.id]
-        if users:
-            raise Taken(f"the image {image.id} is used by {', '.join(users)}; remove that first")
-        await self._on_disk(self._images.remove, image)
+        async with self._orders:
+            image = self._images.find(name)
+            users = [each.id for each in self._images.containers.values() if each.image_id == image.id]
+            if users:
+                raise Taken(f"the image {image.id} is used by {', '.join(users)}; remove that first")
+            await self._on_disk(self._images.remove, image)
         return image.info()
 
     async def read_archive(self, name: str) -> bytes:
@@ -227,46 +222,23 @@ class Containers:
             RuntimeMissing: This host cannot run such an image; says how to change that.
             LimitReached: There are too many containers.
         """
-        record = self._new_record(name, image, dict(env or {}), client)
-        self._addresses.claim(record.id, client, record.base_path)
-        try:
-            await self._on_disk(self._images.put_container, record)
-        except BaseException:
-            self._addresses.release(record.id)
-            raise
-        instance = self._instances[record.id] = self._instance(record)
+        async with self._orders:
+            found = self._images.find(image, client)
+            record = new_record(name, image, found, dict(env or {}), client)
+            if record.id in self._instances:
+                raise Taken(f"there is a container {record.id} already; remove it first, or choose another name")
+            if len(self._instances) >= self._containers_max:
+                raise LimitReached(f"this node holds {self._containers_max} containers, which is its limit")
+            self._addresses.claim(record.id, client, record.base_path)
+            try:
+                await self._on_disk(self._images.put_container, record)
+            except BaseException:
+                self._addresses.release(record.id)
+                raise
+            instance = self._instances[record.id] = self._instance(record)
         instance.tell(StartOrdered())
         self._want_spare()
         return self._info(instance)
-
-    def _new_record(self, name: str, image: str, env: dict[str, str], client: str) -> ContainerRecord:
-        check_client(client)
-        if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS_MAX:
-            raise UsageFault(f"{name[:200]!r} cannot name a container: a-z, 0-9 and ._- are taken")
-        found = self._images.find(image, client)
-        if f"{client}-{name}" in self._instances:
-            raise Taken(f"there is a container {client}-{name} already; remove it first, or choose another name")
-        if len(self._instances) >= self._containers_max:
-            raise LimitReached(f"this node holds {self._containers_max} containers, which is its limit")
-        if len(env) > ENV_ITEMS_MAX or sum(len(key) + len(value) for key, value in env.items()) > ENV_CHARACTERS_MAX:
-            raise UsageFault(f"env may have {ENV_ITEMS_MAX} items and {ENV_CHARACTERS_MAX} characters")
-        try:
-            call_limit(env.get(TIME_LIMIT))
-        except ValueError as error:
-            raise UsageFault(f"{TIME_LIMIT}: {error}") from error
-        check_runtime(found.runtime)
-        return ContainerRecord(
-            client=client,
-            name=name,
-            image=image,
-            image_id=found.id,
-            runtime=found.runtime,
-            digest=found.digest,
-            base_path=base_path(name, env),
-            created_ms=time.time_ns() // 1_000_000,
-            env=tuple(sorted(env.items())),
-            storage=secrets.token_hex(8),
-        )
 
     def list(self) -> tuple[ContainerInfo, ...]:
         """List the containers, by id."""
@@ -274,29 +246,32 @@ class Containers:
 
     async def stop(self, name: str) -> ContainerInfo:
         """Stop a container: its calls end with a fault, its storage stays. Harmless when it is stopped."""
-        instance = self._find(name)
-        await self._set_started(instance, started=False)
-        instance.tell(StopOrdered())
-        return self._info(instance)
+        async with self._orders:
+            instance = self._find(name)
+            await self._set_started(instance, started=False)
+            instance.tell(StopOrdered())
+            return self._info(instance)
 
     async def start(self, name: str) -> ContainerInfo:
         """Start a stopped container. Harmless when it is started."""
-        instance = self._find(name)
-        await self._set_started(instance, started=True)
-        instance.tell(StartOrdered())
-        self._want_spare()
-        return self._info(instance)
+        async with self._orders:
+            instance = self._find(name)
+            await self._set_started(instance, started=True)
+            instance.tell(StartOrdered())
+            self._want_spare()
+            return self._info(instance)
 
     async def remove(self, name: str) -> ContainerInfo:
         """Remove a container, its storage and its log."""
-        instance = self._find(name)
-        info = self._info(instance)
-        await self._on_disk(self._images.drop_container, instance.record.id)
-        instance.tell(RemoveOrdered())
-        self._instances.pop(instance.record.id, None)
-        self._addresses.release(instance.record.id)
-        instance.console.remove()
-        self._sweep()
+        async with self._orders:
+            instance = self._find(name)
+            info = self._info(instance)
+            await self._on_disk(self._images.drop_container, instance.record.id)
+            instance.tell(RemoveOrdered())
+            del self._instances[instance.record.id]
+            self._addresses.release(instance.record.id)
+            instance.console.remove()
+            self._sweep()
         return info
 
     def logs(self, name: str, lines_max: int = 100) -> tuple[LogEntry, ...]:
@@ -358,6 +333,11 @@ class Containers:
             "workers": sum(each.worker is not None for each in self._instances.values()),
             "spare_workers": int(self._workshop.spare_ready),
         }
+
+    def worker_pids(self) -> dict[str, int]:
+        """Give the process ids of the workers by container, for metrics; a container at rest has none."""
+        pids = {name: each.worker.pid for name, each in self._instances.items() if each.worker is not None}
+        return {name: pid for name, pid in pids.items() if pid is not None}
 
     def _want_spare(self) -> None:
         if any(each.lifecycle.state is State.COLD for each in self._instances.values()):
@@ -436,18 +416,6 @@ class Containers:
             for name in vault.names():
                 if name.partition(".")[0] not in known:
                     vault.remove(name)
-
-
-def check_runtime(runtime: str) -> None:
-    """Check that this host can run such images.
-
-    Raises:
-        RuntimeMissing: It cannot; the text says how to change that.
-    """
-    if runtime != "js":
-        raise RuntimeMissing(f"images of the runtime {runtime!r} cannot be run yet; JavaScript (index.js) can")
-    if importlib.util.find_spec("quickjs_rs") is None:
-        raise RuntimeMissing(f"JavaScript is not installed on this host; run: {INSTALL}")
 
 
 def _chunks(file: IO[bytes]) -> Iterable[bytes]:

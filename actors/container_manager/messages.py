@@ -10,6 +10,7 @@ import msgspec
 
 from atoll.transport.codec import Message
 
+PATH = "container_manager"
 BODY_BYTES_MAX = 3_670_016
 """Largest body of a call and of its reply: 3.5 MiB, so that either fits a message (4 MiB)."""
 HEADERS_MAX = 200
@@ -128,6 +129,13 @@ class LogEntry(Message, frozen=True, array_like=True, tag="container_manager.log
     text: str
 
 
+class LoadImage(Message, frozen=True, array_like=True, tag="container_manager.load_image"):
+    """Asks to take an image from a docker-save file of this host; answered by `ImageInfo`."""
+
+    path: str
+    client: str = "api"
+
+
 class ListImages(Message, frozen=True, array_like=True, tag="container_manager.list_images"):
     """Asks for `Images`."""
 
@@ -211,6 +219,7 @@ MESSAGES: tuple[type[Message], ...] = (
     ContainerInfo,
     ServiceInfo,
     LogEntry,
+    LoadImage,
     ListImages,
     Images,
     RemoveImage,

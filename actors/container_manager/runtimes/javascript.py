@@ -92,12 +92,13 @@ class Worker:
         try:
             # A cancelled start leaves uvloop a process that it neither ends nor waits for; a start takes milliseconds.
             with anyio.CancelScope(shield=True):
-                self._process = await anyio.open_process(command, env=environment, start_new_session=True)
+                process = await anyio.open_process(command, env=environment, start_new_session=True)
         except OSError as error:
             raise WorkerGone(f"a worker process cannot be started: {error.strerror}") from error
+        self._process = process
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):  # It has ended already, or the kernel knows no pidfd.
-                self._pidfd = os.pidfd_open(self._process.pid)
+                self._pidfd = os.pidfd_open(process.pid)
         ready = anyio.Event()
         try:
             async with anyio.create_task_group() as tasks:
