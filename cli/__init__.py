@@ -4,13 +4,21 @@ Data goes to stdout, everything else to stderr. Exit 0: done; 1: failed; 2: wron
 """
 
 import importlib
+from pathlib import Path
 
 import click
 
 _COMMANDS = {
     "bench": ("atoll.cli.bench", "Measure relays and actors beside a raw baseline."),
+    "call": ("atoll.cli.call", "Call a service, here or on another node."),
+    "config": ("atoll.cli.config", "Show settings, and where each came from."),
+    "container": ("atoll.cli.container", "Run, list, stop and remove containers."),
+    "image": ("atoll.cli.image", "Push, list and remove images of services."),
+    "node": ("atoll.cli.node", "Show nodes."),
     "relay": ("atoll.cli.relay", "Run a relay."),
+    "service": ("atoll.cli.service", "Show services that can be called."),
     "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),
+    "status": ("atoll.cli.status", "Show a node's health, and why things are as they are."),
 }
 
 
@@ -39,5 +47,19 @@ class LazyGroup(click.Group):
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="atoll", prog_name="atoll")
-def main() -> None:
+@click.option(
+    "--at",
+    envvar="ATOLL_AT",
+    metavar="NODE",
+    help="The node to talk to: home/tv of a running spec, a socket's path or a URL. Default: this host's node.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The API key for a URL; or set ATOLL_API_KEY.",
+)
+def main(at: str | None, api_key_file: Path | None) -> None:
     """Turn any computer into a cloud server, and any handful of them into one cloud."""
+    # Commands that talk to a node read both from the context.
+    del at, api_key_file

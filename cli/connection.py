@@ -1,0 +1,235 @@
+"""HTTP to one node: over its unix socket, or to a URL with the API key.
+
+    command --ask--> Connection --socket or TCP--> gateway --/at/NODE/…--> another node's gateway
+
+Every problem that the gateway answers, and everything that can go wrong on the way, becomes a `Failed` with what to do.
+It must never wait without a limit, and never read an answer longer than `ANSWER_BYTES_MAX`.
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import click
+
+from atoll.cli.places import Failed, Place, place_of_command
+
+CONNECT_S = 5.0
+ANSWER_S = 40.0
+"""Longer than the gateway's own limit for a call to another node (30 s): it knows better what was late."""
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+PROBLEM = "urn:atoll:problem:"
+
+T = TypeVar("T")
+
+
+class NotRunning(Failed):
+    """Nobody listens where the node should be (the world's fault)."""
+
+
+class NoAnswer(Failed):
+    """Somebody is there, and does not answer as a node does."""
+
+
+class ProblemAnswer(Failed):
+    """The node says what is wrong."""
+
+    def __init__(self, what: str, remedy: str, *, status: int, name: str) -> None:
+        """Keep the status and the problem's name for commands that know a way out."""
+        super().__init__(what, remedy)
+        self.status = status
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+    where: str
+
+    def plain(self) -> dict[str, Any]:
+        """Give the JSON object as it came, fields of later versions included."""
+        found = self._json()
+        if not isinstance(found, dict):
+            raise self._strange("its answer is no JSON object")
+        return found
+
+    def view(self, kind: type[T]) -> T:
+        """Give the answer as one of the gateway's views."""
+        import msgspec
+
+        try:
+            return msgspec.json.decode(self.body, type=kind)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise self._strange(str(error)) from error
+
+    def problem(self) -> ProblemAnswer | None:
+        """Give the problem that the gateway itself states; None for anything else."""
+        if self.status < 400 or not self.headers.get_content_type().endswith("problem+json"):
+            return None
+        found = self._json()
+        if not isinstance(found, dict) or not str(found.get("type", "")).startswith(PROBLEM):
+            return None
+        what = str(found.get("detail") or found.get("title") or f"HTTP status {self.status}")
+        if candidates := found.get("candidates"):
+            what += ": " + ", ".join(map(str, candidates))
+        remedy = str(found.get("remedy") or "look into the node's log")
+        return ProblemAnswer(what, remedy, status=self.status, name=str(found["type"]).removeprefix(PROBLEM))
+
+    def text(self) -> str | None:
+        """Give the body as text; None where it is none."""
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError:
+            return None
+
+    def _json(self) -> Any:
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    def _strange(self, why: str) -> NoAnswer:
+        return NoAnswer(f"what answers at {self.where} speaks like no node of this version: {why}", "see `atoll --at`")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, place: Place) -> None:
+        super().__init__("localhost", timeout=CONNECT_S)
+        self._path = str(place.socket)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Asks one node, or through it another one; every request has a connection of its own."""
+
+    place: Place
+    node: str = ""
+    """The node behind it that is meant; empty: itself."""
+    answer_s: float = ANSWER_S
+
+    def target(self, path: str) -> str:
+        """Give the path on the node that is connected."""
+        return f"/at/{quote(self.node, safe='')}{path}" if self.node else path
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Make one request and give its answer.
+
+        Raises:
+            Failed: It went wrong, or the node answers with a status of 400 or above.
+        """
+        answer = self.exchange(method, path, body=body, headers=headers)
+        if problem := answer.problem():
+            raise problem
+        if answer.status >= 400:
+            raise NoAnswer(f"{self.place} answered {answer.status} to {method} {path}", "is it a node of this version?")
+        return answer
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Make one request and give its answer, whatever its status is.
+
+        Raises:
+            Failed: There is no answer.
+        """
+        fields = {"connection": "close", **(headers or {})}
+        if self.place.api_key:
+            # An `x-api-key` of the caller's own is for the service; ours then goes the other way.
+            ours = ("authorization", "Bearer ") if "x-api-key" in fields else ("x-api-key", "")
+            fields.setdefault(ours[0], ours[1] + self.place.api_key)
+        opened = self._open()
+        with contextlib.closing(opened):
+            try:
+                self._connect(opened)
+                return self._exchange(opened, method, self.target(path), body, fields)
+            except TimeoutError as error:
+                raise NoAnswer(
+                    f"{self.place} did not answer within {self.answer_s:g} s",
+                    "try again, and look into the node's log",
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
+                raise NoAnswer(
+                    f"{self.place} broke off: {error or type(error).__name__}",
+                    "see whether the node still runs: atoll status",
+                ) from error
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self.place.socket is not None:
+            return _UnixConnection(self.place)
+        url = urlsplit(self.place.url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        return kind(url.hostname or "", url.port, timeout=CONNECT_S)
+
+    def _connect(self, opened: http.client.HTTPConnection) -> None:
+        try:
+            opened.connect()
+        except PermissionError as error:
+            # Of a socket: its folder or file is another user's. Of TCP: the system forbids the port or address.
+            raise NotRunning(
+                f"{self.place} may not be opened", "run this as the user the node runs as, or with sudo"
+            ) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise NotRunning(f"no node is running at {self.place} ({why})", self.place.start) from error
+        opened.sock.settimeout(self.answer_s)
+
+    def _exchange(
+        self,
+        opened: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        body: bytes | Iterable[bytes] | None,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        chunked = body is not None and not isinstance(body, bytes) and "content-length" not in headers
+        fields = dict(headers) | ({"transfer-encoding": "chunked"} if chunked else {})
+        # A refusal may come, and the connection close, while a long body is still on its way: read it all the same.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            opened.request(method, target, body=body, headers=fields, encode_chunked=chunked)
+        with opened.getresponse() as response:
+            data = response.read(ANSWER_BYTES_MAX + 1)
+            if len(data) > ANSWER_BYTES_MAX:
+                raise NoAnswer(f"the answer of {self.place} is longer than {ANSWER_BYTES_MAX} bytes", "ask for less")
+            if response.length:
+                raise http.client.IncompleteRead(data, response.length)
+            return Answer(response.status, response.headers, data, str(self.place))
+
+
+def connection(node: str | None = None, *, answer_s: float = ANSWER_S) -> Connection:
+    """Give the connection of the running command; `node` is what its `--node` names."""
+    return Connection(place=place_of_command(), node=node or "", answer_s=answer_s)
+
+
+def segment(name: str) -> str:
+    """Write a name as one segment of a path."""
+    return quote(name, safe="")
+
+
+node_option = click.option("--node", metavar="NODE", help="Another node: its name, site/name or id. Default: this one.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,0 +1,116 @@
+"""`atoll image`: images of services on a node."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import click
+
+from atoll.cli.connection import connection, json_option, node_option, segment
+from atoll.cli.output import fail, print_json
+from atoll.cli.places import atoll
+from atoll.cli.tables import moment, print_table, shown, size, suggest
+from atoll.cli.uploads import ImageForm
+
+PUSH_S = 120.0
+"""For the node to take a piece, and to unpack the image at the end."""
+client_option = click.option("--client", metavar="NAME", help="In whose name; default: api.")
+
+
+def client_header(client: str | None) -> dict[str, str]:
+    """Name the client that images and containers belong to."""
+    return {"x-client-id": client} if client else {}
+
+
+@click.group("image")
+def command() -> None:
+    """Push, list and remove images of services."""
+
+
+@command.command("push")
+@click.argument("tar", metavar="TAR")
+@node_option
+@client_option
+@json_option
+def push(tar: str, node: str | None, client: str | None, *, as_json: bool) -> None:
+    """Push TAR, an image as `docker save` writes it; `-` reads it from a pipe."""
+    from atoll.actors.gateway.views import ImageReply
+
+    with _opened(tar) as (file, length), _progress(tar, length) as bar:
+        form = ImageForm(file, length, bar)
+        headers = form.headers() | client_header(client)
+        answer = connection(node, answer_s=PUSH_S).ask("POST", "/atoll/v1/images", body=form, headers=headers)
+    image = answer.view(ImageReply).image
+    if as_json:
+        print_json(answer.plain())
+    else:
+        tags = ", ".join(tag for tag in image.repo_tags if not tag.startswith("runtime:"))
+        click.echo(f"{shown(image.id)}  {shown(tags)}  {shown(image.digest)}  {size(image.size_bytes)}")
+    there = f" --node {node}" if node else ""
+    suggest("run it with", f"{atoll()} container run {shown(image.name)} --name {shown(image.name)}{there}")
+
+
+@contextlib.contextmanager
+def _opened(tar: str) -> Iterator[tuple[IO[bytes], int | None]]:
+    if tar == "-":
+        yield sys.stdin.buffer, None
+        return
+    path = Path(tar)
+    try:
+        if path.is_dir():
+            fail(f"{tar} is a folder", "name the tar that `docker save -o FILE IMAGE` writes", code=2)
+        length = path.stat().st_size if path.is_file() else None
+        file = path.open("rb")
+    except OSError as error:
+        fail(f"{tar}: {error.strerror}", "name the tar that `docker save -o FILE IMAGE` writes", code=2)
+    with file:
+        yield file, length
+
+
+@contextlib.contextmanager
+def _progress(name: str, length: int | None) -> Iterator[Callable[[int], None]]:
+    if not sys.stderr.isatty() or length is None:
+        yield _nothing
+        return
+    with click.progressbar(length=length, label=shown(name), file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _nothing(_count: int) -> None:
+    """Show no progress: nobody watches."""
+
+
+@command.command("list")
+@node_option
+@json_option
+def show_images(node: str | None, *, as_json: bool) -> None:
+    """List images."""
+    from atoll.actors.gateway.views import ImagesReply
+
+    answer = connection(node).ask("GET", "/atoll/v1/images")
+    images = answer.view(ImagesReply).images
+    if as_json:
+        print_json(answer.plain())
+        return
+    print_table(
+        ("NAME", "TAGS", "CLIENT", "SIZE", "CREATED", "DIGEST"),
+        [
+            (x.name, ", ".join(x.repo_tags), x.client, size(x.size_bytes), moment(x.created_ms), x.digest[:19])
+            for x in images
+        ],
+        none="no images; push one with: atoll image push TAR",
+    )
+
+
+@command.command("rm")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@node_option
+def remove(images: tuple[str, ...], node: str | None) -> None:
+    """Remove images that no container uses."""
+    from atoll.actors.gateway.views import ImageReply
+
+    for image in images:
+        answer = connection(node).ask("DELETE", f"/atoll/v1/images/{segment(image)}")
+        click.echo(shown(answer.view(ImageReply).image.id))
