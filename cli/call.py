@@ -1,11 +1,6 @@
-"""`atoll call`: a REST call to a service anywhere.
+"""`atoll call`: a REST call to a service anywhere; `lookup.py` says where that is.
 
-    SERVICE         --list of this node-->       /echo/v1 + PATH
-    SERVICE@NODE    --list of that node-->       /at/NODE/echo/v1 + PATH
-    /base/path[@NODE]                            as it is
-
-A node of another owner may keep its list to itself; its services then are called at `/SERVICE`, which is where they are
-unless they asked for another path.
+The reply's body goes to stdout as it came, everything about it to stderr.
 """
 
 import base64
@@ -18,15 +13,14 @@ from urllib.parse import quote
 
 import click
 
-from atoll.cli.connection import Answer, Connection, ProblemAnswer, connection
+from atoll.cli.connection import MARGIN_S, Answer, connection
+from atoll.cli.lookup import find_service
 from atoll.cli.output import fail, print_json
 from atoll.cli.places import Failed
 from atoll.cli.tables import shown
 
 CALL_S = 30.0
 CALL_S_MAX = 300.0
-MARGIN_S = 10.0
-"""Beyond the call's own time: the gateway's answer says what was late, ours could not."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\xa0-\xff]*)")
 _PATH_SAFE = "/?&=%:@!$'()*+,;~[]"
@@ -70,50 +64,11 @@ def command(  # noqa: PLR0917 - click passes all by name
     if body is not None:
         headers.setdefault("content-type", _content_type(body))
     path = path or ("" if name.startswith("/") else "/")
-    node, base = _base(connection(node), name)
-    there = connection(node, answer_s=call_s + MARGIN_S)
-    if node:
-        headers["x-atoll-timeout-ms"] = str(max(1, round(call_s * 1000)))
-    answer = there.exchange(method, (base + quote(path, safe=_PATH_SAFE)) or "/", body=body, headers=headers)
+    spot = find_service(connection(), name, node)
+    there = connection(spot.node, answer_s=call_s + MARGIN_S)
+    answer = there.exchange(method, (spot.path + quote(path, safe=_PATH_SAFE)) or "/", body=body, headers=headers)
     _say(answer, verbose=verbose or include, include=include)
     _show(answer, as_json=as_json)
-
-
-def _base(there: Connection, name: str) -> tuple[str, str]:
-    """Find the node to call (empty: the one connected) and the path where the service lives on it."""
-    from atoll.actors.gateway.views import ServicesReply
-
-    if name.startswith("/"):
-        return there.node, quote(name.rstrip("/"), safe="/%")
-    try:
-        services = there.ask("GET", "/atoll/v1/services").view(ServicesReply).services
-    except ProblemAnswer as problem:
-        if there.node and problem.name == "not-allowed":
-            return there.node, "/" + quote(name, safe="")
-        raise
-    found = {(each.node, each.path) for each in services if name in (each.name, each.container)}
-    if len(found) > 1 or (found and not there.node):
-        own = _own_id(there)
-        found = {each for each in found if each[0] == own} or found
-        if len(found) == 1:
-            (node, base) = found.pop()
-            return there.node if node == own else node, base.rstrip("/")
-    if len(found) == 1:
-        return there.node, found.pop()[1].rstrip("/")
-    where = f"at {there.node}" if there.node else "here"
-    if found:
-        places = ", ".join(sorted(f"{path}@{node[:10]}" for node, path in found))
-        raise Failed(f"{len(found)} services are called {name} {where}: {places}", "call one of them by that name")
-    names = ", ".join(sorted({shown(each.name) for each in services})) or "none"
-    raise Failed(
-        f"no service {name} {where}; there are: {names}", "see `atoll service list`, or call a path: /the/path@NODE"
-    )
-
-
-def _own_id(there: Connection) -> str:
-    from atoll.actors.gateway.views import StatusView
-
-    return there.ask("GET", "/atoll/v1/status").view(StatusView).node.id
 
 
 def _headers(fields: tuple[str, ...]) -> dict[str, str]:

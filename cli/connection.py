@@ -21,7 +21,8 @@ from atoll.cli.places import Failed, Place, place_of_command
 
 CONNECT_S = 5.0
 ANSWER_S = 40.0
-"""Longer than the gateway's own limit for a call to another node (30 s): it knows better what was late."""
+MARGIN_S = 10.0
+"""What a node behind the one that is connected gets less: that one knows better what was late."""
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 PROBLEM = "urn:atoll:problem:"
 
@@ -79,7 +80,7 @@ class Answer:
         if not isinstance(found, dict) or not str(found.get("type", "")).startswith(PROBLEM):
             return None
         what = str(found.get("detail") or found.get("title") or f"HTTP status {self.status}")
-        if candidates := found.get("candidates"):
+        if isinstance(candidates := found.get("candidates"), list) and candidates:
             what += ": " + ", ".join(map(str, candidates))
         remedy = str(found.get("remedy") or "look into the node's log")
         return ProblemAnswer(what, remedy, status=self.status, name=str(found["type"]).removeprefix(PROBLEM))
@@ -159,6 +160,8 @@ class Connection:
             Failed: There is no answer.
         """
         fields = {"connection": "close", **(headers or {})}
+        if self.node:
+            fields["x-atoll-timeout-ms"] = str(max(1, round((self.answer_s - MARGIN_S) * 1000)))
         if self.place.api_key:
             # An `x-api-key` of the caller's own is for the service; ours then goes the other way.
             ours = ("authorization", "Bearer ") if "x-api-key" in fields else ("x-api-key", "")

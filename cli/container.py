@@ -41,9 +41,8 @@ def run(
         print_json(answer.plain())
     else:
         click.echo(f"{shown(view.id)}  {shown(view.state)}  {shown(view.path)}")
-    at, there = (f"@{node}", f" --node {node}") if node else ("", "")
-    suggest("call it with", f"{atoll()} call {shown(view.name)}{at} /")
-    suggest("stop it with", f"{atoll()} container stop {shown(view.name)}{there}")
+    suggest("call it with", atoll(), "call", f"{view.name}@{node}" if node else view.name, "/")
+    suggest("stop it with", atoll(), "container", "stop", view.name, node=node)
 
 
 def _environment(settings: tuple[str, ...]) -> dict[str, str]:
@@ -120,8 +119,7 @@ def _turn(container: str, node: str | None, verb: str, partner: str) -> None:
     answer = connection(node).ask("POST", f"/atoll/v1/containers/{segment(container)}/{verb}")
     view = answer.view(ContainerReply).container
     click.echo(f"{shown(view.id)}  {shown(view.state)}")
-    there = f" --node {node}" if node else ""
-    suggest(f"{partner} it with", f"{atoll()} container {partner} {shown(view.name)}{there}")
+    suggest(f"{partner} it with", atoll(), "container", partner, view.name, node=node)
 
 
 @command.command("rm")

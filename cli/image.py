@@ -48,8 +48,7 @@ def push(tar: str, node: str | None, client: str | None, *, as_json: bool) -> No
     else:
         tags = ", ".join(tag for tag in image.repo_tags if not tag.startswith("runtime:"))
         click.echo(f"{shown(image.id)}  {shown(tags)}  {shown(image.digest)}  {size(image.size_bytes)}")
-    there = f" --node {node}" if node else ""
-    suggest("run it with", f"{atoll()} container run {shown(image.name)} --name {shown(image.name)}{there}")
+    suggest("run it with", atoll(), "container", "run", image.name, "--name", image.name, node=node)
 
 
 @contextlib.contextmanager

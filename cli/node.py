@@ -1,17 +1,48 @@
-"""`atoll node`: the nodes that a node sees."""
+"""`atoll node`: run one, and the nodes that one sees."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atoll.cli.connection import connection, json_option, segment
 from atoll.cli.output import print_json
+from atoll.cli.process import config_of, flags_given, process_options
 from atoll.cli.tables import print_facts, print_table, span
+
+if TYPE_CHECKING:
+    from atoll.node import Node
 
 SCOPES = ("link-local", "account", "proximity")
 
 
 @click.group("node")
 def command() -> None:
-    """Show nodes."""
+    """Run a node, and show nodes."""
+
+
+@command.command("run")
+@process_options
+def run(file: Path | None, flags: tuple[str, ...], *, log_json: bool) -> None:
+    """Run a node until told to end; with no config at all it finds the others on this network."""
+    config: Any = config_of("node", file, flags_given(flags))
+
+    from atoll.cli.foreground import run_in_foreground, set_up_log
+    from atoll.node import Node
+
+    set_up_log(config.log_level, as_json=log_json)
+
+    def said(node: "Node") -> str:
+        return (
+            f"node {config.name} ({node.id.short}) of site {config.site.name}: {', '.join(node.gateway.addresses)}\n"
+            f"look at it: atoll --at {config.api_socket} status"
+        )
+
+    run_in_foreground(
+        lambda: Node.open(config),
+        said,
+        remedy="`atoll config show --origin` lists the settings; a taken port: --set links.port=0 --set gateway.port=0",
+    )
 
 
 @command.command("list")

@@ -2,7 +2,7 @@
 
     nothing             -->  the socket of this user's node (ATOLL_RUN_DIR, ATOLL_CONFIG)
     home/tv             -->  a node of a running cluster, from the files in the run directory
-    ./x, /run/x, x.sock -->  that socket
+    ./x, /run/x, x.sock -->  that socket; also as unix:/run/x
     http://host:8083    -->  that URL, with the API key
 
 It opens no connection, and never takes this host's own API key to another host.
@@ -11,6 +11,7 @@ It opens no connection, and never takes this host's own API key to another host.
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ def find_place(at: str | None, api_key_file: Path | None, environment: Mapping[s
     """
     if not at:
         return Place(socket=_own_config(environment).api_socket)
+    at = at.removeprefix("unix:")
     if "://" in at:
         return _url(at, api_key_file, environment)
     if at.startswith(("/", "./", "../", "~")) or at.endswith(".sock"):
@@ -190,4 +192,4 @@ def atoll() -> str:
     at = root.params.get("at")
     source = root.get_parameter_source("at")
     given = at and source is not None and source.name == "COMMANDLINE"
-    return f"atoll --at {at}" if given else "atoll"
+    return f"atoll --at {shlex.quote(str(at))}" if given else "atoll"

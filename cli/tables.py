@@ -4,6 +4,7 @@ Texts come from other nodes: whatever could move a terminal's cursor is shown as
 """
 
 import datetime as dt
+import shlex
 from collections.abc import Sequence
 
 import click
@@ -35,9 +36,11 @@ def print_facts(facts: Sequence[tuple[str, object]]) -> None:
             click.echo(f"{name.ljust(width)}{_GAP}{shown(value)}")
 
 
-def suggest(what: str, command: str) -> None:
-    """Name the partner command, on stderr."""
-    click.echo(f"{what}: {command}", err=True)
+def suggest(what: str, *command: str, node: str | None = None) -> None:
+    """Name the partner command, ready to be pasted, on stderr; `command` begins with how atoll was called."""
+    atoll, *words = [shown(each) for each in command]
+    there = ["--node", node] if node else []
+    click.echo(f"{what}: {atoll} {shlex.join([*words, *there])}", err=True)
 
 
 def size(count: float) -> str:

@@ -1,6 +1,7 @@
 """The commands that read and push, against a real gateway on a unix socket and on TCP."""
 
 import contextlib
+import http.client
 import json
 import os
 import pty
@@ -10,15 +11,18 @@ import sys
 import threading
 
 import anyio
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
 from http_probe import WAIT_S, serving
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_node import OTHER_TV, PHONE, TV, SmallNode
 from test_gateway import image_tar
 
 from atoll.actors.gateway.app import make_app
-from atoll.actors.gateway.authority import GRANTS, Kind, Principal
+from atoll.actors.gateway.authority import Kind, Principal
 from atoll.actors.gateway.http_server import bind_tcp, bind_unix
 from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.messages import BODY_BYTES_MAX, HttpReply
@@ -33,40 +37,41 @@ from atoll.actors.gateway.views import (
     StatusView,
 )
 from atoll.cli import main
-from atoll.cli.connection import Connection
+from atoll.cli.connection import MARGIN_S, Answer, Connection
+from atoll.cli.image import PUSH_S
 from atoll.cli.places import Failed, Place, find_place
 from atoll.cli.uploads import ImageForm
 
 KEY = "a-key-for-tests-only-0123456789"
 
 
-class TwoNodes(SmallNode):
-    """Node `tv`, and behind it `phone`, whose gateway runs what is sent there; the other `tv` only grants calls."""
+class Node(SmallNode):
+    """Node `tv`; behind it are the gateways of `phone`, a member, and of the other `tv`, which grants calls only."""
 
-    def __init__(self, spool):
+    def __init__(self, own=TV):
         super().__init__()
+        self.own = own
         self.apps = {}
-        self.spool = spool
+        """Gateways behind this one, by node id."""
         self.told = None
         self.elsewhere = []
+        self.known[2] = msgspec.structs.replace(self.known[2], standing="granted")
 
     async def status(self):
         return self.told or await super().status()
 
     async def services(self):
-        return [*await super().services(), *self.elsewhere]
+        own = [msgspec.structs.replace(each, node=self.own) for each in await super().services()]
+        return [*own, *self.elsewhere]
 
     async def call_node(self, node, request, timeout_s):
-        view = next((each for each in self.known if node in (each.id, f"{each.site}/{each.name}")), None)
-        app = self.apps.get(view.id if view else (await self.node(node)).id if node == "phone" else "")
-        if app is None:
+        if node in {"gone", "late", "full", "shut"}:
             return await super().call_node(node, request, timeout_s)
+        view = await self.node(node)
+        kind = Kind.MEMBER if view.standing == "member" else Kind.GRANTED
         self.timeouts_s.append(timeout_s)
-        kind = Kind.MEMBER if app is self.apps.get(PHONE) else Kind.GRANTED
-        assert kind in GRANTS
-        reply = await run_app(app, request, Principal(kind=kind))
-        id_, name = (PHONE, "phone") if kind is Kind.MEMBER else (OTHER_TV, "tv")
-        return reply, RouteTaken(kind="sep", why="both behind NAT", elapsed_ms=12.34, node=id_, name=name)
+        reply = await run_app(self.apps[view.id], request, Principal(kind=kind))
+        return reply, RouteTaken(kind="sep", why="both behind NAT", elapsed_ms=12.34, node=view.id, name=view.name)
 
 
 class Opened:
@@ -93,7 +98,7 @@ class Opened:
 def gate(tmp_path):
     @contextlib.asynccontextmanager
     async def opened():
-        node, phone, other = (TwoNodes(tmp_path / "uploads") for _ in range(3))
+        node, phone, other = (Node(id_) for id_ in (TV, PHONE, OTHER_TV))
         for id_, there in ((PHONE, phone), (OTHER_TV, other)):
             node.apps[id_] = make_app(there, api_key=KEY, spool=tmp_path / "uploads")
         app = make_app(node, api_key=KEY, spool=tmp_path / "uploads")
@@ -207,7 +212,7 @@ def test_a_service_is_pushed_run_called_stopped_and_removed(gate, tar):
     ]
     assert gate.json("container", "list")["containers"][0]["env"] == {"MCM.BASE_API_PATH": "/echo/v1", "A": "b=c"}
     assert "echo  tv    /echo/v1  up     api-echo" in fine(gate("service", "list"))
-    assert json.loads(fine(gate("call", "echo", "/hello?x=1")))["target"] == "/echo/v1/hello?x=1"
+    assert target_of(gate("call", "echo", "/hello?x=1")) == "/echo/v1/hello?x=1"
     done = gate("container", "stop", "echo")
     assert (fine(done), done.stderr) == (
         "api-echo  stopped\n",
@@ -221,6 +226,7 @@ def test_a_service_is_pushed_run_called_stopped_and_removed(gate, tar):
 
 def test_another_nodes_images_and_containers_are_its_own(gate, tar):
     done = gate("image", "push", tar, "--node", "phone", "--client", "me")
+    assert gate.node.timeouts_s == [PUSH_S - MARGIN_S]
     assert fine(done).startswith("me-echo-v1  ")
     assert done.stderr.endswith(" container run echo-v1 --name echo-v1 --node phone\n")
     done = gate("container", "run", "echo-v1:1.0.0", "--name", "e", "--node", "home/phone")
@@ -345,8 +351,9 @@ def test_logs_are_lines_with_times_where_wanted(gate, tar):
 # Calls
 
 
-def serve(gate, name, path, node=TV):
-    gate.elsewhere.append(ServiceView(name=name, path=path, node=node, node_name="x", container=f"api-{name}"))
+def serve(there, name, path, node=None):
+    """Have a node list a service, of its own or of another node; what is called there is answered anyway."""
+    there.elsewhere.append(ServiceView(name=name, path=path, node=node or there.own, node_name="x"))
 
 
 def test_a_call_prints_the_body_and_where_wanted_the_way(gate):
@@ -425,7 +432,7 @@ def test_a_status_of_400_and_above_is_a_failure(gate):
         ("/nowhere", "no service lives at /nowhere", "take a name"),
         ("/x@gone", "gone: no", "atoll status"),
         ("/x@late", "late: no", "longer"),
-        ("echo@full", "full: no", "again in a second"),
+        ("/x@full", "full: no", "again in a second"),
         ("/x@shut", "shut: no", "grant"),
         ("/x@nobody", "no node is called nobody", "take a name"),
         ("/x@tv", "2 nodes are called tv: home/tv, office/tv", "say which"),
@@ -446,20 +453,68 @@ def test_a_problem_of_a_call_is_in_its_json_too(gate):
     failed(done, "gone: no", "atoll status")
 
 
+def target_of(done):
+    return json.loads(fine(done))["target"]
+
+
 def test_a_service_of_another_owner_is_called_at_its_name(gate):
-    assert json.loads(fine(gate("call", "echo@office/tv", "/x")))["target"] == "/echo/x"
-    assert json.loads(fine(gate("call", "/other/path@office/tv", "/x")))["target"] == "/other/path/x"
+    assert target_of(gate("call", "echo@office/tv", "/x")) == "/echo/x"
+    assert gate.other.calls[-1][1].target == "/echo/x"
+    assert target_of(gate("call", "/other/path@office/tv", "/x")) == "/other/path/x"
+    assert target_of(gate("call", "/other/path@office/tv")) == "/other/path"
+
+
+def test_a_service_of_another_owner_is_found_where_the_cloud_says(gate, monkeypatch):
+    told = Answer.plain
+
+    def plain(answer):
+        found = told(answer)
+        return {"node": found["node"] | {"services": ["/api/echo/v1", "/api/log", 3]}} if "node" in found else found
+
+    monkeypatch.setattr(Answer, "plain", plain)
+    assert target_of(gate("call", "echo@office/tv", "/x")) == "/api/echo/v1/x"
+    assert target_of(gate("call", "log@office/tv", "/x")) == "/api/log/x"
+    assert target_of(gate("call", "else@office/tv", "/x")) == "/else/x"
+
+
+@pytest.mark.parametrize("name", ["echo-v1", "api/echo/v1", "echo/v1", "echo"])
+def test_a_service_goes_by_name_container_and_path_with_or_without_version(gate, name):
+    serve(gate.phone, "echo-v1", "/api/echo/v1/")
+    serve(gate.phone, "other-v1", "/api/other/v1")
+    assert target_of(gate("call", f"{name}@phone", "/x")) == "/api/echo/v1/x"
+
+
+def test_the_closest_name_decides(gate):
+    serve(gate.node, "echo-v1", "/api/echo/v1")
+    serve(gate.node, "echo-v2", "/api/echo/v2")
+    failed(gate("call", "echo"), f"/api/echo/v1@{TV[:10]}, /api/echo/v2@{TV[:10]}", "by that path")
+    serve(gate.node, "echo", "/api/other")
+    assert target_of(gate("call", "echo", "/x")) == "/api/other/x"
+    assert target_of(gate("call", "echo-v2", "/x")) == "/api/echo/v2/x"
+
+
+def test_what_this_node_lists_of_another_one_is_not_asked_for_there(gate):
+    serve(gate.node, "far", "/far", node=PHONE)
+    assert target_of(gate("call", "far@phone", "/x")) == "/far/x"
+    assert len(gate.node.timeouts_s) == len(gate.phone.calls) == 1
 
 
 def test_a_service_that_only_another_node_has_is_found_there(gate):
     serve(gate.node, "far", "/far", node=PHONE)
-    assert json.loads(fine(gate("call", "far", "/x")))["target"] == "/far/x"
+    assert target_of(gate("call", "far", "/x")) == "/far/x"
     assert gate.phone.calls[-1][1].target == "/far/x"
-    serve(gate.node, "far", "/near", node=TV)
-    assert json.loads(fine(gate("call", "far", "/x")))["target"] == "/near/x"
+    serve(gate.node, "far", "/near")
+    assert target_of(gate("call", "far", "/x")) == "/near/x"
     serve(gate.node, "twice", "/a", node=PHONE)
     serve(gate.node, "twice", "/b", node=OTHER_TV)
     failed(gate("call", "twice"), f"2 services are called twice here: /a@{PHONE[:10]}, /b@{OTHER_TV[:10]}", "one")
+
+
+def test_a_call_to_this_node_by_name_stays_here(gate):
+    serve(gate.node, "own", "/own")
+    assert target_of(gate("call", "own@home/tv", "/x")) == "/own/x"
+    assert gate.node.timeouts_s == []
+    failed(gate("call", "own@tv"), "home/tv, office/tv", "say which")
 
 
 @pytest.mark.parametrize(
@@ -574,6 +629,7 @@ def clusters(tmp_path, monkeypatch):
 
 def test_a_node_of_a_running_cluster_is_named_as_in_its_spec(gate, clusters):
     clusters("two-sites", home_tv=gate.path, office_tv="/nowhere/api.sock")
+    assert fine(gate("status", at=f"unix:{gate.path}")).startswith("healthy")
     for name in ("home/tv", "two-sites/home/tv"):
         assert fine(gate("status", at=name)).startswith("healthy")
     failed(gate("status", at="office/tv"), "/nowhere/api.sock", "two-sites has ended")
@@ -648,6 +704,30 @@ def test_a_node_that_does_not_answer_is_not_waited_for_for_ever(gate):
         Connection(place=Place(socket=gate.path), answer_s=0.1).ask("GET", "/slow/x")
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(st.sampled_from(["type", "detail", "title", "remedy", "candidates", "status"]), json_values),
+    st.sampled_from(["", "urn:atoll:problem:", "urn:atoll:problem:unknown-name"]),
+    st.integers(min_value=200, max_value=599),
+)
+def test_whatever_a_problem_says_it_becomes_two_lines(fields, kind, status):
+    headers = http.client.HTTPMessage()
+    headers["content-type"] = "application/problem+json"
+    body = json.dumps(fields | ({"type": kind} if kind else {})).encode()
+    problem = Answer(status, headers, body, "here").problem()
+    assert (problem is not None) == (status >= 400 and str(json.loads(body).get("type")).startswith("urn:atoll:"))
+    if problem is not None:
+        assert problem.message.isprintable()
+        assert problem.remedy.isprintable()
+
+
 # Settings
 
 
@@ -664,9 +744,9 @@ def test_settings_are_shown_with_their_origin(tmp_path):
     assert found["site.secret"] == ["(set)", str(tmp_path / "node.toml")]
     assert "abab" not in done.output
     assert "default" not in fine(alone(*arguments))
-    settings = json.loads(fine(alone(*arguments, "--json")))
-    assert (settings["version"], settings["kind"]) == (1, "node")
-    assert {"setting": "name", "value": "tv", "origin": str(tmp_path / "node.toml")} in settings["settings"]
+    found = json.loads(fine(alone(*arguments, "--json")))
+    assert (found["version"], found["kind"]) == (1, "node")
+    assert {"setting": "name", "value": "tv", "origin": str(tmp_path / "node.toml")} in found["settings"]
 
 
 def test_settings_of_every_kind_are_shown(tmp_path):
