@@ -1,0 +1,428 @@
+"""Decides whom to dial, where, and when; and who is shown as near.
+
+    unknown  --a beacon, a seed, a link from there-->  alone
+    alone    --our turn, wanted, room-->               dialling  (one address after the other, close together)
+    dialling --no address answered-->                  alone     (and longer from one round to the next)
+    any      --PeerUp-->                               linked
+    linked   --PeerDown-->                             alone
+    alone    --unheard for 10 s, and no seed-->        unknown
+
+Of two nodes the one with the lower id dials, so that two links do not cross; when that one does not come, the other
+dials too. Members go before neighbours, who have a few dials and links between them all. On a small site everybody has
+a link to everybody; on a large one to the next few members by id, which holds the site together, and to those that are
+`Wanted`.
+
+A hint is never proof: it cannot end a link, raise a standing, or make this node dial faster than the limits here. The
+machine must never dial its own node, and every table has its limit.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeAlias
+
+from atoll.actors.discoverer.messages import (
+    CANDIDATES_MAX,
+    DialWanted,
+    ListSeen,
+    NodeLost,
+    NodeSeen,
+    Seed,
+    SeenNode,
+    SeenNodes,
+    Wanted,
+)
+from atoll.actors.router.messages import PeerDown, PeerUp
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Effect,
+    Input,
+    Received,
+    Record,
+    Reply,
+    Seconds,
+    TimerFired,
+    Told,
+)
+from atoll.transport.base import DialFailed, Standing
+from atoll.transport.beacon_packet import FORGET_S, Heard
+from atoll.transport.identity import NodeId
+
+FALLBACK_S = 1.5
+"""How long the higher id waits for the lower one's link, while it hears it: a beacon and a handshake."""
+FALLBACK_BEATS = 2
+"""Beacons heard in that time: one alone may be the last of a node that is gone."""
+STAGGER_S = 0.25
+"""Between two addresses of one node: a dead address must not hold up the living one behind it."""
+DIAL_S = 2.0
+"""How long the last address of a round has to answer."""
+PAUSE_S_MIN = 0.5
+PAUSE_S_MAX = 8.0
+"""Between two rounds; doubled from round to round, and shortened by up to a half at random."""
+STABLE_S = 5.0
+"""A link that breaks sooner did not work: its next round waits as if the dial had failed."""
+RELINK_S_MAX = 0.1
+"""After a link broke, so that a site whose switch restarts does not dial in one moment."""
+SETTLED_S = 2.5
+"""An address unheard for longer than its node's newest one is probably the old one."""
+LOOK_S = 0.25
+IDLE_LOOK_S = 1.0
+"""Between two looks while every wanted link is up."""
+DIALS_MAX = 16
+NEIGHBOUR_DIALS_MAX = 4
+"""Of those, what nodes of other sites may take up."""
+NEIGHBOUR_LINKS_MAX = 16
+"""Neighbours dialled for; their links are only for show."""
+MEMBERS_MAX = 4096
+NEIGHBOURS_MAX = 256
+SMALL_SITE_MAX = 16
+"""Nodes, this one counted, that all have links to each other: 120 links in all."""
+RING_LINKS = 4
+"""On a larger site, members next by id that are always wanted: it stays in one piece when three of them fail."""
+
+Place: TypeAlias = tuple[str, int]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    heard_at: Seconds | None
+    static: bool
+
+    def live(self, now: Seconds) -> bool:
+        return self.static or (self.heard_at is not None and now - self.heard_at < FORGET_S)
+
+
+@dataclass(slots=True)
+class _Peer:
+    node: NodeId
+    member: bool
+    alone_since: Seconds
+    """Since when it has been known, or the link has been down."""
+    label: str = ""
+    release: str = ""
+    boot: int = 0
+    sequence: int = 0
+    heard_at: Seconds | None = None
+    beats: int = 0
+    """Beacons heard since `alone_since`."""
+    standing: Standing | None = None
+    linked_at: Seconds = 0.0
+    candidates: dict[Place, _Candidate] = field(default_factory=dict)
+    tried: set[Place] = field(default_factory=set)
+    """In this round."""
+    rounds: int = 0
+    """That came to nothing, one after the other."""
+    dialling_until: Seconds = 0.0
+    not_before: Seconds = 0.0
+    failure: str = ""
+    """What the transport said of a dial of this round."""
+    why: str = ""
+
+    @property
+    def static(self) -> bool:
+        return any(each.static for each in self.candidates.values())
+
+    def places(self, now: Seconds) -> list[Place]:
+        """Where to dial, most promising first."""
+        newest = max((each.heard_at for each in self.candidates.values() if each.heard_at is not None), default=now)
+
+        def promise(place: Place) -> tuple[bool, bool, bool, Place]:
+            heard_at = self.candidates[place].heard_at
+            outdated = heard_at is None or newest - heard_at > SETTLED_S
+            return outdated, not place[0].startswith("127."), "%" in place[0], place
+
+        return sorted((place for place, each in self.candidates.items() if each.live(now)), key=promise)
+
+
+class Membership:
+    """The discovery machine of one node; see the module."""
+
+    def __init__(self, own: NodeId, *, rng: Random, seeds: Iterable[Seed] = ()) -> None:
+        self.own = own
+        self.rng = rng
+        self.counts: Counter[str] = Counter()
+        self.notes: tuple[str, ...] = ()
+        """What the shell knows to be wrong with beacons; handed on in `SeenNodes`."""
+        self._seeds = tuple(seed for seed in seeds if seed.peer != own)
+        self._peers: dict[NodeId, _Peer] = {}
+        self._dialling: set[NodeId] = set()
+        self._wanted: frozenset[NodeId] = frozenset()
+        self._chosen: frozenset[NodeId] | None = None
+        """Members to have links with; None when it has to be chosen anew."""
+        self._hurried = False
+        """The next look is `LOOK_S` away, not `IDLE_LOOK_S`."""
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        del restored  # nothing is persisted: who is near is heard within a second
+        effects: list[Effect] = []
+        for seed in self._seeds:
+            peer = self._peers.get(seed.peer)
+            if peer is None:
+                # The operator named it, so it is treated like a member until its link says otherwise.
+                peer = self._peers[seed.peer] = _Peer(seed.peer, member=True, alone_since=now)
+            if len(peer.candidates) < CANDIDATES_MAX:
+                peer.candidates[seed.host, seed.port] = _Candidate(None, static=True)
+        return effects + self._look(now)
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        effects: list[Effect] = []
+        match event:
+            case Told(Heard() as heard):
+                effects = self._on_heard(heard, now)
+            case TimerFired():
+                effects = self._look(now)
+            case Told(PeerUp() as fact):
+                effects = self._on_up(fact, now)
+            case Told(PeerDown(peer=node)):
+                effects = self._on_down(node, now)
+            case Told(DialFailed(peer=node, reason=reason)):
+                effects = self._on_failed(node, reason, now)
+            case Told(Wanted(peers=peers)):
+                self._wanted, self._chosen = peers, None
+                effects = self._look(now)
+            case Received(message=ListSeen(), reply_to=reply_to) if reply_to is not None:
+                effects = [Reply(reply_to, self.seen(now))]
+            case _:
+                self.counts["ignored"] += 1
+        return effects
+
+    def seen(self, now: Seconds) -> SeenNodes:
+        """List everybody, with the reason where there is no link."""
+        return SeenNodes(tuple(self._describe(self._peers[node], now) for node in sorted(self._peers)), self.notes)
+
+    def statistics(self, now: Seconds) -> dict[str, int]:
+        """Count nodes and links now, and events since the start."""
+        peers = self._peers.values()
+        return {
+            "members": sum(peer.member for peer in peers),
+            "neighbours": sum(not peer.member for peer in peers),
+            "links": sum(peer.standing is not None for peer in peers),
+            "dialling": len(self._under_way(now)),
+            **dict(sorted(self.counts.items())),
+        }
+
+    def check(self) -> None:
+        alone = [peer for peer in self._peers.values() if peer.standing is None]
+        for holds, what in (
+            (self.own not in self._peers, "a node is its own peer"),
+            (sum(peer.member for peer in alone) <= MEMBERS_MAX + len(self._seeds), "too many members"),
+            (sum(not peer.member for peer in alone) <= NEIGHBOURS_MAX + len(self._seeds), "too many neighbours"),
+            (len(self._dialling) <= DIALS_MAX, "too many dials"),
+            (all(self._peers[node].standing is None for node in self._dialling), "dials somebody linked"),
+            (all(len(peer.candidates) <= CANDIDATES_MAX for peer in alone), "too many addresses"),
+        ):
+            if not holds:
+                raise AssertionError(what)
+
+    # What comes in
+
+    def _on_heard(self, heard: Heard, now: Seconds) -> list[Effect]:
+        if heard.peer == self.own:
+            self.counts["ignored"] += 1
+            return []
+        effects: list[Effect] = []
+        peer = self._peers.get(heard.peer)
+        if peer is None:
+            if not self._has_room(member=heard.member_tag):
+                self.counts["refused"] += 1
+                return []
+            peer = self._peers[heard.peer] = _Peer(heard.peer, heard.member_tag, alone_since=now)
+            self._chosen = None
+            effects = [Announce(NodeSeen(heard.peer, heard.label, heard.member_tag))]
+        self._note_beacon(peer, heard, now)
+        fresh = self._note_place(peer, (heard.host, heard.port), now)
+        if peer.standing is not None:
+            return effects
+        if fresh:
+            # It may have moved: the pause was for addresses that did not answer, and this one need not wait for them.
+            peer.not_before = min(peer.not_before, now + STAGGER_S)
+            peer.dialling_until = min(peer.dialling_until, now + STAGGER_S)
+        return effects + self._consider(peer, now) + self._hurry(peer)
+
+    def _on_up(self, fact: PeerUp, now: Seconds) -> list[Effect]:
+        if fact.peer == self.own:
+            return []
+        effects: list[Effect] = []
+        member = fact.standing is Standing.MEMBER
+        peer = self._peers.get(fact.peer)
+        if peer is None:
+            # Links are limited where they are made; each is worth a line here.
+            peer = self._peers[fact.peer] = _Peer(fact.peer, member, alone_since=now)
+            effects = [Announce(NodeSeen(fact.peer, fact.label, member))]
+        peer.standing, peer.linked_at, peer.why = fact.standing, now, ""
+        peer.label = fact.label or peer.label
+        peer.tried.clear()
+        self._dialling.discard(fact.peer)
+        if peer.member != member or effects:
+            peer.member, self._chosen = member, None
+        return effects
+
+    def _on_down(self, node: NodeId, now: Seconds) -> list[Effect]:
+        peer = self._peers.get(node)
+        if peer is None or peer.standing is None:
+            return []
+        peer.standing, peer.alone_since, peer.beats = None, now, 0
+        if now - peer.linked_at >= STABLE_S:
+            peer.rounds = 0
+            peer.not_before = now + self.rng.uniform(0, RELINK_S_MAX)
+        else:
+            self._end_round(peer, now, "the link broke at once")
+        if not peer.static and not self._has_room(member=peer.member, room_for=0):
+            return self._forget(peer)
+        return self._hurry(peer)
+
+    def _on_failed(self, node: NodeId, reason: str, now: Seconds) -> list[Effect]:
+        peer = self._peers.get(node)
+        if peer is None or peer.standing is not None or node not in self._under_way(now):
+            return []
+        self.counts["dials_failed"] += 1
+        peer.failure = reason
+        # Each failure makes place for the next address at once; the stagger is for those that say nothing.
+        peer.dialling_until = peer.not_before = now
+        return self._consider(peer, now) + self._hurry(peer)
+
+    def _note_beacon(self, peer: _Peer, heard: Heard, now: Seconds) -> None:
+        peer.label, peer.release, peer.heard_at = heard.label, heard.release, now
+        if (heard.boot, heard.sequence) != (peer.boot, peer.sequence):
+            peer.beats += 1
+        if heard.boot > peer.boot > 0 and peer.standing is None:
+            # It restarted: what failed before may work now.
+            peer.rounds, peer.not_before = 0, min(peer.not_before, now + STAGGER_S)
+        peer.boot, peer.sequence = heard.boot, heard.sequence
+        if peer.standing is None and heard.member_tag and not peer.member and self._has_room(member=True):
+            peer.member, self._chosen = True, None
+
+    @staticmethod
+    def _note_place(peer: _Peer, place: Place, now: Seconds) -> bool:
+        """Remember an address; tell whether it is new."""
+        candidate = peer.candidates.get(place)
+        if candidate is not None:
+            candidate.heard_at = now
+            return False
+        if len(peer.candidates) >= CANDIDATES_MAX:
+            heard = [(each.heard_at or 0.0, old) for old, each in peer.candidates.items() if not each.static]
+            if not heard:
+                return False
+            del peer.candidates[min(heard)[1]]
+        peer.candidates[place] = _Candidate(now, static=False)
+        return True
+
+    # What follows
+
+    def _look(self, now: Seconds) -> list[Effect]:
+        """Forget who is gone, dial whose time has come."""
+        effects: list[Effect] = []
+        for peer in list(self._peers.values()):
+            for place in [place for place, each in peer.candidates.items() if not each.live(now)]:
+                del peer.candidates[place]
+            unheard = peer.heard_at is None or now - peer.heard_at >= FORGET_S
+            if peer.standing is None and not peer.candidates and unheard and now - peer.alone_since >= FORGET_S:
+                effects += self._forget(peer)
+        restless = False
+        for peer in sorted(self._peers.values(), key=lambda each: (not each.member, each.node)):
+            if peer.standing is None:
+                effects += self._consider(peer, now)
+                restless = restless or not self._unwanted(peer)
+        self._hurried = restless
+        return [*effects, Arm("look", LOOK_S if restless else IDLE_LOOK_S)]
+
+    def _hurry(self, peer: _Peer) -> list[Effect]:
+        if self._hurried or self._unwanted(peer):
+            return []
+        self._hurried = True
+        return [Arm("look", LOOK_S)]
+
+    def _consider(self, peer: _Peer, now: Seconds) -> list[Effect]:
+        """Dial the next address of somebody without a link, if all is right for it."""
+        under_way = self._under_way(now)
+        if now < peer.dialling_until or now < peer.not_before:
+            return []
+        if why := self._unwanted(peer) or self._not_yet(peer, under_way, now):
+            peer.why = why
+            return []
+        places = peer.places(now)
+        # Every round begins one address further: the transport may take only the first while it is under way.
+        turn = peer.rounds % len(places) if places else 0
+        left = [place for place in places[turn:] + places[:turn] if place not in peer.tried]
+        if not left:
+            return []
+        place = left[0]
+        peer.tried.add(place)
+        peer.dialling_until = now + (STAGGER_S if len(left) > 1 else DIAL_S)
+        peer.why = f"dialling {place[0]} port {place[1]}"
+        self._dialling.add(peer.node)
+        self.counts["dials"] += 1
+        return [Announce(DialWanted(peer.node, *place))]
+
+    def _end_round(self, peer: _Peer, now: Seconds, why: str) -> None:
+        peer.rounds += 1
+        peer.tried.clear()
+        peer.failure = ""
+        pause_s = min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(peer.rounds - 1, 30)) * self.rng.uniform(0.5, 1.0)
+        peer.dialling_until, peer.not_before = now, now + pause_s
+        peer.why = f"no link after {peer.rounds} rounds of dialling ({why})" if peer.rounds > 1 else why
+        self._dialling.discard(peer.node)
+
+    def _unwanted(self, peer: _Peer) -> str:
+        """Say why no link to that node is wanted; empty when one is."""
+        if peer.static or not peer.member:
+            return ""
+        if self._chosen is None:
+            self._chosen = self._choose()
+        return "" if peer.node in self._chosen else "a large site: links go to voters and to those talked to"
+
+    def _choose(self) -> frozenset[NodeId]:
+        members = sorted(peer.node for peer in self._peers.values() if peer.member)
+        if len(members) < SMALL_SITE_MAX:
+            return frozenset(members)
+        after = sum(node < self.own for node in members)
+        ring = (members[after:] + members[:after])[:RING_LINKS]
+        return self._wanted.intersection(members).union(ring)
+
+    def _not_yet(self, peer: _Peer, under_way: set[NodeId], now: Seconds) -> str:
+        """Say what a dial of a wanted node waits for; empty when it may begin, or go on."""
+        waited = now - peer.alone_since >= FALLBACK_S and (peer.beats >= FALLBACK_BEATS or peer.static)
+        if self.own > peer.node and not waited:
+            return "it dials, having the lower id"
+        if peer.node in under_way:
+            return ""
+        if not peer.member:
+            linked = sum(not each.member and each.standing is not None for each in self._peers.values())
+            dialling = sum(not self._peers[node].member for node in under_way)
+            if linked + dialling >= NEIGHBOUR_LINKS_MAX:
+                return f"{NEIGHBOUR_LINKS_MAX} links to neighbours are enough"
+            if dialling >= NEIGHBOUR_DIALS_MAX:
+                return f"{NEIGHBOUR_DIALS_MAX} neighbours are being dialled already"
+        return "" if len(under_way) < DIALS_MAX else f"{DIALS_MAX} nodes are being dialled already"
+
+    def _under_way(self, now: Seconds) -> set[NodeId]:
+        """Give those being dialled, after dropping those whose last address had its time."""
+        for node in [node for node in self._dialling if now >= self._peers[node].dialling_until]:
+            peer = self._peers[node]
+            if self._unwanted(peer) or all(place in peer.tried for place in peer.places(now)):
+                self._end_round(peer, now, peer.failure or "no address answered")
+        return self._dialling
+
+    def _has_room(self, *, member: bool, room_for: int = 1) -> bool:
+        known = sum(peer.member == member and peer.standing is None for peer in self._peers.values())
+        return known + room_for <= (MEMBERS_MAX if member else NEIGHBOURS_MAX)
+
+    def _forget(self, peer: _Peer) -> list[Effect]:
+        del self._peers[peer.node]
+        self._dialling.discard(peer.node)
+        self._chosen = None
+        return [Announce(NodeLost(peer.node))]
+
+    def _describe(self, peer: _Peer, now: Seconds) -> SeenNode:
+        return SeenNode(
+            peer.node,
+            peer.label,
+            peer.release,
+            peer.member,
+            peer.standing.value if peer.standing is not None else "",
+            tuple(peer.places(now)),
+            round(now - peer.heard_at, 3) if peer.heard_at is not None else -1.0,
+            peer.why,
+        )
