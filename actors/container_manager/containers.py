@@ -144,7 +144,8 @@ class Containers:
         for instance in self._instances.values():
             instance.tell(StopOrdered())
         self.tasks.cancel_scope.cancel()
-        await self._stack.__aexit__(kind, error, trace)
+        # Not told of the block's error, which then comes out as it is: a task group would wrap it.
+        await self._stack.__aexit__(None, None, None)
 
     async def load_image(self, source: bytes | Path | AsyncIterable[bytes], client: str = "api") -> ImageInfo:
         """Take a docker-save tar: bytes, a file, or chunks as they arrive. An older one of the same name is replaced.
@@ -332,6 +333,7 @@ class Containers:
             "containers": len(self._instances),
             "workers": sum(each.worker is not None for each in self._instances.values()),
             "spare_workers": int(self._workshop.spare_ready),
+            "worker_processes": self._workshop.alive,
         }
 
     def worker_pids(self) -> dict[str, int]:

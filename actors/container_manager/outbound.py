@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import anyio
 
 from atoll.actors.container_manager.errors import ContainerError, UsageFault
-from atoll.actors.container_manager.messages import BODY_BYTES_MAX, Headers
+from atoll.actors.container_manager.fields import field_fault, is_clean_url, is_method
+from atoll.actors.container_manager.messages import BODY_BYTES_MAX, HEADER_CHARACTERS_MAX, HEADERS_MAX, Headers
 from atoll.actors.container_manager.runtimes import frames
 from atoll.actors.container_manager.runtimes.javascript import Asks
 from atoll.transport.errors import TransportError
@@ -78,11 +79,18 @@ async def _checked(container: str, fetch: Fetch | None, ask: frames.HttpAsk) -> 
         allowed = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         allowed = False
-    if not allowed:
+    # `urlsplit` passes over line breaks and tabs in silence.
+    if not allowed or not is_clean_url(ask.url):
         raise UsageFault(f"{ask.url[:200]!r} is no http or https URL")
+    if not is_method(ask.method):
+        raise UsageFault(f"{ask.method!r} is no HTTP method")
+    if fault := field_fault(ask.headers):
+        raise UsageFault(fault)
     found = await fetch(
         Outbound(container=container, method=ask.method, url=ask.url, headers=ask.headers, body=ask.body)
     )
     if len(found.body) > BODY_BYTES_MAX:
         raise UsageFault(f"the answer has {len(found.body)} bytes; {BODY_BYTES_MAX} are taken")
+    if len(found.headers) > HEADERS_MAX or any(len(n) + len(v) > HEADER_CHARACTERS_MAX for n, v in found.headers):
+        raise UsageFault(f"the answer has more than {HEADERS_MAX} headers, or one of more than {HEADER_CHARACTERS_MAX}")
     return found

@@ -45,6 +45,11 @@ class Workshop:
         """Why the last spare could not be made."""
 
     @property
+    def alive(self) -> int:
+        """How many worker processes there are, the spare and those that are being started among them."""
+        return self._alive
+
+    @property
     def full(self) -> bool:
         """Whether one more worker would be too many; the spare is not counted, for it can be taken."""
         return self._alive - (self._spare is not None) >= self._workers_max

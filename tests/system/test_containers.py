@@ -1,12 +1,23 @@
 """JavaScript services in worker processes: called, contained, refused, and there again after a restart."""
 
-import io
-import tarfile
+import os
+import signal
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from atoll.actors.container_manager.containers import Containers
-from atoll.actors.container_manager.errors import ContainerError, ImageRefused, NotThere, Overran, Taken
+from atoll.actors.container_manager.errors import (
+    Busy,
+    ContainerError,
+    Crashed,
+    ImageRefused,
+    NotThere,
+    Taken,
+    UsageFault,
+)
+from atoll.actors.container_manager.lifecycle import Limits
 from atoll.actors.container_manager.messages import ServiceCall
 from atoll.testing.services import service_archive
 
@@ -23,13 +34,19 @@ mimikModule.exports = function (context, request, response) {
 ENV = {"MCM.BASE_API_PATH": "/echo/v1", "COLOUR": "blue"}
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory):
+    """Give one folder for the compiled engine, which takes most of a first start."""
+    return tmp_path_factory.mktemp("engines")
+
+
 async def running(containers, **env):
     await containers.load_image(service_archive("echo-v1", "1.0.0", ECHO))
     return await containers.run("echo", "echo-v1", ENV | env)
 
 
-async def test_a_service_answers_below_its_path_with_and_without_its_client(tmp_path):
-    async with Containers(tmp_path) as containers:
+async def test_a_service_answers_below_its_path_with_and_without_its_client(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
         await running(containers)
         for path in ("/echo/v1/hello?x=1", "/api/echo/v1/hello"):
             reply = await containers.call(ServiceCall(path, "POST", (), b"body"))
@@ -37,31 +54,23 @@ async def test_a_service_answers_below_its_path_with_and_without_its_client(tmp_
             assert ("x-colour", "blue") in reply.headers
 
 
-async def test_a_call_that_never_ends_is_stopped_and_the_next_one_is_answered(tmp_path):
-    async with Containers(tmp_path) as containers:
-        await running(containers, **{"MCM.MAX_EXECUTION_TIME_SEC": "3"})
-        with pytest.raises(Overran):
-            await containers.call(ServiceCall("/echo/v1/loop"))
-        assert (await containers.call(ServiceCall("/echo/v1/hello"))).status == 201
-
-
-async def test_a_service_that_throws_fails_its_call_only(tmp_path):
-    async with Containers(tmp_path) as containers:
+async def test_a_service_that_throws_fails_its_call_only(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
         await running(containers)
         with pytest.raises(ContainerError, match="on purpose"):
             await containers.call(ServiceCall("/echo/v1/throw"))
         assert (await containers.call(ServiceCall("/echo/v1/hello"))).status == 201
 
 
-async def test_containers_are_there_again_after_a_restart(tmp_path):
-    async with Containers(tmp_path) as containers:
+async def test_containers_are_there_again_after_a_restart(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
         await running(containers)
-    async with Containers(tmp_path) as containers:
+    async with Containers(tmp_path, engines=engines) as containers:
         assert (await containers.call(ServiceCall("/echo/v1/hello"))).status == 201
 
 
-async def test_what_is_not_there_and_what_is_taken_is_said(tmp_path):
-    async with Containers(tmp_path) as containers:
+async def test_what_is_not_there_and_what_is_taken_is_said(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
         await running(containers)
         with pytest.raises(NotThere):
             await containers.call(ServiceCall("/nobody"))
@@ -69,33 +78,182 @@ async def test_what_is_not_there_and_what_is_taken_is_said(tmp_path):
             await containers.run("second", "echo-v1", ENV)
 
 
-def hostile(name, **fields):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        entry = tarfile.TarInfo(name)
-        for field, value in fields.items():
-            setattr(entry, field, value)
-        archive.addfile(entry)
-    return out.getvalue()
+async def test_the_callers_own_error_comes_out_as_it_is(tmp_path):
+    async def fail():
+        async with Containers(tmp_path) as containers:
+            containers.prepare()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+
+async def test_a_node_without_images_runs_no_worker(tmp_path):
+    async with Containers(tmp_path) as containers:
+        with pytest.raises(ImageRefused):
+            await containers.load_image(b"no image")
+        await anyio.wait_all_tasks_blocked()
+        assert containers.statistics()["worker_processes"] == 0
+
+
+WAITING = """
+mimikModule.exports = function (context, request, response) {
+  const { storage } = context;
+  storage.setItem('calls', String(Number(storage.getItem('calls') || 0) + 1));
+  if (request.url !== '/wait') return response.end(storage.getItem('calls'));
+  console.log('waiting');
+  setTimeout(() => response.end('late'), 600000);
+};
+"""
+
+
+async def logged(containers, container, text):
+    with anyio.fail_after(20):
+        while text not in [each.text for each in containers.logs(container)]:  # noqa: ASYNC110 - it is another process
+            await anyio.sleep(0.01)
+
+
+async def fault_of(containers, path, faults):
+    with pytest.raises(ContainerError) as caught:
+        await containers.call(ServiceCall(path))
+    faults.append(caught.value)
+
+
+async def test_a_worker_that_is_killed_fails_its_call_and_the_next_one_is_answered(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
+        await containers.load_image(service_archive("waiting-v1", "1", WAITING))
+        await containers.run("waiting", "waiting-v1")
+        faults = []
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(fault_of, containers, "/waiting/wait", faults)
+                await logged(containers, "waiting", "waiting")
+                os.kill(containers.worker_pids()["api-waiting"], signal.SIGKILL)
+            assert type(faults[0]) is Crashed
+            assert "signal 9" in str(faults[0])
+            reply = await containers.call(ServiceCall("/waiting"))
+        assert reply.body == b"2", "what the killed call stored is there"
+        assert any("signal 9" in each.text for each in containers.logs("waiting") if each.stream == "system")
+
+
+async def test_calls_beyond_the_limit_are_refused_at_once_and_stopping_fails_those_in_hand(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines, limits=Limits(calls_max=2)) as containers:
+        await containers.load_image(service_archive("waiting-v1", "1", WAITING))
+        await containers.run("waiting", "waiting-v1")
+        faults = []
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(2):
+                    tasks.start_soon(fault_of, containers, "/waiting/wait", faults)
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(Busy, match="2 calls"):
+                    await containers.call(ServiceCall("/waiting"))
+                await containers.stop("waiting")
+        assert [type(each) for each in faults] == [Busy, Busy]
+        with pytest.raises(Busy, match="start it first"):
+            await containers.call(ServiceCall("/waiting"))
+        await containers.start("waiting")
+        assert (await containers.call(ServiceCall("/waiting"))).status == 200
+
+
+async def test_more_containers_than_workers_take_turns(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines, workers_max=1) as containers:
+        await containers.load_image(service_archive("waiting-v1", "1", WAITING))
+        for name in ("one", "two"):
+            await containers.run(name, "waiting-v1")
+        for turn in (b"1", b"2"):
+            for name in ("one", "two"):
+                assert (await containers.call(ServiceCall(f"/{name}"))).body == turn
+                assert list(containers.worker_pids()) == [f"api-{name}"]
+
+
+async def test_storage_outlives_a_restart_and_not_the_container(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
+        await containers.load_image(service_archive("waiting-v1", "1", WAITING))
+        await containers.run("waiting", "waiting-v1")
+        assert (await containers.call(ServiceCall("/waiting"))).body == b"1"
+    async with Containers(tmp_path, engines=engines) as containers:
+        assert (await containers.call(ServiceCall("/waiting"))).body == b"2"
+        await containers.remove("waiting")
+        await containers.run("waiting", "waiting-v1")
+        assert (await containers.call(ServiceCall("/waiting"))).body == b"1"
+
+
+async def test_a_stopped_container_stays_stopped_over_a_restart(tmp_path):
+    async with Containers(tmp_path) as containers:
+        await running(containers)
+        await containers.stop("echo")
+    async with Containers(tmp_path) as containers:
+        assert [each.state for each in containers.list()] == ["stopped"]
+        assert containers.services() == ()
+        assert containers.statistics()["worker_processes"] == 0
+
+
+async def test_orders_that_come_together_are_carried_out_one_by_one(tmp_path):
+    async with Containers(tmp_path) as containers:
+        await containers.load_image(service_archive("echo-v1", "1.0.0", ECHO))
+        outcomes = []
+
+        async def run():
+            try:
+                outcomes.append((await containers.run("echo", "echo-v1", ENV)).id)
+            except Taken:
+                outcomes.append("taken")
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(run)
+        assert sorted(outcomes) == ["api-echo", *["taken"] * 4]
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(containers.remove, "echo")
+            tasks.start_soon(fault_of_start, containers)
+        assert containers.list() == ()
+    async with Containers(tmp_path) as containers:
+        assert containers.list() == (), "a start that came too late brought it back"
+
+
+async def fault_of_start(containers):
+    await anyio.lowlevel.checkpoint()
+    with pytest.raises(NotThere):
+        await containers.start("echo")
+
+
+async def test_a_container_keeps_its_program_when_its_image_moves_on(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
+        await running(containers)
+        newer = ECHO.replace("201", "202")
+        await containers.load_image(service_archive("echo-v1", "1.0.0", newer))
+        assert (await containers.call(ServiceCall("/echo/v1"))).status == 201
+        await containers.remove("echo")
+        await containers.run("echo", "echo-v1", ENV)
+        assert (await containers.call(ServiceCall("/echo/v1"))).status == 202
+        with pytest.raises(Taken, match="api-echo"):
+            await containers.remove_image("echo-v1")
 
 
 @pytest.mark.parametrize(
-    "archive",
+    ("name", "env", "client"),
     [
-        b"",
-        b"not a tar at all",
-        hostile("../outside"),
-        hostile("/absolute"),
-        hostile("link", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-        hostile("hard", type=tarfile.LNKTYPE, linkname="x"),
-        hostile("device", type=tarfile.CHRTYPE),
-        hostile("pipe", type=tarfile.FIFOTYPE),
-        service_archive("echo-v1", "1.0.0", ECHO)[:3000],
+        ("UPPER", {}, "api"),
+        ("../x", {}, "api"),
+        ("", {}, "api"),
+        ("x" * 200, {}, "api"),
+        ("x", {"MCM.BASE_API_PATH": "/mcm/v1"}, "api"),
+        ("x", {"MCM.BASE_API_PATH": "/a/../b"}, "api"),
+        ("x", {"MCM.BASE_API_PATH": "/a b"}, "api"),
+        ("x", {"MCM.MAX_EXECUTION_TIME_SEC": "soon"}, "api"),
+        ("x", {"A": "b" * 20_000}, "api"),
+        ("x", {str(each): "" for each in range(101)}, "api"),
+        ("x", {}, "../etc"),
+        ("x", {}, "mcm"),
     ],
-    ids=["empty", "garbage", "traversal", "absolute", "symlink", "hardlink", "device", "fifo", "cut off"],
 )
-async def test_a_hostile_archive_is_refused_and_leaves_nothing(archive, tmp_path):
-    async with Containers(tmp_path / "state") as containers:
-        with pytest.raises(ImageRefused):
-            await containers.load_image(archive)
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+async def test_a_container_that_cannot_be_is_refused_and_changes_nothing(name, env, client, tmp_path):
+    async with Containers(tmp_path) as containers:
+        await containers.load_image(service_archive("echo-v1", "1.0.0", ECHO))
+        before = (tmp_path / "images" / "index.json").read_bytes()
+        with pytest.raises(UsageFault):
+            await containers.run(name, "echo-v1", env, client)
+        assert containers.list() == ()
+        assert (tmp_path / "images" / "index.json").read_bytes() == before

@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from atoll.actors.container_manager.messages import BODY_BYTES_MAX, Body, Headers, Pairs
+from atoll.actors.container_manager.messages import Body, Headers, Pairs
 from atoll.transport.errors import MalformedFrame
 
 FRAME_BYTES_MAX = 9 * 1024 * 1024
@@ -21,7 +21,8 @@ LOG_LINES_MAX = 200
 """Of one frame."""
 LOG_LINE_CHARACTERS_MAX = 4096
 REASON_CHARACTERS_MAX = 4096
-HTTP_BODY_CHARACTERS_MAX = BODY_BYTES_MAX
+METHOD_CHARACTERS_MAX = 40
+URL_CHARACTERS_MAX = 32 * 1024
 HEAD = struct.Struct("<I")
 
 _Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=REASON_CHARACTERS_MAX)]
@@ -120,8 +121,8 @@ class HttpAsk(Frame, frozen=True, array_like=True, tag="http_ask"):
 
     call: int
     token: int
-    method: Annotated[str, msgspec.Meta(max_length=40)]
-    url: Annotated[str, msgspec.Meta(max_length=32 * 1024)]
+    method: Annotated[str, msgspec.Meta(max_length=METHOD_CHARACTERS_MAX)]
+    url: Annotated[str, msgspec.Meta(max_length=URL_CHARACTERS_MAX)]
     headers: Headers
     body: Body
 

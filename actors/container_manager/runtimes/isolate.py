@@ -20,15 +20,20 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import quickjs_rs._engine as engine
 import wasmtime
 from quickjs_rs import _wasmtime
 
-from atoll.actors.container_manager.messages import BODY_BYTES_MAX, HEADERS_MAX
-from atoll.actors.container_manager.runtimes.frames import LOG_LINE_CHARACTERS_MAX, LOG_LINES_MAX
+from atoll.actors.container_manager.messages import BODY_BYTES_MAX, HEADER_CHARACTERS_MAX, HEADERS_MAX, Headers
+from atoll.actors.container_manager.runtimes.frames import (
+    LOG_LINE_CHARACTERS_MAX,
+    LOG_LINES_MAX,
+    METHOD_CHARACTERS_MAX,
+    URL_CHARACTERS_MAX,
+)
 
 PRELUDE = Path(__file__).with_name("javascript_prelude.js")
 STACK_BYTES_MAX = 256 * 1024
@@ -41,6 +46,9 @@ _LIMITS = {
     "timers": TIMERS_MAX,
     "asks": ASKS_MAX,
     "headers": HEADERS_MAX,
+    "header_characters": HEADER_CHARACTERS_MAX,
+    "method_characters": METHOD_CHARACTERS_MAX,
+    "url_characters": URL_CHARACTERS_MAX,
     "reply_characters": BODY_BYTES_MAX,
 }
 # JSON in JSON is a string literal of JavaScript.
@@ -62,10 +70,10 @@ class ProgramFailed(Exception):
 class Ask(msgspec.Struct):
     """A `context.http.request`."""
 
-    token: int
-    method: str
-    url: str
-    headers: list[tuple[str, str]]
+    token: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    method: Annotated[str, msgspec.Meta(max_length=METHOD_CHARACTERS_MAX)]
+    url: Annotated[str, msgspec.Meta(max_length=URL_CHARACTERS_MAX)]
+    headers: Headers
     body: str
 
 
@@ -73,7 +81,7 @@ class Reply(msgspec.Struct):
     """What the service answered."""
 
     status: int
-    headers: list[tuple[str, str]]
+    headers: Headers
     body: list[str]
     base64: bool
 

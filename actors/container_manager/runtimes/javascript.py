@@ -19,6 +19,7 @@ import anyio
 import anyio.abc
 
 from atoll.actors.container_manager.errors import FAULTS, Crashed, RuntimeMissing
+from atoll.actors.container_manager.fields import field_fault
 from atoll.actors.container_manager.messages import Headers, Pairs, ServiceReply
 from atoll.actors.container_manager.runtimes import frames
 from atoll.transport.errors import MalformedFrame
@@ -200,6 +201,8 @@ class Worker:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(1), contextlib.suppress(WorkerGone):
                     await self._send(frames.Cancel(call))
         if isinstance(frame, frames.Replied):
+            if fault := field_fault(frame.headers):
+                raise Crashed(f"the service answered with what cannot be sent: {fault}")
             return ServiceReply(frame.status, frame.headers, frame.body)
         assert isinstance(frame, frames.Faulted)  # noqa: S101 - `_take` puts nothing else there
         raise FAULTS.get(frame.fault, Crashed)(frame.reason)

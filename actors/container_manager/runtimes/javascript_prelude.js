@@ -48,7 +48,7 @@
       }
       let text = values.map(show).join(' ');
       if (text.length > limits.log_characters) text = text.slice(0, limits.log_characters - 1) + '…';
-      out.logs.push([stream, text]);
+      out.logs.push([stream, text.toWellFormed()]);
     };
   }
   const toOut = logTo('stdout');
@@ -56,6 +56,7 @@
   const console = { log: toOut, info: toOut, debug: toOut, trace: toOut, warn: toErr, error: toErr };
 
   function describe(error) {
+    if (error === null) return 'null; the engine throws it, too, when the memory is used up';
     try {
       if (error instanceof Error) return `${error.name}: ${error.message}\n${error.stack || ''}`.slice(0, 4000);
       return show(error).slice(0, 4000);
@@ -64,8 +65,9 @@
     }
   }
   function threw(error) {
-    if (out.thrown === null) out.thrown = describe(error);
-    toErr(describe(error));
+    const text = describe(error).toWellFormed();
+    if (out.thrown === null) out.thrown = text;
+    toErr(text);
   }
 
   // --- text and bytes ------------------------------------------------------------------------------------------
@@ -273,9 +275,19 @@
 
   function startAsk(request, done) {
     if (asks.size >= limits.asks) throw new RangeError(`${limits.asks} HTTP requests are under way already`);
+    const { method, url, headers, body } = request;
+    if (method.length > limits.method_characters) throw new TypeError('that is too long for a method');
+    if (url.length > limits.url_characters) throw new RangeError(`a url may have ${limits.url_characters} characters`);
+    if (headers.length > limits.headers) throw new RangeError(`a request may have ${limits.headers} headers`);
+    for (const field of headers) checkLength(field);
+    if (body.length > limits.reply_characters) throw new RangeError(`a body may have ${limits.reply_characters} bytes`);
     const token = nextId++;
-    out.asks.push({ token, ...request });
+    out.asks.push({ token, method: wellFormed(method), url: wellFormed(url), headers, body: wellFormed(body) });
     asks.set(token, done);
+  }
+  function checkLength([name, value]) {
+    if (name.length > limits.header_characters || value.length > limits.header_characters)
+      throw new RangeError(`a header may have ${limits.header_characters} characters`);
   }
   const http = freeze({
     request(options) {
@@ -284,8 +296,8 @@
       for (const name of ['outputFile']) {
         if (options[name] !== undefined) throw new Error(`context.http.request: ${name} is not there yet`);
       }
-      const fields = entries(headers).map(([name, value]) => [String(name).toLowerCase(), String(value)]);
-      if (authorization !== undefined) fields.push(['authorization', String(authorization)]);
+      const fields = entries(headers).map(([name, value]) => [wellFormed(name).toLowerCase(), wellFormed(value)]);
+      if (authorization !== undefined) fields.push(['authorization', wellFormed(authorization)]);
       const body = data === undefined || data === null ? '' : typeof data === 'string' ? data : stringify(data);
       startAsk({ method: String(type).toUpperCase(), url, headers: fields, body }, (answer) => {
         const received = Object.fromEntries(answer.headers);
@@ -302,7 +314,7 @@
   });
   function fetch(url, options = {}) {
     return new Promise((resolve, reject) => {
-      const fields = entries(options.headers || {}).map(([name, value]) => [name.toLowerCase(), String(value)]);
+      const fields = entries(options.headers || {}).map(([name, value]) => [wellFormed(name).toLowerCase(), wellFormed(value)]);
       const body = options.body === undefined || options.body === null ? '' : String(options.body);
       const method = String(options.method || 'GET').toUpperCase();
       startAsk({ method, url: String(url), headers: fields, body }, (answer) => {
@@ -344,6 +356,7 @@
         if (!TOKEN.test(String(name))) throw new TypeError(`${show(name)} cannot be the name of a header`);
         if (/[^\t\x20-\x7e\x80-\xff]/.test(text)) throw new TypeError(`the header ${name} holds characters it must not`);
         const lower = String(name).toLowerCase();
+        checkLength([lower, text]);
         const at = fields.findIndex(([each]) => each === lower);
         if (at >= 0 && lower !== 'set-cookie') fields[at][1] = text;
         else if (fields.length >= limits.headers) throw new RangeError(`a reply may have ${limits.headers} headers`);
@@ -353,12 +366,15 @@
         add(chunk);
       },
       end(chunk) {
+        const status = Number(this.statusCode);
+        if (!(status >= 200 && status <= 599 && status % 1 === 0))
+          throw new RangeError(`statusCode is ${show(this.statusCode)}; whole numbers from 200 to 599 are possible`);
         add(chunk);
         ended = true;
         call.ended = true;
         const mixed = parts.some((part) => typeof part !== 'string');
-        const body = mixed ? parts.map((part) => encoders.base64(asBytes(part))) : [parts.join('')];
-        out.reply = { status: Number(this.statusCode), headers: fields, body, base64: mixed };
+        const body = mixed ? parts.map((part) => encoders.base64(asBytes(part))) : [wellFormed(parts.join(''))];
+        out.reply = { status, headers: fields, body, base64: mixed };
       },
       writeMimeFile: later('response.writeMimeFile'),
     };

@@ -158,15 +158,19 @@ class Service:
     def _take(self, call: int, running: Running, out: Outbox) -> None:
         self._log(out.logs, out.dropped)
         if out.reply is not None and not running.ended:
-            running.ended = True
             if not self._reply(call, out.reply):
                 return
+            running.ended = True
         if out.thrown is not None and not running.ended:
             self._fault(call, "threw", out.thrown)
             return
-        for ask in out.asks[: ASKS_MAX + 1]:
+        for ask in out.asks[:ASKS_MAX]:
+            body = ask.body.encode()
+            if len(body) > BODY_BYTES_MAX:
+                self._fault(call, "crashed", f"the service sends {len(body)} bytes; {BODY_BYTES_MAX} is the limit")
+                return
             running.asked.add(ask.token)
-            self._send(frames.HttpAsk(call, ask.token, ask.method, ask.url, tuple(ask.headers), ask.body.encode()))
+            self._send(frames.HttpAsk(call, ask.token, ask.method, ask.url, ask.headers, body))
         running.immediates, running.wake_ms, running.waiting = out.immediates, out.wake_ms, out.waiting
         if out.immediates or out.wake_ms >= 0 or running.asked:
             return
@@ -179,14 +183,18 @@ class Service:
         self._photograph.give_back(running.isolate, sound=True)
 
     def _reply(self, call: int, reply: Reply) -> bool:
-        body = b"".join(map(base64.b64decode, reply.body)) if reply.base64 else "".join(reply.body).encode()
+        try:
+            body = b"".join(map(base64.b64decode, reply.body)) if reply.base64 else "".join(reply.body).encode()
+        except ValueError as error:
+            self._fault(call, "crashed", f"the service bent its own bookkeeping: {error}")
+            return False
         if len(body) > BODY_BYTES_MAX:
             self._fault(call, "crashed", f"the reply has {len(body)} bytes; {BODY_BYTES_MAX} is the limit")
             return False
         if not 200 <= reply.status <= 599:
             self._fault(call, "crashed", f"the service set the status code {reply.status}; 200 to 599 are possible")
             return False
-        self._send(frames.Replied(call, reply.status, tuple(reply.headers), body))
+        self._send(frames.Replied(call, reply.status, reply.headers, body))
         return True
 
     def _fault(self, call: int, fault: str, reason: str, *, sound: bool = True) -> None:
