@@ -1,32 +1,478 @@
-"""The composition root: what a process of Atoll is made of. Today a relay; nodes and the cloud follow."""
+"""The composition root: what a node, a relay and a cloud are made of, from their configs.
 
-import signal
-import sys
+    node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, duties, duties_held, discoverer
+            container_manager, gateway, users' actors
+    relay   its two ports; where a cloud is told of it: router, uplink, reporter
+    cloud   router, directory, signaling, enrolment
+
+A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
+believe in its links start anew. Nothing here decides anything at run time.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import anyio
 
-from atoll.actors.tunnel_relay.relay import DRAIN_S, Relay
+from atoll.actors.cloud import messages as cloud_messages
+from atoll.actors.cloud.cloud import DIRECTORY, ENROLMENT, SIGNALING, DirectoryDoor, EnrolmentDoor, SignalingDoor
+from atoll.actors.cloud.directory import Directory
+from atoll.actors.cloud.messages import ListNodes, NodeList, NodeRecord, RelayReport
+from atoll.actors.cloud.signaling import Signaling
+from atoll.actors.cloud.store import CloudStore
+from atoll.actors.container_manager import messages as container_messages
+from atoll.actors.container_manager.container_manager import ContainerManager
+from atoll.actors.container_manager.containers import Containers
+from atoll.actors.container_manager.containers import NodeFacts as ServiceFacts
+from atoll.actors.discoverer import messages as discoverer_messages
+from atoll.actors.discoverer.discoverer import Discoverer
+from atoll.actors.duties import messages as duties_messages
+from atoll.actors.duties.duties import HELD as DUTIES_HELD
+from atoll.actors.duties.duties import Duties
+from atoll.actors.duties.messages import DescribeSite, SiteDescribed
+from atoll.actors.duties.offer import Offer
+from atoll.actors.elector import messages as elector_messages
+from atoll.actors.elector.elector import Elector
+from atoll.actors.elector.host_facts import FactsSet, HostFacts
+from atoll.actors.elector.messages import Resign
+from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.settings import ElectionSettings
+from atoll.actors.gateway import messages as gateway_messages
+from atoll.actors.gateway.gateway import Gateway, GatewaySettings
+from atoll.actors.gateway.live_node import GATEWAY, LiveNode
+from atoll.actors.router import messages as router_messages
+from atoll.actors.router.messages import Reach
+from atoll.actors.router.router import CloudAddress, Router
+from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
+from atoll.actors.runtime import (
+    Actor,
+    ActorRef,
+    ActorSystem,
+    Address,
+    AskFailed,
+    ChildSpec,
+    StartFailed,
+    Strategy,
+    SupervisorSpec,
+)
+from atoll.actors.tunnel_relay import messages as tunnel_messages
+from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.tunnel_relay.reporter import Reporter
+from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
+from atoll.actors.uplink import messages as uplink_messages
+from atoll.actors.uplink.messages import AskCloud
+from atoll.actors.uplink.uplink import Uplink
+from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, RelayConfig, read_config
+from atoll.transport.admission import CloudAdmission, SiteAdmission
+from atoll.transport.base import Admission, Standing
+from atoll.transport.beacon import Beacon
+from atoll.transport.codec import Codec
+from atoll.transport.errors import Refused, Unreachable, UsageError
 from atoll.transport.identity import NodeId
-from atoll.transport.keys import NodeKey
+from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.transport.zeromq import ZeroMqTransport
+
+NETWORK, USERS = "network", "users"
+LEAVE_S = 0.5
+"""How long a supernode that ends waits for its successor."""
+
+try:
+    VERSION = version("atoll")
+except PackageNotFoundError:
+    VERSION = "0"
 
 
-async def run_relay(key: NodeKey, issuer: NodeId, host: str, sep_port: int, bearer_port: int) -> None:
-    """Serve a relay until it is told to end; says on stderr where it listens, and its id, which tickets name.
+def codec() -> Codec:
+    """Make the codec that every process speaks: the messages of all actors."""
+    return Codec(
+        [
+            *RUNTIME_MESSAGES,
+            *elector_messages.MESSAGES,
+            *discoverer_messages.MESSAGES,
+            *router_messages.MESSAGES,
+            *tunnel_messages.MESSAGES,
+            *duties_messages.MESSAGES,
+            *gateway_messages.MESSAGES,
+            *container_messages.MESSAGES,
+            *cloud_messages.MESSAGES,
+        ]
+    )
 
-    SIGINT ends it at once. SIGTERM drains: nobody new is taken and registrations are told to move; a second signal, or
-    the drain time, ends it.
+
+class Node:
+    """A running node; open it with `async with Node.open(config) as node`."""
+
+    def __init__(self, config: NodeConfig, key: NodeKey | None = None) -> None:
+        self.config = config
+        self._key = key
+        self._stack = AsyncExitStack()
+        self._users: set[str] = set()
+        self.system: ActorSystem
+        self.gateway: Gateway
+
+    @classmethod
+    def open(cls, config: "NodeConfig | Path | str | None" = None, *, key: NodeKey | None = None) -> "Node":
+        """Name the node to be: a config, the path of its file, or nothing for the defaults; `key` instead of a file.
+
+        Raises:
+            SpecInvalid: The config is wrong; the text says where.
+        """
+        if not isinstance(config, NodeConfig):
+            config = read_config(NodeConfig, None if config is None else Path(config)).config
+        return cls(config, key)
+
+    @property
+    def id(self) -> NodeId:
+        """Who it is."""
+        return self.system.node_id
+
+    async def __aenter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            UsageError: A port is taken, a file is damaged, or another node uses the same directory; says what to do.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_alone_in(self.config.state_dir))
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Give up the supernode's place in good order, then stop everything, last first."""
+        if kind is None:
+            self.system.announce(Resign("it leaves"))
+            with anyio.move_on_after(LEAVE_S):
+                while await self._holds_duties():  # noqa: ASYNC110 - others' duties have no event here
+                    await anyio.sleep(LEAVE_S / 10)
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def _holds_duties(self) -> bool:
+        try:
+            site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 0.2)
+        except AskFailed:
+            return False
+        return site.holder == self.id and len(site.records) > 1
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        key = self._key or NodeKey.load_or_create(config.key_file)
+        site, founded = _site_keys(config)
+        own = NodeRecord(key.node_id, config.name, config.site.name, VERSION)
+        self.system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
+        await _supervise(self.system, _network(config, key, site, own, founded=founded))
+        facts = ServiceFacts(node_id=str(key.node_id), http_port=config.gateway.tcp_port or 0)
+        folder = config.state_dir / "containers"
+        await _spawn(
+            self.system,
+            lambda: ContainerManager(lambda: Containers(folder, facts=facts)),
+            container_messages.PATH,
+        )
+        self._offer = Offer(self.system)
+        live = LiveNode(self.system, own, site.tag.hex(), self._offer, has_cloud=config.cloud is not None)
+        settings = GatewaySettings(
+            state=config.state_dir,
+            unix_socket=config.api_socket,
+            host=config.gateway.host,
+            port=config.gateway.tcp_port,
+        )
+
+        def gateway() -> Gateway:
+            self.gateway = Gateway(live, settings)
+            live.app = self.gateway.app
+            return self.gateway
+
+        await _spawn(self.system, gateway, GATEWAY)
+        await self.system.supervise(SupervisorSpec(name=USERS))
+        await live.tell_offer()
+
+    async def spawn(self, factory: Callable[[], Actor], name: str) -> ActorRef:
+        """Start an actor of yours (a class will do); others find it by its name.
+
+        Raises:
+            StartFailed: It did not start.
+            UsageError: The name is taken, or no name.
+        """
+        ref = await self.system.spawn(factory, name, under=USERS)
+        self._users.add(name)
+        self._offer.set_actors(self._users)
+        return ref
+
+    async def find(self, name: str, *, scope: str = "site", timeout_s: float = 5.0) -> ActorRef:
+        """Find an actor by its name: here, on the `site`, or anywhere in the `account`, and open a way to it.
+
+        Raises:
+            Unreachable: Nobody offers such an actor, or there is no way to its node.
+            UsageError: No such scope.
+        """
+        if scope not in ("site", "account"):
+            raise UsageError(f"{scope!r} is no scope: say site or account")
+        if name in self._users and (here := self.system.find(name)) is not None:
+            return here
+        try:
+            with anyio.fail_after(timeout_s):
+                records = await self._records(scope)
+                holders = [each.node for each in records if name in each.actors and each.node != self.id]
+                if not holders:
+                    raise Unreachable(f"no node of this {scope} offers an actor {name}")
+                await self._ask_here(router_messages.PATH, Reach(holders[0]), timeout_s)
+        except TimeoutError:
+            raise Unreachable(f"no way to an actor {name} within {timeout_s:g} s") from None
+        return self.system.ref(Address(holders[0], name))
+
+    async def _records(self, scope: str) -> tuple[NodeRecord, ...]:
+        site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 2.0)
+        if scope == "site":
+            return site.records
+        listed: NodeList = await self._ask_here(uplink_messages.PATH, AskCloud(DIRECTORY, ListNodes()), 15.0)
+        return (*site.records, *listed.nodes)
+
+    async def _ask_here(self, path: str, message: Any, timeout_s: float) -> Any:
+        return await self.system.ask(Address(self.id, path), message, timeout_s=timeout_s)
+
+
+def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, *, founded: bool) -> SupervisorSpec:
+    """Say which actors make a node part of its site and of the cloud, in the order in which they need each other."""
+    node = key.node_id
+    cloud = _cloud_address(config.cloud)
+    admission = SiteAdmission(
+        keys=site,
+        own=node,
+        open_site=config.site.open,
+        clouds=frozenset() if cloud is None else frozenset({cloud.node}),
+        enrolment=_enrolment(config.cloud),
+    )
+
+    def transport() -> ZeroMqTransport:
+        made = ZeroMqTransport(key, admission, label=config.name, host=config.links.host, port=config.links.port)
+        links.append(made)
+        return made
+
+    links: list[ZeroMqTransport] = []
+    said = FactsSet(
+        on_mains=None if config.facts.power is None else config.facts.power == "mains",
+        wired=config.facts.wired,
+        memory_free_bytes=None if config.facts.memory_mb is None else config.facts.memory_mb * 2**20,
+    )
+
+    def beacon() -> Beacon:
+        # The port is known once the Router has opened it.
+        return Beacon(
+            key,
+            links[-1].port,
+            site,
+            label=config.name,
+            beacon_port=config.beacon.port,
+            interfaces=config.beacon.interfaces,
+        )
+
+    return SupervisorSpec(
+        name=NETWORK,
+        strategy=Strategy.REST_FOR_ONE,
+        children=(
+            ChildSpec(name=router_messages.PATH, factory=lambda: Router(key, transport, cloud)),
+            ChildSpec(
+                name=uplink_messages.PATH,
+                factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),
+            ),
+            ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node)),
+            ChildSpec(
+                name=elector_messages.PATH,
+                factory=lambda: Elector(
+                    node,
+                    site,
+                    _roster(config, site, node, founded=founded),
+                    journal=config.state_dir / "election.journal",
+                    settings=ElectionSettings(**config.election.given()),
+                ),
+            ),
+            ChildSpec(name="host_facts", factory=lambda: HostFacts(said)),
+            ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, has_cloud=cloud is not None)),
+            SupervisorSpec(name=DUTIES_HELD),
+            ChildSpec(
+                name=discoverer_messages.PATH,
+                factory=lambda: Discoverer(node, beacon if config.beacon.enabled else None),
+            ),
+        ),
+    )
+
+
+def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:
+    return None if cloud is None else CloudAddress(cloud.id, cloud.host, cloud.port)
+
+
+def _enrolment(cloud: CloudRef | None) -> bytes:
+    return b"" if cloud is None or cloud.enrolment is None else bytes(cloud.enrolment)
+
+
+def _site_keys(config: NodeConfig) -> tuple[SiteKeys, bool]:
+    """Give the site's keys, and whether this node founded the site itself."""
+    if not config.site.secret.generated:
+        return SiteKeys(bytes(config.site.secret)), False
+    # A key file has the same needs: 32 bytes, made once, for the owner alone.
+    return SiteKeys(NodeKey.load_or_create(config.state_dir / "site.secret").seed), True
+
+
+def _roster(config: NodeConfig, site: SiteKeys, node: NodeId, *, founded: bool) -> Roster:
+    if config.site.voters:
+        return Roster.found(site, config.site.voters)
+    return Roster.found(site, [node]) if founded else Roster()
+
+
+@contextmanager
+def _alone_in(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory: two nodes with one key and one journal would harm their site."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(
+            f"the state directory {state_dir} cannot be used: {error.strerror}; name another with --set state_dir=DIR"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"another process uses {state_dir}: stop it, or give this one its own with --set state_dir=DIR"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _supervise(system: ActorSystem, spec: SupervisorSpec) -> None:
+    try:
+        await system.supervise(spec)
+    except StartFailed as error:
+        raise _own_fault(error) from error
+
+
+async def _spawn(system: ActorSystem, factory: Callable[[], Actor], name: str) -> ActorRef:
+    try:
+        return await system.spawn(factory, name)
+    except StartFailed as error:
+        raise _own_fault(error) from error
+
+
+def _own_fault(error: BaseException) -> Exception:
+    """Find what really happened behind a failed start, to be said in its own words."""
+    cause: BaseException | None = error
+    while isinstance(cause, StartFailed) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return UsageError(str(cause)) if isinstance(cause, Exception) else UsageError(str(error))
+
+
+@asynccontextmanager
+async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
+    """Run a relay, and tell the cloud of it if the config says where both are.
 
     Raises:
-        UsageError: A port cannot be opened.
+        UsageError: A port is taken, or a file is damaged.
     """
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with Relay(key, issuer, sep_port=sep_port, bearer_port=bearer_port, host=host) as relay:
-            sys.stderr.write(
-                f"relay {relay.node_id}: SEP on {host}:{relay.sep_port}, bearers on {host}:{relay.bearer_port},"
-                f" taking tickets of {issuer.short}\n"
-            )
-            if await anext(signals) == signal.SIGINT:
-                return
-            relay.drain()
-            with anyio.move_on_after(DRAIN_S):
-                await anext(signals)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone_in(config.state_dir))
+        key = NodeKey.load_or_create(config.key_file)
+        relay = await stack.enter_async_context(
+            Relay(key, config.cloud.id, sep_port=config.sep_port, bearer_port=config.bearer_port, host=config.listen)
+        )
+        if config.cloud.host and config.host:
+            await _report_relay(stack, config, key, relay)
+        yield relay
+
+
+async def _report_relay(stack: AsyncExitStack, config: RelayConfig, key: NodeKey, relay: Relay) -> None:
+    cloud = _cloud_address(config.cloud)
+    assert cloud is not None  # noqa: S101 - for mypy: a relay's config always names one
+    # A relay belongs to no site: nobody holds this secret.
+    admission = SiteAdmission(
+        keys=SiteKeys.generate(),
+        own=key.node_id,
+        clouds=frozenset({cloud.node}),
+        enrolment=_enrolment(config.cloud),
+    )
+
+    def report() -> RelayReport:
+        numbers = relay.statistics()
+        load = min(1.0, numbers["bearer_tunnels"] / max(1, numbers["bearer_tunnels_max"]))
+        return RelayReport(config.host, relay.sep_port, relay.bearer_port, load, draining=relay.draining)
+
+    system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
+    await _supervise(
+        system,
+        SupervisorSpec(
+            name=NETWORK,
+            strategy=Strategy.REST_FOR_ONE,
+            children=(
+                ChildSpec(
+                    name=router_messages.PATH,
+                    # Nobody dials a relay's node; only its two ports are known.
+                    factory=lambda: Router(
+                        key, lambda: ZeroMqTransport(key, admission, label=config.name, host="127.0.0.1"), cloud
+                    ),
+                ),
+                ChildSpec(name=uplink_messages.PATH, factory=lambda: Uplink(key.node_id, cloud.node, None)),
+                ChildSpec(name="reporter", factory=lambda: Reporter(report)),
+            ),
+        ),
+    )
+
+
+@asynccontextmanager
+async def open_cloud(config: CloudConfig) -> AsyncIterator[ActorSystem]:
+    """Run the cloud's actors in one process, on SQLite.
+
+    Raises:
+        UsageError: The port is taken, or the store cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone_in(config.state_dir))
+        key = NodeKey.load_or_create(config.key_file)
+        store = stack.enter_context(CloudStore(config.store_file))
+        for each in config.enrolments:
+            store.expect(bytes(each.secret), kind=each.kind, site=each.site, name=each.name)
+        signaling = Signaling(store, key, time.time)
+        directory = Directory(store, signaling, time.time)
+        admission: Admission = CloudAdmission(lambda peer, shown: _enrol(store, peer, shown))
+        system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
+        await _supervise(
+            system,
+            SupervisorSpec(
+                name=NETWORK,
+                children=(
+                    ChildSpec(
+                        name=router_messages.PATH,
+                        factory=lambda: Router(
+                            key,
+                            lambda: ZeroMqTransport(
+                                key, admission, label=config.name, host=config.listen, port=config.port
+                            ),
+                        ),
+                    ),
+                    ChildSpec(name=DIRECTORY, factory=lambda: DirectoryDoor(store, directory)),
+                    ChildSpec(name=SIGNALING, factory=lambda: SignalingDoor(store, signaling)),
+                    ChildSpec(name=ENROLMENT, factory=lambda: EnrolmentDoor(store, key)),
+                ),
+            ),
+        )
+        yield system
+
+
+def _enrol(store: CloudStore, peer: NodeId, shown: bytes) -> Standing:
+    """Judge a key at the cloud's door; enrol it if it shows an unused secret."""
+    if store.enrolled(peer) is not None:
+        return Standing.GRANTED
+    if not shown:
+        return Standing.NEIGHBOUR
+    if store.enrol(peer, shown):
+        return Standing.GRANTED
+    raise Refused("this enrolment secret is not known to the cloud, or another key has spent it; ask for a new one")

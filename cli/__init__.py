@@ -11,10 +11,11 @@ import click
 _COMMANDS = {
     "bench": ("atoll.cli.bench", "Measure relays and actors beside a raw baseline."),
     "call": ("atoll.cli.call", "Call a service, here or on another node."),
+    "cloud": ("atoll.cli.cloud", "Run a cloud: directory, signaling and enrolment."),
     "config": ("atoll.cli.config", "Show settings, and where each came from."),
     "container": ("atoll.cli.container", "Run, list, stop and remove containers."),
     "image": ("atoll.cli.image", "Push, list and remove images of services."),
-    "node": ("atoll.cli.node", "Show nodes."),
+    "node": ("atoll.cli.node", "Run a node, and show nodes."),
     "relay": ("atoll.cli.relay", "Run a relay."),
     "service": ("atoll.cli.service", "Show services that can be called."),
     "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),

@@ -1,10 +1,16 @@
 """`atoll relay run`: a relay in the foreground."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from atoll.cli.output import fail
+from atoll.cli.process import config_of, flags_given, process_options
+
+if TYPE_CHECKING:
+    from atoll.actors.tunnel_relay.relay import Relay
+
+PORT = click.IntRange(0, 65535)
 
 
 @click.group("relay")
@@ -13,30 +19,43 @@ def command() -> None:
 
 
 @command.command("run")
-@click.option("--issuer", required=True, metavar="NODE_ID", help="The id whose tickets this relay takes.")
-@click.option("--key", "key_file", type=click.Path(path_type=Path), help="Key file; made at first start.")
-@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
-@click.option(
-    "--sep-port", default=8088, show_default=True, type=click.IntRange(0, 65535), help="0 means any free one."
-)
-@click.option(
-    "--bearer-port", default=8089, show_default=True, type=click.IntRange(0, 65535), help="0 means any free one."
-)
-def run(issuer: str, key_file: Path | None, host: str, sep_port: int, bearer_port: int) -> None:
-    """Serve both relay ports until interrupted; tickets are checked off line, no disk is needed but for the key."""
-    import anyio
-    import platformdirs
+@process_options
+@click.option("--issuer", metavar="NODE_ID", help="The id of the cloud whose tickets this relay takes.")
+@click.option("--host", metavar="ADDRESS", help="Where to listen.")
+@click.option("--sep-port", type=PORT, help="0 means any free one.")
+@click.option("--bearer-port", type=PORT, help="0 means any free one.")
+def run(  # noqa: PLR0917 - click's options
+    file: Path | None,
+    flags: tuple[str, ...],
+    issuer: str | None,
+    host: str | None,
+    sep_port: int | None,
+    bearer_port: int | None,
+    *,
+    log_json: bool,
+) -> None:
+    """Serve both ports until told to end; tickets are checked off line, and no disk is needed but for the key.
 
-    from atoll.node import run_relay
-    from atoll.transport.errors import TransportError
-    from atoll.transport.identity import NodeId
-    from atoll.transport.keys import NodeKey
+    Interrupt (SIGINT) ends it at once; SIGTERM lets those who are here move to another relay first.
+    """
+    named: dict[str, Any] = {"cloud.id": issuer, "listen": host, "sep_port": sep_port, "bearer_port": bearer_port}
+    given = {setting: value for setting, value in named.items() if value is not None}
+    config: Any = config_of("relay", file, {**flags_given(flags), **given})
 
-    try:
-        issuer_id = NodeId.parse(issuer)
-        key = NodeKey.load_or_create(key_file or platformdirs.user_state_path("atoll") / "relay.key")
-        anyio.run(run_relay, key, issuer_id, host, sep_port, bearer_port, backend_options={"use_uvloop": True})
-    except TransportError as error:
-        fail(str(error), "`atoll relay run --help` names the settings; port 0 takes any free port")
-    except OSError as error:
-        fail(f"{error.filename or 'the key'}: {error.strerror}", "name another file with --key")
+    from atoll.cli.foreground import Drain, run_in_foreground, set_up_log
+    from atoll.node import open_relay
+
+    set_up_log(config.log_level, as_json=log_json)
+
+    def said(relay: "Relay") -> str:
+        return (
+            f"relay {relay.node_id}: SEP on {config.listen}:{relay.sep_port}, bearers on"
+            f" {config.listen}:{relay.bearer_port}, taking tickets of {config.cloud.id.short}"
+        )
+
+    run_in_foreground(
+        lambda: open_relay(config),
+        said,
+        remedy="`atoll config show --kind relay` lists the settings; port 0 takes any free port",
+        drain=Drain(lambda relay: relay.drain(), lambda relay: relay.idle),
+    )

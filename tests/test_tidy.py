@@ -129,7 +129,10 @@ def test_the_wheel_holds_exactly_the_folders(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("atoll/")}
-    wanted = {f"atoll/{name_of(path)}" for path in SOURCES} | {"atoll/__init__.py", "atoll/py.typed"}
+    own = {
+        f"atoll/{path.name}" for path in (ROOT / "src" / "atoll").iterdir() if path.is_file() and not path.is_symlink()
+    }
+    wanted = {f"atoll/{name_of(path)}" for path in SOURCES} | own
     wanted |= {"atoll/actors/container_manager/runtimes/javascript_prelude.js"}
     wanted |= {f"atoll/cluster_specs/{path.name}" for path in (ROOT / "cluster_specs").glob("*.toml")}
     assert held == wanted

@@ -73,7 +73,7 @@ class Directory:
             self._signaling.reach(relay, label, holder)
             for (relay, label), holder in zip(held[:ROUTES_MAX], message.holders, strict=False)
         )
-        return Found(record, routes)
+        return Found(record, routes, int(self._clock()))
 
     def _find(self, wanted: str) -> NodeRecord:
         now = self._clock()

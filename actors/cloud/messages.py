@@ -12,6 +12,9 @@ class NodeRecord(Message, frozen=True, tag="cloud.node_record"):
     site: str
     version: str = ""
     services: tuple[str, ...] = ()
+    """Addresses of its services, each with a leading slash."""
+    actors: tuple[str, ...] = ()
+    """Names of its users' actors."""
 
 
 class SepLabel(Message, frozen=True, tag="cloud.sep_label"):
@@ -52,6 +55,8 @@ class SepRoute(Message, frozen=True, tag="cloud.sep_route"):
     label: bytes
     ticket: bytes
     expires_at: int
+    name: str = ""
+    """What the relay is called."""
 
 
 class Found(Message, frozen=True, tag="cloud.found"):
@@ -59,6 +64,8 @@ class Found(Message, frozen=True, tag="cloud.found"):
 
     record: NodeRecord
     routes: tuple[SepRoute, ...]
+    now: int = 0
+    """The cloud's clock (Unix seconds), by which the routes' ends are to be read: the caller's may be off."""
 
 
 class ListNodes(Message, frozen=True, tag="cloud.list_nodes"):
@@ -90,6 +97,7 @@ class Placement(Message, frozen=True, tag="cloud.placement"):
     holder: bytes
     ticket: bytes
     expires_at: int
+    name: str = ""
 
 
 class SepPlaced(Message, frozen=True, tag="cloud.sep_placed"):
@@ -114,6 +122,7 @@ class TunnelPair(Message, frozen=True, tag="cloud.tunnel_pair"):
     offer: bytes
     call: bytes
     expires_at: int
+    name: str = ""
 
 
 class TunnelsGranted(Message, frozen=True, tag="cloud.tunnels_granted"):

@@ -86,7 +86,7 @@ class Signaling:
             quota_bytes=SEP_QUOTA_BYTES,
             holder=holder,
         )
-        return Placement(relay.node, relay.host, relay.sep_port, registration, holder, ticket, expires_at)
+        return Placement(relay.node, relay.host, relay.sep_port, registration, holder, ticket, expires_at, relay.name)
 
     def reach(self, relay: LiveRelay, label: bytes, holder: bytes) -> SepRoute:
         """Give a caller's complete route to `label` at `relay`, bound to its fresh key."""
@@ -100,7 +100,7 @@ class Signaling:
             quota_bytes=SEP_QUOTA_BYTES,
             holder=_fresh(holder),
         )
-        return SepRoute(relay.node, relay.host, relay.sep_port, label, ticket, expires_at)
+        return SepRoute(relay.node, relay.host, relay.sep_port, label, ticket, expires_at, relay.name)
 
     def tunnels(self, sender: Enrolled, message: TunnelRequest) -> TunnelsGranted:
         """Issue ticket pairs for bearers, on different relays.
@@ -128,7 +128,7 @@ class Signaling:
             )
             for role in (Role.OFFER, Role.CALL)
         )
-        return TunnelPair(relay.node, relay.host, relay.bearer_port, tunnel, offer, call, expires_at)
+        return TunnelPair(relay.node, relay.host, relay.bearer_port, tunnel, offer, call, expires_at, relay.name)
 
     def _relays(self) -> tuple[LiveRelay, ...]:
         relays = self._store.relays(self._clock())

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS enrolment (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS node (
     node BLOB PRIMARY KEY, site TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL, services TEXT NOT NULL,
-    lease_until REAL NOT NULL
+    actors TEXT NOT NULL, lease_until REAL NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS node_by_name ON node (site, name);
 CREATE TABLE IF NOT EXISTS label (
@@ -58,6 +58,8 @@ class LiveRelay:
     sep_port: int
     bearer_port: int
     load: float
+    name: str = ""
+    """What it was enrolled as."""
 
 
 def _hash(secret: bytes) -> bytes:
@@ -124,13 +126,14 @@ class CloudStore:
         try:
             for record in records:
                 self._database.execute(
-                    "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
                         bytes(record.node),
                         record.site,
                         record.name,
                         record.version,
                         "\n".join(record.services),
+                        "\n".join(record.actors),
                         lease_until,
                     ),
                 )
@@ -148,7 +151,8 @@ class CloudStore:
     def nodes(self, now: float, limit: int) -> tuple[NodeRecord, ...]:
         """Give the living records, by site and name."""
         rows = self._database.execute(
-            "SELECT node, name, site, version, services FROM node WHERE lease_until > ? ORDER BY site, name LIMIT ?",
+            "SELECT node, name, site, version, services, actors FROM node WHERE lease_until > ?"
+            " ORDER BY site, name LIMIT ?",
             (now, limit),
         )
         return tuple(_record(row) for row in rows)
@@ -156,7 +160,7 @@ class CloudStore:
     def node_by_id(self, node: NodeId, now: float) -> NodeRecord | None:
         """Give the living record of this id."""
         row = self._database.execute(
-            "SELECT node, name, site, version, services FROM node WHERE node = ? AND lease_until > ?",
+            "SELECT node, name, site, version, services, actors FROM node WHERE node = ? AND lease_until > ?",
             (bytes(node), now),
         ).fetchone()
         return None if row is None else _record(row)
@@ -164,7 +168,7 @@ class CloudStore:
     def nodes_by_name(self, site: str, name: str, now: float) -> tuple[NodeRecord, ...]:
         """Give the living records of this name; an empty site means any."""
         rows = self._database.execute(
-            "SELECT node, name, site, version, services FROM node"
+            "SELECT node, name, site, version, services, actors FROM node"
             " WHERE name = ? AND (? = '' OR site = ?) AND lease_until > ? ORDER BY site LIMIT 8",
             (name, site, site, now),
         )
@@ -173,12 +177,12 @@ class CloudStore:
     def labels(self, node: NodeId, now: float) -> tuple[tuple[LiveRelay, bytes], ...]:
         """Give the living relays that hold a label of this node, least loaded first."""
         rows = self._database.execute(
-            "SELECT relay.node, host, sep_port, bearer_port, load, label FROM label"
-            " JOIN relay ON relay.node = label.relay"
+            "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, ''), label FROM label"
+            " JOIN relay ON relay.node = label.relay LEFT JOIN enrolment ON enrolment.node = relay.node"
             " WHERE label.node = ? AND label.lease_until > ? AND relay.lease_until > ? ORDER BY load, relay.node",
             (bytes(node), now, now),
         )
-        return tuple((LiveRelay(NodeId(row[0]), *row[1:5]), row[5]) for row in rows)
+        return tuple((LiveRelay(NodeId(row[0]), *row[1:6]), row[6]) for row in rows)
 
     def keep_relay(self, relay: NodeId, report: RelayReport, lease_until: float) -> None:
         """Write a relay's report."""
@@ -198,8 +202,9 @@ class CloudStore:
     def relays(self, now: float) -> tuple[LiveRelay, ...]:
         """Give the living relays that take new work, least loaded first."""
         rows = self._database.execute(
-            "SELECT node, host, sep_port, bearer_port, load FROM relay WHERE lease_until > ? AND draining = 0"
-            " ORDER BY load, node",
+            "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, '') FROM relay"
+            " LEFT JOIN enrolment ON enrolment.node = relay.node"
+            " WHERE lease_until > ? AND draining = 0 ORDER BY load, relay.node",
             (now,),
         )
         return tuple(LiveRelay(NodeId(row[0]), *row[1:]) for row in rows)
@@ -216,6 +221,10 @@ class CloudStore:
         return gone
 
 
-def _record(row: tuple[bytes, str, str, str, str]) -> NodeRecord:
-    node, name, site, version, services = row
-    return NodeRecord(NodeId(node), name, site, version, tuple(services.split("\n")) if services else ())
+def _record(row: tuple[bytes, str, str, str, str, str]) -> NodeRecord:
+    node, name, site, version, services, actors = row
+    return NodeRecord(NodeId(node), name, site, version, _lines(services), _lines(actors))
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()

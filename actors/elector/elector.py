@@ -5,10 +5,18 @@ It votes with members only: a link's standing decides who is within reach, and a
 
 from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from atoll.actors.elector.election import Election
-from atoll.actors.elector.messages import Ballot, MemberReachable, MemberUnreachable, Resign, ScoreChanged
+from atoll.actors.elector.messages import (
+    PATH,
+    Ballot,
+    DescribeElection,
+    MemberReachable,
+    MemberUnreachable,
+    Resign,
+    ScoreChanged,
+)
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
@@ -19,7 +27,7 @@ from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import SiteKeys
 
-PATH = "elector"
+__all__ = ["PATH", "Elector"]
 
 
 class Elector(MachineActor):
@@ -52,6 +60,12 @@ class Elector(MachineActor):
         await super().started()
         for fact in (PeerUp, PeerDown, ScoreChanged, Resign):
             self.system.subscribe(fact, self.ref)
+
+    async def receive(self, delivery: Delivery) -> Any:
+        """Say how the election stands, to those who ask on this node; everything else is the machine's."""
+        if isinstance(delivery.message, DescribeElection) and delivery.standing is None:
+            return self.election.status(self.system.clock())
+        return await super().receive(delivery)
 
     def input_of(self, delivery: Delivery) -> Input | None:
         """Turn links into reach: a member's link counts, a neighbour's does not."""

@@ -13,6 +13,7 @@ from atoll.actors.elector.score import Score
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
+PATH = "elector"
 EPOCH_MAX = 2**53
 """No honest site gets there: one election a second takes 285 million years."""
 REASON_CHARACTERS_MAX = 300
@@ -187,3 +188,8 @@ class ElectionStatus:
     roster_version: int
     voters: tuple[NodeId, ...]
     voters_in_reach: int
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeElection:
+    """Ask this node's Elector for its `ElectionStatus`."""

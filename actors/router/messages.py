@@ -1,10 +1,13 @@
-"""Facts the Router announces on its node, and what Routers say to each other."""
+"""Facts the Router announces on its node, what it is asked there, and what Routers say to each other."""
 
 from dataclasses import dataclass
 
+from atoll.actors.router.routes import Route
 from atoll.transport.base import Standing
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
+
+PATH = "router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,55 @@ class PeerDown:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Ask the Router for a way to a node, whatever it takes; answered with the `Route`, or declined with the reason."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeRoutes:
+    """Ask the Router what it knows; answered with `RoutesDescribed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSeen:
+    """A link that is up."""
+
+    peer: NodeId
+    standing: Standing
+    label: str
+    host: str
+    up_since: float
+    """Seconds of the system's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRoute:
+    """How a peer is reached now, and how quick that is."""
+
+    peer: NodeId
+    route: Route
+    round_trip_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesDescribed:
+    """What `status` shows of the Router."""
+
+    links: tuple[LinkSeen, ...]
+    routes: tuple[PeerRoute, ...]
+    counters: dict[str, int]
+
+
 class SepDelivery(Message, frozen=True, tag="router.sep_delivery"):
     """The proxy hands a sealed record that arrived under a node's label to that node."""
 
     circuit: bytes
     relay: NodeId
     record: bytes
+    relay_name: str = ""
 
 
 class SepAnswer(Message, frozen=True, tag="router.sep_answer"):
@@ -41,4 +87,4 @@ class SepAnswer(Message, frozen=True, tag="router.sep_answer"):
     record: bytes
 
 
-MESSAGES = (SepDelivery, SepAnswer)
+MESSAGES: tuple[type[Message], ...] = (SepDelivery, SepAnswer)

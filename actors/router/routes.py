@@ -3,7 +3,7 @@
     here     it is this node
     direct   a link to it is up
     bep      a bearer through a relay is open
-    sep      its site's proxy is registered on a relay that we hold a route for
+    sep      its site's proxy is registered on a relay that we hold a route for, or it called us over one
     none     nothing of that; the reason says what is missing
 
 The order is the preference: a direct link has nobody in between, a bearer one relay, signaling a relay and two proxies.
@@ -55,10 +55,12 @@ class _Peer:
     signaling: list[tuple[str, float]] = field(default_factory=list)
     """(relay, expires at) of the SEP routes in hand."""
     calls_by_signaling: int = 0
+    answered_relay: str = ""
+    """Through which relay it called us; our answers go back there."""
 
     @property
     def idle(self) -> bool:
-        return self.standing is None and not self.bearer_relay
+        return self.standing is None and not self.bearer_relay and not self.answered_relay
 
 
 class RouteTable:
@@ -100,6 +102,11 @@ class RouteTable:
         if (entry := self._peers.get(peer)) is not None:
             entry.signaling = [each for each in entry.signaling if each[0] != relay]
 
+    def signaling_over(self, peer: NodeId) -> None:
+        """Forget all SEP routes: the session over them is over."""
+        if (entry := self._peers.get(peer)) is not None:
+            entry.signaling = []
+
     def bearer_asked(self, peer: NodeId) -> None:
         """Note that a bearer is under way, so that it is asked for once."""
         self._entry(peer).bearer_pending = True
@@ -114,6 +121,15 @@ class RouteTable:
         if (entry := self._peers.get(peer)) is not None:
             entry.bearer_relay, entry.bearer_lost, entry.bearer_pending = "", reason, False
             entry.bearer_not_before = now + BEARER_RETRY_S
+
+    def called_us(self, peer: NodeId, relay: str) -> None:
+        """Note that a session which the peer opened over SEP leads back to it."""
+        self._entry(peer).answered_relay = relay
+
+    def caller_gone(self, peer: NodeId) -> None:
+        """Note that this session is over."""
+        if (entry := self._peers.get(peer)) is not None:
+            entry.answered_relay = ""
 
     def called_by_signaling(self, peer: NodeId) -> None:
         """Count a call that went over SEP and was answered."""
@@ -131,7 +147,7 @@ class RouteTable:
             and entry.calls_by_signaling >= BEARER_WANTED_AFTER
         )
 
-    def route(self, peer: NodeId, now: float) -> Route:
+    def route(self, peer: NodeId, now: float) -> Route:  # noqa: PLR0911 - one return a way
         """Choose the way to `peer` and give the reason in words."""
         if peer == self._own:
             return Route(Way.HERE, "it is this node")
@@ -149,6 +165,8 @@ class RouteTable:
             relay = entry.signaling[0][0]
             why_not_bearer = f"no bearer ({entry.bearer_lost})" if entry.bearer_lost else "no bearer yet"
             return Route(Way.SEP, f"{why_not_direct}; {why_not_bearer}; its proxy answers at {relay}")
+        if entry.answered_relay:
+            return Route(Way.SEP, f"{why_not_direct}; it called us through {entry.answered_relay}")
         return Route(Way.NONE, f"{why_not_direct}; no bearer; no living route over a relay")
 
     def _entry(self, peer: NodeId) -> _Peer:

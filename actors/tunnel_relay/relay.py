@@ -48,6 +48,7 @@ class Relay:
         self._sep: SepServer | None = None
         self._bearers: BearerServer | None = None
         self._stack = AsyncExitStack()
+        self.draining = False
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -80,8 +81,15 @@ class Relay:
     def drain(self, seconds: int = DRAIN_S) -> None:
         """Take nobody new and tell registrations to move; what is there goes on until the relay is closed."""
         sep, bearers = self._running()
+        self.draining = True
         sep.drain(seconds)
         bearers.drain()
+
+    @property
+    def idle(self) -> bool:
+        """Nobody is served any more."""
+        numbers = self.statistics()
+        return not numbers["bearer_tunnels"] and not numbers["sep_registrations"]
 
     def _running(self) -> tuple[SepServer, BearerServer]:
         if self._sep is None or self._bearers is None:

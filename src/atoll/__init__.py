@@ -1,1 +1,22 @@
 """Turn any computer into a cloud server, and any handful of them into one cloud."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atoll.actors.runtime import Actor, ActorRef, handles
+    from atoll.node import Node
+
+__all__ = ["Actor", "ActorRef", "Node", "handles"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what embedders use when they use it: `atoll --help` needs none of it (PEP 562)."""
+    if name == "Node":
+        from atoll.node import Node
+
+        return Node
+    if name in __all__:
+        from atoll.actors import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module 'atoll' has no attribute {name!r}")

@@ -6,10 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
+import anyio
 import pytest
 
+from atoll.actors.tunnel_relay.frames import Going
+from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
+from atoll.actors.tunnel_relay.tickets import Role, issue
 from atoll.cli import _COMMANDS
+from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 
 ATOLL = [sys.executable, "-c", "from atoll.cli import main; main()"]
@@ -66,31 +72,65 @@ def test_sizes_that_are_no_numbers_are_wrong_usage():
     assert "'big'" in done.stderr
 
 
-@pytest.mark.parametrize("issuer", ["nobody", "a" * 52])
-def test_a_relay_wants_a_real_issuer(issuer, tmp_path):
-    done = atoll("relay", "run", "--issuer", issuer, "--key", str(tmp_path / "key"), "--host", "999.1.1.1")
-    assert done.returncode == 1
+@pytest.mark.parametrize(("issuer", "code"), [("nobody", 2), (str(NodeKey.generate().node_id), 1)])
+def test_a_relay_wants_a_real_issuer_and_a_real_address(issuer, code, tmp_path):
+    done = atoll("relay", "run", "--issuer", issuer, "--set", f"state_dir={tmp_path}", "--host", "999.1.1.1")
+    assert done.returncode == code
     assert "Traceback" not in done.stderr
 
 
-def relay_process(tmp_path, *arguments):
-    issuer = str(NodeKey.generate().node_id)
-    command = [*ATOLL, "relay", "run", "--issuer", issuer, "--key", str(tmp_path / "key"), "--host", "127.0.0.1"]
+def test_a_relay_without_an_issuer_says_that_it_needs_one():
+    done = atoll("relay", "run")
+    assert done.returncode == 2
+    assert "cloud" in done.stderr
+
+
+def relay_process(state_dir, *arguments, issuer=None):
+    named = str(issuer or NodeKey.generate().node_id)
+    command = [*ATOLL, "relay", "run", "--issuer", named, "--set", f"state_dir={state_dir}", "--host", "127.0.0.1"]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     return process, process.stderr.readline()
 
 
+FREE_PORTS = ("--sep-port", "0", "--bearer-port", "0")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_relay_says_where_it_listens_and_ends_when_told(number, tmp_path):
-    process, line = relay_process(tmp_path, "--sep-port", "0", "--bearer-port", "0")
+    process, line = relay_process(tmp_path, *FREE_PORTS)
     try:
         assert re.fullmatch(r"relay [a-z2-7]{52}: SEP on 127.0.0.1:\d+, bearers on 127.0.0.1:\d+, .*\n", line)
         os.kill(process.pid, number)
-        if number == signal.SIGTERM:
-            # Draining: it is still there for those it serves, until told a second time.
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.5)
-            os.kill(process.pid, number)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_relay_that_is_terminated_lets_those_it_serves_move_first(tmp_path):
+    issuer = NodeKey.generate()
+    process, line = relay_process(tmp_path, *FREE_PORTS, issuer=issuer.node_id)
+    relay, port = NodeId.parse(line.split()[1][:-1]), int(re.search(r"SEP on 127.0.0.1:(\d+)", line)[1])
+    key = FreshKey.generate()
+    ticket = issue(
+        issuer,
+        role=Role.REGISTER,
+        subject=os.urandom(16),
+        relay=relay,
+        expires_at=int(time.time()) + 600,
+        holder=key.public,
+    )
+
+    async def be_served():
+        async with SepClient("127.0.0.1", port, relay, ticket, key) as client:
+            os.kill(process.pid, signal.SIGTERM)
+            while not isinstance(await client.receive(), Going):
+                pass
+            await anyio.sleep(0.3)
+            assert process.poll() is None
+
+    try:
+        anyio.run(be_served)
         assert process.wait(10) == 0
     finally:
         process.kill()
@@ -98,10 +138,10 @@ def test_a_relay_says_where_it_listens_and_ends_when_told(number, tmp_path):
 
 
 def test_a_port_in_use_is_said_in_words(tmp_path):
-    process, line = relay_process(tmp_path, "--sep-port", "0", "--bearer-port", "0")
+    process, line = relay_process(tmp_path / "one", *FREE_PORTS)
     try:
         taken = re.search(r"bearers on 127.0.0.1:(\d+)", line)[1]
-        other, first = relay_process(tmp_path, "--sep-port", "0", "--bearer-port", taken)
+        other, first = relay_process(tmp_path / "two", "--sep-port", "0", "--bearer-port", taken)
         text = first + other.communicate(timeout=20)[1]
         assert other.returncode == 1
         assert taken in text
@@ -111,9 +151,22 @@ def test_a_port_in_use_is_said_in_words(tmp_path):
         process.communicate()
 
 
+def test_two_processes_do_not_share_a_state_directory(tmp_path):
+    process, _ = relay_process(tmp_path, *FREE_PORTS)
+    try:
+        other, first = relay_process(tmp_path, *FREE_PORTS)
+        text = first + other.communicate(timeout=20)[1]
+        assert other.returncode == 1
+        assert "another process uses" in text
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path):
-    NodeKey.load_or_create(tmp_path / "key")
-    (tmp_path / "key").chmod(0o644)
-    done = atoll("relay", "run", "--issuer", str(NodeKey.generate().node_id), "--key", str(tmp_path / "key"))
+    NodeKey.load_or_create(tmp_path / "relay.key")
+    (tmp_path / "relay.key").chmod(0o644)
+    issuer = str(NodeKey.generate().node_id)
+    done = atoll("relay", "run", "--issuer", issuer, "--set", f"state_dir={tmp_path}")
     assert done.returncode == 1
     assert "chmod 600" in done.stderr

@@ -1,0 +1,62 @@
+"""The duty `proxy`: the site's reachability at relays.
+
+It draws a random label for every member and has the TunnelRelay of its node keep the site registered under them. A
+label says nothing about the node behind it, and lives as long as this holder of the duty.
+"""
+
+import os
+from typing import Any, ClassVar
+
+from atoll.actors.duties.messages import LabelsChanged, SiteKnown
+from atoll.actors.runtime.actor import LATER, Actor, Delivery
+from atoll.actors.runtime.machine import Address
+from atoll.actors.tunnel_relay.frames import LABEL_BYTES, LABELS_PER_REGISTRATION_MAX
+from atoll.actors.tunnel_relay.messages import PATH as TUNNEL_RELAY
+from atoll.actors.tunnel_relay.messages import ServeSite, SiteServed, StopServing
+from atoll.transport.base import Standing
+from atoll.transport.identity import NodeId
+
+
+class Proxy(Actor):
+    """Gives every member a label, and tells who needs to know."""
+
+    open_to: ClassVar[frozenset[Standing]] = frozenset()
+
+    def __init__(self, own: NodeId, site: str) -> None:
+        self._own = own
+        self._site = site
+        self._labels: dict[NodeId, bytes] = {}
+        self._relays: tuple[NodeId, ...] = ()
+
+    async def started(self) -> None:
+        """Begin to serve with this node alone; the roll brings the others."""
+        self.system.subscribe(SiteKnown, self.ref)
+        self.system.subscribe(SiteServed, self.ref)
+        self._label({self._own})
+
+    async def stopped(self) -> None:
+        """Hang up at the relays."""
+        self.system.tell(Address(self._own, TUNNEL_RELAY), StopServing())
+
+    async def receive(self, delivery: Delivery) -> Any:
+        """Follow the roll and the registrations."""
+        match delivery.message:
+            case SiteKnown(records=records):
+                members = {self._own, *(record.node for record in records)}
+                if members != set(self._labels):
+                    self._label(members)
+            case SiteServed(relays=relays):
+                self._relays = relays
+                self._announce()
+            case _:
+                return await super().receive(delivery)
+        return LATER
+
+    def _label(self, members: set[NodeId]) -> None:
+        wanted = sorted(members)[:LABELS_PER_REGISTRATION_MAX]
+        self._labels = {node: self._labels.get(node) or os.urandom(LABEL_BYTES) for node in wanted}
+        self.system.tell(Address(self._own, TUNNEL_RELAY), ServeSite(self._site, dict(self._labels)))
+        self._announce()
+
+    def _announce(self) -> None:
+        self.system.announce(LabelsChanged(tuple(sorted(self._labels.items())), self._relays))

@@ -1,0 +1,86 @@
+"""What carries a session's records between two nodes that have no link: the Router's view of it.
+
+A path is a handle, like a socket: whoever made it reads it and tells the Router what arrives, as `RecordsArrived`, and
+when it is over, as `PathLost`. The Router only sends, and closes.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from atoll.actors.router.routes import Way
+from atoll.transport.identity import NodeId
+
+
+class Path(Protocol):
+    """One way for records to one node."""
+
+    @property
+    def way(self) -> Way:
+        """`SEP` or `BEP`."""
+        ...
+
+    @property
+    def relay(self) -> str:
+        """The relay in between, as people call it."""
+        ...
+
+    @property
+    def record_bytes_max(self) -> int:
+        """How long a record may be on it."""
+        ...
+
+    def send(self, record: bytes) -> None:
+        """Put a record on its way, without waiting.
+
+        Raises:
+            Congested: The path takes no more now; the record is lost, as it could be anywhere on the way.
+            Unreachable: The path is over; `PathLost` follows, or has been told.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it; harmless when it is over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsArrived:
+    """Told to the Router: these records came in over the path, in this order."""
+
+    path: Path
+    records: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PathLost:
+    """Told to the Router: the path is over."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SepPaths:
+    """The TunnelRelay's answer to `OpenSep`: every path to the node that stands now, and when they end."""
+
+    paths: tuple[Path, ...]
+    expires_at: float
+    """Seconds of the system's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSep:
+    """Asked of the TunnelRelay: paths over relays to this node."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBearer:
+    """Asked of the TunnelRelay: dial the half of a tunnel that the peer handed to us; answered with a `Path`."""
+
+    peer: NodeId
+    relay: str
+    host: str
+    port: int
+    ticket: bytes

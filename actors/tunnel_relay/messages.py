@@ -1,0 +1,86 @@
+"""What TunnelRelays say to each other, and what the actors of a node ask of theirs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atoll.transport.codec import Message
+from atoll.transport.identity import NodeId
+
+PATH = "tunnel_relay"
+
+
+class BearerRequest(Message, frozen=True, tag="tunnel_relay.bearer_request"):
+    """A caller asks the callee for a bearer; answered with the half that is the caller's."""
+
+
+class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
+    """The calling half of a tunnel whose other half is being dialled already."""
+
+    relay: NodeId
+    name: str
+    host: str
+    port: int
+    ticket: bytes
+    expires_at: int
+
+
+MESSAGES: tuple[type[Message], ...] = (BearerRequest, BearerOffered)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSite:
+    """Told by the proxy duty: keep the site reachable at relays under these labels; replaces what was told before."""
+
+    site: str
+    labels: Mapping[NodeId, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StopServing:
+    """Told when the proxy duty ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteServed:
+    """Fact: at which relays the site is registered now."""
+
+    relays: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTunnels:
+    """Ask what is open; answered with `TunnelsDescribed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationSeen:
+    """A registration of this site, or the attempt at one."""
+
+    relay: str
+    address: str
+    up: bool
+    since: float
+    """Seconds of the system's clock."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class BearerSeen:
+    """A bearer that ends here."""
+
+    peer: NodeId | None
+    relay: str
+    since: float
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelsDescribed:
+    """What `status` shows of the TunnelRelay."""
+
+    registrations: tuple[RegistrationSeen, ...]
+    bearers: tuple[BearerSeen, ...]
+    counters: dict[str, int]
+    problem: str
+    """Why this site is at fewer relays than it should be; empty when nothing is wrong."""

@@ -1,0 +1,170 @@
+"""Keeps a site reachable at relays: two registrations, each on a relay of its own, renewed before they end.
+
+    none --placed by Signaling--> dialling --admitted, labels accepted--> up --lost, going, ticket old--> none
+
+While one is down the other carries; attempts are spaced, and spread by chance, so that sites do not come back to a
+relay that was away all in the same moment.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+import anyio
+import anyio.abc
+
+from atoll.actors.cloud.messages import Placement, PlaceSep, SepPlaced
+from atoll.actors.runtime.errors import AskFailed
+from atoll.actors.tunnel_relay import frames
+from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound
+from atoll.actors.tunnel_relay.messages import RegistrationSeen
+from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
+from atoll.transport.errors import PeerError, WorldError
+from atoll.transport.identity import NodeId
+
+log = logging.getLogger("atoll.tunnel_relay")
+
+REGISTRATIONS_PER_SITE = 2
+RETRY_S_MIN = 0.5
+RETRY_S_MAX = 10.0
+LABELS_S = 5.0
+"""How long a relay may take to accept labels."""
+
+
+@dataclass(slots=True, eq=False)
+class Registration:
+    """One registration: wanted, being dialled, up."""
+
+    placement: Placement
+    since: float
+    client: SepClient | None = field(default=None, repr=False)
+    up: bool = False
+    why: str = "dialling"
+    labels: dict[bytes, NodeId] = field(default_factory=dict, repr=False)
+
+    @property
+    def relay(self) -> str:
+        """How people call the relay."""
+        return self.placement.name or self.placement.relay.short
+
+    def seen(self) -> RegistrationSeen:
+        """Say it for `status`."""
+        address = f"{self.placement.host}:{self.placement.sep_port}"
+        return RegistrationSeen(self.relay, address, self.up, self.since, self.why)
+
+
+class Registrations:
+    """The registrations of the site that this node is proxy of; `run` is its life, cancelling it hangs up."""
+
+    def __init__(
+        self,
+        site: str,
+        *,
+        place: Callable[[PlaceSep], Awaitable[SepPlaced]],
+        on_inbound: Callable[[Registration, NodeId, Inbound], None],
+        on_change: Callable[[], None],
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._site = site
+        self._place = place
+        self._on_inbound = on_inbound
+        self._on_change = on_change
+        self._clock = clock
+        self._rng = rng
+        self._labels: Mapping[NodeId, bytes] = {}
+        self._held: dict[NodeId, Registration] = {}
+        self._wanted = anyio.Event()
+        self.problem = ""
+        """Why fewer than two are up; empty when nothing is wrong."""
+
+    def all(self) -> list[Registration]:
+        """Give those that are there, up or not."""
+        return list(self._held.values())
+
+    def at(self, relay: NodeId) -> SepClient | None:
+        """Give the connection to a relay where the site is registered."""
+        held = self._held.get(relay)
+        return None if held is None else held.client
+
+    def set_labels(self, labels: Mapping[NodeId, bytes]) -> None:
+        """Be reachable under these labels, everywhere."""
+        self._labels = dict(labels)
+        for registration in self._held.values():
+            if registration.client is not None:
+                try:
+                    self._tell_labels(registration, registration.client)
+                except (PeerError, WorldError) as error:
+                    log.info("labels did not reach %s: %s", registration.relay, error)
+
+    async def run(self) -> None:
+        """Keep two registrations up, until cancelled."""
+        failures = 0
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._wanted = anyio.Event()
+                failures = 0 if await self._fill(tasks) else failures + 1
+                delay_s = min(RETRY_S_MAX, RETRY_S_MIN * 2**failures) * self._rng.uniform(0.75, 1.25)
+                if len(self._held) >= REGISTRATIONS_PER_SITE:
+                    await self._wanted.wait()
+                    await anyio.sleep(RETRY_S_MIN * self._rng.uniform(0.5, 1.0))
+                else:
+                    await anyio.sleep(delay_s)
+
+    async def _fill(self, tasks: anyio.abc.TaskGroup) -> bool:
+        """Ask for relays and begin to register where we are not yet."""
+        if len(self._held) >= REGISTRATIONS_PER_SITE:
+            return True
+        keys = {key.public: key for key in (FreshKey.generate() for _ in range(REGISTRATIONS_PER_SITE))}
+        try:
+            placed = await self._place(PlaceSep(self._site, tuple(keys)))
+        except AskFailed as error:
+            self.problem = str(error)
+            return False
+        for placement in placed.placements:
+            if placement.relay not in self._held and len(self._held) < REGISTRATIONS_PER_SITE:
+                registration = self._held[placement.relay] = Registration(placement, self._clock())
+                tasks.start_soon(self._hold, registration, keys[placement.holder])
+        missing = REGISTRATIONS_PER_SITE - len(self._held)
+        self.problem = f"{missing} of {REGISTRATIONS_PER_SITE} relays are missing: start another one" if missing else ""
+        return not missing
+
+    async def _hold(self, registration: Registration, key: FreshKey) -> None:
+        """Live one registration, from the dial to its end."""
+        placement = registration.placement
+        try:
+            async with SepClient(placement.host, placement.sep_port, placement.relay, placement.ticket, key) as client:
+                registration.client = client
+                self._tell_labels(registration, client)
+                await self._serve(registration, client)
+        except (PeerError, WorldError) as error:
+            log.info("the registration at %s ended: %s", registration.relay, error)
+            self.problem = f"{registration.relay}: {error}"
+        finally:
+            registration.client, registration.up = None, False
+            self._held.pop(placement.relay, None)
+            self._on_change()
+            self._wanted.set()
+
+    def _tell_labels(self, registration: Registration, client: SepClient) -> None:
+        registration.labels = {label: node for node, label in self._labels.items()}
+        client.set_labels(tuple(registration.labels))
+
+    async def _serve(self, registration: Registration, client: SepClient) -> None:
+        while True:
+            match await client.receive():
+                case Inbound() as inbound:
+                    node = registration.labels.get(inbound.label)
+                    if node is not None:
+                        self._on_inbound(registration, node, inbound)
+                case Accepted(frames.LABELS) if not registration.up:
+                    registration.up, registration.since = True, self._clock()
+                    registration.why = "registered"
+                    self._on_change()
+                case Going():
+                    log.info("%s is going; the site registers elsewhere", registration.relay)
+                    return
+                case _:
+                    # Answers that no longer find their circuit, late pongs: nobody waits for them here.
+                    pass

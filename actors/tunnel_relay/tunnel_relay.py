@@ -1,0 +1,328 @@
+"""The dialling end of tunnels on a node: everything it has at relays.
+
+    OpenSep      looks a node up, dials the relays of its site, gives a path each
+    ServeSite    (proxy duty) keeps this site registered; what comes in goes to the Router of the node it is for
+    OpenBearer   dials the calling half of a tunnel; BearerRequest, from a caller, the offering half
+
+It reads paths and hands records to Routers; it never opens one. What it holds is bounded, and ends with it.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any, ClassVar
+
+import anyio
+import anyio.abc
+
+from atoll.actors.cloud.messages import Found, LookUp, PlaceSep, SepPlaced, SepRoute, TunnelRequest, TunnelsGranted
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.messages import SepAnswer, SepDelivery
+from atoll.actors.router.paths import OpenBearer, OpenSep, PathLost, RecordsArrived, SepPaths
+from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery, ReplyTo
+from atoll.actors.runtime.errors import AskDeclined, AskFailed
+from atoll.actors.runtime.machine import Address
+from atoll.actors.tunnel_relay.bearer_path import BearerPath
+from atoll.actors.tunnel_relay.frames import Going, Inbound, Returned, Undelivered
+from atoll.actors.tunnel_relay.messages import (
+    BearerOffered,
+    BearerRequest,
+    BearerSeen,
+    DescribeTunnels,
+    ServeSite,
+    SiteServed,
+    StopServing,
+    TunnelsDescribed,
+)
+from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.actors.tunnel_relay.registrations import Registration, Registrations
+from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
+from atoll.actors.tunnel_relay.sep_paths import CircuitPath, LabelPath
+from atoll.actors.uplink.messages import PATH as UPLINK
+from atoll.actors.uplink.messages import AskCloud
+from atoll.transport.base import Standing
+from atoll.transport.bearer import dial_bearer
+from atoll.transport.errors import Congested, PeerError, Unreachable, WorldError
+from atoll.transport.identity import NodeId
+
+log = logging.getLogger("atoll.tunnel_relay")
+
+ROUTES = 2
+"""A caller holds a path over each relay of a site."""
+SECOND_PATH_S = 0.25
+"""How long the first path waits for the second, before calls begin without it."""
+CALLS_MAX = 256
+"""Paths to other sites that are open at once."""
+BEARERS_MAX = 256
+BEARERS_PER_PEER_MAX = 4
+BEARER_DIAL_S = 40.0
+CIRCUITS_MAX = 4096
+
+
+class TunnelRelay(Actor):
+    """Dials relays for the other actors of its node; see the module."""
+
+    open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER, Standing.GRANTED})
+
+    def __init__(self, own: NodeId, rng: Random | None = None) -> None:
+        self._own = own
+        self._rng = rng or Random()
+        self._router: ActorRef
+        self._registrations: Registrations | None = None
+        self._serving: anyio.CancelScope | None = None
+        self._circuits: dict[tuple[NodeId, bytes], CircuitPath] = {}
+        self._calls = 0
+        self._bearers: list[BearerPath] = []
+        self._offered: Counter[NodeId] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    async def started(self) -> None:
+        """Find the way to this node's Router."""
+        self._router = self.system.ref(Address(self._own, ROUTER))
+
+    async def receive(self, delivery: Delivery) -> Any:
+        """Take orders of this node, answers of the site's nodes, and callers' requests for bearers."""
+        message, reply_to, local = delivery.message, delivery.reply_to, delivery.standing is None
+        match message:
+            case SepAnswer() if local or delivery.standing is Standing.MEMBER:
+                self._answer(message)
+            case BearerRequest() if delivery.sender is not None and reply_to is not None:
+                self.tasks.start_soon(self._offer, delivery.sender.address.node, reply_to)
+            case OpenSep(peer) if local and reply_to is not None:
+                self.tasks.start_soon(self._open_sep, peer, reply_to)
+            case OpenBearer() if local and reply_to is not None:
+                self.tasks.start_soon(self._open_bearer, message, reply_to)
+            case ServeSite(site, labels) if local:
+                self._serve(site)
+                if self._registrations is not None:
+                    self._registrations.set_labels(labels)
+            case StopServing() if local:
+                self._stop_serving()
+            case DescribeTunnels() if local:
+                return self._described()
+            case _:
+                return await super().receive(delivery)
+        return LATER
+
+    async def _ask_cloud(self, actor: str, message: Any) -> Any:
+        return await self.system.ask(Address(self._own, UPLINK), AskCloud(actor, message), timeout_s=15.0)
+
+    # Calling other sites
+
+    async def _open_sep(self, peer: NodeId, reply_to: ReplyTo) -> None:
+        keys = [FreshKey.generate() for _ in range(ROUTES)]
+        try:
+            found: Found = await self._ask_cloud("directory", LookUp(str(peer), tuple(key.public for key in keys)))
+            if not found.routes:
+                raise AskDeclined(f"{found.record.site}/{found.record.name} is known, but its site is at no relay now")
+            if self._calls + len(found.routes) > CALLS_MAX:
+                raise AskDeclined(f"{CALLS_MAX} paths to other sites are open already")
+            paths = await self._dial_all(list(zip(found.routes, keys, strict=False)))
+        except AskFailed as error:
+            reply_to.fail(error)
+            return
+        lasts_s = min(route.expires_at for route in found.routes) - found.now
+        reply_to.answer(SepPaths(tuple(paths), self.system.clock() + lasts_s))
+
+    async def _dial_all(self, dials: list[tuple[SepRoute, FreshKey]]) -> list[LabelPath]:
+        """Dial the relays at once; give what stands shortly after the first does.
+
+        Raises:
+            AskDeclined: None of them let us in.
+        """
+        up: list[LabelPath] = []
+        failed: list[str] = []
+        changed = anyio.Event()
+
+        def settle(result: LabelPath | str) -> None:
+            nonlocal changed
+            if isinstance(result, str):
+                failed.append(result)
+            else:
+                up.append(result)
+            changed.set()
+            changed = anyio.Event()
+
+        for route, key in dials:
+            self.tasks.start_soon(self._hold_call, route, key, settle)
+        while not up and len(failed) < len(dials):
+            await changed.wait()
+        with anyio.move_on_after(SECOND_PATH_S):
+            while len(up) + len(failed) < len(dials):
+                await changed.wait()
+        if not up:
+            raise AskDeclined("no relay of its site let us in: " + "; ".join(failed))
+        return list(up)
+
+    async def _hold_call(self, route: SepRoute, key: FreshKey, settle: Callable[[LabelPath | str], None]) -> None:
+        """Live one connection to a relay that we call a label at."""
+        relay = route.name or route.relay.short
+        self._calls += 1
+        path: LabelPath | None = None
+        reason = "this end closed it"
+        try:
+            with anyio.CancelScope() as scope:
+                async with SepClient(route.host, route.sep_port, route.relay, route.ticket, key) as client:
+                    path = LabelPath(relay, route.label, client, scope.cancel)
+                    settle(path)
+                    reason = await self._read_call(path, client)
+        except (PeerError, WorldError) as error:
+            reason = f"{relay}: {error}"
+        finally:
+            self._calls -= 1
+        if path is None:
+            settle(reason)
+        else:
+            self._router.tell(PathLost(path, reason))
+
+    async def _read_call(self, path: LabelPath, client: SepClient) -> str:
+        while True:
+            match await client.receive():
+                case Returned(label, record) if label == path.label:
+                    await self._router.wait_room()
+                    self._router.tell(RecordsArrived(path, (record,)))
+                case Undelivered(reason, _) if reason == Reason.CONGESTED:
+                    self._counts["congested_at_relay"] += 1
+                case Undelivered(reason, _):
+                    return f"{path.relay} did not deliver: {Reason(reason).sentence}"
+                case Going():
+                    return f"{path.relay} is being drained"
+
+    # Serving this site
+
+    def _serve(self, site: str) -> None:
+        if self._registrations is not None:
+            return
+        self._registrations = Registrations(
+            site,
+            place=self._place,
+            on_inbound=self._take_inbound,
+            on_change=self._registrations_changed,
+            clock=self.system.clock,
+            rng=self._rng,
+        )
+        self._serving = anyio.CancelScope()
+        self.tasks.start_soon(self._run_registrations, self._registrations, self._serving)
+
+    async def _run_registrations(self, registrations: Registrations, scope: anyio.CancelScope) -> None:
+        with scope:
+            await registrations.run()
+
+    def _stop_serving(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+        self._serving = self._registrations = None
+        self._circuits.clear()
+        self.system.announce(SiteServed(()))
+
+    async def _place(self, message: PlaceSep) -> SepPlaced:
+        placed: SepPlaced = await self._ask_cloud("signaling", message)
+        return placed
+
+    def _registrations_changed(self) -> None:
+        if self._registrations is not None:
+            up = tuple(each.placement.relay for each in self._registrations.all() if each.up)
+            self.system.announce(SiteServed(up))
+
+    def _take_inbound(self, registration: Registration, node: NodeId, inbound: Inbound) -> None:
+        """Hand a record that came in under a node's label to that node."""
+        relay = registration.placement.relay
+        try:
+            if node != self._own:
+                delivery = SepDelivery(inbound.circuit, relay, inbound.record, registration.relay)
+                self.system.tell(Address(node, ROUTER), delivery, sender=self.ref)
+                return
+            key = (relay, inbound.circuit)
+            path = self._circuits.get(key)
+            if path is None or path.client is not registration.client:
+                if registration.client is None:
+                    return
+                if len(self._circuits) >= CIRCUITS_MAX:
+                    self._circuits.pop(next(iter(self._circuits)))
+                path = self._circuits[key] = CircuitPath(registration.relay, inbound.circuit, registration.client)
+            self._router.tell(RecordsArrived(path, (inbound.record,)))
+        except Congested:
+            # The caller's session resends what matters; a proxy must not grow for a slow node.
+            self._counts["inbound_dropped"] += 1
+
+    def _answer(self, message: SepAnswer) -> None:
+        """Put a node's answer on the circuit that its caller waits at."""
+        client = self._registrations.at(message.relay) if self._registrations is not None else None
+        if client is None:
+            self._counts["answers_without_registration"] += 1
+            return
+        try:
+            client.answer(message.circuit, message.record)
+        except (Congested, Unreachable) as error:
+            self._counts["answers_dropped"] += 1
+            log.debug("an answer was dropped: %s", error)
+
+    # Bearers
+
+    async def _open_bearer(self, order: OpenBearer, reply_to: ReplyTo) -> None:
+        try:
+            self._room_for_bearer()
+            stream = await dial_bearer(order.host, order.port, order.ticket, timeout_s=BEARER_DIAL_S)
+        except (PeerError, WorldError) as error:
+            reply_to.fail(AskDeclined(f"the bearer through {order.relay} did not open: {error}"))
+            return
+        path = BearerPath(order.relay, stream, self.system.clock(), order.peer)
+        reply_to.answer(path)
+        await self._hold_bearer(path)
+
+    async def _offer(self, peer: NodeId, reply_to: ReplyTo) -> None:
+        """Take a tunnel from Signaling, hand its calling half to the peer, and dial ours."""
+        if self._offered[peer] >= BEARERS_PER_PEER_MAX:
+            reply_to.fail(AskDeclined(f"{BEARERS_PER_PEER_MAX} bearers for this caller are open or under way"))
+            return
+        self._offered[peer] += 1
+        try:
+            self._room_for_bearer()
+            granted: TunnelsGranted = await self._ask_cloud("signaling", TunnelRequest(1))
+            if not granted.pairs:
+                raise AskDeclined("no relay takes a tunnel now")
+            pair = granted.pairs[0]
+            reply_to.answer(
+                BearerOffered(pair.relay, pair.name, pair.host, pair.bearer_port, pair.call, pair.expires_at)
+            )
+            stream = await dial_bearer(pair.host, pair.bearer_port, pair.offer, timeout_s=BEARER_DIAL_S)
+            await self._hold_bearer(BearerPath(pair.name or pair.relay.short, stream, self.system.clock(), peer))
+        except AskFailed as error:
+            reply_to.fail(error)
+        except (PeerError, WorldError) as error:
+            log.info("a bearer for %s did not open: %s", peer.short, error)
+        finally:
+            self._offered[peer] -= 1
+            if not self._offered[peer]:
+                del self._offered[peer]
+
+    def _room_for_bearer(self) -> None:
+        if len(self._bearers) >= BEARERS_MAX:
+            raise AskDeclined(f"{BEARERS_MAX} bearers end here already")
+
+    async def _hold_bearer(self, path: BearerPath) -> None:
+        async def take(records: tuple[bytes, ...]) -> None:
+            # The Router's mailbox is the brake: a bearer is read as fast as its records are taken.
+            await self._router.wait_room()
+            self._router.tell(RecordsArrived(path, records))
+
+        self._bearers.append(path)
+        try:
+            reason = await path.run(take)
+        finally:
+            self._bearers.remove(path)
+        self._router.tell(PathLost(path, reason))
+
+    def _described(self) -> TunnelsDescribed:
+        registrations = self._registrations.all() if self._registrations is not None else []
+        problem = self._registrations.problem if self._registrations is not None else ""
+        return TunnelsDescribed(
+            tuple(each.seen() for each in registrations),
+            tuple(
+                BearerSeen(each.peer, each.relay, each.opened_at, each.sent_bytes, each.received_bytes)
+                for each in self._bearers
+            ),
+            {"calls_open": self._calls, "bearers_open": len(self._bearers), **self._counts},
+            problem,
+        )

@@ -1,0 +1,1 @@
+"""This node's side of its cloud: the link to it, and the grant it issues."""

@@ -1,0 +1,141 @@
+"""Keeps a node's connection to its cloud: asks it for others, and holds the grant that it issued.
+
+    ask --a link stands?--> asked --> answered                     the cloud is reachable
+        --no--> the Router dials --> asked, or failed with why     it is not
+
+The grant is kept on disk: a node that starts without the internet can still prove itself to others. Nothing else of the
+cloud is needed to go on.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import anyio.to_thread
+
+from atoll.actors.cloud.messages import GrantIssued, GrantRequest
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.messages import Reach
+from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
+from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskTimedOut, AskUnreachable
+from atoll.actors.runtime.machine import Address
+from atoll.actors.uplink.messages import AskCloud, CloudSeen, GrantWanted
+from atoll.transport.base import Standing
+from atoll.transport.errors import Expired, PeerError
+from atoll.transport.identity import NodeId
+from atoll.transport.tokens import check_grant
+
+log = logging.getLogger("atoll.uplink")
+
+LINK_S = 10.0
+RENEW_BEFORE_S = 600.0
+"""A grant that ends sooner is renewed when it is needed; until its last second it is still shown if that fails."""
+ASKS_MAX = 256
+"""Questions to the cloud under way; more means that it does not answer."""
+AUDIENCE = "atoll"
+
+
+class Uplink(Actor):
+    """Asks the cloud; local only."""
+
+    open_to: ClassVar[frozenset[Standing]] = frozenset()
+
+    def __init__(self, own: NodeId, cloud: NodeId | None, grant_file: Path | None) -> None:
+        self._own = own
+        self._cloud = cloud
+        self._grant_file = grant_file
+        self._grant = b""
+        self._grant_until = 0.0
+        self._seen: bool | None = None
+        self._asks = 0
+
+    async def started(self) -> None:
+        """Read the grant of an earlier life, if it is still good."""
+        if self._cloud is not None and self._grant_file is not None and self._grant_file.exists():
+            self._keep(self._grant_file.read_bytes())
+
+    async def receive(self, delivery: Delivery) -> Any:
+        """Answer beside the mailbox: one slow answer holds up nobody."""
+        message, reply_to = delivery.message, delivery.reply_to
+        if not isinstance(message, AskCloud | GrantWanted) or reply_to is None:
+            return await super().receive(delivery)
+        if self._asks >= ASKS_MAX:
+            reply_to.fail(AskDeclined(f"{ASKS_MAX} questions to the cloud are under way already"))
+        else:
+            self.tasks.start_soon(self._answer, message, reply_to)
+        return LATER
+
+    async def _answer(self, message: AskCloud | GrantWanted, reply_to: ReplyTo) -> None:
+        self._asks += 1
+        try:
+            if isinstance(message, AskCloud):
+                reply_to.answer(await self._ask(message.actor, message.message, message.timeout_s))
+            else:
+                reply_to.answer(await self._current_grant())
+        except AskFailed as error:
+            reply_to.fail(error)
+        finally:
+            self._asks -= 1
+
+    async def _ask(self, actor: str, message: Any, timeout_s: float) -> Any:
+        cloud = self._cloud
+        if cloud is None:
+            raise AskUnreachable("this node has no cloud: name one in its config, below [cloud]")
+        try:
+            await self.system.ask(Address(self._own, ROUTER), Reach(cloud), timeout_s=LINK_S)
+        except AskFailed as error:
+            self._note(reachable=False, reason=str(error))
+            raise AskUnreachable(str(error)) from error
+        try:
+            answer = await self.system.ask(Address(cloud, actor), message, timeout_s=timeout_s)
+        except (AskUnreachable, AskTimedOut) as error:
+            self._note(reachable=False, reason=str(error))
+            raise
+        self._note(reachable=True, reason="it answered")
+        return answer
+
+    def _note(self, *, reachable: bool, reason: str) -> None:
+        if reachable is not self._seen:
+            self._seen = reachable
+            log.info("the cloud is %s: %s", "reachable" if reachable else "out of reach", reason)
+            self.system.announce(CloudSeen(reachable, reason))
+
+    async def _current_grant(self) -> bytes:
+        if time.time() < self._grant_until - RENEW_BEFORE_S:
+            return self._grant
+        try:
+            issued: GrantIssued = await self._ask("enrolment", GrantRequest(), 5.0)
+        except AskFailed:
+            if time.time() < self._grant_until:
+                return self._grant
+            raise
+        if self._keep(issued.grant) and self._grant_file is not None:
+            await anyio.to_thread.run_sync(_write_private, self._grant_file, issued.grant)
+        if not self._grant:
+            raise AskDeclined("the cloud issued a grant that is not good for this node; is its key pinned right?")
+        return self._grant
+
+    def _keep(self, grant: bytes) -> bool:
+        """Hold a grant if it is good."""
+        cloud = self._cloud
+        if cloud is None:
+            return False
+        try:
+            read = check_grant(grant, issuer=cloud, bearer=self._own, audience=AUDIENCE, now=time.time())
+        except (PeerError, Expired) as error:
+            log.warning("a grant is not used: %s", error)
+            return False
+        self._grant, self._grant_until = grant, read.expires_at
+        return True
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Replace a file that only the owner may read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    partial.write_bytes(data)
+    partial.replace(path)

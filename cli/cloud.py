@@ -1,0 +1,33 @@
+"""`atoll cloud run`: the cloud's actors in the foreground."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atoll.cli.process import config_of, flags_given, process_options
+
+
+@click.group("cloud")
+def command() -> None:
+    """Run a cloud: directory, signaling and enrolment."""
+
+
+@command.command("run")
+@process_options
+def run(file: Path | None, flags: tuple[str, ...], *, log_json: bool) -> None:
+    """Serve sites and relays until told to end; its records are one SQLite file."""
+    config: Any = config_of("cloud", file, flags_given(flags))
+
+    from atoll.cli.foreground import run_in_foreground, set_up_log
+    from atoll.node import open_cloud
+
+    set_up_log(config.log_level, as_json=log_json)
+    run_in_foreground(
+        lambda: open_cloud(config),
+        lambda system: (
+            f"cloud {system.node_id} on {config.listen}:{config.port}, store {config.store_file}\n"
+            f'nodes and relays pin it: [cloud] id = "{system.node_id}"'
+        ),
+        remedy="`atoll config show --kind cloud` lists the settings; another port: --set port=0",
+    )

@@ -1,0 +1,120 @@
+"""Runs one process in the foreground: log, signals, and what a service manager wants to know.
+
+    starting --READY=1--> running --SIGINT, SIGTERM--> stopping --> exit 0
+             --it cannot start--> exit 1 with what to do
+
+Only commands do this: a program that embeds a node keeps its own signals and its own log.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from atoll.cli.output import fail
+from atoll.transport.errors import TransportError
+
+DRAIN_S = 30.0
+"""How long those who are served may take to go elsewhere; a second signal ends it sooner."""
+DRAIN_LOOK_S = 0.1
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            sys.stderr.write(f"atoll: the service manager cannot be told {state}: {error}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How a process lets go of those whom it serves, when it is told so with SIGTERM."""
+
+    begin: Callable[[Any], None]
+    done: Callable[[Any], bool]
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line, for collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said)
+
+
+def set_up_log(level: str, *, as_json: bool) -> None:
+    """Write the log to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+async def _first_of(signals: Any, done: Callable[[], bool]) -> None:
+    """Wait for another signal, or until it is done."""
+    async with anyio.create_task_group() as tasks:
+
+        async def second_signal() -> None:
+            await anext(signals)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(second_signal)
+        while not done():  # noqa: ASYNC110 - counters have no event
+            await anyio.sleep(DRAIN_LOOK_S)
+        tasks.cancel_scope.cancel()
+
+
+def run_in_foreground(
+    opened: Callable[[], AbstractAsyncContextManager[Any]],
+    said: Callable[[Any], str],
+    *,
+    remedy: str,
+    drain: Drain | None = None,
+) -> None:
+    """Open, say what runs, wait for a signal, close; `said` words what was opened, `remedy` what helps if it fails."""
+
+    async def serve() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with opened() as running:
+                sys.stderr.write(said(running) + "\n")
+                notify("READY=1")
+                received = await anext(signals)
+                notify("STOPPING=1")
+                if drain is not None and received == signal.SIGTERM:
+                    drain.begin(running)
+                    with anyio.move_on_after(DRAIN_S):
+                        await _first_of(signals, lambda: drain.done(running))
+
+    try:
+        anyio.run(serve, backend_options={"use_uvloop": sys.platform != "win32"})
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if not isinstance(error, TransportError | OSError):
+            raise
+        fail(str(error), remedy)
+    except (TransportError, OSError) as error:
+        fail(str(error), remedy)

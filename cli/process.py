@@ -1,0 +1,56 @@
+"""What `node run`, `relay run` and `cloud run` have in common: options, and the config that they make."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from atoll.cli.output import fail
+
+if TYPE_CHECKING:
+    from atoll.cluster_specs.config import ProcessConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def process_options(function: F) -> F:
+    """Add the options of every process."""
+    for option in (
+        click.option("--log-json", is_flag=True, help="Write the log as JSON lines."),
+        click.option(
+            "--set", "flags", multiple=True, metavar="SETTING=VALUE", help="One setting, such as links.port=0."
+        ),
+        click.option(
+            "--config",
+            "file",
+            envvar="ATOLL_CONFIG",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A config file; `atoll config show` lists the settings.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def flags_given(flags: tuple[str, ...]) -> dict[str, str]:
+    """Take `--set a=b` apart."""
+    given = {}
+    for each in flags:
+        setting, equals, value = each.partition("=")
+        if not equals:
+            fail(f"--set {each}: there is no value", "write it as --set gateway.port=0", code=2)
+        given[setting] = value
+    return given
+
+
+def config_of(kind: str, file: Path | None, flags: dict[str, Any]) -> "ProcessConfig":
+    """Read a process's config, or end with what is wrong with it."""
+    from atoll.cluster_specs.config import KINDS, read_config
+    from atoll.cluster_specs.reading import SpecInvalid
+
+    try:
+        return read_config(KINDS[kind], file, flags=flags).config
+    except SpecInvalid as error:
+        fail(str(error), f"mend it and run this again; `atoll config show --kind {kind}` lists the settings", code=2)
