@@ -33,7 +33,12 @@ _PATH_SAFE = "/?&=%:@!$'()*+,;~[]"
 @click.option("-d", "--data", metavar="DATA", help="The body; @FILE reads a file, @- standard input.")
 @click.option("-H", "--header", "fields", multiple=True, metavar="NAME: VALUE", help="A header field.")
 @click.option(
-    "--timeout", "call_s", default=CALL_S, show_default=True, type=click.FloatRange(0.001, CALL_S_MAX), help="Seconds."
+    "--timeout",
+    "call_s",
+    default=CALL_S,
+    metavar="SECONDS",
+    type=click.FloatRange(0.001, CALL_S_MAX),
+    help=f"How long it may take; default {CALL_S:g}, at most {CALL_S_MAX:g}.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say the way it took, and why, on stderr.")
 @click.option("-i", "--include", is_flag=True, help="The same, and the reply's header, on stderr.")

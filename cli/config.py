@@ -39,7 +39,8 @@ def show(kind: str, file: Path | None, flags: tuple[str, ...], *, origin: bool, 
     try:
         lines = list(read_config(CONFIGS[kind], file, flags=given).lines())
     except SpecInvalid as error:
-        fail(str(error), "mend it and run this again", code=2)
+        source = "mend it" if file or flags else "name a config file with --config, or a setting with --set"
+        fail(str(error), f"{source}, and run this again", code=2)
     if as_json:
         settings = [{"setting": path, "value": value, "origin": source} for path, value, source in lines]
         print_json({"kind": kind, "settings": settings})

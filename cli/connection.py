@@ -199,7 +199,7 @@ class Connection:
             ) from error
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise NotRunning(f"no node is running at {self.place} ({why})", self.place.start) from error
+            raise NotRunning(f"no node is running at {self.place} ({why})", self.place.remedy()) from error
         opened.sock.settimeout(self.answer_s)
 
     def _exchange(

@@ -22,7 +22,14 @@ def command() -> None:
 @command.command("run")
 @click.argument("image", metavar="IMAGE")
 @click.option("--name", metavar="NAME", help="What to call it; default: the image's name.")
-@click.option("-e", "--env", "settings", multiple=True, metavar="K=V", help="A setting; K alone: from here.")
+@click.option(
+    "-e",
+    "--env",
+    "settings",
+    multiple=True,
+    metavar="K=V",
+    help="A setting, as often as needed; K alone takes it from the environment.",
+)
 @node_option
 @client_option
 @json_option

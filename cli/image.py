@@ -16,7 +16,7 @@ from atoll.cli.uploads import ImageForm
 
 PUSH_S = 120.0
 """For the node to take a piece, and to unpack the image at the end."""
-client_option = click.option("--client", metavar="NAME", help="In whose name; default: api.")
+client_option = click.option("--client", metavar="NAME", help="The client it belongs to; default: api.")
 
 
 def client_header(client: str | None) -> dict[str, str]:

@@ -1,18 +1,17 @@
 """Which node a command talks to: `--at`, ATOLL_AT, or this host's own.
 
     nothing             -->  the socket of this user's node (ATOLL_RUN_DIR, ATOLL_CONFIG)
-    home/tv             -->  a node of a running cluster, from the files in the run directory
+    home/tv             -->  a node of a cluster that runs on this host (`atoll up`)
     ./x, /run/x, x.sock -->  that socket; also as unix:/run/x
     http://host:8083    -->  that URL, with the API key
 
 It opens no connection, and never takes this host's own API key to another host.
 """
 
-import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ import click
 
 from atoll.cli.tables import shown
 
-RUNS_BYTES_MAX = 4 * 1024 * 1024
-"""For the file of one running cluster."""
 _LOCAL_HOST = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _KEY = re.compile("[!-~]{1,1000}")
 _START = "start one with: atoll node run"
@@ -62,6 +59,13 @@ class Place:
     api_key: str = ""
     start: str = _START
     """What to do when nobody is there."""
+    own: bool = False
+    """It is this host's node, which nobody named."""
+
+    def remedy(self) -> str:
+        """Say what to do when nobody is there; those who run a cluster may have meant one of its nodes."""
+        found = _nodes() if self.own else []
+        return self.start + (f", or name one that runs: atoll --at {found[0][1]}" if found else "")
 
     def __str__(self) -> str:
         """Name it for errors."""
@@ -75,20 +79,13 @@ def find_place(at: str | None, api_key_file: Path | None, environment: Mapping[s
         WrongPlace: It names none, or several.
     """
     if not at:
-        return Place(socket=_own_config(environment).api_socket)
+        return Place(socket=_own_config(environment).api_socket, own=True)
     at = at.removeprefix("unix:")
     if "://" in at:
         return _url(at, api_key_file, environment)
     if at.startswith(("/", "./", "../", "~")) or at.endswith(".sock"):
         return Place(socket=Path(at).expanduser(), start="name another socket with --at, or " + _START)
-    return _running(at, clusters_dir())
-
-
-def clusters_dir() -> Path:
-    """Give where running clusters of this user write down their nodes' sockets, one file a cluster."""
-    from atoll.cluster_specs.config import default_run_dir
-
-    return default_run_dir() / "clusters"
+    return _running(at)
 
 
 def _own_config(environment: Mapping[str, str]) -> Any:
@@ -142,40 +139,39 @@ def _read_key(path: Path) -> str | None:
     return key if _KEY.fullmatch(key) else None
 
 
-def _running(name: str, folder: Path) -> Place:
+def _running(name: str) -> Place:
     """Find a node of a running cluster: `tv` or `home/tv`, and `two-sites/home/tv` where that is not enough."""
-    found, known = [], []
-    for cluster, node, socket in _nodes(folder):
-        known.append(node)
-        if name in (node, f"{cluster}/{node}", node.rpartition("/")[2]):
-            found.append((f"{cluster}/{node}", socket))
+    nodes = _nodes()
+    found = [
+        (cluster, node, socket)
+        for cluster, node, socket in nodes
+        if name in (node, node.rpartition("/")[2], f"{cluster}/{node}")
+    ]
     if len(found) == 1:
-        full, socket = found[0]
-        cluster = full.partition("/")[0]
-        return Place(socket=Path(socket), start=f"the cluster {cluster} has ended; start it again with: atoll up")
+        cluster, _, socket = found[0]
+        start = f"that node of {cluster} has ended, or is still starting; see what `atoll up` printed"
+        return Place(socket=Path(socket), start=start)
     if found:
-        raise WrongPlace(f"{len(found)} running nodes are called {name}", f"say which: {_some(x for x, _ in found)}")
+        choices = _some(f"{cluster}/{node}" for cluster, node, _ in found)
+        raise WrongPlace(f"{len(found)} running nodes are called {name}", f"say which: {choices}")
     raise WrongPlace(
-        f"no running node is called {name}" + (f"; there are {_some(known)}" if known else ""),
+        f"no running node is called {name}" + (f"; there are {_some(node for _, node, _ in nodes)}" if nodes else ""),
         "name a socket (/path/to/api.sock) or a URL, or start a cluster with: atoll up two-sites",
     )
 
 
-def _nodes(folder: Path) -> Iterator[tuple[str, str, str]]:
-    for file in sorted(folder.glob("*.json")):
-        try:
-            with file.open("rb") as opened:
-                plain = json.loads(opened.read(RUNS_BYTES_MAX))
-            nodes = [(str(node), str(socket)) for node, socket in plain["nodes"].items()]
-        except FileNotFoundError:
-            # The cluster has ended since the folder was listed.
-            continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WrongPlace(f"{file} cannot be read: {error!r}", "end that cluster, and remove the file") from error
-        yield from ((file.stem, node, socket) for node, socket in nodes)
+def _nodes() -> list[tuple[str, str, str]]:
+    """Give (cluster, node, socket) of all that run."""
+    from atoll.testing.errors import ClusterFault
+    from atoll.testing.runs import running
+
+    try:
+        return [(run.label, node, socket) for run in running() for node, socket in run.nodes.items()]
+    except ClusterFault as error:
+        raise WrongPlace(error.what, f"end that cluster, and {error.remedy}") from error
 
 
-def _some(names: Iterator[str] | list[str], most: int = 8) -> str:
+def _some(names: Iterable[str], most: int = 8) -> str:
     every = list(names)
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 

@@ -41,6 +41,7 @@ from atoll.cli.connection import MARGIN_S, Answer, Connection
 from atoll.cli.image import PUSH_S
 from atoll.cli.places import Failed, Place, find_place
 from atoll.cli.uploads import ImageForm
+from atoll.testing.runs import published
 
 KEY = "a-key-for-tests-only-0123456789"
 
@@ -594,7 +595,8 @@ def test_without_at_it_is_this_hosts_node(gate):
     failed(done, "nothing is called no-such", "push")
     gate.path.with_name("node.toml").write_text(f'run_dir = "{folder}"\n')
     assert fine(alone("status", ATOLL_CONFIG=str(gate.path.with_name("node.toml")))).startswith("healthy")
-    assert fine(alone("status", ATOLL_AT=str(gate.path))).startswith("healthy")
+    for at in (str(gate.path), f"unix:{gate.path}", os.path.relpath(gate.path)):
+        assert fine(alone("status", ATOLL_AT=at)).startswith("healthy")
     failed(alone("status", ATOLL_CONFIG=f"{folder}/none.toml"), "none.toml", "--at", code=2)
     gate("image", "push", "-", stdin=image_tar())
     done = alone("container", "run", "echo-v1", ATOLL_AT=str(gate.path))
@@ -617,31 +619,42 @@ def test_a_node_that_does_not_run_is_named_with_what_to_do(tmp_path):
 
 @pytest.fixture
 def clusters(tmp_path, monkeypatch):
-    monkeypatch.setattr("atoll.cli.places.clusters_dir", lambda: tmp_path / "clusters")
-    (tmp_path / "clusters").mkdir()
-
-    def write(cluster, **nodes):
-        plain = {"nodes": {node.replace("_", "/"): str(path) for node, path in nodes.items()}}
-        (tmp_path / "clusters" / f"{cluster}.json").write_text(json.dumps(plain))
-
-    return write
+    """Have clusters written down in a folder of the test's own; gives the function that does."""
+    monkeypatch.setattr("atoll.testing.runs.default_run_dir", lambda: tmp_path)
+    with contextlib.ExitStack() as running:
+        yield lambda name, **nodes: running.enter_context(
+            published(name, {node.replace("_", "/"): path for node, path in nodes.items()})
+        )
 
 
 def test_a_node_of_a_running_cluster_is_named_as_in_its_spec(gate, clusters):
     clusters("two-sites", home_tv=gate.path, office_tv="/nowhere/api.sock")
-    assert fine(gate("status", at=f"unix:{gate.path}")).startswith("healthy")
     for name in ("home/tv", "two-sites/home/tv"):
         assert fine(gate("status", at=name)).startswith("healthy")
-    failed(gate("status", at="office/tv"), "/nowhere/api.sock", "two-sites has ended")
+    failed(gate("status", at="office/tv"), "/nowhere/api.sock", "two-sites has ended, or is still starting")
     failed(gate("status", at="tv"), "2 running nodes are called tv", "two-sites/home/tv, two-sites/office/tv", code=2)
     failed(gate("status", at="home/fridge"), "there are home/tv, office/tv", "atoll up", code=2)
 
 
+def test_who_names_no_node_is_told_of_a_running_cluster(clusters, tmp_path):
+    failed(alone("status", ATOLL_RUN_DIR=str(tmp_path)), "no node is running", "start one with: atoll node run")
+    clusters("two-sites", home_tv="/nowhere/api.sock")
+    done = alone("status", ATOLL_RUN_DIR=str(tmp_path))
+    failed(done, "no node is running", "atoll node run, or name one that runs: atoll --at home/tv")
+
+
+def test_two_clusters_with_a_node_of_that_name_are_told_apart(gate, clusters):
+    clusters("one", home_tv=gate.path)
+    clusters("other", home_tv="/nowhere/api.sock")
+    failed(gate("status", at="home/tv"), "2 running nodes are called home/tv", "one/home/tv, other/home/tv", code=2)
+    assert fine(gate("status", at="one/home/tv")).startswith("healthy")
+
+
 def test_no_cluster_at_all_or_a_broken_file_is_said(gate, clusters, tmp_path):
     failed(gate("status", at="home/tv"), "no running node is called home/tv", "atoll up", code=2)
-    for text in ("{", "[]", '{"nodes": 3}', "{}"):
-        (tmp_path / "clusters" / "x.json").write_text(text)
-        failed(gate("status", at="home/tv"), "x.json cannot be read", "remove the file", code=2)
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters" / "x.json").write_text("{")
+    failed(gate("status", at="home/tv"), "x.json is no cluster's file", "end that cluster, and remove it", code=2)
 
 
 @contextlib.contextmanager
