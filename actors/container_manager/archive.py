@@ -4,8 +4,8 @@
            --`index.js` of the topmost layer that has it--> Program
 
 Both forms that `docker save` has written are taken: `<id>/layer.tar` and `blobs/sha256/<digest>`, and then the blob
-must have that digest. Nothing is extracted: the program comes back as bytes, and no name of the archive becomes a name
-of a file.
+must have that digest. Where the configuration lists the digests of the layers, they must be right. Nothing is
+extracted: the program comes back as bytes, and no name of the archive becomes a name of a file.
 """
 
 import hashlib
@@ -54,6 +54,15 @@ class Program:
 class _Manifest(msgspec.Struct, rename="pascal"):
     layers: list[str]
     repo_tags: list[str] | None = None
+    config: str | None = None
+
+
+class _RootFs(msgspec.Struct):
+    diff_ids: list[str] = []
+
+
+class _Config(msgspec.Struct):
+    rootfs: _RootFs = msgspec.field(default_factory=_RootFs)
 
 
 def read_program(file: BinaryIO, size: int) -> Program:
@@ -67,7 +76,7 @@ def read_program(file: BinaryIO, size: int) -> Program:
         entries = {entry.name: entry for entry in read_entries(outer, where="the archive")}
         manifest = _manifest(entries)
         name, version = split_tag(manifest.repo_tags)
-        programs = _layers(entries, manifest.layers)
+        programs = _layers(entries, manifest.layers, _layer_digests(entries, manifest))
     for file_name, runtime in PROGRAMS.items():
         if file_name in programs:
             return Program(name, version, runtime, programs[file_name])
@@ -108,20 +117,43 @@ def _manifest(entries: dict[str, Entry]) -> _Manifest:
     return images[0]
 
 
-def _layers(entries: dict[str, Entry], layers: list[str]) -> dict[str, bytes]:
+def _layer_digests(entries: dict[str, Entry], manifest: _Manifest) -> list[str]:
+    """Give the digests that the layers must have once inflated; empty when the configuration does not say."""
+    if manifest.config is None:
+        return []
+    where = f"the configuration {manifest.config[:100]!r}"
+    entry = entries.get(clean_path(manifest.config, "manifest.json"))
+    if entry is None:
+        raise ImageRefused(f"manifest.json names {where}, and it is not in the archive")
+    if entry.part.size > MANIFEST_BYTES_MAX:
+        raise ImageRefused(f"{where} has {entry.part.size} bytes; {MANIFEST_BYTES_MAX} is the limit")
+    if blob := BLOB.fullmatch(entry.name):
+        _check_digest(entry.part, blob[1], where)
+    try:
+        digests = msgspec.json.decode(entry.part.read(), type=_Config).rootfs.diff_ids
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ImageRefused(f"{where} is not what `docker save` writes: {error}") from error
+    if digests and len(digests) != len(manifest.layers):
+        raise ImageRefused(f"{where} lists {len(digests)} layers, manifest.json {len(manifest.layers)}")
+    return digests
+
+
+def _layers(entries: dict[str, Entry], layers: list[str], digests: list[str]) -> dict[str, bytes]:
     """Lay the layers over each other, as far as programs at their roots are concerned."""
     programs: dict[str, bytes] = {}
     left = LAYER_BYTES_MAX
-    for layer in layers:
+    for at, layer in enumerate(layers):
         where = f"layer {layer[:100]!r}"
         entry = entries.get(clean_path(layer, "manifest.json"))
         if entry is None:
             raise ImageRefused(f"manifest.json names {where}, and it is not in the archive")
         if blob := BLOB.fullmatch(entry.name):
-            _check_blob(entry.part, blob[1], where)
+            _check_digest(entry.part, blob[1], where)
         with tempfile.TemporaryFile() as inflated:
             tar = _plain(entry.part, inflated, left, where)
             left -= tar.size
+            if digests:
+                _check_digest(tar, digests[at].removeprefix("sha256:"), where)
             inner = read_entries(tar, where=where)
             for each in inner:
                 if each.name == OPAQUE:
@@ -146,14 +178,12 @@ def _program(entry: Entry, where: str) -> bytes:
     return code
 
 
-def _check_blob(part: Part, digest: str, where: str) -> None:
+def _check_digest(part: Part, digest: str, where: str) -> None:
     actual = hashlib.sha256()
     for at in range(0, part.size, _CHUNK_BYTES):
         actual.update(part.read(at, _CHUNK_BYTES))
     if actual.hexdigest() != digest:
-        raise ImageRefused(
-            f"{where}: its content has the digest {actual.hexdigest()[:12]}…, not the one it is named by"
-        )
+        raise ImageRefused(f"{where}: its content has the digest {actual.hexdigest()[:12]}…, not the one it must have")
 
 
 def _plain(part: Part, into: BinaryIO, bytes_max: int, where: str) -> Part:
