@@ -2,8 +2,8 @@
 
     absent --AnnounceSite--> alive --lease_s without another--> absent
 
-A site may only speak for itself: the announcing key must be enrolled for that site, and every record must be of an
-enrolled node of it. Nothing here is believed because it was announced once.
+A site may only speak for itself: the announcing key must be enrolled for that site, and a record is kept only if it is
+of an enrolled node of it. Nothing here is believed because it was announced once.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,10 @@ NODE_LEASE_S = 15.0
 """Three missed announcements of 5 s; a site that lost its uplink is found absent soon enough to say so."""
 NODES_PER_SITE_MAX = 1024
 LABEL_BYTES = 16
+LEFT_OUT_MAX = 16
+"""Reasons that are told at once."""
+OFFERS_PER_NODE_MAX = 512
+TEXT_CHARACTERS_MAX = 200
 LIST_MAX = 1000
 ROUTES_MAX = 2
 """A caller holds both relays of a site; more would only cost tickets."""
@@ -36,29 +40,40 @@ class Directory:
         """Keep a site's records.
 
         Raises:
-            Refused: The sender is not enrolled for that site, or speaks for nodes that are not (its fault).
+            Refused: The sender is not enrolled for that site, or a label belongs to no node (its fault).
         """
         if message.site != sender.site:
             raise Refused(f"{sender.name} is enrolled for site {sender.site!r} and cannot announce {message.site!r}")
         if len(message.nodes) > NODES_PER_SITE_MAX:
             raise Refused(f"a site announces at most {NODES_PER_SITE_MAX} nodes, this one {len(message.nodes)}")
-        for record in message.nodes:
-            self._admit(sender, record)
-        named = {record.node for record in message.nodes}
+        faults = {record.node: self._fault(sender, record) for record in message.nodes}
+        kept = tuple(record for record in message.nodes if not faults[record.node])
         for label in message.labels:
-            if label.node not in named or len(label.label) != LABEL_BYTES:
+            if label.node not in faults or len(label.label) != LABEL_BYTES:
                 raise Refused(f"a label of {LABEL_BYTES} bytes belongs to a node of the same announcement")
+        labels = tuple(label for label in message.labels if not faults[label.node])
         now = self._clock()
-        self._store.keep_nodes(message.nodes, message.labels, now + NODE_LEASE_S)
+        self._store.keep_nodes(kept, labels, now + NODE_LEASE_S)
         self._store.sweep(now)
-        return SiteAnnounced(NODE_LEASE_S)
+        return SiteAnnounced(NODE_LEASE_S, tuple(fault for fault in faults.values() if fault)[:LEFT_OUT_MAX])
 
-    def _admit(self, sender: Enrolled, record: NodeRecord) -> None:
+    def _fault(self, sender: Enrolled, record: NodeRecord) -> str:
+        """Say why a record is not kept; empty for one that is."""
         enrolled = self._store.enrolled(record.node)
         if enrolled is None or enrolled.kind != "node" or enrolled.site != sender.site or record.site != sender.site:
-            raise Refused(f"{record.node.short} is not enrolled as a node of site {sender.site!r}")
+            return f"{record.node.short} is not enrolled as a node of site {sender.site!r}"
         if record.name != enrolled.name:
-            raise Refused(f"{record.node.short} is enrolled as {enrolled.name!r}, not as {record.name!r}")
+            return f"{record.node.short} is enrolled as {enrolled.name!r}, not as {record.name!r}"
+        listed = (
+            record.version,
+            *record.actors,
+            *(text for each in record.services for text in (each.name, each.path)),
+        )
+        if len(listed) > OFFERS_PER_NODE_MAX or not all(
+            len(each) <= TEXT_CHARACTERS_MAX and each.isprintable() for each in listed
+        ):
+            return f"{enrolled.name} offers more than {OFFERS_PER_NODE_MAX} things, or a name that is none"
+        return ""
 
     def look_up(self, message: LookUp) -> Found:
         """Give the node and a complete route for each fresh key, over different relays.

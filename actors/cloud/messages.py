@@ -1,7 +1,17 @@
 """What nodes and relays say to the cloud, and what it answers."""
 
+import msgspec
+
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
+
+
+class OfferedService(msgspec.Struct, frozen=True, array_like=True):
+    """A service that a node offers to others."""
+
+    name: str
+    path: str
+    """Its address at that node, with a leading slash."""
 
 
 class NodeRecord(Message, frozen=True, tag="cloud.node_record"):
@@ -11,8 +21,7 @@ class NodeRecord(Message, frozen=True, tag="cloud.node_record"):
     name: str
     site: str
     version: str = ""
-    services: tuple[str, ...] = ()
-    """Addresses of its services, each with a leading slash."""
+    services: tuple[OfferedService, ...] = ()
     actors: tuple[str, ...] = ()
     """Names of its users' actors."""
 
@@ -37,6 +46,8 @@ class SiteAnnounced(Message, frozen=True, tag="cloud.site_announced"):
     """The records are kept for `lease_s` seconds from now."""
 
     lease_s: float
+    left_out: tuple[str, ...] = ()
+    """Records that were not kept, each with its reason; the rest of the site does not pay for them."""
 
 
 class LookUp(Message, frozen=True, tag="cloud.look_up"):

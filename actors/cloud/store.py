@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from atoll.actors.cloud.messages import NodeRecord, RelayReport, SepLabel
+import msgspec
+
+from atoll.actors.cloud.messages import NodeRecord, OfferedService, RelayReport, SepLabel
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
 
@@ -132,8 +134,8 @@ class CloudStore:
                         record.site,
                         record.name,
                         record.version,
-                        "\n".join(record.services),
-                        "\n".join(record.actors),
+                        msgspec.json.encode(record.services).decode(),
+                        msgspec.json.encode(record.actors).decode(),
                         lease_until,
                     ),
                 )
@@ -223,8 +225,5 @@ class CloudStore:
 
 def _record(row: tuple[bytes, str, str, str, str, str]) -> NodeRecord:
     node, name, site, version, services, actors = row
-    return NodeRecord(NodeId(node), name, site, version, _lines(services), _lines(actors))
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(text.split("\n")) if text else ()
+    offered = msgspec.json.decode(services, type=tuple[OfferedService, ...])
+    return NodeRecord(NodeId(node), name, site, version, offered, msgspec.json.decode(actors, type=tuple[str, ...]))

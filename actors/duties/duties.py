@@ -142,7 +142,10 @@ class Duties(Actor):
             for name, factory in ((PROXY, Proxy), (REGISTRAR, Registrar)):
                 if self.system.find(name) is None:
                     await self.system.spawn(partial(factory, own, site), name, under=HELD)
-        log.info("this node is supernode and holds the duties %s", ", ".join(DUTIES) if self._has_cloud else "of none: no cloud")
+        log.info(
+            "this node is supernode and holds the duties %s",
+            ", ".join(DUTIES) if self._has_cloud else "of none: no cloud",
+        )
         self._tell_roll()
 
     async def _stop_to_serve(self) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from atoll.actors.cloud.messages import NodeRecord
+from atoll.actors.cloud.messages import NodeRecord, OfferedService
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -49,7 +49,7 @@ class LabelsChanged:
 class OwnRecordChanged:
     """Fact: what this node offers has changed."""
 
-    services: tuple[str, ...]
+    services: tuple[OfferedService, ...]
     actors: tuple[str, ...]
 
 

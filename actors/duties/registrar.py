@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import anyio
 
-from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, SepLabel
+from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, SepLabel, SiteAnnounced
 from atoll.actors.duties.messages import LabelsChanged, SiteKnown
 from atoll.actors.runtime.actor import LATER, Actor, Delivery
 from atoll.actors.runtime.errors import AskFailed
@@ -44,7 +44,7 @@ class Registrar(Actor):
         self._labels: dict[NodeId, bytes] = {}
         self._relays: tuple[NodeId, ...] = ()
         self._changed = anyio.Event()
-        self._refused = ""
+        self._problem = ""
 
     async def started(self) -> None:
         """Follow the roll and the labels."""
@@ -85,10 +85,14 @@ class Registrar(Actor):
         )
         message = AskCloud("directory", AnnounceSite(self._site, self._records, labels))
         try:
-            await self.system.ask(Address(self._own, UPLINK), message, timeout_s=ASK_S)
+            announced: SiteAnnounced = await self.system.ask(Address(self._own, UPLINK), message, timeout_s=ASK_S)
         except AskFailed as error:
-            if str(error) != self._refused:
-                self._refused = str(error)
-                log.warning("the site could not be announced to the cloud: %s", error)
+            self._note(f"the site could not be announced to the cloud: {error}")
         else:
-            self._refused = ""
+            self._note("; ".join(announced.left_out) and f"left out by the cloud: {'; '.join(announced.left_out)}")
+
+    def _note(self, problem: str) -> None:
+        """Log what is wrong once, not with every announcement."""
+        if problem and problem != self._problem:
+            log.warning("%s", problem)
+        self._problem = problem

@@ -45,7 +45,7 @@ class Roll:
 
 def sane(record: NodeRecord) -> bool:
     """Tell whether a record keeps the limits; one that does not is counted and dropped."""
-    listed = (*record.services, *record.actors)
+    listed = (*record.actors, *(text for each in record.services for text in (each.name, each.path)))
     return (
         len(record.services) <= SERVICES_MAX
         and len(record.actors) <= SERVICES_MAX

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.actors.cloud.messages import Found, ListNodes, LookUp, NodeList, NodeRecord
+from atoll.actors.cloud.messages import Found, ListNodes, LookUp, NodeList, NodeRecord, OfferedService
 from atoll.actors.container_manager import errors as container_errors
-from atoll.actors.container_manager.container_manager import order
+from atoll.actors.container_manager.container_manager import fault_reply, order
 from atoll.actors.container_manager.messages import (
     PATH as CONTAINER_MANAGER,
 )
@@ -53,6 +53,7 @@ from atoll.actors.gateway.views import (
     LogLine,
     NodeRef,
     NodeView,
+    OfferView,
     RelayView,
     RosterView,
     RouteTaken,
@@ -82,6 +83,7 @@ LOOK_S = 2.0
 ATTEMPTS = 3
 """A call is sent again when a way dies under it; the callee handles it once."""
 GATEWAY = "gateway"
+FAR_NAMES_MAX = 1024
 
 
 @dataclass(slots=True)
@@ -95,6 +97,8 @@ class LiveNode:
     has_cloud: bool
     app: Application | None = field(default=None, repr=False)
     """The gateway's own application, for calls to this very node; set by whoever makes both."""
+    far_names: dict[NodeId, str] = field(default_factory=dict, repr=False)
+    """What nodes of other sites are called, as far as this gateway has asked."""
 
     # What there is
 
@@ -106,7 +110,8 @@ class LiveNode:
         site: SiteDescribed | None = await self._look(DUTIES, DescribeSite(), problems)
         tunnels: TunnelsDescribed | None = await self._look(TUNNEL_RELAY, DescribeTunnels(), problems)
         seen: SeenNodes | None = await self._look(DISCOVERER, ListSeen(), problems)
-        names = {record.node: record.name for record in site.records} if site is not None else {}
+        names = dict(self.far_names)
+        names |= {record.node: record.name for record in site.records} if site is not None else {}
         names |= {link.peer: link.label for link in routes.links} if routes is not None else {}
         names[self.own.node] = self.own.name
         if seen is not None:
@@ -219,6 +224,7 @@ class LiveNode:
                 route="here" if own else (route.way.value if route is not None else "none"),
                 why="it is this node" if own else (route.reason if route is not None else _why(beacon)),
                 seen_s_ago=0.0 if own or link is not None else _heard(beacon),
+                services=_offers(record),
             )
         return views
 
@@ -233,6 +239,7 @@ class LiveNode:
             supernode=False,
             route=route.way.value if route is not None else "none",
             why=route.reason if route is not None else "known to the cloud; a call opens a way",
+            services=_offers(record),
         )
 
     async def node(self, name: str) -> NodeView:
@@ -248,6 +255,9 @@ class LiveNode:
         if not self.has_cloud:
             raise UnknownName(f"no node is called {name} on this network, and this node has no cloud to ask")
         answer: Found = await self._ask_cloud(LookUp(name, ()))
+        if len(self.far_names) >= FAR_NAMES_MAX:
+            self.far_names.clear()
+        self.far_names[answer.record.node] = f"{answer.record.site}/{answer.record.name}"
         return self._far(answer.record)
 
     async def relays(self) -> list[RelayView]:
@@ -281,8 +291,8 @@ class LiveNode:
         for record in site.records if site is not None else ():
             if record.node != self.own.node:
                 views += [
-                    ServiceView(name=path.rsplit("/", 1)[-1], path=path, node=str(record.node), node_name=record.name)
-                    for path in record.services
+                    ServiceView(name=each.name, path=each.path, node=str(record.node), node_name=record.name)
+                    for each in record.services
                 ]
         return views
 
@@ -325,7 +335,8 @@ class LiveNode:
 
     async def tell_offer(self) -> None:
         """Let the site know which services this node offers now."""
-        self.offer.set_services(each.path for each in (await self._order(ListServices())).services)
+        services: list[ServiceInfo] = list((await self._order(ListServices())).services)
+        self.offer.set_services(OfferedService(each.name, each.path) for each in services)
 
     async def logs(self, container: str, lines_max: int) -> list[LogLine]:
         """Give the newest lines of a container."""
@@ -335,7 +346,14 @@ class LiveNode:
     async def call_local(self, request: HttpRequest, principal: Principal) -> HttpReply:
         """Call a service of this node."""
         del principal
-        reply = await self._order(ServiceCall(request.target, request.method, request.headers, request.body))
+        call = ServiceCall(request.target, request.method, request.headers, request.body)
+        try:
+            reply = await order(self.system.ref(self._here(CONTAINER_MANAGER)), call)
+        except container_errors.ServiceFault as error:
+            # The service's own fault is an answer, like any other that it gives.
+            reply = fault_reply(error)
+        except container_errors.ContainerError as error:
+            raise _port_error(error) from error
         return HttpReply(reply.status, reply.headers, reply.body)
 
     async def _order(self, message: Any) -> Any:
@@ -390,6 +408,10 @@ def _fits(view: NodeView, name: str) -> bool:
     if len(name) >= SHORT_CHARACTERS and view.id.startswith(name):
         return True
     return name in (view.name, f"{view.site}/{view.name}")
+
+
+def _offers(record: NodeRecord | None) -> list[OfferView]:
+    return [] if record is None else [OfferView(name=each.name, path=each.path) for each in record.services]
 
 
 def _label(beacon: Any) -> str:

@@ -126,6 +126,14 @@ class StatusView(Reply, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
 
 
+class OfferView(View, frozen=True, kw_only=True):
+    """A service that a node has announced."""
+
+    name: str
+    path: str
+    """Its address at that node."""
+
+
 class NodeView(View, frozen=True, kw_only=True):
     """A node as this one sees it."""
 
@@ -140,6 +148,8 @@ class NodeView(View, frozen=True, kw_only=True):
     route: RouteKind = "none"
     why: str = ""
     seen_s_ago: float | None = None
+    services: list[OfferView] = []
+    """What it has announced; a service started a moment ago may be missing."""
 
 
 class ServiceView(View, frozen=True, kw_only=True):

@@ -194,6 +194,8 @@ class SepClient:
 
     def _open_socket(self) -> "zmq.Socket[bytes]":
         if self._sock is None:
+            if self._lost:
+                raise Unreachable(self._lost)
             raise UsageError("a SEP client is used inside its `async with`")
         return self._sock
 
@@ -205,3 +207,5 @@ class SepClient:
         if self._sock is not None:
             self._sock.close(LINGER_MS)
             self._sock = None
+            # Those who hold on to it shall hear what they hear of any lost link.
+            self._lost = self._lost or f"the connection to the relay at {self._where} is closed"

@@ -17,6 +17,9 @@ from atoll.transport.keys import NodeKey
 
 SWEEP_S = 0.25
 """How often silent, cut and expired connections are looked for."""
+FLUSH_S = 0.005
+"""How often what a receiver had no room for is tried again. libzmq tells of new room by the very edge that reading and
+sending use up, so while something is held back no edge may be relied on."""
 FRAMES_PER_TURN_MAX = 256
 """About 5 ms of switching before the event loop gets its turn."""
 
@@ -47,18 +50,26 @@ class SepServer:
     async def run(self) -> None:
         """Serve until cancelled."""
         frames, handshakes = self._socket.descriptors
+        sweep_at = time.monotonic()
         async with anyio.create_task_group() as group:
             group.start_soon(self._admit, handshakes)
-            group.start_soon(self._sweep)
             while True:
+                now = time.monotonic()
+                if now >= sweep_at:
+                    self._sweep()
+                    sweep_at = now + SWEEP_S
                 if self._switch():
                     await anyio.lowlevel.checkpoint()
-                else:
+                    continue
+                with anyio.move_on_after(min(FLUSH_S if self._socket.holds_back else SWEEP_S, sweep_at - now)):
                     await anyio.wait_readable(frames)
 
     def drain(self, seconds: int) -> None:
         """Tell the registrations that the relay goes in `seconds`, and admit nobody new."""
         self._carry_out(self.circuits.handle(Draining(seconds), self._wall()))
+        # Sending may have used up the edge that `run` waits for.
+        while self._switch():
+            pass
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many there are now."""
@@ -71,14 +82,15 @@ class SepServer:
     def _switch(self) -> bool:
         """Take what has come; True when there may be more.
 
-        The descriptor tells of changes only, so this must find nothing left before it may be waited on.
+        The descriptor tells of changes only, so this must find nothing left before it may be waited on; and reading may
+        have used up the change that told of room, so what is held back is tried after it, too.
         """
         now = self._wall()
         self._socket.flush()
         for _ in range(FRAMES_PER_TURN_MAX):
             event = self._socket.receive_nowait()
             if event is None:
-                return False
+                return self._socket.flush()
             self._carry_out(self.circuits.handle(event, now))
         return True
 
@@ -99,11 +111,7 @@ class SepServer:
             self._socket.admit()
             await anyio.wait_readable(descriptor)
 
-    async def _sweep(self) -> None:
-        while True:
-            await anyio.sleep(SWEEP_S)
-            self._socket.sweep()
-            self._carry_out(self.circuits.handle(Elapsed(), self._wall()))
-            # Who has gone is told by `receive_nowait`; and sending may have used up the descriptor's edge.
-            while self._switch():
-                await anyio.lowlevel.checkpoint()
+    def _sweep(self) -> None:
+        """Look after the connections; who has gone is told by the `receive_nowait` that follows."""
+        self._socket.sweep()
+        self._carry_out(self.circuits.handle(Elapsed(), self._wall()))

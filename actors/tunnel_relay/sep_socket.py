@@ -35,8 +35,8 @@ MESSAGE_BYTES_MAX = 64 * 1024
 HANDSHAKE_MS = 10_000
 HEARTBEAT_MS = 1_000
 SILENCE_MS = 3_000
-SILENT_S = 1.0
-"""How long a connection may say nothing after its handshake; as long as it has to show a ticket."""
+SILENT_S = 5.0
+"""How long a connection may take to say its first word, handshake and all."""
 CUT_DELAY_S = 0.25
 """Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
 LAST_WORDS_S = 0.25
@@ -44,7 +44,8 @@ LAST_WORDS_S = 0.25
 BACKLOG = 1024
 _ZAP = "inproc://zeromq.zap.01"
 _MONITOR = "inproc://sep.monitor"
-_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
+# Not of the handshake's success: libzmq does not say on which descriptor.
+_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
 
 
 def harden(sock: "zmq.Socket[bytes]", *, send_frames: int, receive_frames: int) -> None:
@@ -112,6 +113,11 @@ class SepSocket:
         """How many were cut because they said nothing."""
 
     @property
+    def holds_back(self) -> bool:
+        """Something waits until its receiver has room."""
+        return bool(self._overflows)
+
+    @property
     def descriptors(self) -> tuple[int, int]:
         """What to wait on for frames, and for handshakes (`admit`)."""
         return int(self._router.getsockopt(zmq.FD)), int(self._zap.getsockopt(zmq.FD))
@@ -177,19 +183,23 @@ class SepSocket:
         overflow.frames.append(data)
         overflow.size += len(data)
 
-    def flush(self) -> None:
-        """Send what libzmq had no room for; to be called on each wake, which is how it tells that it has some."""
+    def flush(self) -> bool:
+        """Send what libzmq had no room for; True when some of it went, or has nobody to go to any more."""
+        moved = False
         for connection, overflow in list(self._overflows.items()):
             try:
                 while overflow.frames:
                     self._send(connection, overflow.frames[0])
                     overflow.size -= len(overflow.frames.popleft())
+                    moved = True
             except zmq.Again:
                 continue
             except Unreachable:
                 # Its end is told by `receive_nowait`.
                 overflow.frames.clear()
+            moved = True
             self._overflows.pop(connection, None)
+        return moved
 
     def _send(self, connection: bytes, data: bytes) -> None:
         try:
@@ -238,7 +248,9 @@ class SepSocket:
         self._watch()
         key = bytes.fromhex(str(message.get("User-Id")))
         descriptor = int(message.get(zmq.SRCFD))
-        self._silent.pop(descriptor, None)
+        if self._silent.pop(descriptor, None) is None:
+            # It has gone again, or was cut, and its descriptor may be another's by now: nobody would tell of its end.
+            return b""
         self._keys[name], self._descriptors[name], self._connections[descriptor] = key, descriptor, name
         return key
 
@@ -249,13 +261,12 @@ class SepSocket:
             except zmq.Again:
                 return
             descriptor = event["value"]
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._silent[descriptor] = (time.monotonic() + SILENT_S, _peer(descriptor))
-                continue
             # A descriptor that is accepted anew was closed before, whether or not that was told.
             self._silent.pop(descriptor, None)
             if (name := self._connections.get(descriptor)) is not None:
                 self._forget(name, descriptor)
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._silent[descriptor] = (time.monotonic() + SILENT_S, _peer(descriptor))
 
     def _forget(self, name: bytes, descriptor: int) -> None:
         self._connections.pop(descriptor, None)

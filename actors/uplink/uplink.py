@@ -32,6 +32,8 @@ log = logging.getLogger("atoll.uplink")
 LINK_S = 10.0
 RENEW_BEFORE_S = 600.0
 """A grant that ends sooner is renewed when it is needed; until its last second it is still shown if that fails."""
+ENROL_AGAIN_S_MIN = 0.5
+ENROL_AGAIN_S_MAX = 30.0
 ASKS_MAX = 256
 """Questions to the cloud under way; more means that it does not answer."""
 AUDIENCE = "atoll"
@@ -43,6 +45,8 @@ class Uplink(Actor):
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
     def __init__(self, own: NodeId, cloud: NodeId | None, grant_file: Path | None) -> None:
+        """Take who we are and our cloud, and where the grant is kept; a relay has none and wants none."""
+        self._wants_grant = grant_file is not None
         self._own = own
         self._cloud = cloud
         self._grant_file = grant_file
@@ -55,6 +59,19 @@ class Uplink(Actor):
         """Read the grant of an earlier life, if it is still good."""
         if self._cloud is not None and self._grant_file is not None and self._grant_file.exists():
             self._keep(self._grant_file.read_bytes())
+        if self._cloud is not None and self._wants_grant:
+            self.tasks.start_soon(self._enrol)
+
+    async def _enrol(self) -> None:
+        """Show ourselves to the cloud once: only who is enrolled can be found by others, and prove itself to them."""
+        wait_s = ENROL_AGAIN_S_MIN
+        while time.time() >= self._grant_until - RENEW_BEFORE_S:
+            try:
+                await self._current_grant()
+            except AskFailed as error:
+                log.info("no grant yet: %s", error)
+            await anyio.sleep(wait_s)
+            wait_s = min(2 * wait_s, ENROL_AGAIN_S_MAX)
 
     async def receive(self, delivery: Delivery) -> Any:
         """Answer beside the mailbox: one slow answer holds up nobody."""

@@ -11,6 +11,7 @@ from atoll.actors.cloud.messages import (
     ListNodes,
     LookUp,
     NodeRecord,
+    OfferedService,
     PlaceSep,
     RelayReport,
     SepLabel,
@@ -105,17 +106,22 @@ def test_a_site_cannot_announce_another_site(cloud):
         cloud.directory.announce(tv, AnnounceSite("office", ()))
 
 
-@pytest.mark.parametrize("changes", [{"name": "other"}, {"site": "office"}])
-def test_a_record_must_match_its_enrolment(cloud, changes):
-    tv = cloud.enrol("tv")
-    with pytest.raises(Refused):
-        cloud.directory.announce(tv, AnnounceSite("home", (record(tv, **changes),)))
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "other"}, {"site": "office"}, {"services": (OfferedService("a", "/a\n/b"),)}, {"actors": ("x",) * 1000}],
+)
+def test_a_record_that_cannot_be_is_left_out_with_its_reason_and_the_others_are_kept(cloud, changes):
+    tv, phone = cloud.enrol("tv"), cloud.enrol("phone")
+    announced = cloud.directory.announce(tv, AnnounceSite("home", (record(tv, **changes), record(phone))))
+    assert len(announced.left_out) == 1
+    assert [each.name for each in cloud.directory.list_nodes(ListNodes()).nodes] == ["phone"]
 
 
 def test_a_site_cannot_announce_nodes_of_another(cloud):
     tv, desk = cloud.enrol("tv"), cloud.enrol("desk", site="office")
-    with pytest.raises(Refused, match="not enrolled as a node of site 'home'"):
-        cloud.directory.announce(tv, AnnounceSite("home", (record(desk, site="home"),)))
+    announced = cloud.directory.announce(tv, AnnounceSite("home", (record(desk, site="home"),)))
+    assert "not enrolled as a node of site 'home'" in announced.left_out[0]
+    assert not cloud.directory.list_nodes(ListNodes()).nodes
 
 
 def test_a_relay_cannot_pass_for_a_node(cloud):
