@@ -20,6 +20,7 @@ _COMMANDS = {
     "service": ("atoll.cli.service", "Show services that can be called."),
     "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),
     "status": ("atoll.cli.status", "Show a node's health, and why things are as they are."),
+    "up": ("atoll.cli.up", "Run a whole cluster out of a spec, on this host."),
 }
 
 

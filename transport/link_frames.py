@@ -1,0 +1,236 @@
+"""What goes over a link: frames, the greeting, and the messages waiting to be sent. Without I/O.
+
+    kind 1 | body
+    HELLO     who we are and what we show (msgpack), the first frame of each end
+    READY     empty: the dialling end has taken the other's HELLO; messages may follow at once
+    MESSAGES  whole messages, a msgpack array of binaries
+    PIECE     a part of one long message; more follows
+    LAST      its last part
+    BYE       why the link ends (UTF-8); nothing follows
+
+A link loses and reorders nothing, so pieces need no numbers. Small messages that wait together share a frame: handing
+one to ZeroMQ costs more than encoding it. Memory is bounded by the limits below, whatever the other end sends.
+"""
+
+import enum
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX
+from atoll.transport.codec import decode_special, encode_special
+from atoll.transport.errors import Congested, MalformedFrame
+from atoll.transport.identity import NodeId
+
+VERSION = 1
+LABEL_CHARACTERS_MAX = 64
+CREDENTIAL_BYTES_MAX = 4096
+BOOT_ID_BYTES = 16
+REASON_BYTES_MAX = 512
+PIECE_BYTES_MAX = 256 * 1024
+"""What a frame carries at most. Longer frames gain nothing; shorter ones cost more calls into ZeroMQ."""
+FRAME_BYTES_MAX = PIECE_BYTES_MAX + 8 * 1024
+"""With kind, array header and lengths (at most 5 bytes for each of `BATCH_MESSAGES_MAX`)."""
+BATCH_MESSAGES_MAX = 1024
+BACKLOG_BYTES_MAX = QUEUE_BYTES_MAX // 2
+"""What waits here for a slow peer; the other half of its budget is ZeroMQ's own queue."""
+BACKLOG_MESSAGES_MAX = 65_536
+"""Also empty messages cost memory."""
+
+
+class FrameKind(enum.IntEnum):
+    """First byte of every frame."""
+
+    HELLO = 0
+    READY = 1
+    MESSAGES = 2
+    PIECE = 3
+    LAST = 4
+    BYE = 5
+
+
+_KINDS = {kind.value: kind for kind in FrameKind}
+_MESSAGES = bytes([FrameKind.MESSAGES])
+_PIECE, _LAST = bytes([FrameKind.PIECE]), bytes([FrameKind.LAST])
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """How each end introduces itself; later versions append fields."""
+
+    version: int
+    node: NodeId
+    boot: bytes
+    label: str
+    credential: bytes
+
+    def __repr__(self) -> str:
+        # A credential may be a secret.
+        return f"Hello({self.node.short}, {self.label!r})"
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_special)
+_hello_decoder = msgspec.msgpack.Decoder(Hello, dec_hook=decode_special)
+_batch_decoder = msgspec.msgpack.Decoder(list[bytes])
+
+
+def hello_frame(hello: Hello) -> bytes:
+    """Make the first frame."""
+    return bytes([FrameKind.HELLO]) + _encoder.encode(hello)
+
+
+def ready_frame() -> bytes:
+    """Make the frame that completes the greeting."""
+    return bytes([FrameKind.READY])
+
+
+def bye_frame(reason: str) -> bytes:
+    """Make the last frame; a reason that is too long is cut."""
+    return bytes([FrameKind.BYE]) + reason.encode()[:REASON_BYTES_MAX]
+
+
+def _decode(decoder: Any, body: memoryview) -> Any:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, MalformedFrame, ValueError, RecursionError):
+        # Not the cause's text either: it may quote a credential.
+        raise MalformedFrame("a frame's body does not have the form its kind says") from None
+
+
+def kind_of(frame: bytes) -> FrameKind:
+    """Read a frame's kind.
+
+    Raises:
+        MalformedFrame: It is empty, or of a kind that does not exist.
+    """
+    kind = _KINDS.get(frame[0]) if frame else None
+    if kind is None:
+        raise MalformedFrame("a frame is empty or of an unknown kind")
+    return kind
+
+
+def read_hello(frame: bytes) -> Hello:
+    """Read a HELLO.
+
+    Raises:
+        MalformedFrame: It is none, of another version, or holds more than it may.
+    """
+    if frame[0] != FrameKind.HELLO:
+        raise MalformedFrame("the first frame on a link must be HELLO")
+    hello: Hello = _decode(_hello_decoder, memoryview(frame)[1:])
+    if hello.version != VERSION:
+        raise MalformedFrame(f"the other end speaks version {hello.version} of links, this one {VERSION}: update one")
+    if len(hello.label) > LABEL_CHARACTERS_MAX or not hello.label.isprintable():
+        raise MalformedFrame(f"a label has at most {LABEL_CHARACTERS_MAX} printable characters")
+    if len(hello.credential) > CREDENTIAL_BYTES_MAX or len(hello.boot) != BOOT_ID_BYTES:
+        raise MalformedFrame("a credential or boot id in HELLO has a wrong length")
+    return hello
+
+
+def read_ready(frame: bytes) -> None:
+    """Check a READY.
+
+    Raises:
+        MalformedFrame: It is none.
+    """
+    if frame != ready_frame():
+        raise MalformedFrame("the second frame of a dialling end must be READY, and nothing else")
+
+
+def read_bye(frame: bytes) -> str:
+    """Give the reason of a BYE, fit to be shown."""
+    text = frame[1 : 1 + REASON_BYTES_MAX].decode(errors="replace")
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+class Backlog:
+    """Messages that wait for one peer; `frame` gives the next frame again and again until `sent` says it is gone."""
+
+    __slots__ = ("_frame", "_frame_bytes", "_frame_messages", "_messages", "_offset", "bytes", "count")
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self._offset = 0
+        """How much of the first message, a long one, is already gone."""
+        self._frame: bytes | None = None
+        self._frame_bytes = self._frame_messages = 0
+        self.bytes = self.count = 0
+
+    def put(self, message: bytes) -> None:
+        """Queue one message.
+
+        Raises:
+            Congested: The backlog is full; the message was not taken.
+        """
+        if self.bytes + len(message) > BACKLOG_BYTES_MAX or self.count >= BACKLOG_MESSAGES_MAX:
+            raise Congested(f"the peer takes too little: {self.bytes} bytes wait for it; the message was not taken")
+        self._messages.append(message)
+        self.bytes += len(message)
+        self.count += 1
+
+    def frame(self) -> bytes | None:
+        """Give the next frame, or None when nothing waits."""
+        if self._frame is None and self._messages:
+            self._frame = self._cut() if len(self._messages[0]) > PIECE_BYTES_MAX else self._pack()
+        return self._frame
+
+    def sent(self) -> None:
+        """Forget the frame that `frame` gave."""
+        self._frame = None
+        self.bytes -= self._frame_bytes
+        self.count -= self._frame_messages
+
+    def _cut(self) -> bytes:
+        message, start = self._messages[0], self._offset
+        end = min(start + PIECE_BYTES_MAX, len(message))
+        self._frame_bytes, self._offset, self._frame_messages = end - start, end, 0
+        if end < len(message):
+            return _PIECE + memoryview(message)[start:end]
+        self._messages.popleft()
+        self._offset, self._frame_messages = 0, 1
+        return _LAST + memoryview(message)[start:end]
+
+    def _pack(self) -> bytes:
+        messages, size = [self._messages.popleft()], 0
+        size = len(messages[0])
+        while self._messages and len(messages) < BATCH_MESSAGES_MAX:
+            size += len(self._messages[0])
+            if size > PIECE_BYTES_MAX:
+                size -= len(self._messages[0])
+                break
+            messages.append(self._messages.popleft())
+        self._frame_bytes, self._frame_messages = size, len(messages)
+        return _MESSAGES + _encoder.encode(messages)
+
+
+class Assembly:
+    """Gives back the messages that the other end's `Backlog` took; holds at most one unfinished message."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces = bytearray()
+
+    def take(self, kind: FrameKind, frame: bytes) -> list[bytes]:
+        """Take one frame and give the messages it completes.
+
+        Raises:
+            MalformedFrame: It breaks a limit, comes out of turn, or carries no messages; the link is not worth keeping.
+        """
+        if kind is FrameKind.MESSAGES and not self._pieces:
+            messages: list[bytes] = _decode(_batch_decoder, memoryview(frame)[1:])
+            if len(messages) > BATCH_MESSAGES_MAX:
+                raise MalformedFrame(f"a frame holds {len(messages)} messages; at most {BATCH_MESSAGES_MAX} may share")
+            return messages
+        if kind is not FrameKind.PIECE and kind is not FrameKind.LAST:
+            raise MalformedFrame(f"{kind.name} came where it may not")
+        if len(self._pieces) + len(frame) - 1 > MESSAGE_BYTES_MAX:
+            raise MalformedFrame(f"a message is longer than {MESSAGE_BYTES_MAX} bytes")
+        if len(frame) == 1:
+            raise MalformedFrame("a piece of a message is empty")
+        self._pieces += memoryview(frame)[1:]
+        if kind is FrameKind.PIECE:
+            return []
+        message = bytes(self._pieces)
+        self._pieces = bytearray()
+        return [message]

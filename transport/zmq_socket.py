@@ -1,0 +1,453 @@
+"""ZeroMQ sockets as links need them: every option set, every peer's key known, nothing that waits.
+
+`KeyedRouter` is the bound end, `Dealer` the dialling one. Both are drained on their descriptors by the edge-triggered
+rule: a descriptor tells of changes only, so its owner may wait on it (`anyio.wait_readable`) only after
+`receive_nowait` gave None, and must look again after every send, which may have used the change up.
+
+A connection's name at the router is libzmq's routing id. Clients of ours never choose theirs, and what libzmq draws
+begins with a zero byte; who chooses one is cut, so nobody comes back under another's name. The proved key belongs to
+the connection's first frame (ZAP's user id) and is forgotten when libzmq says that the connection has ended.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from atoll.transport.errors import Unreachable, UsageError
+from atoll.transport.identity import NodeId
+from atoll.transport.keys import NodeKey
+
+HEARTBEAT_MS = 1_000
+SILENCE_MS = 3_000
+CUT_DELAY_S = 0.25
+"""Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
+LAST_WORDS_S = 0.25
+"""How long the end of a connection waits, at most, for what it said before."""
+LINGER_MS = 250
+"""What a closed socket has left to send what it holds."""
+BACKLOG = 1024
+CONNECTIONS_MAX = 4096
+"""Connections that may be open to a router; who comes later is cut. Well below the usual limits of descriptors."""
+_ZAP = "inproc://zeromq.zap.01"
+_MONITOR = "inproc://router.monitor"
+_ROUTER_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_DEALER_EVENTS = (
+    zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _HANDSHAKE_FAILED
+)
+_NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENODEV, errno.EINVAL}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketLimits:
+    """What peers can make a socket keep; no socket is without."""
+
+    message_bytes_max: int
+    send_frames: int
+    """libzmq counts messages, not bytes: as many of the longest as make up the byte budget."""
+    receive_frames: int
+    handshake_ms: int
+
+    def harden(self, sock: "zmq.Socket[bytes]") -> None:
+        """Set the limits and the heartbeats."""
+        sock.setsockopt(zmq.MAXMSGSIZE, self.message_bytes_max)
+        sock.setsockopt(zmq.SNDHWM, self.send_frames)
+        sock.setsockopt(zmq.RCVHWM, self.receive_frames)
+        sock.setsockopt(zmq.HANDSHAKE_IVL, self.handshake_ms)
+        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+        sock.setsockopt(zmq.LINGER, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """One frame; `key` is the proved X25519 key of the connection."""
+
+    connection: bytes
+    key: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Nothing more will arrive from this connection."""
+
+    connection: bytes
+
+
+RouterEvent: TypeAlias = Arrived | Gone
+
+
+def endpoint(host: str, port: int) -> str:
+    """Write host and port as people and libzmq read them; an IPv6 literal gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class KeyedRouter:
+    """A bound ROUTER: any CURVE key may connect, every connection knows its key; `port` is the real one.
+
+    Raises:
+        UsageError: The port cannot be opened.
+    """
+
+    def __init__(self, key: NodeKey, host: str, port: int, limits: SocketLimits, *, silent_s: float) -> None:
+        """Bind; who says nothing for `silent_s` after TCP's handshake, CURVE's included, is cut."""
+        # A context of its own: ZAP is one per context.
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._zap = self.context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind(_ZAP)
+        self._router = self.context.socket(zmq.ROUTER)
+        limits.harden(self._router)
+        self._router.setsockopt(zmq.BACKLOG, BACKLOG)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.CURVE_SERVER, 1)
+        self._router.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
+        self._router.setsockopt(zmq.ZAP_DOMAIN, b"atoll")
+        self._router.monitor(_MONITOR, _ROUTER_EVENTS)
+        self._monitor = self.context.socket(zmq.PAIR)
+        # Unbounded, and emptied at once: an event that is dropped would be a connection that never ends.
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect(_MONITOR)
+        try:
+            self._bind(host, port)
+        except zmq.ZMQError as error:
+            self.close(0)
+            self.context.term()
+            if error.errno == zmq.EADDRINUSE:
+                raise UsageError(
+                    f"port {port} on {host} is in use: stop what uses it, or choose another port (0 takes any free one)"
+                ) from error
+            raise UsageError(f"port {port} on {host} cannot be opened: {error}; choose another") from error
+        self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self._silent_s = silent_s
+        self._live: dict[int, Any] = {}
+        """Descriptors of all connections, and the address at the other end."""
+        self._silent: dict[int, float] = {}
+        """Those that have said nothing yet, and until when they may; libzmq does not tell which handshake succeeded."""
+        self._keys: dict[bytes, bytes] = {}
+        self._descriptors: dict[bytes, int] = {}
+        self._hosts: dict[bytes, str] = {}
+        self._names: dict[int, bytes] = {}
+        self._cuts: deque[tuple[float, bytes, int, Any]] = deque()
+        self._lost: deque[tuple[float, bytes]] = deque()
+        self._leaving: dict[bytes, bytes] = {}
+        self.silent_cut = 0
+        """How many were cut because they said nothing."""
+        self.refused = 0
+        """How many were cut because they chose their own name or were too many."""
+
+    def _bind(self, host: str, port: int) -> None:
+        if host in {"0.0.0.0", "::"}:
+            # One socket for both families: libzmq switches IPV6_V6ONLY off.
+            self._router.setsockopt(zmq.IPV6, 1)
+            try:
+                self._router.bind(f"tcp://[::]:{port}")
+            except zmq.ZMQError as error:
+                if host == "::" or error.errno not in _NO_IPV6:
+                    raise
+                self._router.setsockopt(zmq.IPV6, 0)
+                self._router.bind(f"tcp://0.0.0.0:{port}")
+            return
+        self._router.setsockopt(zmq.IPV6, int(":" in host))
+        self._router.bind(f"tcp://{endpoint(host, port)}")
+
+    @property
+    def descriptors(self) -> tuple[int, int, int]:
+        """What to wait on for frames (`receive_nowait`), for handshakes (`admit`) and for `watch`."""
+        frames, handshakes, watched = (
+            int(sock.getsockopt(zmq.FD)) for sock in (self._router, self._zap, self._monitor)
+        )
+        return frames, handshakes, watched
+
+    @property
+    def connections(self) -> int:
+        """How many are open, also those whose keys are not proved yet."""
+        return len(self._live)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `sweep` will have something to do later."""
+        return bool(self._silent or self._cuts or self._lost)
+
+    def host_of(self, connection: bytes) -> str:
+        """Give the address a connection comes from."""
+        return self._hosts.get(connection, "")
+
+    def admit(self) -> None:
+        """Let everybody in whose handshake waits, and write the key down."""
+        while True:
+            try:
+                request = self._zap.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            # RFC 27: version, request id, domain, address, identity, mechanism, credentials.
+            genuine = len(request) == 7 and request[5] == b"CURVE" and len(request[6]) == 32
+            status = (b"200", b"OK") if genuine else (b"400", b"only CURVE")
+            user = request[6].hex().encode() if genuine else b""
+            self._zap.send_multipart([b"1.0", request[1], *status, user, b""])
+
+    def receive_nowait(self) -> RouterEvent | None:
+        """Give what has come, or None when nothing more has."""
+        while True:
+            if self._lost and self._lost[0][0] <= time.monotonic():
+                return self._say_gone()
+            try:
+                name = self._router.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                # Nothing is left of what they said before they went.
+                return self._say_gone() if self._lost else None
+            key = self._keys.get(name, self._leaving.get(name))
+            if key is not None:
+                data = self._router.recv()
+            else:
+                message = self._router.recv(copy=False)
+                data, key = message.bytes, self._meet(name, message)
+            if self._router.getsockopt(zmq.RCVMORE):
+                # Frames have one part; what has more is not worth reading, and never valid.
+                while self._router.getsockopt(zmq.RCVMORE):
+                    self._router.recv()
+                data = b""
+            if key:
+                return Arrived(name, key, data)
+
+    def _say_gone(self) -> Gone:
+        _, name = self._lost.popleft()
+        del self._leaving[name]
+        self._hosts.pop(name, None)
+        return Gone(name)
+
+    def try_send(self, connection: bytes, data: bytes) -> bool:
+        """Hand a frame to libzmq; False when its queue for this connection is full.
+
+        Raises:
+            Unreachable: The connection is gone.
+        """
+        try:
+            self._router.send(connection, zmq.SNDMORE | zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            self._forget(connection)
+            raise Unreachable(f"the connection is gone: {error}") from error
+        self._router.send(data, zmq.DONTWAIT)
+        return True
+
+    def cut(self, connection: bytes) -> None:
+        """Close the connection a moment later, after what was sent; nothing of it is received any more."""
+        descriptor = self._descriptors.get(connection)
+        if descriptor is not None and self._keys.get(connection):
+            # An empty key: known, and not listened to.
+            self._keys[connection] = b""
+            peer = self._live.get(descriptor)
+            self._cuts.append((time.monotonic() + CUT_DELAY_S, connection, descriptor, peer))
+
+    def sweep(self) -> None:
+        """Carry out cuts that are due, on those who have said nothing for too long too."""
+        self.watch()
+        now = time.monotonic()
+        while self._cuts and self._cuts[0][0] <= now:
+            _, connection, descriptor, peer = self._cuts.popleft()
+            if self._names.get(descriptor) == connection:
+                _hang_up(descriptor, peer)
+        while self._silent:
+            descriptor, until = next(iter(self._silent.items()))
+            if until > now:
+                break
+            del self._silent[descriptor]
+            self.silent_cut += 1
+            _hang_up(descriptor, self._live.get(descriptor))
+
+    def watch(self) -> None:
+        """Notice who has come and who has gone."""
+        while True:
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
+            except zmq.Again:
+                return
+            descriptor = int(event["value"])
+            # A descriptor that is accepted anew was closed before, whether or not that was told.
+            self._end(descriptor)
+            if event["event"] != zmq.EVENT_ACCEPTED:
+                continue
+            peer = self._live[descriptor] = _peer(descriptor)
+            if len(self._live) > CONNECTIONS_MAX:
+                self.refused += 1
+                _hang_up(descriptor, peer)
+            else:
+                self._silent[descriptor] = time.monotonic() + self._silent_s
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close the sockets; the context (`context.term`) ends when what they still had to send is sent or too old."""
+        self._router.disable_monitor()
+        self._monitor.close(0)
+        self._router.close(linger_ms)
+        self._zap.close(0)
+
+    def _meet(self, name: bytes, message: zmq.Frame) -> bytes:
+        """Write down who a new connection is, after whoever used its descriptor before has been noted as gone."""
+        self.watch()
+        key = bytes.fromhex(str(message.get("User-Id")))
+        descriptor = int(message.get(zmq.SRCFD))
+        self._silent.pop(descriptor, None)
+        if (former := self._names.get(descriptor)) is not None:
+            self._forget(former)
+        if name[0] != 0:
+            self.refused += 1
+            self._keys[name], self._descriptors[name], self._names[descriptor] = b"", descriptor, name
+            _hang_up(descriptor, self._live.get(descriptor))
+            return b""
+        self._hosts[name] = _plain_host(str(message.get("Peer-Address")))
+        self._keys[name] = key
+        if descriptor in self._live:
+            self._descriptors[name], self._names[descriptor] = descriptor, name
+        else:
+            # It has ended before its first frame was read.
+            self._forget(name)
+        return key
+
+    def _end(self, descriptor: int) -> None:
+        self._live.pop(descriptor, None)
+        self._silent.pop(descriptor, None)
+        if (name := self._names.get(descriptor)) is not None:
+            self._forget(name)
+
+    def _forget(self, name: bytes) -> None:
+        descriptor = self._descriptors.pop(name, -1)
+        if self._names.get(descriptor) == name:
+            del self._names[descriptor]
+            if descriptor in self._live:
+                # libzmq knows the name no more, but the descriptor is open: somebody new, who has to say who.
+                self._silent.setdefault(descriptor, time.monotonic() + self._silent_s)
+        # Of a connection that was cut the owner has heard enough.
+        if key := self._keys.pop(name, None):
+            # What it said before it left is still in libzmq's queue and counts: its end is told after that.
+            self._leaving[name] = key
+            self._lost.append((time.monotonic() + LAST_WORDS_S, name))
+        else:
+            self._hosts.pop(name, None)
+
+
+class Dealer:
+    """A dialling socket: one attempt, one connection. It never reconnects by itself; make another."""
+
+    _count = 0
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        key: NodeKey,
+        peer: NodeId,
+        where: str,
+        limits: SocketLimits,
+    ) -> None:
+        Dealer._count += 1
+        monitor = f"inproc://dealer.monitor.{Dealer._count}"
+        sock = self._sock = context.socket(zmq.DEALER)
+        limits.harden(sock)
+        sock.setsockopt(zmq.RECONNECT_IVL, -1)
+        sock.setsockopt(zmq.IPV6, int(where.startswith("[")))
+        sock.setsockopt(zmq.CURVE_SERVERKEY, peer.curve_key)
+        sock.setsockopt(zmq.CURVE_PUBLICKEY, key.node_id.curve_key)
+        sock.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
+        sock.monitor(monitor, _DEALER_EVENTS)
+        self._monitor = context.socket(zmq.PAIR)
+        self._monitor.connect(monitor)
+        self.connected = False
+        """Somebody accepted the TCP connection."""
+        self.proved = False
+        """The other end has the key it was dialled with."""
+        self.lost = False
+        self._where = where
+        try:
+            sock.connect(f"tcp://{where}")
+        except zmq.ZMQError as error:
+            self.close(0)
+            raise Unreachable(f"{where} cannot be dialled: {error}") from error
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What to wait on for frames, and for `watch`."""
+        return int(self._sock.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))
+
+    def receive_nowait(self) -> bytes | None:
+        """Give the next frame, or None when nothing more has come."""
+        try:
+            data = self._sock.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+        if self._sock.getsockopt(zmq.RCVMORE):
+            while self._sock.getsockopt(zmq.RCVMORE):
+                self._sock.recv()
+            data = b""
+        return data
+
+    def try_send(self, data: bytes) -> bool:
+        """Hand a frame to libzmq; False when its queue is full."""
+        try:
+            self._sock.send(data, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def watch(self) -> bool:
+        """Note what has become of the connection; True when it is lost."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))["event"]
+                if event == zmq.EVENT_CONNECTED:
+                    self.connected = True
+                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self.proved = True
+                else:
+                    self.lost = True
+        return self.lost
+
+    def verdict(self) -> str:
+        """Say how far it came, for whoever wonders why it failed."""
+        if self.proved:
+            return f"{self._where} proved its key and then fell silent"
+        if self.connected:
+            return f"whoever listens at {self._where} has another key than it is dialled with, or speaks no CURVE"
+        return f"nobody answers at {self._where}"
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close it; what was sent has `linger_ms` to leave."""
+        self._sock.disable_monitor()
+        self._monitor.close(0)
+        self._sock.close(linger_ms)
+
+
+def _plain_host(address: str) -> str:
+    """Write an IPv4 address that came over an IPv6 socket as IPv4."""
+    with contextlib.suppress(ValueError):
+        mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+        return address if mapped is None else str(mapped)
+    return address
+
+
+def _peer(descriptor: int) -> Any:
+    """Give the address at the other end of a socket of libzmq's; None when it has none any more."""
+    # libzmq's own thread may close it at any moment; a duplicate is ours alone.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+        return sock.getpeername()
+    return None
+
+
+def _hang_up(descriptor: int, peer: Any) -> None:
+    """Shut a connection down if it still is the one to `peer`; libzmq's thread then closes it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+        if sock.getpeername() == peer:
+            sock.shutdown(socket.SHUT_RDWR)
