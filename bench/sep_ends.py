@@ -1,8 +1,10 @@
 """The ends of a SEP under measurement, and the C switch it is compared with; operations of `relay_ends`.
 
 A caller sends sealed records with a window of `WINDOW` on their way; the callee acknowledges each time
-`ACKNOWLEDGED_EVERY` have come, as sessions with credit do. The C switch is libzmq's own proxy between a ROUTER and a
-DEALER with CURVE on both sides: it has no tickets and no labels, so it is what switching costs at least.
+`ACKNOWLEDGED_EVERY` have come, as sessions with credit do. Beginning and end are agreed between the two: a record
+before the callee is registered goes nowhere, and whoever closes a TCP connection with answers unread takes back what it
+said last. The C switch is libzmq's own proxy between a ROUTER and a DEALER with CURVE on both sides: it has no tickets
+and no labels, so it is what switching costs at least.
 """
 
 import os
@@ -21,7 +23,11 @@ KEY = bytes(32)
 WINDOW = 256
 ACKNOWLEDGED_EVERY = 64
 LABEL = b"bench".ljust(16)
-END = b"end"
+BEGIN, END = b"begin", b"end"
+"""The first record, sent until it is answered; and the last, which is answered and then said once more, as goodbye."""
+RETRY_S = 0.01
+GOODBYE_MS = 1000
+"""How long the callee waits for the goodbye; only a connection torn in that moment makes it do so."""
 _NONCE = struct.Struct(">IQ")
 
 
@@ -41,6 +47,18 @@ def _said(sock: zmq.Socket[bytes], frame: bytes, kind: int) -> None:
         raise Refused(f"the relay of the benchmark said {answer}")
 
 
+def _agreed(sock: zmq.Socket[bytes], word: bytes) -> None:
+    """Say the word to the callee until it says it, too; acknowledgements still on their way are passed over."""
+    sock.send(frames.call_frame(LABEL, word))
+    while (answer := frames.read_event(sock.recv())) != Returned(LABEL, word):
+        if isinstance(answer, Undelivered):
+            # Not registered yet, or too slow; it may be about a record before, so the word may be said twice.
+            time.sleep(RETRY_S)
+            sock.send(frames.call_frame(LABEL, word))
+        elif not isinstance(answer, Returned):
+            raise Refused(f"the relay of the benchmark said {answer}")
+
+
 def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: Any) -> dict[str, Any]:
     """Call for the duration; `ticket` empty for the C switch."""
     seal = AESGCM(KEY).encrypt
@@ -48,6 +66,7 @@ def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: A
     with zmq.Context() as context, _dealer(context, **dialled) as sock:
         if ticket:
             _said(sock, frames.ticket_frame(bytes.fromhex(ticket)), frames.TICKET)
+        _agreed(sock, BEGIN)
         sent = acknowledged = lost = 0
         began = time.monotonic()
         while time.monotonic() < began + duration_s:
@@ -61,8 +80,32 @@ def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: A
             else:
                 lost += 1
         took_s = time.monotonic() - began
+        _agreed(sock, END)
         sock.send(frames.call_frame(LABEL, END))
     return {"records": acknowledged, "lost": lost, "took_s": took_s}
+
+
+def _taken(sock: zmq.Socket[bytes], *, through_relay: bool) -> tuple[list[bytes] | None, bytes]:
+    """Take a record and the way back to its caller; no caller when the relay says that one of our answers went nowhere.
+
+    Through the C switch the way back is the caller's identity, which its ROUTER put before the frame.
+    """
+    *identity, frame = sock.recv_multipart()
+    if not through_relay:
+        return identity, frame[1 + len(LABEL) :]
+    heard = frames.read_event(frame)
+    if isinstance(heard, Undelivered):
+        # The caller had enough and has gone; its last acknowledgement is of no use to anybody.
+        return None, b""
+    if not isinstance(heard, Inbound):
+        raise Refused(f"the relay of the benchmark said {heard}")
+    return [heard.circuit], heard.record
+
+
+def _answer(caller: list[bytes], record: bytes, *, through_relay: bool) -> list[bytes]:
+    if through_relay:
+        return [frames.answer_frame(caller[0], record)]
+    return [*caller, frames.RETURN.to_bytes(1) + LABEL + record]
 
 
 def sep_serve(*, tickets: str, **dialled: Any) -> dict[str, Any]:
@@ -76,26 +119,19 @@ def sep_serve(*, tickets: str, **dialled: Any) -> dict[str, Any]:
             sock.send(b"here")
         received = 0
         while True:
-            *caller, frame = sock.recv_multipart()
-            if tickets:
-                heard = frames.read_event(frame)
-                if isinstance(heard, Undelivered):
-                    # The caller had enough and has gone; its last acknowledgement is of no use to anybody.
-                    continue
-                if not isinstance(heard, Inbound):
-                    raise Refused(f"the relay of the benchmark said {heard}")
-                circuit, record = heard.circuit, heard.record
-            else:
-                circuit, record = b"", frame[1 + len(LABEL) :]
-            if record == END:
-                return {"records": received}
+            caller, record = _taken(sock, through_relay=bool(tickets))
+            if caller is None:
+                continue
+            if record in (BEGIN, END):
+                sock.send_multipart(_answer(caller, record, through_relay=bool(tickets)))
+                if record == END:
+                    sock.poll(GOODBYE_MS)
+                    return {"records": received}
+                continue
             unseal(record[: _NONCE.size], record[_NONCE.size :], None)
             received += 1
             if received % ACKNOWLEDGED_EVERY == 0:
-                if tickets:
-                    sock.send(frames.answer_frame(circuit, b"ok"))
-                else:
-                    sock.send_multipart([*caller, frames.event_frame(Returned(LABEL, b"ok"))])
+                sock.send_multipart(_answer(caller, b"ok", through_relay=bool(tickets)))
 
 
 def c_switch(*, calling_port: int, serving_port: int, control_port: int, secret: str) -> dict[str, Any]:
