@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,19 @@ from atoll.cli.output import fail, print_json
 
 if TYPE_CHECKING:
     from atoll.cluster_specs import ClusterSpec
+    from atoll.testing.errors import ProcessDied
     from atoll.testing.ground import Ground
     from atoll.testing.rehearsal import StepDone
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How it is to be played."""
+
+    once: bool
+    loopback: bool
+    keep: Path | None
+    as_json: bool
 
 
 @click.command("up")
@@ -30,9 +42,22 @@ if TYPE_CHECKING:
     help="With --write: where others reach a cloud or relay.",
 )
 @click.option("--loopback", is_flag=True, help="Use no network namespaces, even where they can be had.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep configs, keys, state and logs there; without it nothing is kept.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON at the end.")
 def command(
-    spec: str, *, once: bool, write_to: Path | None, addresses: tuple[str, ...], loopback: bool, as_json: bool
+    spec: str,
+    *,
+    once: bool,
+    write_to: Path | None,
+    addresses: tuple[str, ...],
+    loopback: bool,
+    keep: Path | None,
+    as_json: bool,
 ) -> None:
     """Start the cloud, relays and nodes of SPEC (a file, or the name of one that ships: two-sites, lan-3)."""
     from atoll.cluster_specs import SpecInvalid, read_spec
@@ -48,7 +73,7 @@ def command(
             return
         if addresses:
             fail("--address is for --write only", "leave it out: a lab has addresses of its own", code=2)
-        _run(read, once=once, loopback=loopback, as_json=as_json)
+        _run(read, Wanted(once=once, loopback=loopback, keep=keep, as_json=as_json))
     except ClusterFault as error:
         fail(error.what, error.remedy)
     except UnknownName as error:
@@ -72,45 +97,44 @@ def _write(spec: ClusterSpec, directory: Path, addresses: tuple[str, ...]) -> No
     sys.stderr.write("Copy each folder to its own host, to the same path; it holds the key of that process.\n")
 
 
-def _run(spec: ClusterSpec, *, once: bool, loopback: bool, as_json: bool) -> None:
+def _run(spec: ClusterSpec, wanted: Wanted) -> None:
     import anyio
 
     outcome: list[StepDone] = []
-    play = partial(_play_interruptibly, spec, outcome, once=once, loopback=loopback, as_json=as_json)
-    ended_well = anyio.run(play, backend_options={"use_uvloop": True})
+    ended_well = anyio.run(partial(_play_interruptibly, spec, outcome, wanted), backend_options={"use_uvloop": True})
     ok = ended_well and all(step.ok for step in outcome)
-    if as_json:
+    if wanted.as_json:
         steps = [{"what": s.what, "took_s": round(s.took_s, 3), "detail": s.detail, "ok": s.ok} for s in outcome]
         print_json({"spec": spec.name, "ok": ok, "steps": steps})
     if not ok:
         raise SystemExit(1)
 
 
-async def _play_interruptibly(
-    spec: ClusterSpec, outcome: list[StepDone], *, once: bool, loopback: bool, as_json: bool
-) -> bool:
+async def _play_interruptibly(spec: ClusterSpec, outcome: list[StepDone], wanted: Wanted) -> bool:
     import anyio
 
     interrupted = False
-    async with anyio.create_task_group() as tasks:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as tasks:
+            playing = anyio.CancelScope()
 
-        async def watch() -> None:
-            nonlocal interrupted
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async def watch() -> None:
+                nonlocal interrupted
                 async for _ in signals:
                     if not interrupted:
                         sys.stderr.write("ending; everything that was made is removed\n")
                     interrupted = True
-                    tasks.cancel_scope.cancel()
+                    playing.cancel()
 
-        tasks.start_soon(watch)
-        await _play(spec, outcome, once=once, loopback=loopback, as_json=as_json)
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(watch)
+            with playing:
+                await _play(spec, outcome, wanted)
+            tasks.cancel_scope.cancel()
     # Without --once an interruption is how it ends.
-    return not interrupted or not once
+    return not interrupted or not wanted.once
 
 
-async def _play(spec: ClusterSpec, outcome: list[StepDone], *, once: bool, loopback: bool, as_json: bool) -> None:
+async def _play(spec: ClusterSpec, outcome: list[StepDone], wanted: Wanted) -> None:
     import anyio
 
     from atoll.testing.cluster import Cluster
@@ -118,19 +142,22 @@ async def _play(spec: ClusterSpec, outcome: list[StepDone], *, once: bool, loopb
 
     def tell(step: StepDone) -> None:
         outcome.append(step)
-        if not as_json:
+        if not wanted.as_json:
             print(f"{'ok  ' if step.ok else 'FAIL'} {step.took_s:6.2f} s  {step.what}: {step.detail}", flush=True)
 
+    def tell_death(death: ProcessDied) -> None:
+        sys.stderr.write(f"{death.what}; the rest goes on. {death.remedy}\n")
+
     began = anyio.current_time()
-    ground = await _ground(spec, loopback=loopback)
+    ground = await _ground(spec, loopback=wanted.loopback)
     sys.stderr.write(f"{spec.name}: {ground.words}\n")
-    async with Cluster(spec, ground) as cluster:
+    async with Cluster(spec, ground, wanted.keep, on_death=None if wanted.once else tell_death) as cluster:
         count = f"{len(cluster.processes)} processes are ready"
         tell(StepDone(f"start {spec.name}", anyio.current_time() - began, count, ok=True))
         rehearsal = Rehearsal(cluster)
         async for step in rehearsal.set_up():
             tell(step)
-        if once:
+        if wanted.once:
             async for step in rehearsal.play():
                 tell(step)
         else:
@@ -148,7 +175,7 @@ async def _ground(spec: ClusterSpec, *, loopback: bool) -> Ground:
 
     if loopback:
         return Loopback(spec)
-    if (found := await obstacle(spec)) is not None:
+    if (found := await obstacle()) is not None:
         sys.stderr.write(f"no network namespaces: {found.what}\n  {found.remedy}\n")
         return Loopback(spec)
     return Lab(spec)

@@ -27,16 +27,26 @@ from atoll.testing.processes import ClusterProcess, environment_of_processes
 from atoll.testing.runs import Run, published
 from atoll.testing.warden_main import born
 
-READY_S = 20.0
+READY_S = 30.0
 """Starting Python nine times on two shared cores takes some seconds; this is far beyond."""
 STOP_S = 3.0
+RUN = "from atoll.cli import main; main(prog_name='atoll')"
+"""The command by itself: no folder of scripts has to be on anybody's PATH."""
+SCRATCH_CHARACTERS_MAX = 24
 ORDER = ("cloud", "relay", "node")
 """The order of starting; they are stopped the other way round."""
 
 
 def atoll_command(process: PlannedProcess, config: Path) -> list[str]:
     """Give the command that runs a process of the cluster."""
-    return [sys.executable, "-m", "atoll", process.kind, "run", "--config", str(config)]
+    return [sys.executable, "-P", "-c", RUN, process.kind, "run", "--config", str(config)]
+
+
+def scratch_directory() -> Path:
+    """Make a directory whose path is short, for a unix socket's has 107 bytes at most and some systems' are long."""
+    usual = tempfile.gettempdir()
+    short = usual if len(usual) <= SCRATCH_CHARACTERS_MAX or not Path("/tmp").is_dir() else "/tmp"  # noqa: S108  # mkdtemp makes it private.
+    return Path(tempfile.mkdtemp(prefix="atoll-", dir=short))
 
 
 class Cluster:
@@ -49,10 +59,14 @@ class Cluster:
         directory: Path | None = None,
         *,
         command: Callable[[PlannedProcess, Path], list[str]] = atoll_command,
+        on_death: Callable[[ProcessDied], None] | None = None,
         ready_s: float = READY_S,
         stop_s: float = STOP_S,
     ) -> None:
-        """Take a spec and a ground; a `directory` is kept afterwards, without one a temporary one is used."""
+        """Take a spec and a ground; a `directory` is kept afterwards, without one a temporary one is used.
+
+        With `on_death` the rest goes on when a process ends by itself after all are ready; without, the block ends.
+        """
         self.spec = spec
         self.ground = ground
         self.planned: dict[str, PlannedProcess] = {}
@@ -61,6 +75,8 @@ class Cluster:
         """Processes that did not end in time when they were stopped, and were killed."""
         self._directory = directory
         self._command = command
+        self._tell_death = on_death
+        self._up = False
         self._ready_s = ready_s
         self._stop_s = stop_s
         self._configs: dict[str, Path] = {}
@@ -87,7 +103,7 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def _run_all(self) -> AsyncIterator[None]:
-        scratch = None if self._directory else Path(tempfile.mkdtemp(prefix="atoll-"))
+        scratch = None if self._directory else scratch_directory()
         directory = self._directory or scratch
         if directory is None:
             raise RuntimeError("a cluster without a directory")
@@ -102,6 +118,7 @@ class Cluster:
                         try:
                             with anyio.CancelScope() as self._block:
                                 await self._start_all()
+                                self._up = True
                                 yield
                         finally:
                             with anyio.CancelScope(shield=True):
@@ -140,12 +157,17 @@ class Cluster:
         process = ClusterProcess(name, planned.kind, config.parent)
         self.processes[name] = process
         argv = self.ground.command(name, self._command(planned, config))
-        await self._tasks.start(process.run, argv, environment_of_processes(), self._on_death)
-        await self.ground.guard(process.pid)
+        # Shielded, or an interruption just now could leave a process that nobody knows of.
+        with anyio.CancelScope(shield=True):
+            await self._tasks.start(process.run, argv, environment_of_processes(), self._on_death)
+            await self.ground.guard(process.pid)
         self._run.processes[name] = (process.pid, born(process.pid))
         self._run.write()
 
     def _on_death(self, death: ProcessDied) -> None:
+        if self._up and self._tell_death is not None:
+            self._tell_death(death)
+            return
         self._deaths.append(death)
         if self._block is not None:
             self._block.cancel()

@@ -7,7 +7,6 @@ names, so that any number of labs runs at once and nothing outlives them, not ev
 where it is: files and unix sockets are shared with everything in the lab, networks are not.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal, Self, TypeAlias
 import anyio
 from anyio.abc import Process
 
-from atoll.cluster_specs import ClusterSpec, Seat
+from atoll.cluster_specs import ClusterSpec, NodeSpec, Seat, SiteSpec
 from atoll.testing.errors import LabUnavailable, UnknownName
 from atoll.testing.ground import Ground
 from atoll.testing.warden import Warden, find_tool
@@ -176,12 +175,11 @@ async def _may_make_namespaces() -> bool:
     return True
 
 
-async def obstacle(spec: ClusterSpec) -> LabUnavailable | None:
-    """Say what keeps this host from having a lab; None: nothing does."""
-    with contextlib.suppress(UnknownName):
-        try:
-            async with Lab(spec):
-                return None
-        except LabUnavailable as error:
-            return error
-    return None
+async def obstacle() -> LabUnavailable | None:
+    """Say what keeps this host from having a lab, by making the smallest one; None: nothing does."""
+    smallest = ClusterSpec("probe", (SiteSpec("probe", (NodeSpec("probe"),), nat="symmetric"),))
+    try:
+        async with Lab(smallest):
+            return None
+    except LabUnavailable as error:
+        return error

@@ -187,6 +187,7 @@ class ClusterProcess:
     async def stop(self, grace_s: float, first: signal.Signals = signal.SIGTERM) -> bool:
         """End it in order, or by force after `grace_s`; gives whether it went by itself."""
         self.signal(first)
+        self.signal(signal.SIGCONT)  # Whoever was paused hears of nothing.
         with anyio.move_on_after(grace_s):
             await self.ended.wait()
             return True

@@ -141,7 +141,7 @@ class Laid:
 
 @pytest.fixture(scope="module")
 def possible():
-    found = anyio.run(obstacle, read_spec("lan-3"))
+    found = anyio.run(obstacle)
     if found is not None:
         pytest.skip(f"NO LAB HERE, SO NOTHING IS SHOWN ABOUT NAT: {found}")
 
@@ -370,11 +370,11 @@ def test_an_ordinary_user_can_have_a_lab(possible):
 @ONE_LOOP
 async def test_a_missing_tool_is_named_with_its_package(monkeypatch):
     monkeypatch.setattr(lab_module, "find_tool", lambda name: None if name == "nft" else f"/sbin/{name}")
-    found = await obstacle(SPEC)
+    found = await obstacle()
     assert found.what == "the program nft is missing"
     assert "apt-get install nftables" in found.remedy
     monkeypatch.setattr(lab_module.sys, "platform", "darwin")
-    assert "Linux only" in (await obstacle(SPEC)).what
+    assert "Linux only" in (await obstacle()).what
 
 
 @ONE_LOOP
