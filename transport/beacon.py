@@ -28,8 +28,8 @@ import anyio
 import anyio.abc
 import ifaddr
 
+from atoll.transport.beacon_packet import FORGET_S, BeaconEar, BeaconPacket, Heard
 from atoll.transport.beacon_packet import PACKET_BYTES_MAX as BYTES_MAX
-from atoll.transport.beacon_packet import BeaconEar, BeaconPacket, Heard
 from atoll.transport.errors import UsageError
 from atoll.transport.keys import NodeKey, SiteKeys
 
@@ -305,6 +305,10 @@ class Beacon:
                 self._counts.pop(_counter("send_errors", text), None)
                 self._counts.pop(_counter("join_errors", text), None)
             self._faces = faces
+        twin_at = self.ear.twin_heard_at
+        alive = twin_at is not None and self._clock() - twin_at < FORGET_S
+        advice = "another process beacons with this node's key: stop one, or give it a key of its own"
+        self._note("twin", advice if alive else "")
         for family in sorted({face.family for face in faces}):
             self._open(family)
         for voice in self._voices.values():
@@ -382,8 +386,6 @@ class Beacon:
             self._counts["not_multicast"] += 1
             return
         heard = self.ear.hear(data, host, self._clock())
-        if self.ear.twin_heard:
-            self._note("twin", "another process beacons with this node's key: stop one, or give it a key of its own")
         if heard is None:
             return
         try:

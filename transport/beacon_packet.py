@@ -265,8 +265,8 @@ class BeaconEar:
         self.own = own
         self.boot = boot
         self.site_keys = site_keys
-        self.twin_heard = False
-        """Another process beacons with this node's key: a copied disk, or the node was started twice."""
+        self.twin_heard_at: float | None = None
+        """When another process beaconed with this node's key: a copied disk, or the node was started twice."""
         self._members = _Table(MEMBERS_MAX, MEMBERS_MAX)
         self._strangers = _Table(STRANGERS_MAX, STRANGERS_PER_SOURCE_MAX)
         self._sources: OrderedDict[str, _Bucket] = OrderedDict()
@@ -345,7 +345,7 @@ class BeaconEar:
             return "forged"
         # An earlier start of our own is a replay or still in a buffer; a later one is alive.
         if packet.boot > self.boot:
-            self.twin_heard = True
+            self.twin_heard_at = now
             return "twin"
         return "replayed"
 

@@ -3,18 +3,26 @@
 What it hears are hints; the Router is told whom to dial (`DialWanted`), and what the Router says of links decides.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, ClassVar
 
 from atoll.actors.discoverer.membership import Membership
 from atoll.actors.discoverer.messages import ListSeen, Seed, Wanted
-from atoll.actors.router.messages import PeerDown, PeerUp
-from atoll.actors.runtime import Declined, Delivery, MachineActor
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, RoutesDescribed
+from atoll.actors.runtime import AskFailed, Declined, Delivery, MachineActor
+from atoll.actors.runtime.machine import Told
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon import Beacon
 from atoll.transport.errors import Congested
 from atoll.transport.identity import NodeId
+
+log = logging.getLogger("atoll.actors")
+
+LEARN_S = 2.0
+"""What the Router has to say which links are up, before the Discoverer begins without that."""
 
 
 class Discoverer(MachineActor):
@@ -44,6 +52,7 @@ class Discoverer(MachineActor):
         for fact in (PeerUp, PeerDown, DialFailed, Wanted):
             self.system.subscribe(fact, self.ref)
         await super().started()
+        await self._learn_links()
         if self._make_beacon is not None:
             self.tasks.start_soon(self._listen, self._make_beacon, name="hearing beacons")
 
@@ -62,6 +71,22 @@ class Discoverer(MachineActor):
             **{f"beacon {name}": count for name, count in beacon.items()},
             **self.membership.statistics(self.system.clock()),
         }
+
+    async def _learn_links(self) -> None:
+        """Ask the Router which links are up already: this actor may have crashed and begun anew.
+
+        No fact is handled before the answer is there, so that none of them is older than what it is put upon.
+        """
+        router = self.system.find(ROUTER)
+        if router is None:
+            return
+        try:
+            described: RoutesDescribed = await router.ask(DescribeRoutes(), timeout_s=LEARN_S)
+        except AskFailed as error:
+            log.warning("the Router does not say which links are up; some nodes may be dialled in vain: %s", error)
+            return
+        for link in described.links:
+            self.handle(Told(PeerUp(link.peer, link.standing, link.label, link.host)))
 
     async def _listen(self, make_beacon: Callable[[], Beacon]) -> None:
         async with make_beacon() as beacon:

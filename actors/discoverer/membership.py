@@ -1,16 +1,17 @@
 """Decides whom to dial, where, and when; and who is shown as near.
 
     unknown  --a beacon, a seed, a link from there-->  alone
-    alone    --our turn, wanted, room-->               dialling  (one address after the other, close together)
-    dialling --no address answered-->                  alone     (and longer from one round to the next)
+    alone    --our turn, wanted, room-->               dialling  (one address after the other)
+    dialling --no address answered-->                  alone     (for longer after each round)
     any      --PeerUp-->                               linked
     linked   --PeerDown-->                             alone
     alone    --unheard for 10 s, and no seed-->        unknown
 
 Of two nodes the one with the lower id dials, so that two links do not cross; when that one does not come, the other
-dials too. Members go before neighbours, who have a few dials and links between them all. On a small site everybody has
-a link to everybody; on a large one to the next few members by id, which holds the site together, and to those that are
-`Wanted`.
+dials too. Of a node's addresses the one heard last goes first, as after a change of network it is the living one; the
+others follow when the transport says that it failed. Members go before neighbours, who have a few dials and links
+between them all. On a small site everybody has a link to everybody; on a large one to the next few members by id, which
+holds the site together, and to those that are `Wanted`.
 
 A hint is never proof: it cannot end a link, raise a standing, or make this node dial faster than the limits here. The
 machine must never dial its own node, and every table has its limit.
@@ -54,10 +55,10 @@ FALLBACK_S = 1.5
 """How long the higher id waits for the lower one's link, while it hears it: a beacon and a handshake."""
 FALLBACK_BEATS = 2
 """Beacons heard in that time: one alone may be the last of a node that is gone."""
-STAGGER_S = 0.25
-"""Between two addresses of one node: a dead address must not hold up the living one behind it."""
-DIAL_S = 2.0
-"""How long the last address of a round has to answer."""
+DIAL_S = 4.0
+"""How long an address has when the transport says nothing; usually it says within 2 s that a dial failed."""
+MOVED_S = 0.25
+"""How soon a new address of a node that does not answer is dialled."""
 PAUSE_S_MIN = 0.5
 PAUSE_S_MAX = 8.0
 """Between two rounds; doubled from round to round, and shortened by up to a half at random."""
@@ -65,8 +66,6 @@ STABLE_S = 5.0
 """A link that breaks sooner did not work: its next round waits as if the dial had failed."""
 RELINK_S_MAX = 0.1
 """After a link broke, so that a site whose switch restarts does not dial in one moment."""
-SETTLED_S = 2.5
-"""An address unheard for longer than its node's newest one is probably the old one."""
 LOOK_S = 0.25
 IDLE_LOOK_S = 1.0
 """Between two looks while every wanted link is up."""
@@ -89,6 +88,8 @@ Place: TypeAlias = tuple[str, int]
 class _Candidate:
     heard_at: Seconds | None
     static: bool
+    beat: int = 0
+    """Of its node's beats, the last one that came from here; addresses of the newest beat are alive."""
 
     def live(self, now: Seconds) -> bool:
         return self.static or (self.heard_at is not None and now - self.heard_at < FORGET_S)
@@ -106,7 +107,9 @@ class _Peer:
     sequence: int = 0
     heard_at: Seconds | None = None
     beats: int = 0
-    """Beacons heard since `alone_since`."""
+    """Beacons heard, each counted once."""
+    beats_before: int = 0
+    """Of these, before `alone_since`."""
     standing: Standing | None = None
     linked_at: Seconds = 0.0
     candidates: dict[Place, _Candidate] = field(default_factory=dict)
@@ -126,12 +129,9 @@ class _Peer:
 
     def places(self, now: Seconds) -> list[Place]:
         """Where to dial, most promising first."""
-        newest = max((each.heard_at for each in self.candidates.values() if each.heard_at is not None), default=now)
 
-        def promise(place: Place) -> tuple[bool, bool, bool, Place]:
-            heard_at = self.candidates[place].heard_at
-            outdated = heard_at is None or newest - heard_at > SETTLED_S
-            return outdated, not place[0].startswith("127."), "%" in place[0], place
+        def promise(place: Place) -> tuple[int, bool, bool, Place]:
+            return -self.candidates[place].beat, not place[0].startswith("127."), "%" in place[0], place
 
         return sorted((place for place, each in self.candidates.items() if each.live(now)), key=promise)
 
@@ -236,13 +236,12 @@ class Membership:
         if peer.standing is not None:
             return effects
         if fresh:
-            # It may have moved: the pause was for addresses that did not answer, and this one need not wait for them.
-            peer.not_before = min(peer.not_before, now + STAGGER_S)
-            peer.dialling_until = min(peer.dialling_until, now + STAGGER_S)
+            # It may have moved: the pause was for addresses that did not answer.
+            peer.not_before = min(peer.not_before, now + MOVED_S)
         return effects + self._consider(peer, now) + self._hurry(peer)
 
     def _on_up(self, fact: PeerUp, now: Seconds) -> list[Effect]:
-        if fact.peer == self.own:
+        if fact.peer == self.own or fact.standing is Standing.CLOUD:
             return []
         effects: list[Effect] = []
         member = fact.standing is Standing.MEMBER
@@ -263,7 +262,7 @@ class Membership:
         peer = self._peers.get(node)
         if peer is None or peer.standing is None:
             return []
-        peer.standing, peer.alone_since, peer.beats = None, now, 0
+        peer.standing, peer.alone_since, peer.beats_before = None, now, peer.beats
         if now - peer.linked_at >= STABLE_S:
             peer.rounds = 0
             peer.not_before = now + self.rng.uniform(0, RELINK_S_MAX)
@@ -279,7 +278,6 @@ class Membership:
             return []
         self.counts["dials_failed"] += 1
         peer.failure = reason
-        # Each failure makes place for the next address at once; the stagger is for those that say nothing.
         peer.dialling_until = peer.not_before = now
         return self._consider(peer, now) + self._hurry(peer)
 
@@ -289,7 +287,7 @@ class Membership:
             peer.beats += 1
         if heard.boot > peer.boot > 0 and peer.standing is None:
             # It restarted: what failed before may work now.
-            peer.rounds, peer.not_before = 0, min(peer.not_before, now + STAGGER_S)
+            peer.rounds, peer.not_before = 0, min(peer.not_before, now + MOVED_S)
         peer.boot, peer.sequence = heard.boot, heard.sequence
         if peer.standing is None and heard.member_tag and not peer.member and self._has_room(member=True):
             peer.member, self._chosen = True, None
@@ -299,14 +297,14 @@ class Membership:
         """Remember an address; tell whether it is new."""
         candidate = peer.candidates.get(place)
         if candidate is not None:
-            candidate.heard_at = now
+            candidate.heard_at, candidate.beat = now, peer.beats
             return False
         if len(peer.candidates) >= CANDIDATES_MAX:
             heard = [(each.heard_at or 0.0, old) for old, each in peer.candidates.items() if not each.static]
             if not heard:
                 return False
             del peer.candidates[min(heard)[1]]
-        peer.candidates[place] = _Candidate(now, static=False)
+        peer.candidates[place] = _Candidate(now, static=False, beat=peer.beats)
         return True
 
     # What follows
@@ -342,15 +340,12 @@ class Membership:
         if why := self._unwanted(peer) or self._not_yet(peer, under_way, now):
             peer.why = why
             return []
-        places = peer.places(now)
-        # Every round begins one address further: the transport may take only the first while it is under way.
-        turn = peer.rounds % len(places) if places else 0
-        left = [place for place in places[turn:] + places[:turn] if place not in peer.tried]
+        left = [place for place in peer.places(now) if place not in peer.tried]
         if not left:
             return []
         place = left[0]
         peer.tried.add(place)
-        peer.dialling_until = now + (STAGGER_S if len(left) > 1 else DIAL_S)
+        peer.dialling_until = now + DIAL_S
         peer.why = f"dialling {place[0]} port {place[1]}"
         self._dialling.add(peer.node)
         self.counts["dials"] += 1
@@ -383,13 +378,15 @@ class Membership:
 
     def _not_yet(self, peer: _Peer, under_way: set[NodeId], now: Seconds) -> str:
         """Say what a dial of a wanted node waits for; empty when it may begin, or go on."""
-        waited = now - peer.alone_since >= FALLBACK_S and (peer.beats >= FALLBACK_BEATS or peer.static)
+        waited = now - peer.alone_since >= FALLBACK_S and (
+            peer.beats - peer.beats_before >= FALLBACK_BEATS or peer.static
+        )
         if self.own > peer.node and not waited:
             return "it dials, having the lower id"
         if peer.node in under_way:
             return ""
         if not peer.member:
-            linked = sum(not each.member and each.standing is not None for each in self._peers.values())
+            linked = sum(each.standing is Standing.NEIGHBOUR for each in self._peers.values())
             dialling = sum(not self._peers[node].member for node in under_way)
             if linked + dialling >= NEIGHBOUR_LINKS_MAX:
                 return f"{NEIGHBOUR_LINKS_MAX} links to neighbours are enough"

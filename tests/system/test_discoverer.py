@@ -6,11 +6,12 @@ import socket
 import anyio
 import pytest
 
+from atoll.actors.discoverer import membership
 from atoll.actors.discoverer.discoverer import Discoverer
 from atoll.actors.discoverer.messages import MESSAGES, PATH, DialWanted, ListSeen, Seed
-from atoll.actors.router.messages import PeerDown, PeerUp
+from atoll.actors.router.messages import DescribeRoutes, LinkSeen, PeerDown, PeerUp, RoutesDescribed
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
-from atoll.actors.runtime import Actor, ActorSystem, Address, AskDeclined, AskRefused, handles
+from atoll.actors.runtime import Actor, ActorSystem, Address, AskDeclined, AskRefused, Declined, handles
 from atoll.transport.base import Standing
 from atoll.transport.beacon import Beacon
 from atoll.transport.codec import Codec
@@ -38,6 +39,13 @@ class Dials(Actor):
         self.system.subscribe(DialWanted, self.ref)
 
     @handles
+    async def describe(self, _message: DescribeRoutes) -> RoutesDescribed:
+        if self.lan.router_is_dumb:
+            raise Declined("not today")
+        links = self.lan.linked.get(self.system.node_id, {})
+        return RoutesDescribed(tuple(LinkSeen(peer, Standing.MEMBER, "", "", 0.0) for peer in links), (), {})
+
+    @handles
     async def wanted(self, message: DialWanted) -> None:
         self.lan.dial(self.system, message)
 
@@ -53,6 +61,8 @@ class Lan:
         self.systems = {}
         self.dials = []
         self.links = True
+        self.linked = {}
+        self.router_is_dumb = False
         self.standing = Standing.MEMBER
         self._changed = anyio.Event()
 
@@ -60,6 +70,7 @@ class Lan:
         self.dials.append((system.node_id, wanted.peer))
         if self.links:
             for one, other in ((system.node_id, wanted.peer), (wanted.peer, system.node_id)):
+                self.linked.setdefault(one, {})[other] = None
                 self.systems[one].announce(PeerUp(other, Standing.MEMBER, "", wanted.host))
         self._changed.set()
         self._changed = anyio.Event()
@@ -142,7 +153,8 @@ async def test_after_a_lost_link_it_is_dialled_again():
         await lan.wait_dials(2)
 
 
-async def test_a_higher_node_dials_when_the_lower_one_does_not_come():
+async def test_a_higher_node_dials_when_the_lower_one_does_not_come(monkeypatch):
+    monkeypatch.setattr(membership, "FALLBACK_S", 0.3)
     lan = Lan()
     lan.links = False
     low, high = two_keys()
@@ -185,17 +197,25 @@ async def test_only_members_are_told_who_is_near():
             await first.ask(there, ListSeen())
 
 
-async def test_a_crashed_discoverer_comes_back_with_a_beacon_that_is_heard():
+@pytest.mark.parametrize("dumb", [False, True])
+async def test_a_crashed_discoverer_comes_back_and_learns_which_links_are_up(dumb):
     lan = Lan()
     low, high = two_keys()
     async with lan.node(low) as first, lan.node(high) as second:
-        before = await wait_seen(first, lambda each: each.nodes)
+        await lan.wait_dials(1)
+        await wait_seen(second, lambda each: each.nodes)
+        lan.router_is_dumb = dumb
         actor = second._cells[PATH].actor
         actor.tasks.start_soon(crash)
         await wait_until(lambda: second._cells[PATH].actor not in (actor, None))
-        await wait_seen(second, lambda each: each.nodes)
-        again = await wait_seen(first, lambda each: each.nodes and each.nodes[0].heard_s_ago < 0.1)
-        assert again.nodes[0].node == before.nodes[0].node
+        if dumb:
+            answer = await wait_seen(second, lambda each: each.nodes)
+            assert answer.nodes[0].standing == ""
+        else:
+            # Also before the first beacon is heard again.
+            assert (await seen(second)).nodes[0].standing == "member"
+            assert len(lan.dials) == 1
+        await wait_seen(first, lambda each: each.nodes and each.nodes[0].heard_s_ago < 0.1)
 
 
 async def crash():

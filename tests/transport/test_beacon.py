@@ -175,19 +175,19 @@ def test_a_node_without_a_site_hears_everybody_as_neighbours():
 def test_own_beacons_are_ignored_and_counted(ear):
     assert ear.hear(beacon(OWN, boot=500), HOST, 0.0) is None
     assert ear.statistics()["own"] == 1
-    assert not ear.twin_heard
+    assert ear.twin_heard_at is None
 
 
 def test_another_process_with_our_key_is_noticed(ear):
-    assert ear.hear(beacon(OWN, boot=501), HOST, 0.0) is None
-    assert ear.twin_heard
+    assert ear.hear(beacon(OWN, boot=501), HOST, 7.0) is None
+    assert ear.twin_heard_at == 7.0
 
 
 def test_a_forged_or_recorded_beacon_in_our_name_is_no_twin(ear):
     forged = beacon(OWN, boot=501, site=None)[:-1] + b"!"
     assert ear.hear(forged, HOST, 0.0) is None
     assert ear.hear(beacon(OWN, boot=499), HOST, 0.0) is None
-    assert not ear.twin_heard
+    assert ear.twin_heard_at is None
     assert ear.statistics()["forged"] == ear.statistics()["replayed"] == 1
 
 
