@@ -19,7 +19,7 @@ from atoll.cli.connection import Connection, segment
 from atoll.cli.places import Failed
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import ServiceView
+    from atoll.actors.gateway.views import NodeView, ServiceView
 
 _VERSION = re.compile(r"[-/]v\d[\w.]*$")
 _NAMES_MAX = 12
@@ -62,8 +62,7 @@ def _anywhere(there: Connection, name: str) -> Spot:
 def _on_node(there: Connection, name: str, node: str) -> Spot:
     from atoll.actors.gateway.views import NodeReply
 
-    answer = there.ask("GET", f"/atoll/v1/nodes/{segment(node)}")
-    view = answer.view(NodeReply).node
+    view = there.ask("GET", f"/atoll/v1/nodes/{segment(node)}").view(NodeReply).node
     services = [each for each in _services(there) if each.node == view.id]
     found = _closest(services, name)
     of_this_site = view.self or view.standing == "member"
@@ -73,8 +72,8 @@ def _on_node(there: Connection, name: str, node: str) -> Spot:
         if not found:
             raise _none(name, f"at {node}", services)
     if not found:
-        told = answer.plain()["node"].get("services") or ()
-        found = _closest_path([str(each) for each in told], name, view.id) or {(view.id, "/" + segment(name))}
+        # Of another site: what its node announced; nobody but itself knows its containers.
+        found = _closest(_announced(view), name) or {(view.id, "/" + segment(name))}
     return Spot("" if view.self else view.id, _only(found, name, f"at {node}")[1])
 
 
@@ -84,17 +83,17 @@ def _services(there: Connection) -> "list[ServiceView]":
     return there.ask("GET", "/atoll/v1/services").view(ServicesReply).services
 
 
+def _announced(node: "NodeView") -> "list[ServiceView]":
+    from atoll.actors.gateway.views import ServiceView
+
+    return [ServiceView(name=x.name, path=x.path, node=node.id, node_name=node.name) for x in node.services]
+
+
 def _closest(services: "Iterable[ServiceView]", name: str) -> set[tuple[str, str]]:
     """Give (node, path) of those that go by `name` most closely."""
     ranked = [(_rank([each.name, each.container], each.path, name), each) for each in services]
     best = min((rank for rank, _ in ranked), default=_NOT)
     return {(each.node, each.path.rstrip("/")) for rank, each in ranked if rank == best != _NOT}
-
-
-def _closest_path(paths: list[str], name: str, node: str) -> set[tuple[str, str]]:
-    ranked = [(_rank([], path, name), path) for path in paths]
-    best = min((rank for rank, _ in ranked), default=_NOT)
-    return {(node, path.rstrip("/")) for rank, path in ranked if rank == best != _NOT}
 
 
 _NOT = 3

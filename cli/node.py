@@ -98,6 +98,7 @@ def show_node(node: str, *, as_json: bool) -> None:
             ("addresses", ", ".join(view.addresses)),
             ("by", view.route),
             ("why", view.why),
+            ("services", ", ".join(f"{each.name} at {each.path}" for each in view.services)),
             ("seen", f"{span(view.seen_s_ago)} ago" if view.seen_s_ago is not None else ""),
         ]
     )

@@ -29,6 +29,7 @@ from atoll.actors.gateway.messages import BODY_BYTES_MAX, HttpReply
 from atoll.actors.gateway.views import (
     BepView,
     NodeRef,
+    OfferView,
     RosterView,
     RouteTaken,
     RouteView,
@@ -465,17 +466,15 @@ def test_a_service_of_another_owner_is_called_at_its_name(gate):
     assert target_of(gate("call", "/other/path@office/tv")) == "/other/path"
 
 
-def test_a_service_of_another_owner_is_found_where_the_cloud_says(gate, monkeypatch):
-    told = Answer.plain
-
-    def plain(answer):
-        found = told(answer)
-        return {"node": found["node"] | {"services": ["/api/echo/v1", "/api/log", 3]}} if "node" in found else found
-
-    monkeypatch.setattr(Answer, "plain", plain)
+def test_a_service_of_another_owner_is_found_where_its_node_announced_it(gate):
+    offers = [OfferView(name="echo-v1", path="/api/echo/v1"), OfferView(name="logger", path="/api/log")]
+    gate.node.known[2] = msgspec.structs.replace(gate.node.known[2], services=offers)
     assert target_of(gate("call", "echo@office/tv", "/x")) == "/api/echo/v1/x"
+    assert target_of(gate("call", "logger@office/tv", "/x")) == "/api/log/x"
     assert target_of(gate("call", "log@office/tv", "/x")) == "/api/log/x"
     assert target_of(gate("call", "else@office/tv", "/x")) == "/else/x"
+    assert gate.json("node", "show", "office/tv")["node"]["services"][0] == {"name": "echo-v1", "path": "/api/echo/v1"}
+    assert "services   echo-v1 at /api/echo/v1, logger at /api/log\n" in fine(gate("node", "show", "office/tv"))
 
 
 @pytest.mark.parametrize("name", ["echo-v1", "api/echo/v1", "echo/v1", "echo"])
