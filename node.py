@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -178,7 +179,13 @@ class Node:
             container_messages.PATH,
         )
         self._offer = Offer(self.system)
-        live = LiveNode(self.system, own, site.tag.hex(), self._offer, has_cloud=config.cloud is not None)
+        live = LiveNode(
+            system=self.system,
+            own=own,
+            offer=self._offer,
+            site_id=site.tag.hex(),
+            has_cloud=config.cloud is not None,
+        )
         settings = GatewaySettings(
             state=config.state_dir,
             unix_socket=config.api_socket,
@@ -427,8 +434,17 @@ async def _report_relay(stack: AsyncExitStack, config: RelayConfig, key: NodeKey
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A running cloud."""
+
+    id: NodeId
+    port: int
+    """Where it takes links."""
+
+
 @asynccontextmanager
-async def open_cloud(config: CloudConfig) -> AsyncIterator[ActorSystem]:
+async def open_cloud(config: CloudConfig) -> AsyncIterator[Cloud]:
     """Run the cloud's actors in one process, on SQLite.
 
     Raises:
@@ -443,6 +459,14 @@ async def open_cloud(config: CloudConfig) -> AsyncIterator[ActorSystem]:
         signaling = Signaling(store, key, time.time)
         directory = Directory(store, signaling, time.time)
         admission: Admission = CloudAdmission(lambda peer, shown: _enrol(store, peer, shown))
+        links: list[ZeroMqTransport] = []
+
+        def transport() -> ZeroMqTransport:
+            # Once it has taken a free port, it keeps it: others have been told.
+            port = links[-1].port if links else config.port
+            links.append(ZeroMqTransport(key, admission, label=config.name, host=config.listen, port=port))
+            return links[-1]
+
         system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
         await _supervise(
             system,
@@ -451,12 +475,7 @@ async def open_cloud(config: CloudConfig) -> AsyncIterator[ActorSystem]:
                 children=(
                     ChildSpec(
                         name=router_messages.PATH,
-                        factory=lambda: Router(
-                            key,
-                            lambda: ZeroMqTransport(
-                                key, admission, label=config.name, host=config.listen, port=config.port
-                            ),
-                        ),
+                        factory=lambda: Router(key, transport),
                     ),
                     ChildSpec(name=DIRECTORY, factory=lambda: DirectoryDoor(store, directory)),
                     ChildSpec(name=SIGNALING, factory=lambda: SignalingDoor(store, signaling)),
@@ -464,7 +483,7 @@ async def open_cloud(config: CloudConfig) -> AsyncIterator[ActorSystem]:
                 ),
             ),
         )
-        yield system
+        yield Cloud(key.node_id, links[-1].port)
 
 
 def _enrol(store: CloudStore, peer: NodeId, shown: bytes) -> Standing:

@@ -70,7 +70,8 @@ def command(  # noqa: PLR0917 - click passes all by name
         headers.setdefault("content-type", _content_type(body))
     path = path or ("" if name.startswith("/") else "/")
     spot = find_service(connection(), name, node)
-    there = connection(spot.node, answer_s=call_s + MARGIN_S)
+    # A node behind the one that is connected is waited for there.
+    there = connection(spot.node, answer_s=call_s + (MARGIN_S if spot.node else 0))
     answer = there.exchange(method, (spot.path + quote(path, safe=_PATH_SAFE)) or "/", body=body, headers=headers)
     _say(answer, verbose=verbose or include, include=include)
     _show(answer, as_json=as_json)

@@ -25,9 +25,9 @@ def run(file: Path | None, flags: tuple[str, ...], *, log_json: bool) -> None:
     set_up_log(config.log_level, as_json=log_json)
     run_in_foreground(
         lambda: open_cloud(config),
-        lambda system: (
-            f"cloud {system.node_id} on {config.listen}:{config.port}, store {config.store_file}\n"
-            f'nodes and relays pin it: [cloud] id = "{system.node_id}"'
+        lambda cloud: (
+            f"cloud {cloud.id} on {config.listen}:{cloud.port}, store {config.store_file}\n"
+            f'nodes and relays pin it: [cloud] id = "{cloud.id}"'
         ),
         remedy="`atoll config show --kind cloud` lists the settings; another port: --set port=0",
     )

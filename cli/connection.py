@@ -9,8 +9,10 @@ It must never wait without a limit, and never read an answer longer than `ANSWER
 import contextlib
 import http.client
 import json
+import shlex
 import socket
-from collections.abc import Iterable, Mapping
+import ssl
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -174,12 +176,12 @@ class Connection:
             except TimeoutError as error:
                 raise NoAnswer(
                     f"{self.place} did not answer within {self.answer_s:g} s",
-                    "try again, and look into the node's log",
+                    "try again, give a call more time with --timeout, or look into the node's log",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 raise NoAnswer(
                     f"{self.place} broke off: {error or type(error).__name__}",
-                    "see whether the node still runs: atoll status",
+                    f"see whether the node still runs: atoll --at {shlex.quote(str(self.place))} status",
                 ) from error
 
     def _open(self) -> http.client.HTTPConnection:
@@ -197,6 +199,8 @@ class Connection:
             raise NotRunning(
                 f"{self.place} may not be opened", "run this as the user the node runs as, or with sudo"
             ) from error
+        except ssl.SSLError as error:
+            raise NoAnswer(f"{self.place} does not speak TLS as it should: {error.reason}", "try http://") from error
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise NotRunning(f"no node is running at {self.place} ({why})", self.place.remedy()) from error
@@ -227,6 +231,24 @@ class Connection:
 def connection(node: str | None = None, *, answer_s: float = ANSWER_S) -> Connection:
     """Give the connection of the running command; `node` is what its `--node` names."""
     return Connection(place=place_of_command(), node=node or "", answer_s=answer_s)
+
+
+def for_each(names: Iterable[str], do: Callable[[str], None]) -> None:
+    """Do it to each, whatever the node says about the others.
+
+    Raises:
+        Failed: The last one that went wrong; those before it have been shown.
+    """
+    failed: Failed | None = None
+    for name in names:
+        try:
+            do(name)
+        except ProblemAnswer as error:
+            if failed is not None:
+                failed.show()
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def segment(name: str) -> str:

@@ -5,7 +5,7 @@ import os
 
 import click
 
-from atoll.cli.connection import connection, json_option, node_option, segment
+from atoll.cli.connection import connection, for_each, json_option, node_option, segment
 from atoll.cli.image import client_header, client_option
 from atoll.cli.output import fail, print_json
 from atoll.cli.places import atoll
@@ -39,7 +39,9 @@ def run(
     """Make a container of IMAGE and start it."""
     from atoll.actors.gateway.views import ContainerReply
 
-    wanted = {"name": name or image.partition(":")[0], "image": image, "env": _environment(settings)}
+    if not image or name == "":
+        fail("the name is empty", "write: atoll container run IMAGE --name NAME; see `atoll image list`", code=2)
+    wanted = {"name": image.partition(":")[0] if name is None else name, "image": image, "env": _environment(settings)}
     headers = {"content-type": "application/json"} | client_header(client)
     body = json.dumps(wanted).encode()
     answer = connection(node).ask("POST", "/atoll/v1/containers", body=body, headers=headers)
@@ -136,6 +138,8 @@ def remove(containers: tuple[str, ...], node: str | None) -> None:
     """Remove containers and what they stored."""
     from atoll.actors.gateway.views import ContainerReply
 
-    for container in containers:
+    def remove_one(container: str) -> None:
         answer = connection(node).ask("DELETE", f"/atoll/v1/containers/{segment(container)}")
         click.echo(shown(answer.view(ContainerReply).container.id))
+
+    for_each(containers, remove_one)

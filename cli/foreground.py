@@ -1,6 +1,6 @@
 """Runs one process in the foreground: log, signals, and what a service manager wants to know.
 
-    starting --READY=1--> running --SIGINT, SIGTERM--> stopping --> exit 0
+    starting --READY=1--> running --SIGINT, SIGTERM, SIGHUP--> stopping --> exit 0
              --it cannot start--> exit 1 with what to do
 
 Only commands do this: a program that embeds a node keeps its own signals and its own log.
@@ -72,6 +72,12 @@ def set_up_log(level: str, *, as_json: bool) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def _ending_signals() -> list[signal.Signals]:
+    """Give the signals that end a process; that of a closed terminal only where nobody (nohup) has it ignored."""
+    closed = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *closed]
+
+
 async def _first_of(signals: Any, done: Callable[[], bool]) -> None:
     """Wait for another signal, or until it is done."""
     async with anyio.create_task_group() as tasks:
@@ -96,7 +102,7 @@ def run_in_foreground(
     """Open, say what runs, wait for a signal, close; `said` words what was opened, `remedy` what helps if it fails."""
 
     async def serve() -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*_ending_signals()) as signals:
             async with opened() as running:
                 sys.stderr.write(said(running) + "\n")
                 notify("READY=1")

@@ -8,7 +8,7 @@ from typing import IO
 
 import click
 
-from atoll.cli.connection import connection, json_option, node_option, segment
+from atoll.cli.connection import connection, for_each, json_option, node_option, segment
 from atoll.cli.output import fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.tables import moment, print_table, shown, size, suggest
@@ -110,6 +110,8 @@ def remove(images: tuple[str, ...], node: str | None) -> None:
     """Remove images that no container uses."""
     from atoll.actors.gateway.views import ImageReply
 
-    for image in images:
+    def remove_one(image: str) -> None:
         answer = connection(node).ask("DELETE", f"/atoll/v1/images/{segment(image)}")
         click.echo(shown(answer.view(ImageReply).image.id))
+
+    for_each(images, remove_one)

@@ -2,7 +2,7 @@
 
     nothing             -->  the socket of this user's node (ATOLL_RUN_DIR, ATOLL_CONFIG)
     home/tv             -->  a node of a cluster that runs on this host (`atoll up`)
-    ./x, /run/x, x.sock -->  that socket; also as unix:/run/x
+    ./x, /run/x, x.sock -->  that socket, or the one in that folder; also as unix:/run/x
     http://host:8083    -->  that URL, with the API key
 
 It opens no connection, and never takes this host's own API key to another host.
@@ -24,6 +24,8 @@ from atoll.cli.tables import shown
 _LOCAL_HOST = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _KEY = re.compile("[!-~]{1,1000}")
 _START = "start one with: atoll node run"
+TEXT_CHARACTERS_MAX = 800
+"""Of a line of an error; names can be of any length."""
 
 
 class Failed(click.ClickException):
@@ -41,7 +43,8 @@ class Failed(click.ClickException):
 
 def _one_line(text: str) -> str:
     # Some of it comes from other nodes: it must neither break the line nor move a terminal's cursor.
-    return shown(" ".join(text.split()))
+    line = shown(" ".join(text.split()))
+    return line if len(line) <= TEXT_CHARACTERS_MAX else line[:TEXT_CHARACTERS_MAX] + "…"
 
 
 class WrongPlace(Failed):
@@ -80,12 +83,19 @@ def find_place(at: str | None, api_key_file: Path | None, environment: Mapping[s
     """
     if not at:
         return Place(socket=_own_config(environment).api_socket, own=True)
-    at = at.removeprefix("unix:")
     if "://" in at:
         return _url(at, api_key_file, environment)
-    if at.startswith(("/", "./", "../", "~")) or at.endswith(".sock"):
-        return Place(socket=Path(at).expanduser(), start="name another socket with --at, or " + _START)
+    if at.startswith(("unix:", "/", "./", "../", "~")) or at.endswith(".sock"):
+        return Place(socket=_socket(at.removeprefix("unix:")), start="name another socket with --at, or " + _START)
     return _running(at)
+
+
+def _socket(at: str) -> Path:
+    try:
+        path = Path(at).expanduser()
+        return path / "api.sock" if path.is_dir() else path
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WrongPlace(f"{at} is no path: {error}", "name a socket, as /path/to/api.sock") from error
 
 
 def _own_config(environment: Mapping[str, str]) -> Any:

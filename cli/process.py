@@ -45,12 +45,13 @@ def flags_given(flags: tuple[str, ...]) -> dict[str, str]:
     return given
 
 
-def config_of(kind: str, file: Path | None, flags: dict[str, Any]) -> "ProcessConfig":
-    """Read a process's config, or end with what is wrong with it."""
+def config_of(kind: str, file: Path | None, flags: dict[str, Any], *, remedy: str = "") -> "ProcessConfig":
+    """Read a process's config, or end with what is wrong with it; `remedy` where the kind knows a better one."""
     from atoll.cluster_specs.config import KINDS, read_config
     from atoll.cluster_specs.reading import SpecInvalid
 
     try:
         return read_config(KINDS[kind], file, flags=flags).config
     except SpecInvalid as error:
-        fail(str(error), f"mend it and run this again; `atoll config show --kind {kind}` lists the settings", code=2)
+        usual = f"mend it and run this again; `atoll config show --kind {kind}` lists the settings"
+        fail(str(error), remedy or usual, code=2)

@@ -40,7 +40,15 @@ def run(  # noqa: PLR0917 - click's options
     """
     named: dict[str, Any] = {"cloud.id": issuer, "listen": host, "sep_port": sep_port, "bearer_port": bearer_port}
     given = {setting: value for setting, value in named.items() if value is not None}
-    config: Any = config_of("relay", file, {**flags_given(flags), **given})
+    nothing_known = issuer is None and file is None and not flags
+    config: Any = config_of(
+        "relay",
+        file,
+        {**flags_given(flags), **given},
+        remedy="say whose tickets it takes, with --issuer NODE_ID (`atoll cloud run` prints it), or name a config file"
+        if nothing_known
+        else "",
+    )
 
     from atoll.cli.foreground import Drain, run_in_foreground, set_up_log
     from atoll.node import open_relay
