@@ -1,17 +1,20 @@
-# Everything a developer or the CI script runs. every target builds .venv by itself.
+# Everything a developer or the CI script runs; every target builds .venv by itself.
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: test check sim bench format clean
+.PHONY: demo test check sim bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
+demo: $(READY)
+	$(VENV)/bin/atoll demo --once
+
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

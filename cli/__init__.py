@@ -14,6 +14,7 @@ _COMMANDS = {
     "cloud": ("atoll.cli.cloud", "Run a cloud: directory, signaling and enrolment."),
     "config": ("atoll.cli.config", "Show settings, and where each came from."),
     "container": ("atoll.cli.container", "Run, list, stop and remove containers."),
+    "demo": ("atoll.cli.demo", "Show Atoll at work on this host: two sites behind NAT, and a call across."),
     "image": ("atoll.cli.image", "Push, list and remove images of services."),
     "node": ("atoll.cli.node", "Run a node, and show nodes."),
     "relay": ("atoll.cli.relay", "Run a relay."),

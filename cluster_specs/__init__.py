@@ -11,6 +11,7 @@ from atoll.cluster_specs.config import (
 from atoll.cluster_specs.plan import Materials, PlannedProcess, Seat, plan
 from atoll.cluster_specs.reading import Secret, SpecInvalid
 from atoll.cluster_specs.spec import (
+    CallCheck,
     Check,
     CloudSpec,
     ClusterSpec,
@@ -23,6 +24,7 @@ from atoll.cluster_specs.spec import (
 )
 
 __all__ = [
+    "CallCheck",
     "Check",
     "CloudConfig",
     "CloudSpec",

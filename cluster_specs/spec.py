@@ -64,12 +64,16 @@ class CloudSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CallCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"caller": "from"}):
-    """A call that must be answered with `status`."""
+    """A call that must be answered with `status`, and where `by` is given, over that kind of route.
+
+    `from` is a node, or a site: then it is one of its nodes that is not its supernode.
+    """
 
     caller: str
     service: str
     path: str = "/"
     status: Annotated[int, Meta(ge=100, le=599)] = 200
+    by: Literal["", "link", "sep", "bep"] = ""
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +83,11 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that is broken on purpose, so many seconds after all is up."""
+    """Something that is broken on purpose, so many seconds after all is up and while calls go on.
+
+    `kill` names a process, `supernode of SITE`, or `relay in use by SITE`: the one that carries a bearer of the node
+    there that calls.
+    """
 
     at_s: Annotated[float, Meta(ge=0)]
     kill: str
@@ -168,6 +176,7 @@ def _problems(spec: ClusterSpec) -> Iterator[str]:
         yield "relay: relays need a cloud that signs their tickets; add [[cloud]]"
     yield from _check_problems(spec)
     victims = [*spec.node_names(), *_process_names(spec), *(f"supernode of {site.name}" for site in spec.site)]
+    victims += [f"relay in use by {each.call.caller}" for each in spec.check if spec.relay]
     for number, fault in enumerate(spec.fault):
         if fault.kill not in victims:
             yield f"fault[{number}].kill: nothing is called {fault.kill!r}; there are {_some(victims)}"
@@ -184,13 +193,14 @@ def _name_problems(spec: ClusterSpec) -> Iterator[str]:
 
 
 def _check_problems(spec: ClusterSpec) -> Iterator[str]:
-    nodes = spec.node_names()
+    nodes, sites = spec.node_names(), [site.name for site in spec.site]
     offered = {f"{site.name}/{node.name}": node.services for site in spec.site for node in site.node}
     for number, check in enumerate(spec.check):
         service, _, target = check.call.service.partition("@")
-        for field, wanted in (("from", check.call.caller), ("service", target)):
-            if wanted not in nodes:
-                yield f"check[{number}].call.{field}: no node {wanted!r}; there are {_some(nodes)}"
+        if check.call.caller not in (*nodes, *sites):
+            yield f"check[{number}].call.from: no node or site {check.call.caller!r}; there are {_some(nodes)}"
+        if target not in nodes:
+            yield f"check[{number}].call.service: no node {target!r}; there are {_some(nodes)}"
         if target in nodes and service and service not in offered[target]:
             some = ", ".join(offered[target]) or "none at all; add services = [...] there"
             yield f"check[{number}].call.service: {target} has no service {service!r}; it has {some}"

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,8 @@ class Answer:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes = field(repr=False)
+    took_s: float = 0.0
+    """From before the connection to the last byte."""
 
     @property
     def data(self) -> Any:
@@ -101,6 +104,7 @@ class NodeApi:
     def _ask_blocking(
         self, method: str, target: str, body: bytes | None, headers: dict[str, str], timeout_s: float
     ) -> Answer:
+        began = time.monotonic()
         with contextlib.closing(_UnixConnection(self.socket, timeout_s)) as connection:
             try:
                 connection.request(method, target, body=body, headers=headers)
@@ -112,7 +116,8 @@ class NodeApi:
                 ) from error
         if len(data) > ANSWER_BYTES_MAX:
             raise NoAnswer(f"{method} {target}: more than {ANSWER_BYTES_MAX} bytes of answer", "ask for less")
-        return Answer(reply.status, {name.lower(): value for name, value in reply.getheaders()}, data)
+        headers_told = {name.lower(): value for name, value in reply.getheaders()}
+        return Answer(reply.status, headers_told, data, time.monotonic() - began)
 
 
 def _data(answer: Answer, target: str) -> Any:

@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 
 from atoll.cluster_specs import ClusterSpec, Materials, NodeConfig, PlannedProcess, plan
 from atoll.testing.api_client import NodeApi
-from atoll.testing.errors import NoAnswer, ProcessDied, UnknownName
+from atoll.testing.errors import NoAnswer, NotReady, ProcessDied, UnknownName
 from atoll.testing.ground import Ground
 from atoll.testing.processes import ClusterProcess, environment_of_processes
 from atoll.testing.runs import Run, published
@@ -30,6 +30,8 @@ from atoll.testing.warden_main import born
 READY_S = 30.0
 """Starting Python nine times on two shared cores takes some seconds; this is far beyond."""
 STOP_S = 3.0
+ELECTED_S = 15.0
+LOOK_AGAIN_S = 0.025
 RUN = "from atoll.cli import main; main(prog_name='atoll')"
 """The command by itself: no folder of scripts has to be on anybody's PATH."""
 SCRATCH_CHARACTERS_MAX = 24
@@ -185,6 +187,10 @@ class Cluster:
         if not await process.stop(self._stop_s, first):
             self.forced.append(process.name)
 
+    def tell_deaths(self, told: Callable[[ProcessDied], None]) -> None:
+        """From now on the rest goes on when a process ends by itself, as with `on_death`."""
+        self._tell_death = told
+
     def process(self, name: str) -> ClusterProcess:
         """Give a process by name.
 
@@ -252,6 +258,23 @@ class Cluster:
             if name is not None and told.get("confirmed") and self.processes[name].alive:
                 return name
         return None
+
+    async def elected(self, site: str) -> str:
+        """Wait until a site has a supernode that lives, and say which and why.
+
+        Raises:
+            NotReady: It has none within `ELECTED_S`, or no node is left.
+        """
+        if not self.living_nodes(site):
+            raise NotReady(f"no node of {site} is left", "kill fewer")
+        with anyio.move_on_after(ELECTED_S):
+            while True:
+                if (name := await self.supernode_of(site)) is not None:
+                    with contextlib.suppress(NoAnswer):
+                        told = (await self.status(name))["supernode"]
+                        return f"{name}, epoch {told['epoch']}: {told['why']}"
+                await anyio.sleep(LOOK_AGAIN_S)
+        raise NotReady(f"{site} has no supernode within {ELECTED_S:g} s", "see `problems` in the status of its nodes")
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

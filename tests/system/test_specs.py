@@ -35,7 +35,8 @@ def test_two_sites_is_what_the_demo_needs():
     assert [len(site.node) for site in spec.site] == [3, 3]
     assert [len(site.voters) for site in spec.site] == [3, 3]
     assert len(spec.relay) == 2
-    assert spec.check[0].call.caller == "home/phone"
+    assert [check.call.by for check in spec.check] == ["sep", "bep"]
+    assert [fault.kill for fault in spec.fault] == ["supernode of home", "relay in use by home"]
 
 
 def test_a_count_makes_so_many_nodes_and_seven_of_them_vote():
@@ -79,7 +80,7 @@ def test_the_number_of_voters_is_odd_where_it_can_be(nodes, voters):
         ),
         (
             MINIMAL + '[[check]]\ncall = { from = "tv", service = "echo@home/tv" }\n',
-            "check[0].call.from: no node 'tv'",
+            "check[0].call.from: no node or site 'tv'",
         ),
         (
             MINIMAL

@@ -37,9 +37,9 @@ stand_in.main(sys.argv[1], sys.argv[4], {behaviour!r})
     code = f"""
 import sys
 from pathlib import Path
-from atoll.testing import cluster, rehearsal, runs
+from atoll.testing import cluster, runs
 cluster.RUN = {run!r}
-rehearsal.ELECTED_S = 0.3
+cluster.ELECTED_S = 0.3
 runs.default_run_dir = lambda: Path({str(tmp_path / "rt")!r})
 from atoll.cli.up import command
 command(sys.argv[1:], prog_name="up")
@@ -52,6 +52,11 @@ command(sys.argv[1:], prog_name="up")
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
+
+
+def wait_ready(child):
+    while "2 processes are ready" not in child.stdout.readline():
+        assert child.poll() is None
 
 
 def pids_of(tmp_path):
@@ -74,7 +79,7 @@ def test_steps_are_told_as_json_and_a_failed_one_is_exit_1(tmp_path):
 @pytest.mark.parametrize(("number", "once", "code"), [(signal.SIGINT, (), 0), (signal.SIGTERM, ("--once",), 1)])
 def test_an_interruption_ends_everything(tmp_path, number, once, code):
     with up(tmp_path, *once) as child:
-        assert "2 processes are ready" in child.stdout.readline()
+        wait_ready(child)
         pids = pids_of(tmp_path)
         assert all(born(pid) for pid in pids)
         child.send_signal(number)
@@ -89,7 +94,7 @@ def test_an_interruption_ends_everything(tmp_path, number, once, code):
 
 def test_without_once_the_rest_goes_on_when_a_process_dies(tmp_path):
     with up(tmp_path) as child:
-        child.stdout.readline()
+        wait_ready(child)
         first, second = pids_of(tmp_path)
         os.kill(first, signal.SIGKILL)
         while "ended by itself by signal SIGKILL; the rest goes on" not in child.stderr.readline():
