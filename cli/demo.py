@@ -39,9 +39,10 @@ def command(*, once: bool, loopback: bool, as_json: bool) -> None:
 
 
 def picture(spec: ClusterSpec) -> str:
-    """Draw who is where, a line a network."""
-    lines = [("the internet", [*(each.name for each in spec.cloud), *(each.name for each in spec.relay)], "")]
+    """Draw who is where, a line a network; in brackets the services of a node."""
+    networks = {"the internet": [*(each.name for each in spec.cloud), *(each.name for each in spec.relay)]}
     for site in spec.site:
-        nodes = [f"{node.name} ({', '.join(node.services)})" if node.services else node.name for node in site.node]
-        lines.append((site.name, nodes, "" if site.nat == "none" else f"behind NAT: {site.nat}"))
-    return "".join(f"  {place:<14}{'   '.join(names):<40}{nat}".rstrip() + "\n" for place, names, nat in lines) + "\n"
+        networks[site.name] = [
+            f"{node.name} ({', '.join(node.services)})" if node.services else node.name for node in site.node
+        ]
+    return "".join(f"  {place:<14}{'   '.join(names)}\n" for place, names in networks.items()) + "\n"

@@ -9,6 +9,7 @@ A setting `gateway.port` is `port` below `[gateway]` in the file, `ATOLL_GATEWAY
 import os
 import re
 import socket
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,7 +47,12 @@ def default_state_dir() -> Path:
 
 def default_run_dir() -> Path:
     """Give where a process of this user has its sockets."""
-    return Path("/run/atoll") if os.geteuid() == 0 else platformdirs.user_runtime_path("atoll")
+    if os.geteuid() == 0:
+        return Path("/run/atoll")
+    if sys.platform == "linux" and not os.environ.get("XDG_RUNTIME_DIR"):
+        # There is no login session. The usual fallback is below /tmp, where another user could be first to make it.
+        return default_state_dir() / "run"
+    return platformdirs.user_runtime_path("atoll")
 
 
 class SiteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

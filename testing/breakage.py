@@ -82,12 +82,15 @@ class Breakage:
         return f"{self.victim}, process {pid}"
 
     async def _relay_in_use(self) -> str:
-        place = self.fault.kill.removeprefix(RELAY_IN_USE_BY)
-        caller = next((call.caller for call in self._going if call.caller.startswith(place)), None)
+        cluster, place = self.calls.cluster, self.fault.kill.removeprefix(RELAY_IN_USE_BY)
+        call = next((call for call in self._going if call.caller.split("/")[0] == place or call.caller == place), None)
         with anyio.move_on_after(BEARER_S):
-            while caller is not None:
-                for bearer in (await self.calls.cluster.status(caller))["beps"]:
-                    return str(bearer["relay"])
+            while call is not None:
+                peer = str(cluster.planned[callee(call)].key.node_id)
+                bearers = [each for each in (await cluster.status(call.caller))["beps"] if each["peer"] == peer]
+                if bearers:
+                    busiest = max(bearers, key=lambda each: each["sent_bytes"])
+                    return str(busiest["relay"])
                 await anyio.sleep(LOOK_AGAIN_S)
         raise NotReady(f"nobody at {place} has a bearer through a relay", "see `atoll status` there")
 
