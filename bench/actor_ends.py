@@ -1,7 +1,10 @@
 """The other process of `atoll bench actors`: an echo actor, and beside it the barest TCP echo.
 
-What a connection is for is its first byte: `A` for envelopes behind their length (4 bytes, big-endian), `E` for bytes
-that come back as they are.
+    python -m atoll.bench.actor_ends LOOP
+
+prints two ports and serves until whoever started it is gone. The first is TCP, and what a connection is for is its
+first byte: `A` for envelopes behind their length (4 bytes, big-endian), `E` for bytes that come back as they are. The
+second is that of a node's links: ZeroMQ, CURVE and admission as between any two nodes.
 """
 
 import socket
@@ -15,14 +18,20 @@ import msgspec
 
 from atoll.actors.runtime import MESSAGES, Actor, ActorSystem, handles
 from atoll.bench.loops import run_on
-from atoll.transport.base import Standing
+from atoll.bench.processes import end_with_parent
+from atoll.transport.admission import SiteAdmission
+from atoll.transport.base import Delivered, LinkUp, Standing
 from atoll.transport.codec import Codec, Message
 from atoll.transport.envelope import Envelope, decode_envelope, encode_envelope
-from atoll.transport.identity import NodeId
+from atoll.transport.errors import Unreachable
+from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.transport.zeromq import ZeroMqTransport
 
 HOST = "127.0.0.1"
 ENVELOPES, ECHO = b"A", b"E"
-ASKER, ANSWERER = NodeId(b"bench asker".ljust(32)), NodeId(b"bench answerer".ljust(32))
+ASKER_KEY, ANSWERER_KEY = NodeKey(b"bench asker".ljust(32)), NodeKey(b"bench answerer".ljust(32))
+ASKER, ANSWERER = ASKER_KEY.node_id, ANSWERER_KEY.node_id
+MAILBOX_MAX = 1_000_000
 RECEIVE_BYTES = 256 * 1024
 _LENGTH = struct.Struct(">I")
 
@@ -106,6 +115,41 @@ class Pipe:
             rest = data[start:]
 
 
+def open_links(key: NodeKey) -> ZeroMqTransport:
+    """Make the links of a node of the benchmark's site."""
+    admission = SiteAdmission(keys=SiteKeys(bytes(32)), own=key.node_id)
+    return ZeroMqTransport(key, admission, label="bench", host=HOST)
+
+
+class Links:
+    """Carries one system's envelopes over links, as a node's Router does."""
+
+    def __init__(self, system: ActorSystem, transport: ZeroMqTransport) -> None:
+        self._system = system
+        self._transport = transport
+        self.up = anyio.Event()
+        system.outlet = self.put
+
+    def put(self, envelope: Envelope) -> None:
+        """Send one envelope to the node it is for."""
+        self._transport.send(envelope.header.target_node, encode_envelope(envelope))
+
+    async def receive(self) -> None:
+        """Deliver what arrives, while links live.
+
+        Raises:
+            Unreachable: A link did not come up, or went down.
+        """
+        while True:
+            event = await self._transport.receive()
+            if isinstance(event, Delivered):
+                self._system.deliver(decode_envelope(event.data), Standing.MEMBER)
+            elif isinstance(event, LinkUp) and event.standing is Standing.MEMBER:
+                self.up.set()
+            else:
+                raise Unreachable(f"a link of the benchmark is not there: {event}")
+
+
 async def _serve(stream: anyio.abc.SocketStream) -> None:
     stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(  # noqa: S610 - anyio's, not Django's
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
@@ -119,7 +163,7 @@ async def _serve(stream: anyio.abc.SocketStream) -> None:
                 return
         async with ActorSystem(ANSWERER, CODEC) as system, anyio.create_task_group() as tasks:
             pipe = Pipe(system, stream)
-            await system.spawn(Echo, "echo", mailbox_max=1_000_000)
+            await system.spawn(Echo, "echo", mailbox_max=MAILBOX_MAX)
             tasks.start_soon(pipe.send)
             await pipe.receive()
             tasks.cancel_scope.cancel()
@@ -127,9 +171,17 @@ async def _serve(stream: anyio.abc.SocketStream) -> None:
 
 async def _main() -> None:
     listener = await anyio.create_tcp_listener(local_host=HOST, local_port=0)
-    print(listener.extra(anyio.abc.SocketAttribute.local_port), flush=True)  # noqa: S610 - as above
-    await listener.serve(_serve)
+    async with (
+        open_links(ANSWERER_KEY) as transport,
+        ActorSystem(ANSWERER, CODEC) as system,
+        anyio.create_task_group() as tasks,
+    ):
+        await system.spawn(Echo, "echo", mailbox_max=MAILBOX_MAX)
+        tasks.start_soon(Links(system, transport).receive)
+        print(listener.extra(anyio.abc.SocketAttribute.local_port), transport.port, flush=True)  # noqa: S610 - as above
+        await listener.serve(_serve)
 
 
 if __name__ == "__main__":
+    end_with_parent()
     run_on(sys.argv[1], _main)

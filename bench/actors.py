@@ -1,14 +1,15 @@
 """`atoll bench actors`: what tells, asks and actors cost, on each loop and beside the barest means of that loop.
 
 The baseline of a tell is a deque that one parked task drains; of an ask, the same with a promise for the answer; of
-an ask to another process, a TCP echo of 64 bytes. All figures of a loop come from one process in interleaved rounds.
+an ask to another process, a TCP echo of 64 bytes. Other processes are reached twice: over plain TCP with nothing but
+the envelopes on it, and over a link as between two nodes (ZeroMQ, CURVE). All figures of a loop come from one process
+in interleaved rounds; the first round is not counted.
 """
 
 import gc
+import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections import deque
@@ -22,18 +23,37 @@ import psutil
 
 from atoll.actors.runtime import Actor, ActorRef, ActorSystem, Address, handles
 from atoll.actors.runtime.parking import Promise, PromiseFactory
-from atoll.bench.actor_ends import ANSWERER, ASKER, CODEC, ECHO, ENVELOPES, HOST, Echo, Ping, Pipe, Tick
+from atoll.bench.actor_ends import (
+    ANSWERER,
+    ASKER,
+    ASKER_KEY,
+    CODEC,
+    ECHO,
+    ENVELOPES,
+    HOST,
+    Echo,
+    Links,
+    Ping,
+    Pipe,
+    Tick,
+    open_links,
+)
 from atoll.bench.loops import available_loops, run_on
+from atoll.bench.processes import Process
 from atoll.bench.report import BenchReport, Row, row
+from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
 
-ROUNDS = 5
 DURATION_S = 20.0
+STEPS = 16
+"""Things measured in a round, spawning counted as three."""
 IN_FLIGHT = 64
 PIPELINED = 256
 ACTORS = 1000
 """Spawned in each round, and measured together."""
 BURST = 512
 ECHO_BYTES = 64
+LINK_S = 10.0
+"""Within this a link comes up, or never."""
 
 Figures = dict[str, list[float]]
 
@@ -116,6 +136,14 @@ def _add(figures: Figures, name: str, value: float) -> None:
     figures.setdefault(name, []).append(value)
 
 
+async def _rounds(figures: Figures, slice_s: float, measure: Callable[[float], Awaitable[None]]) -> None:
+    """Measure `ROUNDS` times, and once before to warm up."""
+    await measure(slice_s * WARM_UP_PART)
+    figures.clear()
+    for _ in range(ROUNDS):
+        await measure(slice_s)
+
+
 async def _inside(slice_s: float) -> Figures:
     """Measure what happens within one process."""
     figures: Figures = {}
@@ -133,13 +161,15 @@ async def _inside(slice_s: float) -> Figures:
             while system.statistics()["mailboxes"]["echo"]["waiting"]:
                 await anyio.lowlevel.checkpoint()
 
-        for _ in range(ROUNDS):
-            _add(figures, "raw tell", await _told_per_s(lambda: box.put(None), box_emptied, slice_s))
-            _add(figures, "tell", await _told_per_s(lambda: ref.tell(tick), emptied, slice_s))
+        async def measure(round_s: float) -> None:
+            _add(figures, "raw tell", await _told_per_s(lambda: box.put(None), box_emptied, round_s))
+            _add(figures, "tell", await _told_per_s(lambda: ref.tell(tick), emptied, round_s))
             for in_flight in (1, IN_FLIGHT):
-                _add(figures, f"raw ask {in_flight}", await _asked_per_s(box.ask, in_flight, slice_s))
-                _add(figures, f"ask {in_flight}", await _asked_per_s(lambda: ref.ask(message), in_flight, slice_s))
+                _add(figures, f"raw ask {in_flight}", await _asked_per_s(box.ask, in_flight, round_s))
+                _add(figures, f"ask {in_flight}", await _asked_per_s(lambda: ref.ask(message), in_flight, round_s))
             await _spawn(system, figures)
+
+        await _rounds(figures, slice_s, measure)
         tasks.cancel_scope.cancel()
     return figures
 
@@ -202,19 +232,24 @@ async def _connected(port: int, purpose: bytes) -> AsyncIterator[Any]:
         yield stream
 
 
-async def _across(port: int, slice_s: float) -> Figures:
-    """Measure asks and tells to an actor of another process, and the TCP echo beside them."""
+async def _across(port: int, link_port: int, slice_s: float) -> Figures:
+    """Measure asks and tells to an actor of another process, over TCP and over a link, and the TCP echo beside them."""
     figures: Figures = {}
     async with (
         _connected(port, ECHO) as echo,
         _connected(port, ENVELOPES) as stream,
+        open_links(ASKER_KEY) as transport,
         ActorSystem(ASKER, CODEC) as system,
+        ActorSystem(ASKER, CODEC) as linked,
         anyio.create_task_group() as tasks,
     ):
-        pipe = Pipe(system, stream)
-        tasks.start_soon(pipe.send)
-        tasks.start_soon(pipe.receive)
-        ref = system.ref(Address(ANSWERER, "echo"))
+        pipe, links = Pipe(system, stream), Links(linked, transport)
+        for run_on_and_on in (pipe.send, pipe.receive, links.receive):
+            tasks.start_soon(run_on_and_on)
+        transport.dial(ANSWERER, HOST, link_port)
+        with anyio.fail_after(LINK_S):
+            await links.up.wait()
+        there = Address(ANSWERER, "echo")
         message, data = Ping(1), bytes(ECHO_BYTES)
 
         async def echoed() -> None:
@@ -223,22 +258,33 @@ async def _across(port: int, slice_s: float) -> Figures:
             while got < ECHO_BYTES:
                 got += len(await echo.receive(ECHO_BYTES))
 
-        async def asked() -> None:
-            await ref.ask(message)
+        async def measure(round_s: float) -> None:
+            _add(figures, "raw p50", await _median_us(echoed, round_s))
+            for way, ref in (("tcp", system.ref(there)), ("link", linked.ref(there))):
 
-        for _ in range(ROUNDS):
-            for name, once in (("raw", echoed), ("ask", asked)):
-                took = []
-                end = time.perf_counter() + slice_s
-                while (began := time.perf_counter()) < end:
-                    await once()
-                    took.append((time.perf_counter() - began) * 1e6)
-                _add(figures, f"{name} p50", statistics.median(took))
-            _add(figures, "pipelined", await _asked_per_s(asked, PIPELINED, slice_s))
-            # The ask behind each burst is answered when all of it is handled.
-            _add(figures, "tell", await _told_per_s(lambda: ref.tell(message), asked, slice_s))
+                async def asked(ref: ActorRef = ref) -> None:
+                    await ref.ask(message)
+
+                def tell(ref: ActorRef = ref) -> None:
+                    ref.tell(message)
+
+                _add(figures, f"{way} p50", await _median_us(asked, round_s))
+                _add(figures, f"{way} pipelined", await _asked_per_s(asked, PIPELINED, round_s))
+                # The ask behind each burst is answered when all of it is handled.
+                _add(figures, f"{way} tell", await _told_per_s(tell, asked, round_s))
+
+        await _rounds(figures, slice_s, measure)
         tasks.cancel_scope.cancel()
     return figures
+
+
+async def _median_us(once: Callable[[], Awaitable[None]], slice_s: float) -> float:
+    took = []
+    end = time.perf_counter() + slice_s
+    while (began := time.perf_counter()) < end:
+        await once()
+        took.append((time.perf_counter() - began) * 1e6)
+    return statistics.median(took)
 
 
 def _rows_inside(loop: str, figures: Figures) -> list[Row]:
@@ -260,58 +306,55 @@ def _rows_inside(loop: str, figures: Figures) -> list[Row]:
 
 def _rows_across(loop: str, figures: Figures) -> list[Row]:
     raw = row(f"{loop}, TCP echo of {ECHO_BYTES} B, round trip p50", "us", figures["raw p50"])
-    return [
-        raw,
-        row(f"{loop}, ask another process, p50", "us", figures["ask p50"], against=raw),
-        row(f"{loop}, ask another process, {PIPELINED} in flight", "1/s", figures["pipelined"]),
-        row(f"{loop}, tell another process", "1/s", figures["tell"]),
-    ]
-
-
-class _OtherProcess:
-    """The far end, as long as the block lasts."""
-
-    def __init__(self, loop: str) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "atoll.bench.actor_ends", loop], stdout=subprocess.PIPE, text=True
+    rows = [raw]
+    for name, unit, figure in (
+        ("ask another process{}, p50", "us", "p50"),
+        (f"ask another process{{}}, {PIPELINED} in flight", "1/s", "pipelined"),
+        ("tell another process{}", "1/s", "tell"),
+    ):
+        over_tcp = row(
+            f"{loop}, {name.format('')}", unit, figures[f"tcp {figure}"], against=raw if figure == "p50" else None
         )
-
-    def __enter__(self) -> int:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line.strip().isdigit():
-            self._process.kill()
-            self._process.wait()
-            raise RuntimeError("the other process of the benchmark did not start; its own message stands above")
-        return int(line)
-
-    def __exit__(self, *_raised: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        over_link = row(f"{loop}, {name.format(' by link')}", unit, figures[f"link {figure}"], against=over_tcp)
+        rows += [over_tcp, over_link]
+    return rows
 
 
-def run(duration_s: float = DURATION_S, *, loops: Sequence[str] | None = None) -> BenchReport:
-    """Measure on every loop that is installed, or on those given; takes about `duration_s`."""
+def run(
+    duration_s: float = DURATION_S, *, loops: Sequence[str] | None = None, progress: Progress = silent
+) -> BenchReport:
+    """Measure on every loop that is installed, or on those given; takes about `duration_s`.
+
+    Raises:
+        Unreachable: The other process did not start.
+    """
     loops = tuple(loops) if loops is not None else available_loops()
-    slice_s = duration_s / (ROUNDS * len(loops) * 10)
+    slice_s = duration_s / (ROUNDS * len(loops) * STEPS)
     rows: list[Row] = []
     busy_before, own = psutil.cpu_times(), psutil.Process()
-    own_before, began = own.cpu_times(), time.monotonic()
+    own_before, began, others_s = own.cpu_times(), time.monotonic(), 0.0
     for loop in loops:
+        progress(f"{loop}: within one process")
         rows += _rows_inside(loop, run_on(loop, _inside, slice_s))
-        with _OtherProcess(loop) as port:
-            rows += _rows_across(loop, run_on(loop, _across, port, slice_s))
+        progress(f"{loop}: to another process")
+        other = Process("atoll.bench.actor_ends", loop)
+        try:
+            port, link_port = map(int, other.line().split())
+            rows += _rows_across(loop, run_on(loop, _across, port, link_port, slice_s))
+            others_s += other.cpu_s()
+        finally:
+            other.close()
     took_s, own_after = time.monotonic() - began, own.cpu_times()
     busy_after = psutil.cpu_times()
     busy_s = busy_after.user + busy_after.system - busy_before.user - busy_before.system
     own_s = own_after.user + own_after.system - own_before.user - own_before.system
     notes = {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "rounds": f"{ROUNDS} of {slice_s:.3g} s each",
-        "took": f"{took_s:.1f} s",
-        "CPU of this process": f"{own_s / took_s:.2f} cores",
-        "CPU of everybody else (the other end included)": f"{max(0.0, busy_s - own_s) / took_s:.2f} cores",
+        "rounds": f"{ROUNDS} of {slice_s:.3g} s each, after one of {WARM_UP_PART:g} of that which is not counted; "
+        "ratios are taken round by round",
+        "took": f"{took_s:.1f} s on {os.cpu_count()} cores",
+        "CPU of this process and the other end": f"{own_s / took_s:.2f} and {others_s / took_s:.2f} cores",
+        "CPU used by others meanwhile": f"{max(0.0, busy_s - own_s - others_s) / took_s:.2f} cores",
         "memory": "as Python's allocators count it; what uvloop allocates in C is not in it",
     }
     return BenchReport("actors", rows, notes)

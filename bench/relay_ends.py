@@ -3,10 +3,11 @@
     python -m atoll.bench.relay_ends FD
 
 serves commands (JSON, with sockets passed along) on the unix socket FD until it closes. Sockets are used blocking, one
-command at a time; each answer holds the CPU seconds that the command took in this process.
+command at a time. What a receiver counts and times is what it has received, opened and taken apart.
 
 Records are sealed with AES-256-GCM under one key and a counter, as a session's are: `u32 length | ciphertext`. Messages
-smaller than a record share one, as a session under load lets them: `u16 length | message` each.
+smaller than a record share one, as a session under load lets them: `u16 length | message` each. `raw` leaves out the
+sealing and nothing else. What the real session costs is measured by `session_ends.py`.
 """
 
 import json
@@ -21,14 +22,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+import zmq
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from atoll.bench.sep_ends import c_switch, sep_call, sep_serve
+from atoll.bench.processes import end_with_parent
+from atoll.bench.sep_ends import CSwitch, sep_call, sep_serve
+from atoll.bench.session_ends import session_drain, session_pump
+from atoll.transport.errors import TransportError, Unreachable
 
 KEY = bytes(32)
 """A benchmark keeps no secrets."""
 RECORD_BYTES = 60_000
 COMMAND_BYTES_MAX = 65_536
+DESCRIPTORS_MAX = 250
+"""Linux passes at most 253 at once."""
 
 Answer: TypeAlias = dict[str, Any]
 _LENGTH = struct.Struct(">I")
@@ -42,9 +49,13 @@ def _record_body(message_bytes: int) -> list[bytes]:
     return [message] * max(1, RECORD_BYTES // (message_bytes + _SHORT.size))
 
 
-def pump(sock: socket.socket, *, message_bytes: int, duration_s: float) -> Answer:
+def _as_it_is(_nonce: bytes, data: bytes | memoryview, _header: None) -> bytes | memoryview:
+    return data
+
+
+def pump(sock: socket.socket, *, message_bytes: int, duration_s: float, raw: bool = False) -> Answer:
     """Seal and send as fast as it goes, then half-close."""
-    seal = AESGCM(KEY).encrypt
+    seal: Callable[..., Any] = _as_it_is if raw else AESGCM(KEY).encrypt
     messages = _record_body(message_bytes)
     counter = sent = 0
     until = time.monotonic() + duration_s
@@ -82,14 +93,16 @@ def _records(sock: socket.socket) -> Iterator[memoryview]:
         begin += 4 + length
 
 
-def drain(sock: socket.socket, *, message_bytes: int) -> Answer:
-    """Receive, open and take apart until the end; the time runs from the first record on."""
-    unseal = AESGCM(KEY).decrypt
+def drain(sock: socket.socket, *, message_bytes: int, raw: bool = False) -> Answer:
+    """Receive, open and take apart until the end; the time runs from the first record on, which is not counted."""
+    unseal: Callable[..., Any] = _as_it_is if raw else AESGCM(KEY).decrypt
     shared = len(_record_body(message_bytes)) > 1
     messages = received = 0
     began = 0.0
     for counter, record in enumerate(_records(sock)):
-        began = began or time.perf_counter()
+        if not began:
+            began = time.perf_counter()
+            continue
         body = unseal(_NONCE.pack(0, counter), record, None)
         offset = 0
         while shared and offset < len(body):
@@ -101,6 +114,8 @@ def drain(sock: socket.socket, *, message_bytes: int) -> Answer:
         if not shared:
             messages += 1
             received += len(body)
+    if not messages:
+        raise Unreachable("no record came after the first")
     took_s = time.perf_counter() - began
     sock.close()
     return {"messages": messages, "bytes": received, "took_s": took_s}
@@ -185,28 +200,36 @@ def bare(one: socket.socket, other: socket.socket) -> Answer:
     return {}
 
 
+_c_switch = CSwitch()
 OPERATIONS: dict[str, Callable[..., Answer]] = {
     operation.__name__: operation
-    for operation in (pump, drain, echo, ping, pump_many, drain_many, bare, sep_call, sep_serve, c_switch)
+    for operation in (pump, drain, session_pump, session_drain, echo, ping, pump_many, drain_many, bare, sep_call)
 }
+OPERATIONS |= {"sep_serve": sep_serve, "c_switch": _c_switch.begin, "c_switch_ends": _c_switch.end}
+
+
+def _answer(request: dict[str, Any], socks: list[socket.socket]) -> Answer:
+    try:
+        return OPERATIONS[request.pop("do")](*socks, **request)
+    except (OSError, TransportError, zmq.ZMQError) as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
     """Serve commands until the other end closes."""
+    end_with_parent()
     control = socket.socket(fileno=int(sys.argv[1]))
     while True:
-        command, descriptors, _, _ = socket.recv_fds(control, COMMAND_BYTES_MAX, 64)
+        command, descriptors, _, _ = socket.recv_fds(control, COMMAND_BYTES_MAX, DESCRIPTORS_MAX)
         if not command:
             return
-        request = json.loads(command)
         socks = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         for sock in socks:
             sock.setblocking(True)
-        cpu = time.process_time()
-        answer = OPERATIONS[request.pop("do")](*socks, **request)
+        answer = _answer(json.loads(command), socks)
         for sock in socks:
             sock.close()
-        control.send(json.dumps(answer | {"cpu_s": time.process_time() - cpu}).encode())
+        control.send(json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure; `ratio` is to the baseline that `against` names, measured in the same run."""
+    """One figure; the ratios are to the baseline that `against` names, round by round."""
 
     name: str
     unit: str
@@ -16,20 +16,44 @@ class Row:
     median: float
     maximum: float
     ratio: float | None = None
+    """The median of the rounds' ratios."""
+    ratio_minimum: float | None = None
+    ratio_maximum: float | None = None
     against: str = ""
+    slices: tuple[float, ...] = ()
+    """The figure of each round."""
 
 
 def row(name: str, unit: str, slices: Sequence[float], *, against: Row | None = None) -> Row:
-    """Make a row of at least one slice; the ratio is that of the medians."""
-    median = statistics.median(slices)
-    ratio = median / against.median if against and against.median else None
-    return Row(name, unit, min(slices), median, max(slices), ratio, against.name if against else "")
+    """Make a row of at least one slice; a baseline must have as many, taken in the same rounds."""
+    ratios: list[float] = []
+    if against is not None and all(against.slices):
+        ratios = [ours / theirs for ours, theirs in zip(slices, against.slices, strict=True)]
+    return Row(
+        name,
+        unit,
+        minimum=min(slices),
+        median=statistics.median(slices),
+        maximum=max(slices),
+        ratio=statistics.median(ratios) if ratios else None,
+        ratio_minimum=min(ratios, default=None),
+        ratio_maximum=max(ratios, default=None),
+        against=against.name if against else "",
+        slices=tuple(slices),
+    )
 
 
 def _figure(value: float) -> str:
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def _ratio(each: Row) -> str:
+    if each.ratio is None:
+        return ""
+    spread = f" ({each.ratio_minimum:.2f} to {each.ratio_maximum:.2f})" if len(each.slices) > 1 else ""
+    return f"{each.ratio:.2f}{spread}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +74,13 @@ class BenchReport:
                 _figure(each.median),
                 _figure(each.maximum),
                 each.unit,
-                "" if each.ratio is None else f"{each.ratio:.2f}",
+                _ratio(each),
                 each.against,
             )
             for each in self.rows
         ]
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-        right = {1, 2, 3, 5}
+        right = {1, 2, 3}
         text = [
             "  ".join(
                 cell.rjust(width) if column in right else cell.ljust(width)

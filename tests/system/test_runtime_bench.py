@@ -21,10 +21,14 @@ def test_a_short_run_reports_every_figure(loop, monkeypatch):
         "ask another process, p50",
         "ask another process, 256 in flight",
         "tell another process",
+        "ask another process by link, p50",
+        "ask another process by link, 256 in flight",
+        "tell another process by link",
     }
     for each in report.rows:
         assert 0 < each.minimum <= each.median <= each.maximum, each
     assert named["tell"].against == f"{loop}, deque and parked task"
     assert named["ask another process, p50"].against.startswith(f"{loop}, TCP echo")
+    assert named["tell another process by link"].against == f"{loop}, tell another process"
     json.dumps(report.as_dict())
     assert "spawn and first message" in report.table()

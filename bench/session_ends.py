@@ -1,0 +1,87 @@
+"""The ends of a bearer as nodes use it: `transport/session.py` in full, on a blocking socket.
+
+Operations of `relay_ends`. The initiator dials the session and sends messages; the receiver answers it and counts whole
+messages. The handshake and the first read are not counted.
+"""
+
+import os
+import socket
+import time
+from typing import Any
+
+from atoll.transport.errors import Refused
+from atoll.transport.keys import NodeKey
+from atoll.transport.record_stream import RecordStream, frame_record
+from atoll.transport.session import Closed, MessageArrived, Session, State, opens_session, session_id_of
+
+SPEAKER, LISTENER = NodeKey(b"bench speaker".ljust(32)), NodeKey(b"bench listener".ljust(32))
+RECORD_BYTES_MAX = 65_536
+READ_BYTES = 262_144
+BURST_BYTES = 256 * 1024
+"""What is queued between two writes, as a busy node does."""
+
+
+def _write(sock: socket.socket, session: Session) -> None:
+    if records := session.outgoing():
+        sock.sendall(b"".join([frame_record(record) for record in records]))
+
+
+def session_pump(sock: socket.socket, *, message_bytes: int, duration_s: float) -> dict[str, Any]:
+    """Open a session, send messages as fast as it goes, then half-close."""
+    session = Session.dial(
+        key=SPEAKER, peer=LISTENER.node_id, grant=b"", record_bytes_max=RECORD_BYTES_MAX, now=time.monotonic()
+    )
+    stream = RecordStream(RECORD_BYTES_MAX)
+    while session.state is not State.OPEN:
+        _write(sock, session)
+        data = sock.recv(READ_BYTES)
+        if not data:
+            raise Refused("the other end of the session has gone")
+        for record in stream.feed(data):
+            session.receive(record, time.monotonic())
+    message = os.urandom(message_bytes)
+    burst = max(1, BURST_BYTES // message_bytes)
+    sent = 0
+    until = time.monotonic() + duration_s
+    while time.monotonic() < until:
+        for _ in range(burst):
+            session.send(message)
+        sent += burst
+        _write(sock, session)
+    sock.shutdown(socket.SHUT_WR)
+    while sock.recv(READ_BYTES):
+        pass
+    return {"messages": sent}
+
+
+def session_drain(sock: socket.socket, *, message_bytes: int) -> dict[str, Any]:
+    """Answer a session and count messages until the end."""
+    session: Session | None = None
+    stream = RecordStream(RECORD_BYTES_MAX)
+    messages = 0
+    began = 0.0
+    while data := sock.recv(READ_BYTES):
+        now = time.monotonic()
+        for record in stream.feed(data):
+            if session is None and opens_session(record):
+                session = Session.answer(
+                    key=LISTENER,
+                    judge=lambda _peer, _grant: None,
+                    session_id=session_id_of(record),
+                    record_bytes_max=RECORD_BYTES_MAX,
+                    now=now,
+                )
+            if session is None:
+                raise Refused("what came first opens no session")
+            for event in session.receive(record, now):
+                if isinstance(event, Closed):
+                    raise Refused(f"the session ended: {event.reason}")
+                messages += isinstance(event, MessageArrived)
+            _write(sock, session)
+        if messages and not began:
+            began, messages = time.perf_counter(), 0
+    if not messages:
+        raise Refused("no message came after the first read")
+    took_s = time.perf_counter() - began
+    sock.close()
+    return {"messages": messages, "bytes": messages * message_bytes, "took_s": took_s}
