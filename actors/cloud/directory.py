@@ -85,7 +85,7 @@ class Directory:
         record = self._find(message.wanted)
         held = self._store.labels(record.node, self._clock())
         routes = tuple(
-            self._signaling.reach(relay, label, holder)
+            self._signaling.reach(record.site, relay, label, holder)
             for (relay, label), holder in zip(held[:ROUTES_MAX], message.holders, strict=False)
         )
         return Found(record, routes, int(self._clock()))

@@ -2,8 +2,13 @@
 
 Relays report where they listen and how loaded they are; the least loaded living ones are chosen, different ones for
 the parts of one answer. A ticket names neither account nor node, so what is decided here stays unknown to the relays.
+
+A site has one registration at each relay. Its id follows from the cloud's key: to a relay it is random, two relays
+cannot tell that theirs are of one site, and whoever places a site or sends a caller there comes to the same.
 """
 
+import hashlib
+import hmac
 import os
 from collections.abc import Callable
 
@@ -70,13 +75,17 @@ class Signaling:
         expires_at = int(self._clock()) + REGISTRATION_LIFE_S
         return SepPlaced(
             tuple(
-                self._placement(relay, _fresh(holder), expires_at)
+                self._placement(message.site, relay, _fresh(holder), expires_at)
                 for relay, holder in zip(relays, message.holders, strict=False)
             )
         )
 
-    def _placement(self, relay: LiveRelay, holder: bytes, expires_at: int) -> Placement:
-        registration = os.urandom(SUBJECT_BYTES)
+    def _registration(self, site: str, relay: LiveRelay) -> bytes:
+        said = b"registration\x00" + relay.node + site.encode()
+        return hmac.digest(self._key.seed, said, hashlib.sha256)[:SUBJECT_BYTES]
+
+    def _placement(self, site: str, relay: LiveRelay, holder: bytes, expires_at: int) -> Placement:
+        registration = self._registration(site, relay)
         ticket = issue(
             self._key,
             role=Role.REGISTER,
@@ -88,13 +97,13 @@ class Signaling:
         )
         return Placement(relay.node, relay.host, relay.sep_port, registration, holder, ticket, expires_at, relay.name)
 
-    def reach(self, relay: LiveRelay, label: bytes, holder: bytes) -> SepRoute:
-        """Give a caller's complete route to `label` at `relay`, bound to its fresh key."""
+    def reach(self, site: str, relay: LiveRelay, label: bytes, holder: bytes) -> SepRoute:
+        """Give a caller's complete route to a site's `label` at `relay`, bound to its fresh key."""
         expires_at = int(self._clock()) + REACH_LIFE_S
         ticket = issue(
             self._key,
             role=Role.REACH,
-            subject=os.urandom(SUBJECT_BYTES),
+            subject=self._registration(site, relay),
             relay=relay.node,
             expires_at=expires_at,
             quota_bytes=SEP_QUOTA_BYTES,

@@ -51,4 +51,5 @@ def sane(record: NodeRecord) -> bool:
         and len(record.actors) <= SERVICES_MAX
         and all(0 < len(each) <= NAME_CHARACTERS_MAX and each.isprintable() for each in (record.name, *listed))
         and len(record.version) <= NAME_CHARACTERS_MAX
+        and record.version.isprintable()
     )

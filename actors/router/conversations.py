@@ -4,8 +4,9 @@
     answered: a first record on any path --judge agrees--> established
 
 A conversation is one session and the paths it may use. Until it is established its records go over all of them, so
-that a relay that died unnoticed costs nothing; afterwards over the one that a genuine record came in on last. The table
-is bounded: strangers' handshakes and idle sessions give way, and are counted.
+that a relay that died unnoticed costs nothing; afterwards over the one that a genuine record came in on last. A forged
+record moves nothing, and pushes no path out. The table is bounded: the oldest handshake of a stranger and the session
+used least recently give way, and are counted.
 """
 
 from collections import Counter, OrderedDict
@@ -82,6 +83,16 @@ class Ended:
 
     conversation: Conversation
     reason: str
+    lost: bool = False
+    """Its last path was lost; nobody wanted it to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The path in use was lost and the conversation goes on over another; what was on its way may be gone."""
+
+    conversation: Conversation
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,7 @@ class Said:
     data: bytes
 
 
-Turn: TypeAlias = Opened | Ended | Said
+Turn: TypeAlias = Opened | Moved | Ended | Said
 
 
 @dataclass(slots=True)
@@ -135,7 +146,7 @@ class Conversations:
         )
         first = listed[0]
         conversation = Conversation(session, listed, first.way, first.relay, opened_at=now, dialled=True)
-        self._enter(conversation)
+        self._enter(conversation, now)
         self._flush(conversation)
         return conversation
 
@@ -164,24 +175,37 @@ class Conversations:
             conversation = self._answer(session_id, path, record, now)
             if conversation is None:
                 return
-        opened_before = conversation.session.records_opened
+        before = (conversation.session.state, conversation.session.records_opened)
         events = conversation.session.receive(record, now)
-        if not conversation.established or conversation.session.records_opened > opened_before:
+        if (conversation.session.state, conversation.session.records_opened) != before:
             # Only a genuine record moves the answers to its path.
             self._prefer(conversation, path)
+        elif not conversation.established:
+            self._add(conversation, path)
         self._by_id.move_to_end(session_id)
         self._carry_on(conversation, events, now)
 
-    def path_lost(self, path: Path, reason: str, now: float) -> None:
+    def path_found(self, beside: Path, path: Path) -> bool:
+        """Let those who use `beside` use another path to the same peer, too; False when there are none."""
+        using = [each for each in self._by_id.values() if beside in each.paths]
+        for conversation in using:
+            self._add(conversation, path)
+        return any(path in each.paths for each in using)
+
+    def path_lost(self, path: Path, reason: str) -> None:
         """Forget a path; a conversation that has no other is over."""
         for conversation in self.all():
-            if path in conversation.paths:
-                conversation.paths.remove(path)
-                if conversation.paths:
-                    conversation.relay = conversation.paths[0].relay
-                else:
-                    conversation.session.close(reason)
-                    self._carry_on(conversation, [Closed(reason, by_peer=False)], now)
+            if path not in conversation.paths:
+                continue
+            in_use = conversation.paths[0] is path
+            conversation.paths.remove(path)
+            if not conversation.paths:
+                conversation.session.close(reason)
+                self._over(conversation, reason, lost=True)
+            elif in_use:
+                conversation.relay = conversation.paths[0].relay
+                if conversation.established:
+                    self.on_turn(Moved(conversation, reason))
 
     def end(self, conversation: Conversation, reason: str, now: float) -> None:
         """Close one, telling the peer why."""
@@ -206,21 +230,22 @@ class Conversations:
         if not opens_session(record):
             self.counts["unknown_session"] += 1
             return None
-        if sum(each.session.state is State.ANSWERING for each in self._by_id.values()) >= ANSWERING_MAX:
-            self.counts["handshakes_refused"] += 1
-            return None
+        answering = [each for each in self._by_id.values() if each.session.state is State.ANSWERING]
+        if len(answering) >= ANSWERING_MAX:
+            # The oldest, because an honest one is through after a round trip.
+            self.counts["handshakes_displaced"] += 1
+            self.end(min(answering, key=lambda each: each.opened_at), "too many handshakes are under way", now)
         session = Session.answer(
             key=self.key, judge=self.judge, session_id=session_id, record_bytes_max=path.record_bytes_max, now=now
         )
         conversation = Conversation(session, [path], path.way, path.relay, opened_at=now)
-        self._enter(conversation)
+        self._enter(conversation, now)
         return conversation
 
-    def _enter(self, conversation: Conversation) -> None:
+    def _enter(self, conversation: Conversation, now: float) -> None:
         if len(self._by_id) >= CONVERSATIONS_MAX:
             self.counts["displaced"] += 1
-            oldest = next(iter(self._by_id.values()))
-            self.end(oldest, "this node has too many sessions", oldest.opened_at)
+            self.end(next(iter(self._by_id.values())), "this node has too many sessions", now)
         self._by_id[conversation.session.session_id] = conversation
 
     def _prefer(self, conversation: Conversation, path: Path) -> None:
@@ -229,6 +254,19 @@ class Conversations:
         kept = [each for each in conversation.paths if each is not path]
         conversation.paths = [path, *kept][:PATHS_MAX]
         conversation.relay = path.relay
+
+    def _add(self, conversation: Conversation, path: Path) -> None:
+        """Use a path that nothing genuine has come over yet, if there is room."""
+        if path not in conversation.paths and len(conversation.paths) < PATHS_MAX:
+            conversation.paths.append(path)
+
+    def _over(self, conversation: Conversation, reason: str, *, lost: bool = False) -> None:
+        self._by_id.pop(conversation.session.session_id, None)
+        conversation.ended = reason
+        for path in conversation.paths:
+            if not any(path in other.paths for other in self._by_id.values()):
+                path.close()
+        self.on_turn(Ended(conversation, reason, lost))
 
     def _carry_on(self, conversation: Conversation, events: list[SessionEvent], now: float) -> None:
         """Send what the session has to say, then tell what happened."""
@@ -243,16 +281,12 @@ class Conversations:
                 case MessageArrived(data):
                     self.on_turn(Said(conversation, data))
                 case Closed(reason):
-                    self._by_id.pop(conversation.session.session_id, None)
-                    conversation.ended = reason
-                    for path in conversation.paths:
-                        path.close()
-                    self.on_turn(Ended(conversation, reason))
+                    self._over(conversation, reason)
 
     def _flush(self, conversation: Conversation) -> None:
-        paths = conversation.paths[:1] if conversation.established else conversation.paths
+        everywhere = not conversation.established
         for record in conversation.session.outgoing():
-            for path in tuple(paths):
+            for path in tuple(conversation.paths):
                 try:
                     path.send(record)
                 except Congested:
@@ -260,3 +294,6 @@ class Conversations:
                 except Unreachable:
                     # Its `PathLost` is on the way; until then another path may carry this.
                     self.counts["unreachable"] += 1
+                    continue
+                if not everywhere:
+                    break

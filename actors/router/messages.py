@@ -36,6 +36,14 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo:
+    """Tell the Router that a link is not needed for now; `PeerDown` follows, and `Reach` opens it again."""
+
+    peer: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeRoutes:
     """Ask the Router what it knows; answered with `RoutesDescribed`."""
 

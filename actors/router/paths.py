@@ -53,10 +53,18 @@ class RecordsArrived:
 
 @dataclass(frozen=True, slots=True)
 class PathLost:
-    """Told to the Router: the path is over."""
+    """Told to the Router: the path is over. It may be asked, too: the answer (None) says that all before it is done."""
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathFound:
+    """Told to the Router: another path to the peer of `beside` is up, too late to be among the `SepPaths`."""
+
+    beside: Path
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@
     link, path in --> envelope, its source checked against the proved peer --> the system, with the peer's standing
 
 It decides nothing about ways (`routes.py`), seals nothing (`conversations.py`), and dials no relay (TunnelRelay). After
-the first call that was answered over SEP it asks the callee for a bearer; when that is open the route changes to it.
+the first call that was answered over SEP a bearer is opened (`bearers.py`), and the route changes to it. When a way is
+lost, what waits for an answer is sent again over the next, or fails at once with the reason.
 """
 
 import logging
@@ -14,32 +15,33 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
 
 from atoll.actors.discoverer.messages import DialWanted
-from atoll.actors.router.conversations import Conversation, Conversations, Ended, Opened, Said, Turn
+from atoll.actors.router.bearers import Bearers
+from atoll.actors.router.circuits import CircuitsThere
+from atoll.actors.router.conversations import Conversation, Conversations, Ended, Moved, Opened, Said, Turn
 from atoll.actors.router.messages import (
     DescribeRoutes,
+    LetGo,
     LinkSeen,
     PeerDown,
     PeerRoute,
     PeerUp,
     Reach,
     RoutesDescribed,
-    SepAnswer,
     SepDelivery,
 )
-from atoll.actors.router.paths import OpenBearer, OpenSep, Path, PathLost, RecordsArrived, SepPaths
+from atoll.actors.router.paths import OpenSep, Path, PathFound, PathLost, RecordsArrived, SepPaths
 from atoll.actors.router.routes import Route, RouteTable, Way
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.messages import PATH as TUNNEL_RELAY
-from atoll.actors.tunnel_relay.messages import BearerOffered, BearerRequest
 from atoll.actors.uplink.messages import PATH as UPLINK
 from atoll.actors.uplink.messages import GrantWanted
 from atoll.transport.base import Delivered, DialFailed, LinkDown, LinkUp, Standing, Transport
@@ -61,11 +63,6 @@ REACHES_MAX = 256
 """Ways that are being opened at once."""
 LINK_WAIT_S = 6.0
 """For a link to the cloud, its DNS and its handshake."""
-BEARER_ASK_S = 5.0
-BEARER_DIAL_S = 45.0
-"""Longer than a relay lets one half wait for the other."""
-RECORD_BYTES_MAX = 48 * 1024
-"""On SEP; what a relay switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +72,6 @@ class CloudAddress:
     node: NodeId
     host: str
     port: int
-
-
-@dataclass(slots=True, eq=False)
-class CircuitThere:
-    """A way back to a caller, held by this site's proxy on another node."""
-
-    proxy: NodeId
-    relay_id: NodeId
-    relay: str
-    circuit: bytes
-    tell: Callable[[Address, Any], None] = field(repr=False)
-    way: Way = Way.SEP
-    record_bytes_max: int = RECORD_BYTES_MAX
-
-    def send(self, record: bytes) -> None:
-        """Hand the record to the proxy."""
-        self.tell(Address(self.proxy, TUNNEL_RELAY), SepAnswer(self.circuit, self.relay_id, record))
-
-    def close(self) -> None:
-        """Nothing is held here."""
 
 
 class Router(Actor):
@@ -115,7 +92,8 @@ class Router(Actor):
         self.routes = RouteTable(key.node_id)
         self._links: dict[NodeId, LinkSeen] = {}
         self._conversations = Conversations(key, self._judge, self._on_turn)
-        self._circuits: dict[tuple[NodeId, bytes], CircuitThere] = {}
+        self._circuits = CircuitsThere()
+        self._bearers: Bearers
         self._reaching: dict[NodeId, list[ReplyTo]] = {}
         self._waiting: dict[object, anyio.Event] = {}
         self._grown = anyio.Event()
@@ -130,6 +108,7 @@ class Router(Actor):
             UsageError: The port is taken; the text says what to do.
         """
         self.system.subscribe(DialWanted, self.ref)
+        self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._converse)
         await self.tasks.start(self._hold_transport)
         self.tasks.start_soon(self._keep_time)
         self.system.outlet = self.send
@@ -140,6 +119,7 @@ class Router(Actor):
         now = self.system.clock()
         for peer in tuple(self._links):
             self.system.announce(PeerDown(peer, "this node's Router ended"))
+            self.system.way_lost(peer, "this node's Router ended")
         for conversation in self._conversations.all():
             self._conversations.end(conversation, "this node stops", now)
 
@@ -191,16 +171,27 @@ class Router(Actor):
                 self._wake(peer)
                 self.system.announce(PeerUp(peer, standing, label, host))
             case LinkDown(peer, reason):
-                self._links.pop(peer, None)
-                self.routes.link_down(peer, reason)
-                self._circuits = {key: each for key, each in self._circuits.items() if each.proxy != peer}
-                self.system.announce(PeerDown(peer, reason))
+                self._link_down(peer, reason)
             case DialFailed(peer, reason):
                 self._counts["dials_failed"] += 1
                 if peer not in self._links:
                     self.routes.link_down(peer, reason)
                 self._wake(peer)
                 self.system.announce(event)
+
+    def _link_down(self, peer: NodeId, reason: str) -> None:
+        if self._links.pop(peer, None) is None:
+            return
+        self.routes.link_down(peer, reason)
+        for circuit in self._circuits.drop(peer):
+            self._conversations.path_lost(circuit, f"the link to this site's proxy went down: {reason}")
+        self.system.announce(PeerDown(peer, reason))
+        self.system.way_lost(peer, f"the link to {peer.short} went down: {reason}")
+
+    def _let_go(self, peer: NodeId, reason: str) -> None:
+        """Hang up, at once for everybody here: who asks for a way from now on gets a new link."""
+        self._transport.hang_up(peer, reason)
+        self._link_down(peer, reason)
 
     def _take_envelope(self, peer: NodeId, standing: Standing, data: bytes) -> Envelope | None:
         """Check that the peer speaks for itself, and deliver."""
@@ -218,7 +209,7 @@ class Router(Actor):
 
     # Messages of this node and of Routers
 
-    async def receive(self, delivery: Delivery) -> Any:
+    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901 - one case a message
         """Take facts, records and orders."""
         match delivery.message:
             case RecordsArrived(path, records):
@@ -229,7 +220,13 @@ class Router(Actor):
             case SepDelivery() as message if delivery.sender is not None:
                 self._take_sep_delivery(delivery.sender.address.node, message)
             case PathLost(path, reason):
-                self._conversations.path_lost(path, reason, self.system.clock())
+                self._conversations.path_lost(path, reason)
+                return None
+            case PathFound(beside, path):
+                if not self._conversations.path_found(beside, path):
+                    path.close()
+            case LetGo(peer, reason) if delivery.standing is None:
+                self._let_go(peer, reason)
             case DialWanted(peer, host, port):
                 self._transport.dial(peer, host, port)
             case Reach(peer) if delivery.standing is None and delivery.reply_to is not None:
@@ -241,14 +238,7 @@ class Router(Actor):
         return LATER
 
     def _take_sep_delivery(self, proxy: NodeId, message: SepDelivery) -> None:
-        key = (proxy, message.circuit)
-        path = self._circuits.get(key)
-        if path is None:
-            if len(self._circuits) >= 4 * REACHES_MAX:
-                self._circuits.pop(next(iter(self._circuits)))
-            name = message.relay_name or message.relay.short
-            path = CircuitThere(proxy, message.relay, name, message.circuit, self.system.tell)
-            self._circuits[key] = path
+        path = self._circuits.of(proxy, message, self.system.tell)
         self._conversations.take(path, message.record, self.system.clock())
         self._grown.set()
 
@@ -286,8 +276,7 @@ class Router(Actor):
         route = self.routes.route(peer, self.system.clock())
         if route.way in (Way.HERE, Way.DIRECT):
             return route
-        conversation = self._conversations.with_peer(peer)
-        return route if route.way is not Way.NONE and conversation is not None and conversation.established else None
+        return route if route.way is not Way.NONE and self._talks_with(peer) else None
 
     async def _reach(self, peer: NodeId) -> None:
         answer: Route | AskFailed
@@ -322,20 +311,27 @@ class Router(Actor):
     async def _open_sep(self, peer: NodeId) -> None:
         """Open a session with `peer` over the relays that its site is registered on."""
         opened: SepPaths = await self._ask_here(TUNNEL_RELAY, OpenSep(peer), REACH_S)
-        grant: bytes = await self._ask_here(UPLINK, GrantWanted(), REACH_S)
         for path in opened.paths:
             self.routes.signaling_found(peer, path.relay, opened.expires_at)
-        await self._converse(peer, opened.paths, grant)
+        await self._converse(peer, opened.paths)
 
-    async def _converse(self, peer: NodeId, paths: tuple[Path, ...], grant: bytes) -> Conversation:
-        """Dial a session and wait until it is established.
+    async def _converse(self, peer: NodeId, paths: tuple[Path, ...]) -> Conversation:
+        """Dial a session over paths that are ours now, and wait until it is established.
 
         Raises:
+            AskFailed: There is no grant to show.
             Unreachable: It came to nothing; the text says why.
         """
+        try:
+            grant: bytes = await self._ask_here(UPLINK, GrantWanted(), REACH_S)
+        except BaseException:
+            for path in paths:
+                path.close()
+            raise
         conversation = self._conversations.dial(peer, paths, grant, self.system.clock())
         self._grown.set()
-        await self._wait(conversation, REACH_S)
+        if not conversation.established and not conversation.ended:
+            await self._wait(conversation, REACH_S)
         if not conversation.established:
             raise Unreachable(f"no session with {peer.short}: {conversation.ended or 'it gave no answer'}")
         return conversation
@@ -364,48 +360,43 @@ class Router(Actor):
                 envelope = self._take_envelope(peer, conversation.standing, data)
                 answered = envelope is not None and envelope.header.kind in (Kind.REPLY, Kind.FAULT)
                 if answered and conversation.way is Way.SEP and conversation.dialled:
-                    self.routes.called_by_signaling(peer)
-                    if self.routes.bearer_wanted(peer, self.system.clock()):
-                        self.routes.bearer_asked(peer)
-                        self.tasks.start_soon(self._open_bearer, peer)
+                    self._bearers.called_by_signaling(peer)
             case Opened() if peer is not None:
                 if conversation.way is Way.BEP:
                     self.routes.bearer_open(peer, conversation.relay)
                 elif not conversation.dialled:
                     self.routes.called_us(peer, conversation.relay)
-            case Ended(reason=reason):
-                self._on_ended(conversation, peer, reason)
+            case Moved(reason=reason) if peer is not None:
+                self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
+            case Ended():
+                self._on_ended(conversation, peer, turn)
         self._wake(conversation)
 
-    def _on_ended(self, conversation: Conversation, peer: NodeId | None, reason: str) -> None:
+    def _on_ended(self, conversation: Conversation, peer: NodeId | None, turn: Ended) -> None:
+        reason = turn.reason
         log.info("the session with %s over %s ended: %s", peer.short if peer else "?", conversation.relay, reason)
         if peer is None:
             return
-        left = self._conversations.with_peer(peer, conversation.way)
+        others = [
+            each
+            for each in self._conversations.all()
+            if each.peer == peer and each.way is conversation.way and each.dialled == conversation.dialled
+        ]
         if conversation.way is Way.BEP:
-            if left is None:
+            if self._conversations.with_peer(peer, Way.BEP) is None:
                 self.routes.bearer_lost(peer, reason, self.system.clock())
-        elif conversation.dialled:
+            if conversation.dialled and not others:
+                self._bearers.ended(peer, lost=turn.lost)
+        elif conversation.dialled and not others:
             self.routes.signaling_over(peer)
-        elif left is None:
+        elif not others:
             self.routes.caller_gone(peer)
+        if conversation.round_trip_s is not None or not self._talks_with(peer):
+            self.system.way_lost(peer, f"the session with {peer.short} ended: {reason}")
 
-    async def _open_bearer(self, peer: NodeId) -> None:
-        """Ask the callee for a bearer, dial our half, and open a session over it; calls go on over SEP meanwhile."""
-        try:
-            offered: BearerOffered = await self.system.ask(
-                Address(peer, TUNNEL_RELAY), BearerRequest(), timeout_s=BEARER_ASK_S, attempts=2
-            )
-            path: Path = await self._ask_here(
-                TUNNEL_RELAY,
-                OpenBearer(peer, offered.name or offered.relay.short, offered.host, offered.port, offered.ticket),
-                BEARER_DIAL_S,
-            )
-            grant: bytes = await self._ask_here(UPLINK, GrantWanted(), REACH_S)
-            await self._converse(peer, (path,), grant)
-        except (AskFailed, WorldError, PeerError) as error:
-            log.info("no bearer to %s: %s", peer.short, error)
-            self.routes.bearer_lost(peer, str(error), self.system.clock())
+    def _talks_with(self, peer: NodeId) -> bool:
+        conversation = self._conversations.with_peer(peer)
+        return conversation is not None and conversation.established
 
     def _judge(self, peer: NodeId, grant: bytes) -> Standing:
         """Decide about a node that opens a session with us."""

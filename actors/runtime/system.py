@@ -365,6 +365,14 @@ class ActorSystem:
         """
         self._wire.deliver(envelope, standing)
 
+    def way_lost(self, node: NodeId, reason: str) -> None:
+        """Hear from the outlet's owner that what was on its way to or from `node` may be gone.
+
+        Asks that wait for its answer are sent again, which its table of answers makes harmless; where no way is left
+        they fail at once with `AskUnreachable` and the reason.
+        """
+        self._wire.way_lost(node, reason)
+
     def count(self, counter: str) -> None:
         """Count one more of something rare; for the runtime."""
         self._counts[counter] += 1

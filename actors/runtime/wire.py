@@ -56,7 +56,7 @@ class Wire:
         self._codec = codec
         self._known = frozenset(codec.messages)
         self.outlet = outlet
-        self._asks: dict[bytes, tuple[NodeId, Ask]] = {}
+        self._asks: dict[bytes, tuple[NodeId, Ask, Envelope]] = {}
         self._answers = Answers()
         self._senders: dict[tuple[NodeId, str], ActorRef] = {}
 
@@ -101,7 +101,6 @@ class Wire:
         correlation = os.urandom(CORRELATION_BYTES)
         body = self._encode(message)
         ask = Ask(system.new_promise(), target.path, timeout_s)
-        self._asks[correlation] = (target.node, ask)
         begun = system.clock()
         alarms: list[tuple[int, Bell]] = [(system.alarms.set(begun + timeout_s, ask), ask)]
         try:
@@ -118,19 +117,32 @@ class Wire:
                     max(1, round(left_s * 1000)),
                     traceparent,
                 )
-                send = _Send(self, Envelope(header, body), ask)
+                envelope = Envelope(header, body)
+                send = _Send(self, envelope, ask)
                 if attempt == 0:
+                    self._asks[correlation] = (target.node, ask, envelope)
                     send.ring()
                 else:
                     alarms.append((system.alarms.set(begun + timeout_s - left_s, send), send))
             answer = await ask.promise
         finally:
-            del self._asks[correlation]
+            self._asks.pop(correlation, None)
             for grain, bell in alarms:
                 system.alarms.cancel(grain, bell)
         if ask.failure is not None:
             raise ask.failure
         return self._read_reply(target.path, answer, reply_type_of(message) if reply_type is None else reply_type)
+
+    def way_lost(self, node: NodeId, reason: str) -> None:
+        """Send what waits for an answer of `node` again, over the way that is left; fail it where none is."""
+        for asked, ask, envelope in tuple(self._asks.values()):
+            if asked == node and not ask.promise.done():
+                try:
+                    self._send(envelope)
+                except Unreachable as error:
+                    ask.fail(AskUnreachable(f"{reason}; whether it was handled is not known. {error}"))
+                except Congested as error:
+                    ask.fail(AskCongested(str(error)))
 
     def _read_reply(self, path: str, answer: Message, reply_type: Any) -> Any:
         if not isinstance(answer, UserMessage):
@@ -156,7 +168,7 @@ class Wire:
         if asked is None:
             self._system.count("late_answers")
             return
-        node, ask = asked
+        node, ask, _ = asked
         if header.source_node != node:
             self._system.count("foreign_answers")
             return

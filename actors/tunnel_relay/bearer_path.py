@@ -40,6 +40,8 @@ class BearerPath:
     _queue: deque[bytes] = field(default_factory=deque, repr=False)
     _queued_bytes: int = 0
     _wanted: anyio.Event = field(default_factory=anyio.Event, repr=False)
+    closed: bool = False
+    """This end has closed it; else its end is a loss."""
     _over: bool = False
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, repr=False)
 
@@ -55,7 +57,7 @@ class BearerPath:
 
     def close(self) -> None:
         """End it, after what is queued: the last record is usually the session's goodbye."""
-        self._over = True
+        self.closed = self._over = True
         self._wanted.set()
 
     async def run(self, take: Callable[[tuple[bytes, ...]], Awaitable[None]]) -> str:

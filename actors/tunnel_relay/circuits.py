@@ -13,8 +13,9 @@ Pure, in the manner of `runtime/machine.py`: inputs in, effects out, no clock an
 because connections are not nodes. It never looks into a record, never passes one on without a ticket that pays for it
 (each sender pays for what it sends), and keeps nothing when a link is gone but what a ticket has spent.
 
-A label is a capability: whoever may register and knows it can take its calls until the real holder registers anew.
-Records are sealed, so that is a nuisance and no leak.
+Labels live inside the registration that a ticket names, its subject: the newest of a registration's connections that
+has a label is called under it, and only with a ticket for that registration. So nobody else can take a site's labels,
+and both sides of a cut site, which have one registration, stay reachable.
 """
 
 import heapq
@@ -133,6 +134,8 @@ class _Connection:
     key: bytes
     register: _Grant | None = None
     reach: _Grant | None = None
+    registration: bytes = b""
+    """The subject of its REGISTER ticket."""
     order: int = 0
     """Among registrations: a later one is newer."""
     labels: frozenset[bytes] = frozenset()
@@ -140,6 +143,10 @@ class _Connection:
     """Circuits of this caller, by label, the oldest first."""
     inbound: dict[bytes, _Circuit] = field(default_factory=dict)
     """Circuits that lead to this registrant, by name."""
+
+
+_Name: TypeAlias = tuple[bytes, bytes]
+"""A registration and a label of it."""
 
 
 def _order(connection: _Connection) -> int:
@@ -166,8 +173,8 @@ class Circuits:
     _connections: dict[ConnectionId, _Connection] = field(default_factory=dict)
     _new: dict[ConnectionId, float] = field(default_factory=dict)
     """Those without a ticket and when their patience ends, the oldest first."""
-    _labels: dict[bytes, list[_Connection]] = field(default_factory=dict)
-    """Who has a label, the newest registration last."""
+    _labels: dict[_Name, list[_Connection]] = field(default_factory=dict)
+    """Who has a label in a registration, the newest last."""
     _grants: dict[bytes, _Grant] = field(default_factory=dict)
     _expiries: list[tuple[int, bytes]] = field(default_factory=list)
     _registrations: int = 0
@@ -262,11 +269,15 @@ class Circuits:
         if verdict.role is Role.REACH:
             former, connection.reach = connection.reach, grant
         else:
+            if connection.register is not None and connection.registration != verdict.subject:
+                effects += self._unregister(connection)
+                connection.register.holder = None
+                connection.register = None
             former, connection.register = connection.register, grant
             if former is None:
                 self._registrations += 1
                 self._orders += 1
-                connection.order = self._orders
+                connection.order, connection.registration = self._orders, verdict.subject
         if former is not None and former is not grant:
             former.holder = None
         self.counters["admitted"] += 1
@@ -292,21 +303,23 @@ class Circuits:
         if size % frames.LABEL_BYTES or size > frames.LABELS_PER_REGISTRATION_MAX * frames.LABEL_BYTES:
             return self._cut(connection, Reason.MALFORMED)
         labels = frozenset(frame[start : start + 16] for start in range(1, len(frame), frames.LABEL_BYTES))
+        registration = connection.registration
         for label in labels - connection.labels:
-            if len(self._labels.get(label, ())) >= LABEL_HOLDERS_MAX:
+            if len(self._labels.get((registration, label), ())) >= LABEL_HOLDERS_MAX:
                 return self._cut(connection, Reason.FULL)
         self._unlabel(connection, connection.labels - labels)
         for label in labels - connection.labels:
-            insort(self._labels.setdefault(label, []), connection, key=_order)
+            insort(self._labels.setdefault((registration, label), []), connection, key=_order)
         connection.labels = labels
         return [Deliver(connection.name, event_frame(Accepted(frames.LABELS)))]
 
     def _unlabel(self, connection: _Connection, labels: frozenset[bytes]) -> None:
         for label in labels:
-            holders = self._labels[label]
+            name = (connection.registration, label)
+            holders = self._labels[name]
             holders.remove(connection)
             if not holders:
-                del self._labels[label]
+                del self._labels[name]
 
     def _call(self, caller: _Connection, grant: _Grant, frame: bytes) -> list[Effect]:
         size = len(frame)
@@ -315,7 +328,7 @@ class Circuits:
         if not self._pay(grant, size):
             return self._end_role(caller, grant, Reason.OVER_QUOTA)
         label = frame[1:17]
-        holders = self._labels.get(label)
+        holders = self._labels.get((grant.ticket.subject, label))
         if holders is None:
             return self._undeliverable(caller.name, label, Reason.UNKNOWN_LABEL)
         circuit = caller.calls.get(label)
@@ -417,7 +430,8 @@ class Circuits:
         effects: list[Effect] = []
         for circuit in list(connection.inbound.values()):
             self._drop_circuit(circuit)
-            if circuit.label not in self._labels and circuit.caller is not connection:
+            taken_over = (connection.registration, circuit.label) in self._labels
+            if not taken_over and circuit.caller is not connection:
                 notice = event_frame(Undelivered(Reason.UNKNOWN_LABEL, circuit.label))
                 effects.append(Deliver(circuit.caller.name, notice))
         return effects
@@ -446,7 +460,7 @@ class Circuits:
         calls = [circuit for each in everybody for circuit in each.calls.values()]
         inbound = [circuit for each in everybody for circuit in each.inbound.values()]
         held = {id(grant): each.name for each in everybody for grant in (each.register, each.reach) if grant}
-        labelled = {(label, each.name) for each in everybody for label in each.labels}
+        labelled = {((each.registration, label), each.name) for each in everybody for label in each.labels}
         for holds, claim in (
             (len(calls) == len(inbound) == self._circuits, "every circuit hangs at both its ends"),
             (set(map(id, calls)) == set(map(id, inbound)), "and they are the same"),
@@ -458,7 +472,7 @@ class Circuits:
             (all(each.reach for each in everybody if each.calls), "calls need a ticket to reach"),
             (all((each.name in self._new) == (not each.register and not each.reach) for each in everybody), "new"),
             (self._new.keys() <= self._connections.keys() and len(self._new) <= self.new_max, "the new are bounded"),
-            (labelled == {(label, each.name) for label, those in self._labels.items() for each in those}, "labels"),
+            (labelled == {(name, each.name) for name, those in self._labels.items() for each in those}, "labels"),
             (all(those == sorted(those, key=_order) for those in self._labels.values()), "the newest is last"),
             (held == {id(each): each.holder for each in self._grants.values() if each.holder}, "grants know holders"),
             (len(self._grants) <= self.grants_max, "grants are bounded"),

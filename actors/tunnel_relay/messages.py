@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -11,6 +13,16 @@ PATH = "tunnel_relay"
 
 class BearerRequest(Message, frozen=True, tag="tunnel_relay.bearer_request"):
     """A caller asks the callee for a bearer; answered with the half that is the caller's."""
+
+
+class BearerHalf(msgspec.Struct, frozen=True, array_like=True):
+    """The calling half of a tunnel."""
+
+    relay: NodeId
+    name: str
+    host: str
+    port: int
+    ticket: bytes
 
 
 class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
@@ -22,6 +34,8 @@ class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
     port: int
     ticket: bytes
     expires_at: int
+    spare: BearerHalf | None = None
+    """Of a tunnel over another relay, whose other half is dialled as soon as the first bearer is lost."""
 
 
 MESSAGES: tuple[type[Message], ...] = (BearerRequest, BearerOffered)

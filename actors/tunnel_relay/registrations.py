@@ -1,9 +1,10 @@
-"""Keeps a site reachable at relays: two registrations, each on a relay of its own, renewed before they end.
+"""Keeps a site reachable at relays: two registrations, each on a relay of its own, made anew when they end.
 
-    none --placed by Signaling--> dialling --admitted, labels accepted--> up --lost, going, ticket old--> none
+    none --placed by Signaling--> dialling --admitted, labels accepted--> up --lost, ticket old--> none
+                                                                         up --drained--> going --two others up--> none
 
 While one is down the other carries; attempts are spaced, and spread by chance, so that sites do not come back to a
-relay that was away all in the same moment.
+relay that was away all in the same moment. A relay that is drained is left when others have taken over, or it ends.
 """
 
 import logging
@@ -40,8 +41,11 @@ class Registration:
     since: float
     client: SepClient | None = field(default=None, repr=False)
     up: bool = False
+    going: bool = False
+    """The relay is being drained: it goes on for now, and does not count."""
     why: str = "dialling"
     labels: dict[bytes, NodeId] = field(default_factory=dict, repr=False)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, repr=False)
 
     @property
     def relay(self) -> str:
@@ -76,8 +80,20 @@ class Registrations:
         self._labels: Mapping[NodeId, bytes] = {}
         self._held: dict[NodeId, Registration] = {}
         self._wanted = anyio.Event()
-        self.problem = ""
-        """Why fewer than two are up; empty when nothing is wrong."""
+        self._failures = 0
+        """Attempts in a row that came to nothing."""
+        self._not_placed = ""
+        self._not_held: dict[NodeId, str] = {}
+
+    @property
+    def problem(self) -> str:
+        """Why fewer than two are up, and what to do; empty when nothing is wrong."""
+        if sum(each.up for each in self._counting()) >= REGISTRATIONS_PER_SITE:
+            return ""
+        return "; ".join(filter(None, (self._not_placed, *sorted(self._not_held.values()))))
+
+    def _counting(self) -> list[Registration]:
+        return [each for each in self._held.values() if not each.going]
 
     def all(self) -> list[Registration]:
         """Give those that are there, up or not."""
@@ -100,50 +116,58 @@ class Registrations:
 
     async def run(self) -> None:
         """Keep two registrations up, until cancelled."""
-        failures = 0
         async with anyio.create_task_group() as tasks:
             while True:
                 self._wanted = anyio.Event()
-                failures = 0 if await self._fill(tasks) else failures + 1
-                delay_s = min(RETRY_S_MAX, RETRY_S_MIN * 2**failures) * self._rng.uniform(0.75, 1.25)
-                if len(self._held) >= REGISTRATIONS_PER_SITE:
+                await self._fill(tasks)
+                if len(self._counting()) >= REGISTRATIONS_PER_SITE:
                     await self._wanted.wait()
-                    await anyio.sleep(RETRY_S_MIN * self._rng.uniform(0.5, 1.0))
-                else:
-                    await anyio.sleep(delay_s)
+                # The first time at once, because the site is half as well reachable meanwhile.
+                delay_s = min(RETRY_S_MAX, RETRY_S_MIN * 2 ** min(self._failures, 8))
+                await anyio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
 
-    async def _fill(self, tasks: anyio.abc.TaskGroup) -> bool:
+    async def _fill(self, tasks: anyio.abc.TaskGroup) -> None:
         """Ask for relays and begin to register where we are not yet."""
-        if len(self._held) >= REGISTRATIONS_PER_SITE:
-            return True
         keys = {key.public: key for key in (FreshKey.generate() for _ in range(REGISTRATIONS_PER_SITE))}
         try:
             placed = await self._place(PlaceSep(self._site, tuple(keys)))
         except AskFailed as error:
-            self.problem = str(error)
-            return False
+            self._not_placed = f"no relay was found for this site: {error}"
+            self._failures += 1
+            return
         for placement in placed.placements:
-            if placement.relay not in self._held and len(self._held) < REGISTRATIONS_PER_SITE:
+            if placement.relay not in self._held and len(self._counting()) < REGISTRATIONS_PER_SITE:
                 registration = self._held[placement.relay] = Registration(placement, self._clock())
                 tasks.start_soon(self._hold, registration, keys[placement.holder])
-        missing = REGISTRATIONS_PER_SITE - len(self._held)
-        self.problem = f"{missing} of {REGISTRATIONS_PER_SITE} relays are missing: start another one" if missing else ""
-        return not missing
+        missing = REGISTRATIONS_PER_SITE - len(self._counting())
+        self._not_placed = ""
+        if missing:
+            self._failures += 1
+            self._not_placed = (
+                f"this site is at {REGISTRATIONS_PER_SITE - missing} relay and wants {REGISTRATIONS_PER_SITE}: "
+                "start another one with `atoll relay run`"
+            )
 
     async def _hold(self, registration: Registration, key: FreshKey) -> None:
         """Live one registration, from the dial to its end."""
         placement = registration.placement
         try:
-            async with SepClient(placement.host, placement.sep_port, placement.relay, placement.ticket, key) as client:
-                registration.client = client
-                self._tell_labels(registration, client)
-                await self._serve(registration, client)
+            with registration.scope:
+                async with SepClient(
+                    placement.host, placement.sep_port, placement.relay, placement.ticket, key
+                ) as client:
+                    registration.client = client
+                    self._tell_labels(registration, client)
+                    await self._serve(registration, client)
         except (PeerError, WorldError) as error:
             log.info("the registration at %s ended: %s", registration.relay, error)
-            self.problem = f"{registration.relay}: {error}"
+            self._not_held[placement.relay] = f"{registration.relay}: {error}"
+            while len(self._not_held) > REGISTRATIONS_PER_SITE:
+                del self._not_held[next(iter(self._not_held))]
+            self._failures += not registration.up
         finally:
             registration.client, registration.up = None, False
-            self._held.pop(placement.relay, None)
+            del self._held[placement.relay]
             self._on_change()
             self._wanted.set()
 
@@ -161,10 +185,21 @@ class Registrations:
                 case Accepted(frames.LABELS) if not registration.up:
                     registration.up, registration.since = True, self._clock()
                     registration.why = "registered"
+                    self._not_held.pop(registration.placement.relay, None)
+                    self._settled()
                     self._on_change()
-                case Going():
-                    log.info("%s is going; the site registers elsewhere", registration.relay)
-                    return
+                case Going(seconds):
+                    log.info("%s ends in %d s; the site registers elsewhere", registration.relay, seconds)
+                    registration.going, registration.why = True, "the relay is being drained"
+                    self._wanted.set()
                 case _:
                     # Answers that no longer find their circuit, late pongs: nobody waits for them here.
                     pass
+
+    def _settled(self) -> None:
+        """Leave relays that are being drained, once there are enough others."""
+        if sum(each.up for each in self._counting()) >= REGISTRATIONS_PER_SITE:
+            self._failures = 0
+            for registration in self._held.values():
+                if registration.going:
+                    registration.scope.cancel()

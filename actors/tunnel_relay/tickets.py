@@ -8,8 +8,9 @@ registration, so a relay learns nothing from it about who is behind. 150 bytes, 
     |    1    |  1   |   8    |   16    |  16   | 4 (u32) |8 (u64)|   32   |    64     |
     +---------+------+--------+---------+-------+---------+-------+--------+-----------+
 
-`subject` is the tunnel's or the registration's random id. `holder` is the fresh CURVE key that a SEP ticket is bound
-to; a bearer has no key on the relay, so there it is zero and the tunnel id, known to two ends only, is what is held.
+`subject` is the random id of the tunnel, or of the site's registration that is made or reached. `holder` is the fresh
+CURVE key that a SEP ticket is bound to; a bearer has no key on the relay, so there it is zero and the tunnel id, known
+to two ends only, is what is held.
 Nothing in a ticket may be believed before `judge` has returned it.
 """
 

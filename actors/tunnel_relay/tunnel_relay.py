@@ -9,23 +9,33 @@ It reads paths and hands records to Routers; it never opens one. What it holds i
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
 
-from atoll.actors.cloud.messages import Found, LookUp, PlaceSep, SepPlaced, SepRoute, TunnelRequest, TunnelsGranted
+from atoll.actors.cloud.messages import (
+    Found,
+    LookUp,
+    PlaceSep,
+    SepPlaced,
+    SepRoute,
+    TunnelPair,
+    TunnelRequest,
+    TunnelsGranted,
+)
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import SepAnswer, SepDelivery
-from atoll.actors.router.paths import OpenBearer, OpenSep, PathLost, RecordsArrived, SepPaths
+from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound, PathLost, RecordsArrived, SepPaths
 from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_path import BearerPath
 from atoll.actors.tunnel_relay.frames import Going, Inbound, Returned, Undelivered
 from atoll.actors.tunnel_relay.messages import (
+    BearerHalf,
     BearerOffered,
     BearerRequest,
     BearerSeen,
@@ -58,6 +68,8 @@ BEARERS_MAX = 256
 BEARERS_PER_PEER_MAX = 4
 BEARER_DIAL_S = 40.0
 CIRCUITS_MAX = 4096
+PAIRS = 2
+"""A tunnel and a spare on another relay."""
 
 
 class TunnelRelay(Actor):
@@ -90,9 +102,9 @@ class TunnelRelay(Actor):
             case BearerRequest() if delivery.sender is not None and reply_to is not None:
                 self.tasks.start_soon(self._offer, delivery.sender.address.node, reply_to)
             case OpenSep(peer) if local and reply_to is not None:
-                self.tasks.start_soon(self._open_sep, peer, reply_to)
+                self.tasks.start_soon(self._open_sep, peer, reply_to, delivery.deadline)
             case OpenBearer() if local and reply_to is not None:
-                self.tasks.start_soon(self._open_bearer, message, reply_to)
+                self.tasks.start_soon(self._open_bearer, message, reply_to, delivery.deadline)
             case ServeSite(site, labels) if local:
                 self._serve(site)
                 if self._registrations is not None:
@@ -108,9 +120,17 @@ class TunnelRelay(Actor):
     async def _ask_cloud(self, actor: str, message: Any) -> Any:
         return await self.system.ask(Address(self._own, UPLINK), AskCloud(actor, message), timeout_s=15.0)
 
+    def _late(self, deadline: float | None) -> bool:
+        """Tell whether the asker has gone: what is opened for it now nobody would ever close."""
+        return deadline is not None and self.system.clock() >= deadline
+
+    async def _tell_lost(self, path: LabelPath | BearerPath, reason: str) -> None:
+        await self._router.wait_room()
+        self._router.tell(PathLost(path, reason))
+
     # Calling other sites
 
-    async def _open_sep(self, peer: NodeId, reply_to: ReplyTo) -> None:
+    async def _open_sep(self, peer: NodeId, reply_to: ReplyTo, deadline: float | None) -> None:
         keys = [FreshKey.generate() for _ in range(ROUTES)]
         try:
             found: Found = await self._ask_cloud("directory", LookUp(str(peer), tuple(key.public for key in keys)))
@@ -121,6 +141,10 @@ class TunnelRelay(Actor):
             paths = await self._dial_all(list(zip(found.routes, keys, strict=False)))
         except AskFailed as error:
             reply_to.fail(error)
+            return
+        if self._late(deadline):
+            for path in paths:
+                path.close()
             return
         lasts_s = min(route.expires_at for route in found.routes) - found.now
         reply_to.answer(SepPaths(tuple(paths), self.system.clock() + lasts_s))
@@ -133,18 +157,23 @@ class TunnelRelay(Actor):
         """
         up: list[LabelPath] = []
         failed: list[str] = []
+        answered = False
         changed = anyio.Event()
 
         def settle(result: LabelPath | str) -> None:
             nonlocal changed
             if isinstance(result, str):
                 failed.append(result)
+            elif answered:
+                # In time for the next loss of a path, if not for the first record.
+                self._router.tell(PathFound(up[0], result))
             else:
                 up.append(result)
             changed.set()
             changed = anyio.Event()
 
         for route, key in dials:
+            self._calls += 1
             self.tasks.start_soon(self._hold_call, route, key, settle)
         while not up and len(failed) < len(dials):
             await changed.wait()
@@ -153,18 +182,19 @@ class TunnelRelay(Actor):
                 await changed.wait()
         if not up:
             raise AskDeclined("no relay of its site let us in: " + "; ".join(failed))
-        return list(up)
+        answered = True
+        return up
 
     async def _hold_call(self, route: SepRoute, key: FreshKey, settle: Callable[[LabelPath | str], None]) -> None:
         """Live one connection to a relay that we call a label at."""
         relay = route.name or route.relay.short
-        self._calls += 1
         path: LabelPath | None = None
         reason = "this end closed it"
         try:
             with anyio.CancelScope() as scope:
                 async with SepClient(route.host, route.sep_port, route.relay, route.ticket, key) as client:
                     path = LabelPath(relay, route.label, client, scope.cancel)
+                    await self._router.wait_room()
                     settle(path)
                     reason = await self._read_call(path, client)
         except (PeerError, WorldError) as error:
@@ -174,7 +204,7 @@ class TunnelRelay(Actor):
         if path is None:
             settle(reason)
         else:
-            self._router.tell(PathLost(path, reason))
+            await self._tell_lost(path, reason)
 
     async def _read_call(self, path: LabelPath, client: SepClient) -> str:
         while True:
@@ -260,48 +290,62 @@ class TunnelRelay(Actor):
 
     # Bearers
 
-    async def _open_bearer(self, order: OpenBearer, reply_to: ReplyTo) -> None:
+    async def _open_bearer(self, order: OpenBearer, reply_to: ReplyTo, deadline: float | None) -> None:
         try:
             self._room_for_bearer()
             stream = await dial_bearer(order.host, order.port, order.ticket, timeout_s=BEARER_DIAL_S)
         except (PeerError, WorldError) as error:
             reply_to.fail(AskDeclined(f"the bearer through {order.relay} did not open: {error}"))
             return
+        if self._late(deadline):
+            await anyio.aclose_forcefully(stream)
+            return
         path = BearerPath(order.relay, stream, self.system.clock(), order.peer)
         reply_to.answer(path)
         await self._hold_bearer(path)
 
     async def _offer(self, peer: NodeId, reply_to: ReplyTo) -> None:
-        """Take a tunnel from Signaling, hand its calling half to the peer, and dial ours."""
+        """Take a tunnel and a spare from Signaling, hand their calling halves to the peer, and dial ours.
+
+        The spare is on another relay; its half is dialled when the first bearer is lost, or never came to be, which
+        the peer sees in the same moment. So failing over asks neither the cloud nor the peer.
+        """
         if self._offered[peer] >= BEARERS_PER_PEER_MAX:
             reply_to.fail(AskDeclined(f"{BEARERS_PER_PEER_MAX} bearers for this caller are open or under way"))
             return
         self._offered[peer] += 1
         try:
             self._room_for_bearer()
-            granted: TunnelsGranted = await self._ask_cloud("signaling", TunnelRequest(1))
+            granted: TunnelsGranted = await self._ask_cloud("signaling", TunnelRequest(PAIRS))
             if not granted.pairs:
                 raise AskDeclined("no relay takes a tunnel now")
-            pair = granted.pairs[0]
-            reply_to.answer(
-                BearerOffered(pair.relay, pair.name, pair.host, pair.bearer_port, pair.call, pair.expires_at)
-            )
-            stream = await dial_bearer(pair.host, pair.bearer_port, pair.offer, timeout_s=BEARER_DIAL_S)
-            await self._hold_bearer(BearerPath(pair.name or pair.relay.short, stream, self.system.clock(), peer))
+            reply_to.answer(_offered(granted.pairs))
+            for pair in granted.pairs:
+                if not await self._dial_offered(pair, peer):
+                    break
         except AskFailed as error:
             reply_to.fail(error)
-        except (PeerError, WorldError) as error:
-            log.info("a bearer for %s did not open: %s", peer.short, error)
         finally:
             self._offered[peer] -= 1
             if not self._offered[peer]:
                 del self._offered[peer]
 
+    async def _dial_offered(self, pair: TunnelPair, peer: NodeId) -> bool:
+        """Live our half of a tunnel; True when it was lost, False when it was ended."""
+        try:
+            stream = await dial_bearer(pair.host, pair.bearer_port, pair.offer, timeout_s=BEARER_DIAL_S)
+        except (PeerError, WorldError) as error:
+            log.info("a bearer for %s did not open: %s", peer.short, error)
+            return True
+        return await self._hold_bearer(BearerPath(pair.name or pair.relay.short, stream, self.system.clock(), peer))
+
     def _room_for_bearer(self) -> None:
         if len(self._bearers) >= BEARERS_MAX:
             raise AskDeclined(f"{BEARERS_MAX} bearers end here already")
 
-    async def _hold_bearer(self, path: BearerPath) -> None:
+    async def _hold_bearer(self, path: BearerPath) -> bool:
+        """Read a bearer until it is over; True when nobody had closed it."""
+
         async def take(records: tuple[bytes, ...]) -> None:
             # The Router's mailbox is the brake: a bearer is read as fast as its records are taken.
             await self._router.wait_room()
@@ -312,7 +356,15 @@ class TunnelRelay(Actor):
             reason = await path.run(take)
         finally:
             self._bearers.remove(path)
-        self._router.tell(PathLost(path, reason))
+        await self._router.wait_room()
+        try:
+            # The goodbye of the peer's session may still wait in the Router's mailbox; behind it, we know.
+            await self._router.ask(PathLost(path, reason), timeout_s=BEARER_DIAL_S)
+        except AskFailed as error:
+            # With the Router went everything that used the path; its supervisor starts us anew as well.
+            log.info("the Router did not hear that a bearer is over: %s", error)
+            return False
+        return not path.closed
 
     def _described(self) -> TunnelsDescribed:
         registrations = self._registrations.all() if self._registrations is not None else []
@@ -326,3 +378,10 @@ class TunnelRelay(Actor):
             {"calls_open": self._calls, "bearers_open": len(self._bearers), **self._counts},
             problem,
         )
+
+
+def _offered(pairs: Sequence[TunnelPair]) -> BearerOffered:
+    first, *rest = (BearerHalf(each.relay, each.name, each.host, each.bearer_port, each.call) for each in pairs)
+    spare = rest[0] if rest else None
+    expires_at = pairs[0].expires_at
+    return BearerOffered(first.relay, first.name, first.host, first.port, first.ticket, expires_at, spare)

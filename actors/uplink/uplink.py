@@ -1,7 +1,8 @@
 """Keeps a node's connection to its cloud: asks it for others, and holds the grant that it issued.
 
-    ask --a link stands?--> asked --> answered                     the cloud is reachable
+    ask --a link stands?--> asked --> answered, if with a no       the cloud is reachable
         --no--> the Router dials --> asked, or failed with why     it is not
+    nothing asked for IDLE_S --> the link is let go, so that a site costs its cloud one link, not one a node
 
 The grant is kept on disk: a node that starts without the internet can still prove itself to others. Nothing else of the
 cloud is needed to go on.
@@ -10,6 +11,7 @@ cloud is needed to go on.
 import logging
 import time
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 import anyio
@@ -17,15 +19,15 @@ import anyio.to_thread
 
 from atoll.actors.cloud.messages import GrantIssued, GrantRequest
 from atoll.actors.router.messages import PATH as ROUTER
-from atoll.actors.router.messages import Reach
+from atoll.actors.router.messages import LetGo, Reach
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
-from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskTimedOut, AskUnreachable
+from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskTimedOut, AskUnreachable
 from atoll.actors.runtime.machine import Address
 from atoll.actors.uplink.messages import AskCloud, CloudSeen, GrantWanted
 from atoll.transport.base import Standing
-from atoll.transport.errors import Expired, PeerError
+from atoll.transport.errors import Congested, Expired, PeerError
 from atoll.transport.identity import NodeId
-from atoll.transport.tokens import check_grant
+from atoll.transport.tokens import GRANT_BYTES_MAX, check_grant
 
 log = logging.getLogger("atoll.uplink")
 
@@ -36,6 +38,8 @@ ENROL_AGAIN_S_MIN = 0.5
 ENROL_AGAIN_S_MAX = 30.0
 ASKS_MAX = 256
 """Questions to the cloud under way; more means that it does not answer."""
+IDLE_S = 30.0
+"""A supernode announces its site every 5 s and never comes here; the others ask now and then."""
 AUDIENCE = "atoll"
 
 
@@ -44,7 +48,7 @@ class Uplink(Actor):
 
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
-    def __init__(self, own: NodeId, cloud: NodeId | None, grant_file: Path | None) -> None:
+    def __init__(self, own: NodeId, cloud: NodeId | None, grant_file: Path | None, rng: Random | None = None) -> None:
         """Take who we are and our cloud, and where the grant is kept; a relay has none and wants none."""
         self._wants_grant = grant_file is not None
         self._own = own
@@ -54,13 +58,44 @@ class Uplink(Actor):
         self._grant_until = 0.0
         self._seen: bool | None = None
         self._asks = 0
+        self._rng = rng or Random()
+        self._linked = False
+        """A link was there when it was needed last."""
+        self._used_at = 0.0
 
     async def started(self) -> None:
         """Read the grant of an earlier life, if it is still good."""
-        if self._cloud is not None and self._grant_file is not None and self._grant_file.exists():
-            self._keep(self._grant_file.read_bytes())
-        if self._cloud is not None and self._wants_grant:
+        if self._cloud is None:
+            return
+        if self._grant_file is not None:
+            self._read(self._grant_file)
+        if self._wants_grant:
             self.tasks.start_soon(self._enrol)
+        self.tasks.start_soon(self._let_go_when_idle, self._cloud)
+
+    def _read(self, grant_file: Path) -> None:
+        """Use the grant on disk if it can be read and is good; a new one replaces it otherwise."""
+        try:
+            with grant_file.open("rb") as file:
+                grant = file.read(GRANT_BYTES_MAX + 1)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("the grant in %s cannot be read: %s; the cloud is asked for another", grant_file, error)
+            return
+        self._keep(grant)
+
+    async def _let_go_when_idle(self, cloud: NodeId) -> None:
+        while True:
+            await anyio.sleep(IDLE_S / 4)
+            if not self._linked or self._asks or self.system.clock() < self._used_at + IDLE_S:
+                continue
+            try:
+                self.system.tell(Address(self._own, ROUTER), LetGo(cloud, f"nothing was asked for {IDLE_S:g} s"))
+            except Congested:
+                # The Router has more to do than this; it is told again.
+                continue
+            self._linked = False
 
     async def _enrol(self) -> None:
         """Show ourselves to the cloud once: only who is enrolled can be found by others, and prove itself to them."""
@@ -70,7 +105,7 @@ class Uplink(Actor):
                 await self._current_grant()
             except AskFailed as error:
                 log.info("no grant yet: %s", error)
-            await anyio.sleep(wait_s)
+            await anyio.sleep(wait_s * self._rng.uniform(0.75, 1.25))
             wait_s = min(2 * wait_s, ENROL_AGAIN_S_MAX)
 
     async def receive(self, delivery: Delivery) -> Any:
@@ -81,11 +116,11 @@ class Uplink(Actor):
         if self._asks >= ASKS_MAX:
             reply_to.fail(AskDeclined(f"{ASKS_MAX} questions to the cloud are under way already"))
         else:
+            self._asks += 1
             self.tasks.start_soon(self._answer, message, reply_to)
         return LATER
 
     async def _answer(self, message: AskCloud | GrantWanted, reply_to: ReplyTo) -> None:
-        self._asks += 1
         try:
             if isinstance(message, AskCloud):
                 reply_to.answer(await self._ask(message.actor, message.message, message.timeout_s))
@@ -105,11 +140,20 @@ class Uplink(Actor):
         except AskFailed as error:
             self._note(reachable=False, reason=str(error))
             raise AskUnreachable(str(error)) from error
+        self._linked, self._used_at = True, self.system.clock()
         try:
             answer = await self.system.ask(Address(cloud, actor), message, timeout_s=timeout_s)
         except (AskUnreachable, AskTimedOut) as error:
             self._note(reachable=False, reason=str(error))
             raise
+        except AskCongested:
+            # Too much on this side; that says nothing of the cloud.
+            raise
+        except AskFailed as error:
+            self._note(reachable=True, reason=f"it answered: {error}")
+            raise
+        finally:
+            self._used_at = self.system.clock()
         self._note(reachable=True, reason="it answered")
         return answer
 
@@ -129,7 +173,11 @@ class Uplink(Actor):
                 return self._grant
             raise
         if self._keep(issued.grant) and self._grant_file is not None:
-            await anyio.to_thread.run_sync(_write_private, self._grant_file, issued.grant)
+            try:
+                await anyio.to_thread.run_sync(_write_private, self._grant_file, issued.grant)
+            except OSError as error:
+                # Good until this process ends; the next one must ask again.
+                log.warning("the grant could not be kept in %s: %s", self._grant_file, error)
         if not self._grant:
             raise AskDeclined("the cloud issued a grant that is not good for this node; is its key pinned right?")
         return self._grant

@@ -96,6 +96,33 @@ def undelivered(name, reason, address=LABEL):
     return name, frames.Undelivered(reason, address)
 
 
+def test_nobody_else_can_take_a_label_and_no_ticket_reaches_into_another_registration():
+    switch = Switch()
+    switch.register(b"proxy", LABEL)
+    switch.register(b"thief", LABEL, subject=b"t" * 16)
+    switch.reach(b"caller")
+    assert switch.call(b"caller")[0] == b"proxy"
+    switch.reach(b"other caller", subject=b"t" * 16)
+    assert switch.call(b"other caller")[0] == b"thief"
+    switch.handle(Gone(b"proxy"))
+    assert switch.call(b"caller") == undelivered(b"caller", Reason.UNKNOWN_LABEL)
+
+
+def test_a_connection_that_changes_its_registration_leaves_its_labels_behind():
+    switch = Switch()
+    switch.register(b"proxy", LABEL)
+    switch.reach(b"caller")
+    switch.call(b"caller")
+    effects = switch.show(b"proxy", Role.REGISTER, subject=b"n" * 16)
+    notice = frames.event_frame(frames.Undelivered(Reason.UNKNOWN_LABEL, LABEL))
+    assert effects == [Deliver(b"caller", notice), Deliver(b"proxy", OK_TICKET)]
+    assert switch.call(b"caller") == undelivered(b"caller", Reason.UNKNOWN_LABEL)
+    assert switch.counted("registrations") == 1
+    switch.say(b"proxy", frames.labels_frame([LABEL]))
+    switch.reach(b"caller", subject=b"n" * 16)
+    assert switch.call(b"caller")[0] == b"proxy"
+
+
 def test_a_call_reaches_the_label_and_the_answer_the_caller():
     switch = Switch()
     switch.register(b"proxy", LABEL, OTHER_LABEL)
@@ -282,7 +309,7 @@ def test_a_ticket_pays_for_what_its_holder_sends_and_not_for_more():
     assert over == refused(b"caller", Reason.OVER_QUOTA)
     # Coming again with the same ticket buys nothing, with a new one it does.
     assert switch.show(b"caller", Role.REACH, quota=1000) == refused(b"caller", Reason.OVER_QUOTA)
-    switch.reach(b"caller", subject=b"n" * 16)
+    switch.reach(b"caller", life_s=601)
     assert switch.call(b"caller")[0] == b"proxy"
 
 

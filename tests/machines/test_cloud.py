@@ -177,6 +177,29 @@ def test_a_site_is_placed_on_two_different_relays_least_loaded_first(cloud):
     assert [each.host for each in placed.placements] == ["idle.example", "half.example"]
 
 
+def test_a_site_has_one_registration_at_a_relay_and_its_callers_are_sent_to_that(cloud):
+    relays = [cloud.relay("relay-1"), cloud.relay("relay-2", load=0.5)]
+    tv, phone, desk = cloud.enrol("tv"), cloud.enrol("phone"), cloud.enrol("desk", site="office")
+
+    def placed(sender):
+        message = PlaceSep(sender.site, (os.urandom(32), os.urandom(32)))
+        return [each.registration for each in cloud.signaling.place(sender, message).placements]
+
+    assert placed(tv) == placed(phone)
+    assert len({*placed(tv), *placed(desk)}) == 4
+    labels = tuple(SepLabel(tv.node, relay.node, os.urandom(16)) for relay in relays)
+    cloud.directory.announce(tv, AnnounceSite("home", (record(tv),), labels))
+    holders = (os.urandom(32), os.urandom(32))
+    routes = cloud.directory.look_up(LookUp(str(tv.node), holders)).routes
+    subjects = [
+        check(
+            route.ticket, issuer=cloud.key.node_id, relay=route.relay, roles={Role.REACH}, holder=holder, now=cloud.now
+        ).subject
+        for route, holder in zip(routes, holders, strict=True)
+    ]
+    assert subjects == placed(tv)
+
+
 def test_a_dead_relay_is_not_placed_on(cloud):
     cloud.relay("relay-1")
     tv = cloud.enrol("tv")

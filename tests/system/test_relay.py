@@ -28,6 +28,7 @@ ISSUER = NodeKey(bytes([1]) * 32)
 RELAY = NodeKey(bytes([2]) * 32)
 STRANGER = NodeKey(bytes([3]) * 32)
 HOST = "127.0.0.1"
+SITE = b"s" * 16
 LABEL, OTHER_LABEL = b"l" * 16, b"o" * 16
 PATIENCE_S = 20
 ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -45,7 +46,7 @@ def ticket_for(role, key, *, issuer=ISSUER, relay=RELAY, life_s=600.0, quota=UNL
     return issue(
         issuer,
         role=role,
-        subject=os.urandom(16),
+        subject=SITE,
         relay=relay.node_id,
         expires_at=int(time.time() + life_s),
         quota_bytes=quota,

@@ -1,0 +1,100 @@
+"""Opens bearers to peers that are called over SEP, and the next one when one is lost.
+
+    none --the first call was answered--> asked for --our half dialled, session established--> open
+    open --lost--> the spare half is dialled --nothing of that--> none, and asked for again after a while
+
+Calls go on over SEP all the time. The callee is asked once and hands over two halves, the second of a tunnel over
+another relay: so whoever loses a bearer with its relay has the next without asking anybody.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from atoll.actors.router.conversations import Conversation
+from atoll.actors.router.paths import OpenBearer, Path
+from atoll.actors.router.routes import RouteTable
+from atoll.actors.runtime.errors import AskFailed
+from atoll.actors.runtime.machine import Address
+from atoll.actors.runtime.system import ActorSystem
+from atoll.actors.tunnel_relay.messages import PATH as TUNNEL_RELAY
+from atoll.actors.tunnel_relay.messages import BearerHalf, BearerOffered, BearerRequest
+from atoll.transport.errors import PeerError, WorldError
+from atoll.transport.identity import NodeId
+
+log = logging.getLogger("atoll.router")
+
+ASK_S = 5.0
+ASK_ATTEMPTS = 2
+DIAL_S = 45.0
+"""Longer than a relay lets one half wait for the other."""
+SPARES_MAX = 256
+"""Spare halves that are kept; without one the next bearer costs a question more."""
+
+Converse: TypeAlias = Callable[[NodeId, tuple[Path, ...]], Awaitable[Conversation]]
+"""Opens a session over paths and waits until it is established, or raises."""
+
+
+class Bearers:
+    """The bearers that this node's Router has asked for."""
+
+    def __init__(
+        self, system: ActorSystem, routes: RouteTable, start_soon: Callable[..., Any], converse: Converse
+    ) -> None:
+        self._system = system
+        self._routes = routes
+        self._start_soon = start_soon
+        self._converse = converse
+        self._spares: dict[NodeId, BearerHalf] = {}
+
+    def called_by_signaling(self, peer: NodeId) -> None:
+        """Note that a call over SEP was answered, and ask for a bearer if it is time."""
+        self._routes.called_by_signaling(peer)
+        if self._routes.bearer_wanted(peer, self._system.clock()):
+            self._routes.bearer_asked(peer)
+            self._start_soon(self._open, peer, None)
+
+    def ended(self, peer: NodeId, *, lost: bool) -> None:
+        """Note that the last bearer that we dialled to a peer has ended; one that was lost has a successor."""
+        spare = self._spares.pop(peer, None)
+        if spare is not None and lost:
+            self._routes.bearer_asked(peer)
+            self._start_soon(self._open, peer, spare)
+
+    async def _open(self, peer: NodeId, spare: BearerHalf | None) -> None:
+        try:
+            path = await self._dial(peer, await self._ask_for_halves(peer) if spare is None else [spare])
+            await self._converse(peer, (path,))
+        except (AskFailed, WorldError, PeerError) as error:
+            log.info("no bearer to %s: %s", peer.short, error)
+            self._spares.pop(peer, None)
+            self._routes.bearer_lost(peer, str(error), self._system.clock())
+
+    async def _ask_for_halves(self, peer: NodeId) -> list[BearerHalf]:
+        offered: BearerOffered = await self._system.ask(
+            Address(peer, TUNNEL_RELAY), BearerRequest(), timeout_s=ASK_S, attempts=ASK_ATTEMPTS
+        )
+        half = BearerHalf(offered.relay, offered.name, offered.host, offered.port, offered.ticket)
+        return [half] if offered.spare is None else [half, offered.spare]
+
+    async def _dial(self, peer: NodeId, halves: list[BearerHalf]) -> Path:
+        """Dial the first half that opens, and keep the one behind it.
+
+        Raises:
+            AskFailed: None opened.
+        """
+        half, *rest = halves
+        order = OpenBearer(peer, half.name or half.relay.short, half.host, half.port, half.ticket)
+        try:
+            path: Path = await self._system.ask(Address(self._system.node_id, TUNNEL_RELAY), order, timeout_s=DIAL_S)
+        except AskFailed as error:
+            if not rest:
+                raise
+            # The callee sees its own half fail, and goes to the spare as well.
+            log.info("the first bearer to %s did not open: %s", peer.short, error)
+            return await self._dial(peer, rest)
+        if rest:
+            if len(self._spares) >= SPARES_MAX:
+                self._spares.pop(next(iter(self._spares)))
+            self._spares[peer] = rest[0]
+        return path

@@ -1,0 +1,535 @@
+"""The sessions of a node over paths that a test holds in its hands: turns, losses, crossings, limits, forgeries."""
+
+from collections import deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.actors.router import conversations as module
+from atoll.actors.router.conversations import Conversations, Ended, Moved, Opened, Said
+from atoll.actors.router.routes import Way
+from atoll.transport.base import Standing
+from atoll.transport.errors import Congested, Refused, Unreachable
+from atoll.transport.keys import NodeKey
+from atoll.transport.session import HANDSHAKE_S, IDLE_S, RESEND_S, SESSION_ID_BYTES
+
+GRANT = b"a grant"
+KEYS = [NodeKey(bytes([number]) * 32) for number in range(1, 4)]
+
+
+class End:
+    """One end of a path: what is sent goes to the other end's node when the test lets it."""
+
+    def __init__(self, wire, node, way, relay, record_bytes_max):
+        self.wire, self.node, self.way, self.relay = wire, node, way, relay
+        self.record_bytes_max = record_bytes_max
+        self.other = None
+        self.closed = False
+        self.trouble = None
+        self.sent = []
+
+    def send(self, record):
+        if self.trouble is not None:
+            raise self.trouble
+        if self.closed:
+            raise Unreachable("this path is closed")
+        assert len(record) <= self.record_bytes_max
+        self.sent.append(record)
+        self.wire.append((self.other, record))
+
+    def close(self):
+        self.closed = True
+
+
+class Node:
+    """A node's conversations, and all that they told."""
+
+    def __init__(self, world, key):
+        self.world, self.key = world, key
+        self.turns = []
+        self.conversations = Conversations(key, self.judge, self.turns.append)
+
+    @property
+    def id(self):
+        return self.key.node_id
+
+    def judge(self, peer, grant):
+        if grant != GRANT:
+            raise Refused("this grant is none")
+        return Standing.GRANTED
+
+    def dial(self, peer, *ends, grant=GRANT):
+        return self.conversations.dial(peer.id, ends, grant, self.world.now)
+
+    def said(self):
+        return [turn.data for turn in self.turns if isinstance(turn, Said)]
+
+    def kinds(self):
+        return [type(turn).__name__ for turn in self.turns]
+
+    def last(self):
+        return self.turns[-1]
+
+
+class World:
+    """Nodes, paths between them, and a clock that the test moves."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.wire = deque()
+        self.nodes = [Node(self, key) for key in KEYS]
+
+    def path(self, one, other, way=Way.SEP, relay="relay-1", record_bytes_max=48 * 1024):
+        first, second = (End(self.wire, node, way, relay, record_bytes_max) for node in (one, other))
+        first.other, second.other = second, first
+        return first
+
+    def carry(self, lost=()):
+        while self.wire:
+            end, record = self.wire.popleft()
+            if end not in lost:
+                end.node.conversations.take(end, record, self.now)
+
+    def wait(self, seconds, lost=()):
+        """Let time pass in steps of a quarter second, as the Router does."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 0.25
+            for node in self.nodes:
+                node.conversations.tick(self.now)
+            self.carry(lost)
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def caller(world):
+    return world.nodes[0]
+
+
+@pytest.fixture
+def callee(world):
+    return world.nodes[1]
+
+
+def established(world, caller, callee, *paths, **fields):
+    paths = paths or (world.path(caller, callee, **fields),)
+    conversation = caller.dial(callee, *paths)
+    world.carry()
+    assert conversation.established
+    answered = callee.conversations.with_peer(caller.id)
+    return conversation, answered
+
+
+def test_a_conversation_opens_at_both_ends_speaks_and_ends(world, caller, callee):
+    path = world.path(caller, callee)
+    conversation = caller.dial(callee, path)
+    assert (conversation.dialled, conversation.established) == (True, False)
+    world.now += 0.05
+    world.carry()
+    answered = callee.conversations.with_peer(caller.id)
+    assert (answered.peer, answered.dialled, answered.standing) == (caller.id, False, Standing.GRANTED)
+    assert conversation.standing is Standing.NEIGHBOUR
+    assert conversation.round_trip_s == pytest.approx(0.05)
+    caller.conversations.send(conversation, b"question")
+    world.carry()
+    callee.conversations.send(answered, b"answer")
+    world.carry()
+    caller.conversations.end(conversation, "enough", world.now)
+    caller.conversations.end(conversation, "enough said", world.now)
+    world.carry()
+    assert caller.kinds() == ["Opened", "Said", "Ended"]
+    assert callee.kinds() == ["Opened", "Said", "Ended"]
+    assert (caller.said(), callee.said()) == ([b"answer"], [b"question"])
+    assert (caller.last().reason, callee.last().reason) == ("enough", "enough")
+    assert not caller.last().lost
+    assert not callee.last().lost
+    assert path.closed
+    assert path.other.closed
+    assert len(caller.conversations) == len(callee.conversations) == 0
+
+
+def test_what_is_sent_before_the_session_stands_arrives_once_it_does(world, caller, callee):
+    conversation = caller.dial(callee, world.path(caller, callee))
+    caller.conversations.send(conversation, b"early")
+    world.carry()
+    assert callee.said() == [b"early"]
+
+
+def test_nothing_can_be_said_after_the_end(world, caller, callee):
+    conversation, _ = established(world, caller, callee)
+    caller.conversations.end(conversation, "enough", world.now)
+    with pytest.raises(Unreachable, match="closed"):
+        caller.conversations.send(conversation, b"late")
+
+
+def test_a_session_that_is_never_answered_ends_in_words_and_gives_its_path_back(world, caller, callee):
+    path = world.path(caller, callee)
+    caller.dial(callee, path)
+    world.wait(HANDSHAKE_S + 0.5, lost=[path.other])
+    assert caller.kinds() == ["Ended"]
+    assert "no handshake within 5 s" in caller.last().reason
+    assert path.closed
+    assert len(path.sent) == pytest.approx(HANDSHAKE_S / RESEND_S, abs=1)
+    assert caller.conversations.deadline is None
+
+
+def test_a_handshake_goes_over_all_paths_and_a_dead_relay_costs_nothing(world, caller, callee):
+    dead, alive = (world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2"))
+    conversation = caller.dial(callee, dead, alive)
+    world.carry(lost=[dead.other])
+    assert conversation.established
+    assert conversation.relay == "relay-2"
+    before = len(dead.sent)
+    caller.conversations.send(conversation, b"question")
+    world.carry()
+    assert callee.said() == [b"question"]
+    assert len(dead.sent) == before
+
+
+def test_when_the_path_in_use_is_lost_another_carries_on_and_it_is_told(world, caller, callee):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation, answered = established(world, caller, callee, *paths)
+    used = conversation.paths[0]
+    other = next(path for path in paths if path is not used)
+    caller.conversations.path_lost(other, "relay killed")
+    assert caller.kinds() == ["Opened"]
+    other = world.path(caller, callee, relay="relay-3")
+    assert caller.conversations.path_found(used, other)
+    caller.conversations.path_lost(used, "relay killed")
+    assert caller.last() == Moved(conversation, "relay killed")
+    assert conversation.relay == "relay-3"
+    caller.conversations.send(conversation, b"question")
+    world.carry()
+    assert callee.said() == [b"question"]
+    assert answered.relay == "relay-3"
+    callee.conversations.send(answered, b"answer")
+    world.carry()
+    assert caller.said() == [b"answer"]
+
+
+def test_a_lost_path_of_a_handshake_is_nothing_to_tell_while_another_is_left(world, caller, callee):
+    first, second = world.path(caller, callee), world.path(caller, callee, relay="relay-2")
+    conversation = caller.dial(callee, first, second)
+    caller.conversations.path_lost(first, "gone")
+    assert caller.turns == []
+    assert conversation.relay == "relay-2"
+    world.carry()
+    assert conversation.established
+
+
+def test_when_the_last_path_is_lost_the_conversation_ends_and_a_new_dial_resumes(world, caller, callee):
+    path = world.path(caller, callee)
+    conversation, _ = established(world, caller, callee, path)
+    caller.conversations.path_lost(path, "reset")
+    assert caller.last() == Ended(conversation, "reset", lost=True)
+    caller.conversations.path_lost(path, "reset")
+    assert caller.kinds() == ["Opened", "Ended"]
+    assert caller.conversations.with_peer(callee.id) is None
+    again, answered = established(world, caller, callee)
+    caller.conversations.send(again, b"here again")
+    world.carry()
+    assert callee.said() == [b"here again"]
+    # The callee was told nothing of the loss; the new session is the one it answers in.
+    assert callee.conversations.with_peer(caller.id) is answered
+    assert len(callee.conversations) == 2
+
+
+def test_a_path_found_for_nobody_is_not_taken(world, caller, callee):
+    conversation, _ = established(world, caller, callee)
+    used = conversation.paths[0]
+    caller.conversations.end(conversation, "enough", world.now)
+    assert not caller.conversations.path_found(used, world.path(caller, callee))
+
+
+def test_dials_that_cross_give_two_sessions_and_both_carry(world, caller, callee):
+    there = caller.dial(callee, world.path(caller, callee))
+    back = callee.dial(caller, world.path(callee, caller))
+    world.carry()
+    assert there.established
+    assert back.established
+    assert len(caller.conversations) == len(callee.conversations) == 2
+    caller.conversations.send(there, b"one")
+    callee.conversations.send(back, b"two")
+    world.carry()
+    assert (caller.said(), callee.said()) == ([b"two"], [b"one"])
+
+
+def test_dials_that_cross_on_one_path_give_two_sessions_and_the_end_of_one_leaves_it_to_the_other(
+    world, caller, callee
+):
+    path = world.path(caller, callee, way=Way.BEP)
+    there = caller.dial(callee, path)
+    back = callee.dial(caller, path.other)
+    world.carry()
+    caller.conversations.end(there, "enough", world.now)
+    world.carry()
+    assert not path.closed
+    assert not path.other.closed
+    callee.conversations.send(back, b"still here")
+    world.carry()
+    assert caller.said() == [b"still here"]
+    callee.conversations.end(back, "enough", world.now)
+    assert path.other.closed
+
+
+def test_a_refused_grant_ends_the_session_at_both_ends_with_the_reason(world, caller, callee):
+    conversation = caller.dial(callee, world.path(caller, callee), grant=b"forged")
+    caller.conversations.send(conversation, b"secret")
+    world.carry()
+    assert callee.said() == []
+    assert callee.kinds() == ["Ended"]
+    assert "Opened" not in caller.kinds()
+    assert "this grant is none" in caller.last().reason
+    assert callee.last().conversation.peer is None
+
+
+def test_an_established_bearer_comes_before_signaling_and_one_under_way_after(world, caller, callee):
+    signaling, _ = established(world, caller, callee)
+    bearer = caller.dial(callee, world.path(caller, callee, way=Way.BEP))
+    assert caller.conversations.with_peer(callee.id) is signaling
+    world.carry()
+    assert caller.conversations.with_peer(callee.id) is bearer
+    assert caller.conversations.with_peer(callee.id, Way.SEP) is signaling
+    assert caller.conversations.with_peer(caller.id) is None
+
+
+def test_records_cannot_be_longer_than_the_narrowest_path_takes(world, caller, callee):
+    wide = world.path(caller, callee, record_bytes_max=65_536)
+    narrow = world.path(caller, callee, record_bytes_max=1024, relay="relay-2")
+    conversation, _ = established(world, caller, callee, wide, narrow)
+    caller.conversations.send(conversation, b"x" * 5000)
+    world.carry()
+    assert callee.said() == [b"x" * 5000]
+
+
+def test_forged_records_move_nothing_and_push_no_path_out(world, caller, callee):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation, answered = established(world, caller, callee, *paths)
+    used = list(answered.paths)
+    session_id = conversation.session.session_id
+    for number in range(10):
+        evil = world.path(world.nodes[2], callee, relay=f"evil-{number}")
+        for forged in (b"\xff\x00" + b"x" * 32, b"\xff\x02" + b"x" * 96, b"\x00" * 10 + b"x" * 40):
+            callee.conversations.take(evil.other, session_id + forged, world.now)
+    assert answered.paths == used
+    assert callee.kinds() == ["Opened"]
+
+
+def test_forged_records_during_the_handshake_push_no_genuine_path_out(world, caller, callee):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation = caller.dial(callee, *paths)
+    for number in range(10):
+        evil = world.path(world.nodes[2], caller, relay=f"evil-{number}")
+        caller.conversations.take(evil.other, conversation.session.session_id + b"\xff\x01" + b"x" * 48, world.now)
+    assert conversation.paths[:2] == paths
+    assert len(conversation.paths) <= module.PATHS_MAX
+    world.carry()
+    assert conversation.established
+    assert conversation.paths[0] in paths
+
+
+def test_who_proves_itself_is_answered_where_it_proved_itself(world, caller, callee):
+    """Not where the last stranger's record came from."""
+    path = world.path(caller, callee)
+    conversation = caller.dial(callee, path)
+    evil = world.path(world.nodes[2], callee, relay="evil")
+    end, first = world.wire.popleft()
+    callee.conversations.take(end, first, world.now)
+    callee.conversations.take(evil.other, first[:SESSION_ID_BYTES] + b"\xff\x00" + b"x" * 40, world.now)
+    world.carry()
+    assert conversation.established
+    assert callee.conversations.with_peer(caller.id).relay == "relay-1"
+    assert callee.conversations.with_peer(caller.id).paths[0] is path.other
+
+
+def test_records_after_the_end_and_of_nobody_are_counted_and_open_nothing(world, caller, callee):
+    path = world.path(caller, callee)
+    conversation, _ = established(world, caller, callee, path)
+    caller.conversations.send(conversation, b"question")
+    kept = list(path.sent)
+    caller.conversations.end(conversation, "enough", world.now)
+    world.carry()
+    told = len(callee.turns)
+    for record in kept[1:]:
+        callee.conversations.take(path.other, record, world.now)
+    assert callee.conversations.counts["unknown_session"] == len(kept) - 1
+    for record in (b"", b"short", bytes(SESSION_ID_BYTES)):
+        callee.conversations.take(path.other, record, world.now)
+    assert callee.conversations.counts["malformed"] == 3
+    assert len(callee.conversations) == 0
+    # The first message again begins a handshake that nobody can finish.
+    callee.conversations.take(path.other, kept[0], world.now)
+    world.wire.clear()
+    world.wait(HANDSHAKE_S + 0.5, lost=[path])
+    assert len(callee.conversations) == 0
+    assert callee.said() == [b"question"]
+    assert callee.kinds()[told:] == ["Ended"]
+
+
+def test_a_bearer_outlives_a_strangers_handshake_on_it(world, caller, callee):
+    path = world.path(caller, callee, way=Way.BEP)
+    conversation, _ = established(world, caller, callee, path)
+    callee.conversations.take(path.other, b"stranger" + b"\xff\x00" + b"x" * 40, world.now)
+    world.wait(HANDSHAKE_S + 0.5)
+    assert len(callee.conversations) == 1
+    assert not path.other.closed
+    caller.conversations.send(conversation, b"still here")
+    world.carry()
+    assert callee.said() == [b"still here"]
+
+
+def test_strangers_handshakes_displace_each_other_and_no_honest_caller(world, caller, callee, monkeypatch):
+    monkeypatch.setattr(module, "ANSWERING_MAX", 8)
+    evil = world.path(world.nodes[2], callee)
+    for number in range(50):
+        callee.conversations.take(evil.other, number.to_bytes(8, "big") + b"\xff\x00" + bytes(32), world.now)
+    assert callee.conversations.counts["handshakes_displaced"] == 42
+    assert len(callee.conversations) == 8
+    established(world, caller, callee)
+    assert len(callee.conversations) == 8
+
+
+def test_the_conversation_used_least_recently_gives_way(world, caller, callee, monkeypatch):
+    monkeypatch.setattr(module, "CONVERSATIONS_MAX", 3)
+    third = world.nodes[2]
+    opened = [established(world, caller, callee)[0] for _ in range(3)]
+    callee.conversations.send(callee.conversations.with_peer(caller.id), b"news")
+    world.carry()
+    first = next(each for each in caller.conversations.all() if each is not caller.turns[-1].conversation)
+    fourth = third.dial(caller, world.path(third, caller))
+    world.carry()
+    assert fourth.established
+    assert len(caller.conversations) == 3
+    assert first not in caller.conversations.all()
+    assert first in opened
+    assert caller.conversations.counts["displaced"] == 1
+    ended = next(turn for turn in callee.turns if isinstance(turn, Ended))
+    assert "too many sessions" in ended.reason
+
+
+def test_a_full_path_loses_the_record_and_counts_it_and_a_dead_one_leaves_it_to_the_next(world, caller, callee):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation, _ = established(world, caller, callee, *paths)
+    used, other = conversation.paths
+    used.trouble = Congested("full")
+    caller.conversations.send(conversation, b"lost")
+    assert caller.conversations.counts["congested"] == 1
+    used.trouble = Unreachable("gone")
+    caller.conversations.send(conversation, b"found")
+    world.carry()
+    assert caller.conversations.counts["unreachable"] == 1
+    assert callee.said() == [b"found"]
+    assert other.sent
+
+
+def test_too_much_for_one_session_is_refused_and_not_queued(world, caller, callee):
+    conversation = caller.dial(callee, world.path(caller, callee))
+    for _ in range(16):
+        caller.conversations.send(conversation, b"x" * 1_000_000)
+    with pytest.raises(Congested):
+        caller.conversations.send(conversation, b"x" * 1_000_000)
+
+
+def test_a_silent_conversation_ends_after_its_time(world, caller, callee):
+    established(world, caller, callee)
+    world.now += IDLE_S - 1
+    caller.conversations.tick(world.now)
+    assert len(caller.conversations) == 1
+    world.now += 2
+    caller.conversations.tick(world.now)
+    assert "nothing was heard" in caller.last().reason
+    assert not caller.last().lost
+
+
+def test_a_lost_first_message_is_sent_again(world, caller, callee):
+    conversation = caller.dial(callee, world.path(caller, callee))
+    world.wire.clear()
+    assert caller.conversations.deadline == world.now + RESEND_S
+    world.wait(RESEND_S + 0.25)
+    assert conversation.established
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), st.booleans()),
+        st.tuples(st.just("lose"), st.integers(0, 3)),
+        st.tuples(st.just("find"), st.integers(0, 3)),
+        st.tuples(st.just("drop"), st.integers(0, 3)),
+        st.tuples(st.just("twice"), st.integers(0, 3)),
+        st.tuples(st.just("forge"), st.binary(min_size=1, max_size=60)),
+        st.tuples(st.just("redial"), st.just(0)),
+        st.tuples(st.just("end"), st.booleans()),
+        st.tuples(st.just("wait"), st.sampled_from([0.25, 1.0, 6.0])),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_whatever_happens_to_paths_messages_arrive_at_most_once_in_order_and_turns_make_sense(steps):
+    world = World()
+    caller, callee = world.nodes[:2]
+    sent = {caller.id: [], callee.id: []}
+    paths = []
+
+    def open_path():
+        paths.append(world.path(caller, callee, relay=f"relay-{len(paths)}"))
+        return paths[-1]
+
+    conversation = caller.dial(callee, open_path(), open_path())
+    for number, (kind, value) in enumerate(steps):
+        match kind:
+            case "say":
+                speaker, other = (caller, callee) if value else (callee, caller)
+                talk = speaker.conversations.with_peer(other.id)
+                if talk is not None:
+                    sent[speaker.id].append(b"%d" % number)
+                    speaker.conversations.send(talk, b"%d" % number)
+            case "lose":
+                path = paths[value % len(paths)]
+                path.trouble = path.other.trouble = Unreachable("lost")
+                for end in (path, path.other):
+                    end.node.conversations.path_lost(end, "lost")
+            case "find":
+                caller.conversations.path_found(paths[value % len(paths)], open_path())
+            case "drop" if world.wire:
+                del world.wire[value % len(world.wire)]
+            case "twice" if world.wire:
+                world.wire.append(world.wire[value % len(world.wire)])
+            case "forge":
+                for node, end in ((caller, paths[0]), (callee, paths[0].other)):
+                    node.conversations.take(end, conversation.session.session_id + value, world.now)
+            case "redial" if caller.conversations.with_peer(callee.id) is None:
+                conversation = caller.dial(callee, open_path())
+            case "end" if value:
+                caller.conversations.end(conversation, "enough", world.now)
+            case "wait":
+                world.wait(value)
+        if number % 3 == 0:
+            world.carry()
+    world.carry()
+    for speaker, hearer in ((caller, callee), (callee, caller)):
+        heard = iter(sent[speaker.id])
+        assert all(data in heard for data in hearer.said()), "at most once, in order"
+    for node in (caller, callee):
+        begun, over = set(), set()
+        for turn in node.turns:
+            talk = id(turn.conversation)
+            assert talk not in over, "nothing comes after the end"
+            match turn:
+                case Opened():
+                    assert talk not in begun
+                    begun.add(talk)
+                case Said() | Moved():
+                    assert talk in begun
+                case Ended():
+                    over.add(talk)
+        assert not over & {id(each) for each in node.conversations.all()}
+        assert all(each.paths for each in node.conversations.all())
+        assert all(len(each.paths) <= module.PATHS_MAX for each in node.conversations.all())
