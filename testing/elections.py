@@ -13,6 +13,7 @@ from typing import Any
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.messages import (
     MESSAGES,
+    Amnesia,
     Ballot,
     MemberReachable,
     MemberUnreachable,
@@ -25,7 +26,9 @@ from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Record, Send
 from atoll.testing.faults import FaultPlan
-from atoll.testing.simulator import VIOLATIONS_MAX, Host, Invariant, Simulation
+from atoll.testing.hosts import Host
+from atoll.testing.invariants import Invariant
+from atoll.testing.simulator import VIOLATIONS_MAX, Simulation
 from atoll.transport.codec import Codec
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import SiteKeys
@@ -80,10 +83,17 @@ class OneSupernodePerEpoch(Invariant):
 
 
 class OneVotePerEpoch(Invariant):
-    """A voter gives its vote of an epoch to one node, through crashes too."""
+    """A voter gives its vote of an epoch to one node, through crashes too.
+
+    Not through the loss of its journal: then it may vote again where nobody was elected, and `OneSupernodePerEpoch`
+    tells whether it did so elsewhere.
+    """
 
     def __init__(self) -> None:
         self._cast: dict[tuple[int, int], NodeId] = {}
+
+    def forgot(self, _simulation: Simulation, host: Host) -> None:
+        self._cast = {key: cast for key, cast in self._cast.items() if key[0] != host.index}
 
     def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
         message = effect.message
@@ -99,10 +109,13 @@ class OneVotePerEpoch(Invariant):
 
 
 class EpochsRiseOnDisk(Invariant):
-    """On each disk epochs never fall, and a vote once cast stays."""
+    """On each disk epochs never fall, and a vote once cast stays, for as long as the disk keeps it."""
 
     def __init__(self) -> None:
         self._ballots: dict[int, Ballot] = {}
+
+    def forgot(self, _simulation: Simulation, host: Host) -> None:
+        self._ballots.pop(host.index, None)
 
     def persisted(self, simulation: Simulation, host: Host, record: Record) -> None:
         if not isinstance(record, Ballot):
@@ -196,5 +209,6 @@ def election_simulation(
         codec=CODEC,
         reachability=lambda peer, up: MemberReachable(peer) if up else MemberUnreachable(peer),
         focus=lambda machine: machine.reign is not None,
+        loss=Amnesia,
         violations_max=violations_max,
     )

@@ -21,6 +21,14 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """The process dies, and its journal is damaged or lost: at the next start only a beginning of it is there."""
+
+    host: int
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tear:
     """The process dies in the middle of its next effects that persist something: some are carried out, some not."""
 
@@ -84,11 +92,12 @@ class Tell:
     fact: Any
 
 
-Fault: TypeAlias = Crash | Tear | Pause | Suspend | Cut | Loss | Slow | Drift | Tell
+Fault: TypeAlias = Crash | Forget | Tear | Pause | Suspend | Cut | Loss | Slow | Drift | Tell
 Span: TypeAlias = tuple[float, float]
 
-KINDS = ("crash", "tear", "pause", "suspend", "halves", "one_way", "partial", "loss", "slow", "drift", "tell")
-EVERYTHING: dict[str, float] = {kind: 1.0 for kind in KINDS if kind != "tell"}
+KINDS = ("crash", "forget", "tear", "pause", "suspend", "halves", "one_way", "partial", "loss", "slow", "drift", "tell")
+EVERYTHING: dict[str, float] = {kind: 1.0 for kind in KINDS if kind not in ("forget", "tell")}
+"""All but what needs the machines' help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +140,11 @@ class FaultPlan:
         if self.weights.get("tell") and not self.facts:
             raise UsageError("`tell` has a weight, and there are no facts to tell")
 
+    @property
+    def forgets(self) -> bool:
+        """Whether disks may lose what was durable."""
+        return bool(self.weights.get("forget")) or any(isinstance(fault, Forget) for _, fault in self.script)
+
     def rate(self, rng: Random) -> float:
         """Draw a clock's rate: at one end of the bound as often as in between, since bugs live at the ends."""
         extreme = rng.choice((-1.0, 1.0))
@@ -151,11 +165,12 @@ class FaultPlan:
             return Drift(host, self.rate(rng))
         if kind == "tell":
             return Tell(host, rng.choice(self.facts))
-        stops: dict[str, tuple[type[Crash | Tear | Pause | Suspend], Span]] = {
+        stops: dict[str, tuple[type[Crash | Forget | Tear | Pause | Suspend], Span]] = {
             "pause": (Pause, self.pause_s),
             "suspend": (Suspend, self.suspend_s),
             "tear": (Tear, self.crash_s),
             "crash": (Crash, self.crash_s),
+            "forget": (Forget, self.crash_s),
         }
         stop, for_s = stops[kind]
         return stop(host, rng.uniform(*for_s))

@@ -1,6 +1,7 @@
 """Runs machines in virtual time, on hosts with drifting clocks, over a network that loses, delays and cuts.
 
         up        --Crash, Tear-->   down       --`for_s`-->   up (a new machine, with what was persisted)
+        up        --Forget-->        down       --`for_s`-->   up (with a beginning of it, and word of the loss)
         up        --Pause-->         paused     --`for_s`-->   up (what arrived meanwhile is delivered)
         up        --Suspend-->       suspended  --`for_s`-->   up (timers go on, the lease clock has gone on)
 
@@ -16,7 +17,6 @@ import math
 import struct
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -37,7 +37,9 @@ from atoll.actors.runtime.machine import (
     TimerFired,
     Told,
 )
-from atoll.testing.faults import Crash, Cut, Drift, Fault, FaultPlan, Loss, Pause, Slow, Suspend, Tear, Tell
+from atoll.testing.faults import Crash, Cut, Drift, Fault, FaultPlan, Forget, Loss, Pause, Slow, Suspend, Tear, Tell
+from atoll.testing.hosts import Clock, Host, State
+from atoll.testing.invariants import Invariant, Report
 from atoll.transport.codec import Codec, decode_special, encode_special
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
@@ -64,106 +66,6 @@ class _Kind(enum.IntEnum):
     STOP = 6
 
 
-class State(enum.Enum):
-    """What a host is doing."""
-
-    UP = "up"
-    DOWN = "down"
-    PAUSED = "paused"
-    SUSPENDED = "suspended"
-
-
-class Clock:
-    """A host's lease clock: true time seen through an offset and a rate."""
-
-    __slots__ = ("_local", "_true", "rate")
-
-    def __init__(self, local: Seconds, rate: float) -> None:
-        self._true, self._local, self.rate = 0.0, local, rate
-
-    def local(self, true: Seconds) -> Seconds:
-        """Read the clock at a true time."""
-        return self._local + (true - self._true) * self.rate
-
-    def set(self, true: Seconds, rate: float, *, back_s: Seconds = 0.0) -> None:
-        """Change the rate from `true` on; `back_s` is what the clock missed while it stood still."""
-        self._local, self._true, self.rate = self.local(true) - back_s, true, rate
-
-
-class Host:
-    """One simulated host: a machine, its clock, its disk, its timers."""
-
-    __slots__ = (
-        "boots",
-        "clock",
-        "disk",
-        "held",
-        "index",
-        "machine",
-        "node",
-        "since",
-        "state",
-        "timers",
-        "torn",
-        "turn",
-    )
-
-    def __init__(self, index: int, node: NodeId, clock: Clock) -> None:
-        self.index = index
-        self.node = node
-        self.clock = clock
-        self.machine: Any = None
-        """The running machine; None while the host is down."""
-        self.state = State.DOWN
-        self.since: Seconds = 0.0
-        self.turn = 0
-        """Counts changes of state, so that the end of an earlier one is recognised as such."""
-        self.boots = 0
-        self.torn: Seconds = 0.0
-        """When above zero: die during the next effects that persist, for so long."""
-        self.disk: list[tuple[type[Record], bytes]] = []
-        self.timers: dict[str, tuple[Seconds, int]] = {}
-        self.held: list[tuple[Any, ...]] = []
-
-
-class Invariant:
-    """Watches a simulation; override what is needed, and call `Simulation.violate`.
-
-    A subclass keeps what it saw in itself: one instance belongs to one simulation.
-    """
-
-    def handled(self, simulation: "Simulation", host: Host) -> None:
-        """After every input of a machine, and after its effects."""
-
-    def persisted(self, simulation: "Simulation", host: Host, record: Record) -> None:
-        """A record is on disk."""
-
-    def sent(self, simulation: "Simulation", host: Host, effect: Send) -> None:
-        """A message is on its way, if the network lets it."""
-
-    def announced(self, simulation: "Simulation", host: Host, fact: Any) -> None:
-        """A machine announced a fact."""
-
-    def finished(self, simulation: "Simulation") -> None:
-        """The run is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What came out of a run."""
-
-    seed: int
-    trace_hash: str
-    violations: tuple[str, ...]
-    events: int
-    simulated_s: float
-    crashes: int
-    partitions: int
-    elections: int
-    gaps_s: tuple[float, ...]
-    """Spans without what the probes call service; for an election, without a lease holder."""
-
-
 class Simulation:
     """A world of hosts, each with one machine, under a fault plan."""
 
@@ -177,14 +79,18 @@ class Simulation:
         codec: Codec,
         reachability: Callable[[NodeId, bool], Any] | None = None,
         focus: Callable[[Any], bool] | None = None,
+        loss: Callable[[str], Record] | None = None,
         violations_max: int = VIOLATIONS_MAX,
     ) -> None:
         """Prepare; nothing happens before `run`.
 
         `nodes` makes a machine from a seeded generator, again after each crash. `reachability` makes the fact that a
         machine is told when its link to a node comes up or goes down. `focus` says of a machine whether it matters at
-        the moment, so that faults can aim at it.
+        the moment, so that faults can aim at it. `loss` makes the record that a machine finds last on a disk which
+        forgot something; without it, disks cannot be made to.
         """
+        if loss is None and faults.forgets:
+            raise UsageError("the plan lets disks forget, and these machines have no record that would say so")
         if not 1 <= len(nodes) < 256:
             raise UsageError(f"{len(nodes)} nodes cannot be simulated, 1 to 255 can")
         self.seed = seed
@@ -205,6 +111,7 @@ class Simulation:
         self._codec = codec
         self._reachability = reachability
         self._focus = focus
+        self._loss_record = loss
         self._heap: list[tuple[Any, ...]] = []
         self._serial = 0
         self._trace = hashlib.sha256()
@@ -215,6 +122,7 @@ class Simulation:
         self._links: dict[tuple[int, int], int] = {}
         self._quiet = False
         self._handled = [p.handled for p in probes if type(p).handled is not Invariant.handled]
+        self._forgot = [p.forgot for p in probes if type(p).forgot is not Invariant.forgot]
         self._persisted = [p.persisted for p in probes if type(p).persisted is not Invariant.persisted]
         self._sent = [p.sent for p in probes if type(p).sent is not Invariant.sent]
         self._announced = [p.announced for p in probes if type(p).announced is not Invariant.announced]
@@ -428,10 +336,13 @@ class Simulation:
         else:
             self._apply_to_host(self.hosts[fault.host], fault)
 
-    def _apply_to_host(self, host: Host, fault: Crash | Tear | Pause | Suspend | Drift | Tell) -> None:
+    def _apply_to_host(self, host: Host, fault: Crash | Forget | Tear | Pause | Suspend | Drift | Tell) -> None:
         if host.state is not State.UP:
             return
         if isinstance(fault, Crash):
+            self._crash(host, fault.for_s)
+        elif isinstance(fault, Forget):
+            self._forget(host)
             self._crash(host, fault.for_s)
         elif isinstance(fault, Tear):
             host.torn = fault.for_s
@@ -442,6 +353,16 @@ class Simulation:
         else:
             self._enter(host, State.PAUSED if isinstance(fault, Pause) else State.SUSPENDED)
             self._push(self.now + fault.for_s, _Kind.HEAL, host, host.turn)
+
+    def _forget(self, host: Host) -> None:
+        """Do to a disk what a damaged journal does, and leave on it what opening such a journal leaves."""
+        if self._loss_record is None or not host.disk:
+            return  # An empty disk has nothing to lose, and nobody could tell.
+        del host.disk[self.rng.randrange(len(host.disk)) :]
+        lost = self._loss_record("as the simulation wants it")
+        host.disk.append((type(lost), _records.encode(lost)))
+        for forgot in self._forgot:
+            forgot(self, host)
 
     def _enter(self, host: Host, state: State) -> None:
         host.state, host.since = state, self.now

@@ -1,6 +1,7 @@
 """Decides, epoch by epoch, which node of a site is supernode: a majority of the roster's voters, and a lease.
 
-        bystander  --a roster names it-->                    follower
+        bystander  --a roster names it-->                    follower, or recalling
+        recalling  --enough voters told their epochs-->      follower    (its journal was damaged; `recollection.py`)
         follower   --patience runs out-->                    asking      (PreVote: raises no epoch)
         asking     --a majority would vote for it-->         candidate   (epoch + 1, its own vote on disk)
         candidate  --a majority promises-->                  supernode
@@ -29,6 +30,7 @@ from random import Random
 from typing import Any
 
 from atoll.actors.elector.messages import (
+    Amnesia,
     Ballot,
     ElectionStatus,
     Fitness,
@@ -40,6 +42,8 @@ from atoll.actors.elector.messages import (
     Presiding,
     PreVote,
     PreVoteReply,
+    Recall,
+    Recalled,
     Release,
     Resign,
     ScoreChanged,
@@ -47,6 +51,8 @@ from atoll.actors.elector.messages import (
     VoteRequest,
 )
 from atoll.actors.elector.outlook import Belief, Outlook
+from atoll.actors.elector.patience import TIMER_S_MIN, Patience
+from atoll.actors.elector.recollection import RECALL_S, Recollection
 from atoll.actors.elector.reign import Reign
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
@@ -67,14 +73,12 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
-TIMER_S_MIN = 0.001
-"""A timer that fires a rounding error too early is armed again for this long, not for zero."""
-
 
 class Role(enum.Enum):
     """What a node is in the election at the moment."""
 
     BYSTANDER = "bystander"
+    RECALLING = "recalling"
     FOLLOWER = "follower"
     ASKING = "asking"
     CANDIDATE = "candidate"
@@ -84,11 +88,12 @@ class Role(enum.Enum):
 class Election:
     """The election machine of one node; the module tells its states and its argument.
 
-    `voter_kind` and `reign_kind` exist for the mutants of the tests.
+    The three kinds exist for the mutants of the tests.
     """
 
     voter_kind = Voter
     reign_kind = Reign
+    recollection_kind = Recollection
 
     def __init__(
         self,
@@ -119,10 +124,10 @@ class Election:
         """Present exactly while this node is supernode."""
         self.ignored = 0
         """Messages that only voters may send, from others; refused rosters; messages nobody here understands."""
+        self.recollection: Recollection | None = None
+        """Present exactly while a damaged journal costs this node its vote."""
+        self.patience = Patience(self.outlook, self.settings, rng)
         self._votes = False
-        self._followed: NodeId | None = None
-        self._patience_until: Seconds = 0.0
-        self._delay: Seconds = 0.0
         self._stood_at: Seconds = 0.0
         self._for: dict[NodeId, None] = {}
         self._against: dict[NodeId, None] = {}
@@ -135,6 +140,8 @@ class Election:
             HeartbeatAck: self._on_ack,
             Outdated: self._on_outdated,
             Release: self._on_release,
+            Recall: self._on_recall_asked,
+            Recalled: self._on_recalled,
         }
         self._from_members: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
             Presiding: self._on_presiding,
@@ -144,6 +151,7 @@ class Election:
         self._timers: dict[str, Callable[[Seconds], list[Effect]]] = {
             "heartbeat": self._beat,
             "patience": self._on_patience,
+            "recall": self._on_recall,
             "lease": lambda _now: [],  # `handle` has looked at the lease already
             "tick": self._on_tick,
         }
@@ -165,13 +173,14 @@ class Election:
     def status(self, now: Seconds) -> ElectionStatus:
         """Describe the election as this node sees it."""
         belief = self.outlook.belief
+        why = belief.reason if belief else self.outlook.no_majority_because(self.roster)
         return ElectionStatus(
             role=self.role.value,
             epoch=max(self.epoch, self.outlook.highest_epoch),
             supernode=belief.node if belief else None,
             confirmed=belief is not None and belief.confirmed,
             lease_remaining_s=max(0.0, self.reign.lease_until - now) if self.reign else 0.0,
-            why=belief.reason if belief else self.outlook.no_majority_because(self.roster),
+            why=f"{why}; {self.recollection.because(self.roster)}" if self.recollection else why,
             roster_version=self.roster.version,
             voters=self.roster.voters,
             voters_in_reach=self.outlook.voters_in_reach(self.roster),
@@ -179,13 +188,18 @@ class Election:
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         ballot: Ballot | None = None
+        damage = ""
         for record in restored:
             if isinstance(record, Ballot):
                 ballot = record
+            elif isinstance(record, Amnesia):
+                damage = record.damage
             elif isinstance(record, Roster) and record.version > self.roster.version:
                 record.verify(self.roster_key)
                 self.roster = record
-        self.voter.restart(ballot, now)
+        if damage:
+            self.recollection = self.recollection_kind(damage, self.rng)
+        self.voter.restart(ballot, now, forgetful=self.recollection is not None)
         self.outlook.unconfirmed_since = now
         return [Arm("tick", self.settings.announce_s), *self._begin_to_vote(now)]
 
@@ -207,6 +221,7 @@ class Election:
         self.voter.check()
         insist((self.reign is not None) == (role is Role.SUPERNODE), "a reign and the role of supernode come together")
         insist((role is not Role.BYSTANDER) == self._votes, "exactly those on the roster take part")
+        insist((role is Role.RECALLING) == (self._votes and self.recollection is not None), "who forgot takes part")
         if role is Role.CANDIDATE or role is Role.SUPERNODE:
             insist(ballot.voted_for == self.own, "stands in an epoch without its own vote")
             insist(promise is not None and promise.to == self.own, "stands without a promise to itself")
@@ -234,21 +249,23 @@ class Election:
             return [Send(sender, Vote(message.epoch, refusal, self.epoch))]
         effects = self._follow(now, f"{sender.short} stands in epoch {message.epoch}")
         self.voter.bind(sender, message.epoch, now)
-        self._be_patient(now + self.settings.lease_s)
+        self.patience.wait(now + self.settings.lease_s)
         grant = Send(sender, Vote(message.epoch, "", message.epoch))
         return effects + self.voter.durably(message.epoch, sender, grant)
 
     def _on_heartbeat(self, sender: NodeId, message: Heartbeat, now: Seconds) -> list[Effect]:
+        if self.role is Role.RECALLING:
+            return self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
         if message.epoch < self.epoch:
             return [Send(sender, Outdated(self.epoch))]
         effects: list[Effect] = []
         if self.role is not Role.FOLLOWER:
             effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
-        if self._followed != sender:
-            self._followed = sender
-            self._delay = self._draw_delay()
+        if self.patience.followed != sender:
+            self.patience.followed = sender
+            self.patience.draw(self.roster)
         self.voter.bind_by_ack(sender, message.epoch, now)
-        self._be_patient(now + self.settings.lease_s)
+        self.patience.wait(now + self.settings.lease_s)
         effects += self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
         ack = Send(sender, HeartbeatAck(message.epoch, message.sequence))
         if message.epoch == self.epoch:
@@ -270,45 +287,54 @@ class Election:
         self._votes = self.own in self.roster.voters
         if not self._votes:
             return []
+        if self.recollection is not None:
+            self.role = Role.RECALLING
+            return [Arm("recall", max(TIMER_S_MIN, self.voter.no_vote_until - now))]
         self.role = Role.FOLLOWER
         if self.quorum == 1 and now >= self.voter.no_vote_until:
             return self._stand(self.epoch + 1, now)
-        self._delay = self._draw_delay()
-        self._be_patient(max(now, self.voter.no_vote_until))
-        return [self._arm_patience(now)]
+        self.patience.draw(self.roster)
+        self.patience.wait(max(now, self.voter.no_vote_until))
+        return [self.patience.arm(now)]
 
-    def _be_patient(self, bound_until: Seconds) -> None:
-        """Wait for what binds us, and then for the delay drawn last."""
-        self._patience_until = bound_until + self._delay
+    def _on_recall(self, now: Seconds) -> list[Effect]:
+        if self.recollection is None:
+            return []
+        if self.recollection.complete(self.roster):
+            return self._remember(self.recollection, now)
+        ask = Recall(self.recollection.nonce)
+        silent = [voter for voter in self.roster.voters if voter != self.own and voter not in self.recollection.told]
+        return [*(Send(voter, ask) for voter in silent), Arm("recall", RECALL_S)]
 
-    def _arm_patience(self, now: Seconds) -> Arm:
-        # Heartbeats only move `_patience_until`; the timer looks at it when it fires, and sleeps on.
-        return Arm("patience", max(TIMER_S_MIN, self._patience_until - now))
+    def _on_recall_asked(self, sender: NodeId, message: Recall, _now: Seconds) -> list[Effect]:
+        return [Send(sender, Recalled(message.nonce, self.epoch, self.recollection is None))]
 
-    def _draw_delay(self) -> Seconds:
-        """Draw an election delay: the span is shared out by rank, and whoever's score is unknown may have any rank."""
-        # The supernode followed last is silent when this counts: its place would only be waited for in vain.
-        voters = [voter for voter in self.roster.voters if voter == self.own or voter != self._followed]
-        if len(self.roster.voters) == 1:
-            return 0.0
-        better, unknown = self.outlook.rank(voters)
-        share = (better + self.rng.random() * (1 + unknown)) / len(voters)
-        return self.settings.delay_s_min + (self.settings.delay_s_max - self.settings.delay_s_min) * share
+    def _on_recalled(self, sender: NodeId, message: Recalled, now: Seconds) -> list[Effect]:
+        if self.recollection is None:
+            return []
+        self.recollection.take(sender, message)
+        return self._remember(self.recollection, now) if self.recollection.complete(self.roster) else []
+
+    def _remember(self, learned: Recollection, now: Seconds) -> list[Effect]:
+        """Vote again from the highest epoch on that may have been won with this node's vote."""
+        effects = self.voter.recover(learned.epoch())
+        self.recollection = None
+        return [*effects, Persist(Amnesia()), Disarm("recall"), *self._begin_to_vote(now)]
 
     def _on_patience(self, now: Seconds) -> list[Effect]:
         if self.reign is not None:
             return []
-        if now < self._patience_until:
-            return [self._arm_patience(now)]
+        if now < self.patience.until:
+            return [self.patience.arm(now)]
         effects = self._give_up(now) if self.role is Role.CANDIDATE else []
         if self.outlook.belief and self.outlook.belief.confirmed:
             effects += self.outlook.disbelieve(f"no heartbeat for {self.settings.lease_s:g} s", now)
-        self._delay = self._draw_delay()
+        self.patience.draw(self.roster)
         free_at = self.voter.free_at(self.own, self.epoch + 1, now)
-        self._be_patient(free_at)
+        self.patience.wait(free_at)
         if free_at <= now:
             effects += self._ask(now)
-        return [*effects, self._arm_patience(now)] if self.reign is None else effects
+        return [*effects, self.patience.arm(now)] if self.reign is None else effects
 
     def _ask(self, now: Seconds) -> list[Effect]:
         self.role = Role.ASKING
@@ -333,12 +359,12 @@ class Election:
         self._stood_at = now
         self._for, self._against = {self.own: None}, {}
         self.voter.bind(self.own, epoch, now)
-        self._delay = self._draw_delay()
-        self._be_patient(now)
+        self.patience.draw(self.roster)
+        self.patience.wait(now)
         effects = self.voter.durably(epoch, self.own, *self._to_others(VoteRequest(epoch, self.roster.version)))
         if len(self._for) >= self.quorum:
             return effects + self._preside(now)
-        return [*effects, self._arm_patience(now)]
+        return [*effects, self.patience.arm(now)]
 
     def _on_vote(self, sender: NodeId, message: Vote, now: Seconds) -> list[Effect]:
         if self.role is not Role.CANDIDATE or not self._answers_this_candidacy(message):
@@ -405,7 +431,7 @@ class Election:
         """Give the lease up first, and then let the promises pass to the successor."""
         effects = self._follow(now, reason)
         self.voter.bind(successor, self.epoch, now)
-        self._be_patient(now + self.settings.lease_s)
+        self.patience.wait(now + self.settings.lease_s)
         return effects + self._to_others(Release(self.epoch, successor))
 
     def _follow(self, now: Seconds, reason: str) -> list[Effect]:
@@ -415,9 +441,9 @@ class Election:
             return []
         effects: list[Effect] = []
         if was is Role.SUPERNODE:
-            self._delay = self._draw_delay()
-            self._be_patient(now)
-            effects = [Disarm("heartbeat"), Disarm("lease"), self._arm_patience(now)]
+            self.patience.draw(self.roster)
+            self.patience.wait(now)
+            effects = [Disarm("heartbeat"), Disarm("lease"), self.patience.arm(now)]
         belief = self.outlook.belief
         if belief and belief.node == self.own and belief.confirmed:
             effects += self.outlook.disbelieve(reason, now)
@@ -437,7 +463,7 @@ class Election:
             if successor := self.outlook.clearly_better(self.roster.voters, now):
                 why = self.outlook.why_better(successor)
                 effects += self._hand_over(successor, f"handed over to {successor.short}: {why}", now)
-        elif self.role is Role.BYSTANDER or not (belief and belief.confirmed):
+        elif self.role in (Role.BYSTANDER, Role.RECALLING) or not (belief and belief.confirmed):
             effects += self.outlook.tick(self.epoch, self.outlook.no_majority_because(self.roster), now)
         return effects
 
@@ -469,9 +495,7 @@ class Election:
     def _on_fitness(self, sender: NodeId, message: Fitness, _now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
         if self.role is Role.FOLLOWER:
-            # Our rank may be another now, and the delay in force was drawn by the old one.
-            before, self._delay = self._delay, self._draw_delay()
-            self._patience_until += self._delay - before
+            self.patience.redraw(self.roster)
         return [Send(sender, self.roster)] if message.roster_version < self.roster.version else []
 
     def _on_roster(self, _sender: NodeId, message: Roster, now: Seconds) -> list[Effect]:

@@ -3,6 +3,7 @@
 It votes with members only: a link's standing decides who is within reach, and a neighbour never is.
 """
 
+import logging
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.messages import (
     PATH,
+    Amnesia,
     Ballot,
     DescribeElection,
     MemberReachable,
@@ -29,12 +31,14 @@ from atoll.transport.keys import SiteKeys
 
 __all__ = ["PATH", "Elector"]
 
+log = logging.getLogger("atoll.elector")
+
 
 class Elector(MachineActor):
     """Takes part in the election of a site's supernode; announces `SupernodeElected` and `SupernodeLost`.
 
     It hears of links through announced `PeerUp` and `PeerDown`, and takes `ScoreChanged` and `Resign` as facts. What
-    it promised is in the journal at `journal` before anybody hears of it.
+    it promised is in the journal at `journal` before anybody hears of it; while that is damaged, it has no vote.
     """
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER})
@@ -53,11 +57,13 @@ class Elector(MachineActor):
         self.election = Election(
             own, roster, rng=rng or Random(), roster_key=site.roster_key, score=score, settings=settings
         )
-        super().__init__(self.election, Journal(journal, [Ballot, Roster]))
+        super().__init__(self.election, Journal(journal, [Ballot, Roster, Amnesia], loss=Amnesia))
 
     async def started(self) -> None:
         """Restore what was promised, then listen to what happens on this node."""
         await super().started()
+        if (recollection := self.election.recollection) is not None:
+            log.warning("%s", recollection.because(self.election.roster))
         for fact in (PeerUp, PeerDown, ScoreChanged, Resign):
             self.system.subscribe(fact, self.ref)
 
@@ -66,6 +72,13 @@ class Elector(MachineActor):
         if isinstance(delivery.message, DescribeElection) and delivery.standing is None:
             return self.election.status(self.system.clock())
         return await super().receive(delivery)
+
+    def handle(self, event: Input) -> None:
+        """Let the machine take one input; say it when a voter has its vote back."""
+        forgetful = self.election.recollection is not None
+        super().handle(event)
+        if forgetful and self.election.recollection is None:
+            log.info("enough voters told their epochs: this node votes again, above epoch %d", self.election.epoch)
 
     def input_of(self, delivery: Delivery) -> Input | None:
         """Turn links into reach: a member's link counts, a neighbour's does not."""

@@ -19,6 +19,7 @@ EPOCH_MAX = 2**53
 REASON_CHARACTERS_MAX = 300
 
 Epoch: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=EPOCH_MAX)]
+Nonce: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**52)]
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=REASON_CHARACTERS_MAX)]
 
 
@@ -85,6 +86,21 @@ class Release(Message, frozen=True, array_like=True, tag="elector.release"):
     successor: NodeId | None = None
 
 
+class Recall(Message, frozen=True, array_like=True, tag="elector.recall"):
+    """This voter's journal was damaged: which epoch are you in? Binds nobody."""
+
+    nonce: Nonce
+
+
+class Recalled(Message, frozen=True, array_like=True, tag="elector.recalled"):
+    """The answer to the `Recall` of that nonce."""
+
+    nonce: Nonce
+    epoch: Epoch
+    sure: bool
+    """False: the answering voter's own journal is damaged too, so that its epoch proves nothing."""
+
+
 class Presiding(Message, frozen=True, array_like=True, tag="elector.presiding"):
     """The sender is supernode: confirmed by a majority, or provisionally, for the soft duties only."""
 
@@ -109,6 +125,12 @@ class Ballot(msgspec.Struct, frozen=True, array_like=True, tag="elector.ballot")
     roster_version: int = 0
 
 
+class Amnesia(msgspec.Struct, frozen=True, array_like=True, tag="elector.amnesia"):
+    """On disk from when the journal was found damaged until enough voters have told their epochs; then without text."""
+
+    damage: str = ""
+
+
 MESSAGES: tuple[type[Message], ...] = (
     PreVote,
     PreVoteReply,
@@ -118,6 +140,8 @@ MESSAGES: tuple[type[Message], ...] = (
     HeartbeatAck,
     Outdated,
     Release,
+    Recall,
+    Recalled,
     Presiding,
     Fitness,
     Roster,

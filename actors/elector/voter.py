@@ -2,7 +2,7 @@
 
         free      --votes, or acknowledges a heartbeat-->   promised (to one node, for L on this voter's clock)
         promised  --L is over, or it is released-->         free
-        restarted --L is over-->                            free
+        restarted --L is over-->                            free        (after damage: `recollection.py`)
 
 It must never say yes before the ballot is on disk, and never to a second node while a promise lasts, whatever epoch the
 second one comes with: the lease of the first rests on it.
@@ -44,6 +44,8 @@ class Voter:
         self.ballot = Ballot()
         self.promise: Promise | None = None
         self.no_vote_until: Seconds = 0.0
+        self.forgetful = False
+        """Its journal was damaged, and it does not know yet in which epochs it may have voted."""
         self.roster_version = 0
         """Of the roster in force here; goes onto every ballot."""
 
@@ -52,9 +54,10 @@ class Voter:
         """The highest epoch this voter has taken part in."""
         return self.ballot.epoch
 
-    def restart(self, ballot: Ballot | None, now: Seconds) -> None:
-        """Take up the ballot found on disk, if there is one."""
+    def restart(self, ballot: Ballot | None, now: Seconds, *, forgetful: bool = False) -> None:
+        """Take up the ballot found on disk, if there is one; `forgetful` says that there may have been a later one."""
         self.ballot = ballot or self.ballot
+        self.forgetful = forgetful
         self.no_vote_until = now + self.rest_s()
 
     def rest_s(self) -> Seconds:
@@ -62,7 +65,15 @@ class Voter:
 
         Whoever has no ballot on disk never voted and never acknowledged: both write one first.
         """
-        return self.settings.lease_s if self.ballot.epoch else 0.0
+        return self.settings.lease_s if self.ballot.epoch or self.forgetful else 0.0
+
+    def recover(self, epoch: int) -> list[Effect]:
+        """Take part again, knowing that no epoch above `epoch` was won with a vote that is forgotten."""
+        self.forgetful = False
+        epoch = max(epoch, self.epoch)
+        known = self.ballot.voted_for if epoch == self.epoch else None
+        # Our own name spends the vote of that epoch: it may have been given to somebody already.
+        return self.durably(epoch, known or self.own)
 
     def promised_elsewhere(self, candidate: NodeId, _epoch: int, now: Seconds) -> bool:
         """Tell whether a promise to another than `candidate` lasts."""
@@ -76,6 +87,8 @@ class Voter:
 
     def refusal(self, candidate: NodeId, epoch: int, roster_version: int, now: Seconds) -> str:
         """Say why this voter cannot vote for the candidate now; empty when it can."""
+        if self.forgetful:
+            return "its journal is damaged, and it may have voted already"
         if roster_version < self.roster_version:
             return "its roster is older than ours"
         if now < self.no_vote_until:

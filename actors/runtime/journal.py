@@ -5,10 +5,15 @@
     record  "ATJ1" | u32 length | u32 crc32 of length and payload | payload (msgpack)      big-endian
 
 What may be found at `open`:
-- A last record that is torn (the host died while it was written, so nothing depended on it): cut off, and said.
-- Anything else wrong, with good records behind it or too long to be one: the file is set aside as
-  `<name>.corrupt-<n>`, its good beginning goes on in a new file, and `damage` says so: something that was durable is
-  lost, and only the machine's owner can know whether it may go on.
+- A last record that is torn (the host died while it was written, so nothing depended on it): cut off, and said. Torn
+  means unfinished: it stops early, or ends in zeros that the file system put there.
+- Anything else wrong: the file is set aside as `<name>.corrupt-<n>`, its good beginning goes on in a new file, and
+  `damage` says so: something that was durable is lost, and only the machine's owner can know whether it may go on.
+- No record at all, where there was one once: that is damage too. `<name>.begun`, made with the first record, tells; it
+  is kept only for an owner that gives `loss`.
+
+What was lost must not be forgotten at the next start, when the file is in order again: with `loss` a record that says
+so is written before `open` returns, and stands last among what it gives.
 
 It blocks the loop for as long as the disk takes, and on purpose: nothing may happen between a vote and its record.
 """
@@ -17,7 +22,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -70,6 +75,20 @@ def _record_follows(data: bytes, offset: int) -> bool:
     return False
 
 
+def _unfinished(tail: bytes) -> bool:
+    """Tell whether the writing of a record can have been cut short here: the rest never came, or as zeros.
+
+    A whole record with a wrong checksum was written once, and has rotted since.
+    """
+    if not any(tail):
+        return True
+    if len(tail) < _HEAD.size:
+        return MARK.startswith(tail[: len(MARK)].rstrip(b"\0"))
+    mark, length, _ = _HEAD.unpack_from(tail)
+    short = _HEAD.size + length > len(tail)
+    return bool(mark == MARK and len(tail) <= _HEAD.size + RECORD_BYTES_MAX and (short or not tail[-1]))
+
+
 def _sync_folder(path: Path) -> None:
     if os.name == "nt":  # A directory cannot be synced there; NTFS logs the rename itself.
         return
@@ -83,8 +102,18 @@ def _sync_folder(path: Path) -> None:
 class Journal:
     """Durable records of the given types, in one file; opened by one owner at a time."""
 
-    def __init__(self, path: Path, records: Iterable[type[Record]], *, size_bytes_max: int = SIZE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        path: Path,
+        records: Iterable[type[Record]],
+        *,
+        size_bytes_max: int = SIZE_BYTES_MAX,
+        loss: Callable[[str], Record] | None = None,
+    ) -> None:
+        """Name the file and what it keeps; `loss` makes the record that says in words what was lost."""
         self.path = path
+        self._begun = path.with_name(f"{path.name}.begun")
+        self._loss = loss
         kinds = tuple(records)
         if not kinds:
             raise UsageError(f"the journal {path} needs at least one type of record")
@@ -157,23 +186,40 @@ class Journal:
             self._note(record, payload)
             offset += _HEAD.size + len(payload)
         self._size = offset
-        if wrong:
-            self._mend(data, offset, wrong)
+        if wrong and not self._cut(data, offset):
+            aside = self._set_aside()
+            self.damage = f"{wrong}; the whole file was kept as {aside.name}, and what stood before goes on"
+        elif self._loss is not None and not restored and self._begun.exists():
+            self.damage = "it had records once, and none is left"
+        if self.damage is not None:
+            log.error("journal %s is corrupt: %s", self.path, self.damage)
+            restored += self._go_on(data[:offset], self.damage)
+        elif self._loss is not None and restored:
+            self._mark_begun()
         return restored
 
-    def _mend(self, data: bytes, offset: int, wrong: str) -> None:
-        """Go on behind the last good record, after keeping what cannot have been a torn write."""
-        torn = _payload_at(data, offset) is None and not _record_follows(data, offset)
-        if torn and len(data) - offset <= _HEAD.size + RECORD_BYTES_MAX:
-            assert self._descriptor is not None  # noqa: S101 - for mypy
-            os.ftruncate(self._descriptor, offset)
-            os.fsync(self._descriptor)
-            log.warning("journal %s: cut %d bytes of a write that did not finish", self.path, len(data) - offset)
-            return
-        aside = self._set_aside()
-        self.damage = f"{wrong}; the whole file was kept as {aside.name}, and what stood before goes on"
-        log.error("journal %s is corrupt: %s", self.path, self.damage)
-        self._replace(data[:offset])
+    def _cut(self, data: bytes, offset: int) -> bool:
+        """Cut off what can only be a torn write; tell whether it was one."""
+        if _payload_at(data, offset) is not None or _record_follows(data, offset) or not _unfinished(data[offset:]):
+            return False
+        assert self._descriptor is not None  # noqa: S101 - for mypy
+        os.ftruncate(self._descriptor, offset)
+        os.fsync(self._descriptor)
+        log.warning("journal %s: cut %d bytes of a write that did not finish", self.path, len(data) - offset)
+        return True
+
+    def _go_on(self, good: bytes, damage: str) -> list[Record]:
+        """Put the good beginning in the file's place, with what says that more was lost; gives the latter."""
+        if self._loss is None:
+            self._replace(good)
+            return []
+        lost = self._loss(damage)
+        payload = self._encoder.encode(lost)
+        # At once: a crash in between would leave a file in order, and nobody who knows of the loss.
+        self._replace(good + _frame(payload))
+        self._note(lost, payload)
+        self._mark_begun()
+        return [lost]
 
     def _set_aside(self) -> Path:
         for number in range(1, CORRUPT_FILES_MAX + 1):
@@ -237,6 +283,8 @@ class Journal:
             self._write(self._descriptor, frame)
             os.fsync(self._descriptor)
             self._size += len(frame)
+            if self._loss is not None and not self._newest:
+                self._mark_begun()
             self._note(record, payload)
             if self._size > max(self._size_bytes_max, 2 * self._compacted_size):
                 self._compact()
@@ -244,6 +292,13 @@ class Journal:
             # After a failed fsync nobody knows what is on the disk; only reading it again tells.
             self.close()
             raise JournalFailed(f"the journal {self.path} could not be written: {error}") from error
+
+    def _mark_begun(self) -> None:
+        """Leave a sign beside the journal that it is not new; after the first record, for without one it still is."""
+        if self._begun.exists():
+            return
+        os.close(os.open(self._begun, os.O_RDWR | os.O_CREAT, 0o600))
+        _sync_folder(self.path.parent)
 
     def _compact(self) -> None:
         self._replace(b"".join(_frame(payload) for payload in self._newest.values()))

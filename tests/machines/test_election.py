@@ -294,8 +294,8 @@ def test_the_fittest_voter_draws_the_shortest_delay():
     for election, other in ((best, Score()), (worst, Score(mains=True))):
         for peer in (B, C):
             receive(election, peer, Fitness(other, 1), 0.0)
-    assert max(best._draw_delay() for _ in range(50)) <= 0.2
-    assert min(worst._draw_delay() for _ in range(50)) >= 0.3
+    assert max(best.patience.delay(ROSTER) for _ in range(50)) <= 0.2
+    assert min(worst.patience.delay(ROSTER) for _ in range(50)) >= 0.3
 
 
 def test_a_member_without_a_vote_learns_the_roster_and_the_supernode_and_forgets_a_silent_one():

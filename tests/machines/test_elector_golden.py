@@ -7,6 +7,7 @@ import pytest
 
 from atoll.actors.elector.messages import (
     MESSAGES,
+    Amnesia,
     Ballot,
     Fitness,
     Heartbeat,
@@ -15,6 +16,8 @@ from atoll.actors.elector.messages import (
     Presiding,
     PreVote,
     PreVoteReply,
+    Recall,
+    Recalled,
     Release,
     Vote,
     VoteRequest,
@@ -36,6 +39,8 @@ EXAMPLES = (
     HeartbeatAck(7, 300),
     Outdated(8),
     Release(7, B),
+    Recall(4242),
+    Recalled(4242, 7, sure=True),
     Presiding(7, True, "chosen", SCORE),
     Fitness(SCORE, 1),
     Roster.found(SITE, [A, B, C]),
@@ -50,7 +55,7 @@ def golden():
 def test_every_message_of_the_elector_has_its_golden_bytes():
     assert {type(message) for message in EXAMPLES} == set(MESSAGES)
     written = {type(message).__name__: CODEC.encode(message).hex() for message in EXAMPLES}
-    assert written == {name: text for name, text in golden().items() if name != "Ballot"}
+    assert written == {name: text for name, text in golden().items() if name not in ("Ballot", "Amnesia")}
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
@@ -58,11 +63,11 @@ def test_golden_bytes_are_read_as_what_was_written(message):
     assert CODEC.decode(bytes.fromhex(golden()[type(message).__name__])) == message
 
 
-def test_a_ballot_on_disk_keeps_its_bytes():
-    ballot = Ballot(7, A, 1)
-    data = msgspec.msgpack.encode(ballot, enc_hook=encode_special)
-    assert data.hex() == golden()["Ballot"]
-    assert msgspec.msgpack.decode(data, type=Ballot, dec_hook=decode_special) == ballot
+@pytest.mark.parametrize("record", [Ballot(7, A, 1), Amnesia("no record at byte 0 of 7")], ids=["Ballot", "Amnesia"])
+def test_a_record_on_disk_keeps_its_bytes(record):
+    data = msgspec.msgpack.encode(record, enc_hook=encode_special)
+    assert data.hex() == golden()[type(record).__name__]
+    assert msgspec.msgpack.decode(data, type=type(record), dec_hook=decode_special) == record
 
 
 def test_facts_become_classes():

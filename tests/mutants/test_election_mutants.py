@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from atoll.actors.elector.election import Election
-from atoll.actors.elector.messages import Ballot, Resign
+from atoll.actors.elector.messages import Amnesia, Ballot, Recalled, Resign
+from atoll.actors.elector.recollection import Recollection
 from atoll.actors.elector.reign import Reign
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.elector.voter import Voter
@@ -51,8 +52,8 @@ class VoterKeepsNothingOnDisk(Voter):
 
 
 class DiskForgetsWhomItVotedFor(Voter):
-    def restart(self, ballot, now):
-        super().restart(ballot and Ballot(ballot.epoch, None, ballot.roster_version), now)
+    def restart(self, ballot, now, **more):
+        super().restart(ballot and Ballot(ballot.epoch, None, ballot.roster_version), now, **more)
 
 
 class VoterVotesTwiceInAnEpoch(Voter):
@@ -102,6 +103,21 @@ class HandsOverAndKeepsTheLease(Election):
 
     def check(self):
         pass
+
+
+class DamageIsOverlooked(Election):
+    def start(self, restored, now):
+        return super().start([record for record in restored if not isinstance(record, Amnesia)], now)
+
+
+class ForgetfulVoterOnlyRests(Recollection):
+    def needed(self, roster):
+        return 0
+
+
+class ForgetfulVoterTrustsTheForgetful(Recollection):
+    def take(self, sender, answer):
+        super().take(sender, Recalled(answer.nonce, answer.epoch, sure=True))
 
 
 class SupernodeIgnoresTheEndOfItsLease(Election):
@@ -170,6 +186,16 @@ RESIGNATIONS = FaultPlan(
 )
 
 
+FORGETTING = FaultPlan(
+    weights={"forget": 3, "partial": 2, "halves": 1},
+    every_s=OFTEN,
+    crash_s=(0.01, 0.3),
+    cut_s=(0.3, 3),
+    aim=0,
+    late_ratio=0,
+)
+
+
 @dataclass(frozen=True)
 class Nemesis:
     faults: FaultPlan
@@ -199,6 +225,9 @@ NEMESES = {
     QuorumOfThoseInReach: Nemesis(CUTS, 3, 60),
     HalfIsAMajority: Nemesis(CUTS, 4, 40),
     HandsOverAndKeepsTheLease: Nemesis(RESIGNATIONS, 3, 60),
+    DamageIsOverlooked: Nemesis(FORGETTING, 3, 120),
+    ForgetfulVoterOnlyRests: Nemesis(FORGETTING, 3, 300),
+    ForgetfulVoterTrustsTheForgetful: Nemesis(FORGETTING, 3, 300),
     SupernodeIgnoresTheEndOfItsLease: Nemesis(PAUSES, 5, 30),
 }
 
@@ -206,6 +235,8 @@ NEMESES = {
 def election_with(mutant):
     if issubclass(mutant, Voter):
         return type(mutant.__name__, (Election,), {"voter_kind": mutant})
+    if issubclass(mutant, Recollection):
+        return type(mutant.__name__, (Election,), {"recollection_kind": mutant})
     if issubclass(mutant, Reign):
         return type(mutant.__name__, (Election,), {"reign_kind": mutant})
     return mutant

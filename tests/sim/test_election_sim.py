@@ -8,12 +8,17 @@ import pytest
 
 from atoll.actors.elector.messages import Resign
 from atoll.testing.elections import election_simulation
-from atoll.testing.faults import Crash, Cut, FaultPlan, Pause
+from atoll.testing.faults import Crash, Cut, FaultPlan, Forget, Pause
 
 EVERY_FAULT = FaultPlan(every_s=(0.05, 2.0))
 OCCASIONAL_FAULTS = FaultPlan(every_s=(0.5, 8.0))
 RESIGNING = FaultPlan(every_s=(0.05, 2.0), weights={**FaultPlan().weights, "tell": 2.0}, facts=(Resign("to drain"),))
 PLANS = (EVERY_FAULT, OCCASIONAL_FAULTS, RESIGNING)
+FORGETTING = FaultPlan(
+    every_s=(0.05, 2.0),
+    weights={**FaultPlan().weights, "forget": 2.0, "halves": 3.0, "partial": 3.0},
+    crash_s=(0.01, 2.0),
+)
 
 
 def replay(request, seed):
@@ -29,6 +34,33 @@ def test_one_lease_holder_and_one_supernode_per_epoch_despite_every_fault(seed, 
     report = site_of(seed, PLANS[seed % len(PLANS)]).run(sim_seconds)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
     assert report.elections > 0, replay(request, seed)
+
+
+def test_damaged_journals_never_make_two_supernodes(seed, sim_seconds, request):
+    report = site_of(seed, FORGETTING).run(sim_seconds)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+
+
+@pytest.mark.parametrize(("voters", "damaged"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
+def test_a_site_recovers_as_usual_with_as_many_damaged_journals_as_can_be(voters, damaged):
+    for seed in range(8):
+        script = [(10.0, Forget(host, 0.1 + 0.2 * host)) for host in range(damaged)]
+        plan = FaultPlan(every_s=(0.05, 2.0), until_s=10.5, script=script)
+        report = election_simulation(seed, voters=voters, faults=plan).run(18.0)
+        assert not report.violations, f"{report.violations[0]}; seed {seed}"
+
+
+def test_with_too_many_damaged_journals_nobody_is_elected_and_the_status_says_what_to_do():
+    quiet = {"weights": {}, "late_ratio": 0.0, "duplicate_ratio": 0.0}
+    script = [(5.0, Forget(0, 0.1)), (5.0, Forget(1, 0.1))]
+    simulation = election_simulation(4, voters=3, faults=FaultPlan(**quiet, script=script))
+    report = simulation.run(15.0)
+    assert not report.violations
+    assert not any(host.machine.lease_held(simulation.local(host)) for host in simulation.hosts)
+    told = [host.machine.status(simulation.local(host)) for host in simulation.hosts]
+    assert [status.role for status in told[:2]] == ["recalling", "recalling"]
+    for status in told[:2]:
+        assert "remove election.journal* from their state directories" in status.why
 
 
 def everybody_at_once(seed, stop_s, hosts):

@@ -8,8 +8,9 @@ import pytest
 from atoll.actors.elector.election import Election
 from atoll.actors.runtime.machine import Announce, Arm, Persist, Received, Send, TimerFired
 from atoll.testing.elections import election_simulation
-from atoll.testing.faults import Crash, Cut, FaultPlan, Loss, Pause, Suspend, Tear, Tell
-from atoll.testing.simulator import Invariant, Simulation
+from atoll.testing.faults import Crash, Cut, FaultPlan, Forget, Loss, Pause, Suspend, Tear, Tell
+from atoll.testing.invariants import Invariant
+from atoll.testing.simulator import Simulation
 from atoll.transport.codec import Codec, Message
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
@@ -82,6 +83,22 @@ def test_after_a_crash_only_what_was_persisted_is_there():
     assert log.of(0)[0] == "starts at 0"
     assert "starts at 2" in log.of(0)
     assert report.crashes == 1
+
+
+def test_a_disk_that_forgets_keeps_a_beginning_and_says_so():
+    kept = set()
+    for seed in range(30):
+        plan = FaultPlan(**QUIET, script=[(3.5, Forget(0, 1.0))])
+        nodes = {A: lambda _: Counter(B), B: lambda _: Counter(A)}
+        simulation = Simulation(seed, nodes, plan, codec=Codec([Count]), loss=lambda what: Mark(-1))
+        simulation.run(4.0)
+        disk = [msgspec.msgpack.decode(data, type=kind).number for kind, data in simulation.hosts[0].disk]
+        assert disk[-1] == -1
+        assert disk[:-1] == list(range(1, len(disk)))
+        kept.add(len(disk) - 1)
+    assert kept == {0, 1, 2}
+    with pytest.raises(UsageError, match="no record that would say so"):
+        Simulation(1, nodes, plan, codec=Codec([Count]))
 
 
 def test_a_torn_crash_ends_a_list_of_effects_somewhere_in_the_middle():

@@ -6,12 +6,12 @@ import anyio
 import pytest
 
 from atoll.actors.elector.elector import PATH, Elector
-from atoll.actors.elector.messages import MESSAGES, SupernodeElected
+from atoll.actors.elector.messages import MESSAGES, DescribeElection, SupernodeElected
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
-from atoll.actors.runtime import Actor, ActorSystem, handles
+from atoll.actors.runtime import Actor, ActorSystem, Address, handles
 from atoll.transport.base import Standing
 from atoll.transport.codec import Codec
 from atoll.transport.keys import NodeKey, SiteKeys
@@ -141,6 +141,31 @@ async def test_a_restarted_voter_remembers_its_ballot(tmp_path):
             epochs.append((await site.wait_supernode()).epoch)
         site.heard[site.nodes[0]].clear()
     assert epochs[1] > epochs[0]
+
+
+@pytest.mark.parametrize("ruin", ["unlink", "flip"])
+async def test_a_node_with_a_ruined_journal_says_so_and_votes_again_after_asking_the_others(tmp_path, caplog, ruin):
+    caplog.set_level("INFO", "atoll")
+    site = Site(tmp_path, 3)
+    async with site.node(site.nodes[0]), site.node(site.nodes[1]):
+        async with site.node(site.nodes[2]):
+            await site.wait_supernode()
+        journal = tmp_path / f"{site.nodes[2].short}.journal"
+        if ruin == "unlink":
+            journal.unlink()
+        else:
+            journal.write_bytes(journal.read_bytes()[:-1] + b"\x7f")
+        async with site.node(site.nodes[2]) as system:
+            status = await system.ask(Address(site.nodes[2], PATH), DescribeElection(), timeout_s=WITHIN_S)
+            assert status.role == "recalling"
+            assert "this node has no vote, because its election journal is damaged" in status.why
+            with anyio.fail_after(WITHIN_S):
+                while status.role == "recalling":
+                    await anyio.sleep(0.01)
+                    status = await system.ask(Address(site.nodes[2], PATH), DescribeElection(), timeout_s=WITHIN_S)
+            assert "no vote" not in status.why
+    assert "0 of the 2 other voters have answered" in caplog.text
+    assert "this node votes again, above epoch" in caplog.text
 
 
 async def test_neighbours_do_not_vote(tmp_path):

@@ -208,6 +208,92 @@ def test_what_it_does_not_keep_is_refused(path):
         opened(path)
 
 
+class Lost(msgspec.Struct, frozen=True, array_like=True, tag="l"):
+    damage: str
+
+
+def opened_with_loss(path, **more):
+    journal = Journal(path, [Ballot, Note, Lost], loss=Lost, **more)
+    return journal, list(journal.open())
+
+
+def test_a_new_journal_has_lost_nothing_not_even_when_its_first_write_was_cut_short(path):
+    for content in (b"", b"ATJ1", bytes(40)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        journal, restored = opened_with_loss(path)
+        assert (restored, journal.damage) == ([], None)
+        journal.close()
+
+
+def test_a_journal_that_is_gone_or_empty_where_one_was_is_damage(path):
+    for ruin in (path.unlink, lambda: path.write_bytes(b""), lambda: path.write_bytes(bytes(64))):
+        journal, _ = opened_with_loss(path)
+        journal.append(Ballot(1))
+        journal.close()
+        ruin()
+        journal, restored = opened_with_loss(path)
+        assert restored == [Lost("it had records once, and none is left")]
+        journal.close()
+
+
+def test_a_loss_is_known_at_every_later_start(path):
+    whole = bytearray(written(path, *BALLOTS))
+    whole[14] ^= 0x40
+    path.write_bytes(whole)
+    for _ in range(3):
+        journal, restored = opened_with_loss(path)
+        assert [type(record) for record in restored] == [Lost]
+        assert "corrupt-1" in restored[0].damage
+        journal.close()
+    journal, _ = opened_with_loss(path)
+    journal.append(Ballot(4))
+    journal.append(Lost(""))
+    journal.close()
+    journal, restored = opened_with_loss(path)
+    assert (restored[1:], journal.damage) == ([Ballot(4), Lost("")], None)
+    journal.close()
+
+
+def test_a_crash_while_damage_is_mended_leaves_the_damage_to_be_found_again(path, monkeypatch):
+    whole = bytearray(written(path, *BALLOTS))
+    whole[14] ^= 0x40
+    path.write_bytes(whole)
+
+    def crash(self, target):
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", crash)
+        with pytest.raises(JournalFailed, match="power cut"):
+            opened_with_loss(path)
+    journal, restored = opened_with_loss(path)
+    assert [type(record) for record in restored] == [Lost]
+    journal.close()
+
+
+@pytest.mark.parametrize("flipped", range(-8, 0))
+def test_a_last_record_that_rotted_is_not_taken_for_a_torn_one(path, flipped):
+    whole = bytearray(written(path, *BALLOTS))
+    whole[flipped] ^= 0x40
+    path.write_bytes(whole)
+    journal, restored = opened_with_loss(path)
+    assert restored[:-1] == BALLOTS[:2]
+    assert isinstance(restored[-1], Lost)
+    journal.close()
+
+
+def test_a_damaged_record_is_kept_through_compaction(path):
+    journal, _ = opened_with_loss(path, size_bytes_max=500)
+    journal.append(Lost("once"))
+    for number in range(100):
+        journal.append(Ballot(number))
+    journal.close()
+    journal, restored = opened_with_loss(path)
+    journal.close()
+    assert (restored[0], restored[-1]) == (Lost("once"), Ballot(99))
+
+
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 2**40), max_size=8), st.data())
 def test_whatever_one_byte_does_a_beginning_comes_back_and_nothing_false(tmp_path_factory, numbers, data):
