@@ -1,6 +1,6 @@
 """The composition root: what a node, a relay and a cloud are made of, from their configs.
 
-    node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, duties, duties_held, discoverer
+    node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, site (duties), discoverer
             container_manager, gateway, users' actors
     relay   its two ports; where a cloud is told of it: router, uplink, reporter
     cloud   router, directory, signaling, enrolment
@@ -115,6 +115,7 @@ class Node:
         self._key = key
         self._stack = AsyncExitStack()
         self._users: set[str] = set()
+        self._open = False
         self.system: ActorSystem
         self.gateway: Gateway
 
@@ -140,16 +141,20 @@ class Node:
         Raises:
             UsageError: A port is taken, a file is damaged, or another node uses the same directory; says what to do.
         """
+        if self._open:
+            raise UsageError("this node is open already: make another one with Node.open")
         async with AsyncExitStack() as stack:
             stack.enter_context(_alone_in(self.config.state_dir))
             await self._start(stack)
             self._stack = stack.pop_all()
+        self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Give up the supernode's place in good order, then stop everything, last first."""
+        self._open = False
         if kind is None:
             self.system.announce(Resign("it leaves"))
             with anyio.move_on_after(LEAVE_S):
@@ -303,8 +308,15 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
                 ),
             ),
             ChildSpec(name="host_facts", factory=lambda: HostFacts(said)),
-            ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, has_cloud=cloud is not None)),
-            SupervisorSpec(name=DUTIES_HELD),
+            # Together, the place for held duties first: a node alone is elected before Duties has looked around.
+            SupervisorSpec(
+                name="site",
+                strategy=Strategy.ONE_FOR_ALL,
+                children=(
+                    SupervisorSpec(name=DUTIES_HELD),
+                    ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, has_cloud=cloud is not None)),
+                ),
+            ),
             ChildSpec(
                 name=discoverer_messages.PATH,
                 factory=lambda: Discoverer(node, beacon if config.beacon.enabled else None),
