@@ -1,19 +1,15 @@
-"""ZeroMQ sockets as links need them: every option set, every peer's key known, nothing that waits.
+"""The bound end of links: a ZeroMQ socket with every option set, every peer's key known, nothing that waits.
 
-`KeyedRouter` is the bound end, `Dealer` the dialling one. Both are drained on their descriptors by the edge-triggered
-rule: a descriptor tells of changes only, so its owner may wait on it (`anyio.wait_readable`) only after
-`receive_nowait` gave None, and must look again after every send, which may have used the change up.
+`KeyedRouter` is drained on its descriptors by the edge-triggered rule (as is `zmq_dealer.py`, the dialling end): a
+descriptor tells of changes only, so its owner may wait on it (`anyio.wait_readable`) only after `receive_nowait` gave
+None, and must look again after every send, which may have used the change up.
 
 A connection's name at the router is libzmq's routing id. Clients of ours never choose theirs, and what libzmq draws
 begins with a zero byte; who chooses one is cut, so nobody comes back under another's name. The proved key belongs to
 the connection's first frame (ZAP's user id) and is forgotten when libzmq says that the connection has ended.
 """
 
-import contextlib
 import errno
-import ipaddress
-import os
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,11 +19,11 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from atoll.transport.errors import Unreachable, UsageError
-from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
+from atoll.transport.tcp_connection import UnreadMeter, peer_of, plain_host, shut_down
 
-HEARTBEAT_MS = 1_000
-SILENCE_MS = 3_000
+HEARTBEATS_PER_SILENCE = 3
+"""One lost heartbeat, or two, end no link."""
 CUT_DELAY_S = 0.25
 """Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
 LAST_WORDS_S = 0.25
@@ -39,12 +35,9 @@ CONNECTIONS_MAX = 4096
 """Connections that may be open to a router; who comes later is cut. Well below the usual limits of descriptors."""
 _ZAP = "inproc://zeromq.zap.01"
 _MONITOR = "inproc://router.monitor"
-_ROUTER_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-_HANDSHAKE_FAILED = (
+_ROUTER_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
-_DEALER_EVENTS = (
-    zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _HANDSHAKE_FAILED
 )
 _NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENODEV, errno.EINVAL}
 
@@ -58,6 +51,8 @@ class SocketLimits:
     """libzmq counts messages, not bytes: as many of the longest as make up the byte budget."""
     receive_frames: int
     handshake_ms: int
+    silence_ms: int
+    """How long a peer may be silent, heartbeats included, before its connection counts as lost."""
 
     def harden(self, sock: "zmq.Socket[bytes]") -> None:
         """Set the limits and the heartbeats."""
@@ -65,9 +60,9 @@ class SocketLimits:
         sock.setsockopt(zmq.SNDHWM, self.send_frames)
         sock.setsockopt(zmq.RCVHWM, self.receive_frames)
         sock.setsockopt(zmq.HANDSHAKE_IVL, self.handshake_ms)
-        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-        sock.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+        sock.setsockopt(zmq.HEARTBEAT_IVL, self.silence_ms // HEARTBEATS_PER_SILENCE)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, self.silence_ms)
+        sock.setsockopt(zmq.HEARTBEAT_TTL, self.silence_ms)
         sock.setsockopt(zmq.LINGER, 0)
 
 
@@ -93,6 +88,16 @@ RouterEvent: TypeAlias = Arrived | Gone
 def endpoint(host: str, port: int) -> str:
     """Write host and port as people and libzmq read them; an IPv6 literal gets its brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind_failure(host: str, port: int, error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what uses it, or choose another port (0 takes any free one)"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs rights this user does not have: choose one above 1023 (0 takes any free one)"
+    if error.errno in {errno.EADDRNOTAVAIL, errno.ENODEV, errno.EINVAL}:
+        return f"{host} is no address of this host: choose one of its own, or 0.0.0.0 for all of them"
+    return f"port {port} on {host} cannot be opened: {error}; choose another"
 
 
 class KeyedRouter:
@@ -126,11 +131,7 @@ class KeyedRouter:
         except zmq.ZMQError as error:
             self.close(0)
             self.context.term()
-            if error.errno == zmq.EADDRINUSE:
-                raise UsageError(
-                    f"port {port} on {host} is in use: stop what uses it, or choose another port (0 takes any free one)"
-                ) from error
-            raise UsageError(f"port {port} on {host} cannot be opened: {error}; choose another") from error
+            raise UsageError(_bind_failure(host, port, error)) from error
         self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
         self._silent_s = silent_s
         self._live: dict[int, Any] = {}
@@ -148,6 +149,13 @@ class KeyedRouter:
         """How many were cut because they said nothing."""
         self.refused = 0
         """How many were cut because they chose their own name or were too many."""
+        self.handshakes_failed = 0
+        """How many ended by themselves, or by libzmq's judgement, before their first frame."""
+        self.handshakes_malformed = 0
+        """How many spoke ZMTP and then broke it: another mechanism, another server key, a wrong length."""
+        self.flooding_cut = 0
+        """How many were cut because they sent too much that is no frame."""
+        self._meters: dict[int, UnreadMeter] = {}
 
     def _bind(self, host: str, port: int) -> None:
         if host in {"0.0.0.0", "::"}:
@@ -215,6 +223,8 @@ class KeyedRouter:
             else:
                 message = self._router.recv(copy=False)
                 data, key = message.bytes, self._meet(name, message)
+            if (meter := self._meters.get(self._descriptors.get(name, -1))) is not None:
+                meter.read_any = True
             if self._router.getsockopt(zmq.RCVMORE):
                 # Frames have one part; what has more is not worth reading, and never valid.
                 while self._router.getsockopt(zmq.RCVMORE):
@@ -261,14 +271,25 @@ class KeyedRouter:
         while self._cuts and self._cuts[0][0] <= now:
             _, connection, descriptor, peer = self._cuts.popleft()
             if self._names.get(descriptor) == connection:
-                _hang_up(descriptor, peer)
+                shut_down(descriptor, peer)
         while self._silent:
             descriptor, until = next(iter(self._silent.items()))
             if until > now:
                 break
             del self._silent[descriptor]
             self.silent_cut += 1
-            _hang_up(descriptor, self._live.get(descriptor))
+            shut_down(descriptor, self._live.get(descriptor))
+
+    def cut_flooding(self) -> list[bytes]:
+        """Cut at once who makes libzmq hold too much, and give the names of those who have one."""
+        self.watch()
+        flooding = [descriptor for descriptor, meter in self._meters.items() if meter.overfull()]
+        for descriptor in flooding:
+            del self._meters[descriptor]
+            self._silent.pop(descriptor, None)
+            self.flooding_cut += 1
+            shut_down(descriptor, self._live.get(descriptor))
+        return [self._names[each] for each in flooding if each in self._names]
 
     def watch(self) -> None:
         """Notice who has come and who has gone."""
@@ -277,15 +298,19 @@ class KeyedRouter:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
             except zmq.Again:
                 return
+            if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self.handshakes_malformed += 1
+                continue
             descriptor = int(event["value"])
             # A descriptor that is accepted anew was closed before, whether or not that was told.
             self._end(descriptor)
             if event["event"] != zmq.EVENT_ACCEPTED:
                 continue
-            peer = self._live[descriptor] = _peer(descriptor)
+            peer = self._live[descriptor] = peer_of(descriptor)
+            self._meters[descriptor] = UnreadMeter(descriptor)
             if len(self._live) > CONNECTIONS_MAX:
                 self.refused += 1
-                _hang_up(descriptor, peer)
+                shut_down(descriptor, peer)
             else:
                 self._silent[descriptor] = time.monotonic() + self._silent_s
 
@@ -307,9 +332,9 @@ class KeyedRouter:
         if name[0] != 0:
             self.refused += 1
             self._keys[name], self._descriptors[name], self._names[descriptor] = b"", descriptor, name
-            _hang_up(descriptor, self._live.get(descriptor))
+            shut_down(descriptor, self._live.get(descriptor))
             return b""
-        self._hosts[name] = _plain_host(str(message.get("Peer-Address")))
+        self._hosts[name] = plain_host(str(message.get("Peer-Address")))
         self._keys[name] = key
         if descriptor in self._live:
             self._descriptors[name], self._names[descriptor] = descriptor, name
@@ -320,7 +345,9 @@ class KeyedRouter:
 
     def _end(self, descriptor: int) -> None:
         self._live.pop(descriptor, None)
-        self._silent.pop(descriptor, None)
+        self._meters.pop(descriptor, None)
+        if self._silent.pop(descriptor, None) is not None:
+            self.handshakes_failed += 1
         if (name := self._names.get(descriptor)) is not None:
             self._forget(name)
 
@@ -338,116 +365,3 @@ class KeyedRouter:
             self._lost.append((time.monotonic() + LAST_WORDS_S, name))
         else:
             self._hosts.pop(name, None)
-
-
-class Dealer:
-    """A dialling socket: one attempt, one connection. It never reconnects by itself; make another."""
-
-    _count = 0
-
-    def __init__(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        key: NodeKey,
-        peer: NodeId,
-        where: str,
-        limits: SocketLimits,
-    ) -> None:
-        Dealer._count += 1
-        monitor = f"inproc://dealer.monitor.{Dealer._count}"
-        sock = self._sock = context.socket(zmq.DEALER)
-        limits.harden(sock)
-        sock.setsockopt(zmq.RECONNECT_IVL, -1)
-        sock.setsockopt(zmq.IPV6, int(where.startswith("[")))
-        sock.setsockopt(zmq.CURVE_SERVERKEY, peer.curve_key)
-        sock.setsockopt(zmq.CURVE_PUBLICKEY, key.node_id.curve_key)
-        sock.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
-        sock.monitor(monitor, _DEALER_EVENTS)
-        self._monitor = context.socket(zmq.PAIR)
-        self._monitor.connect(monitor)
-        self.connected = False
-        """Somebody accepted the TCP connection."""
-        self.proved = False
-        """The other end has the key it was dialled with."""
-        self.lost = False
-        self._where = where
-        try:
-            sock.connect(f"tcp://{where}")
-        except zmq.ZMQError as error:
-            self.close(0)
-            raise Unreachable(f"{where} cannot be dialled: {error}") from error
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """What to wait on for frames, and for `watch`."""
-        return int(self._sock.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))
-
-    def receive_nowait(self) -> bytes | None:
-        """Give the next frame, or None when nothing more has come."""
-        try:
-            data = self._sock.recv(zmq.DONTWAIT)
-        except zmq.Again:
-            return None
-        if self._sock.getsockopt(zmq.RCVMORE):
-            while self._sock.getsockopt(zmq.RCVMORE):
-                self._sock.recv()
-            data = b""
-        return data
-
-    def try_send(self, data: bytes) -> bool:
-        """Hand a frame to libzmq; False when its queue is full."""
-        try:
-            self._sock.send(data, zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
-
-    def watch(self) -> bool:
-        """Note what has become of the connection; True when it is lost."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))["event"]
-                if event == zmq.EVENT_CONNECTED:
-                    self.connected = True
-                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self.proved = True
-                else:
-                    self.lost = True
-        return self.lost
-
-    def verdict(self) -> str:
-        """Say how far it came, for whoever wonders why it failed."""
-        if self.proved:
-            return f"{self._where} proved its key and then fell silent"
-        if self.connected:
-            return f"whoever listens at {self._where} has another key than it is dialled with, or speaks no CURVE"
-        return f"nobody answers at {self._where}"
-
-    def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Close it; what was sent has `linger_ms` to leave."""
-        self._sock.disable_monitor()
-        self._monitor.close(0)
-        self._sock.close(linger_ms)
-
-
-def _plain_host(address: str) -> str:
-    """Write an IPv4 address that came over an IPv6 socket as IPv4."""
-    with contextlib.suppress(ValueError):
-        mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
-        return address if mapped is None else str(mapped)
-    return address
-
-
-def _peer(descriptor: int) -> Any:
-    """Give the address at the other end of a socket of libzmq's; None when it has none any more."""
-    # libzmq's own thread may close it at any moment; a duplicate is ours alone.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
-        return sock.getpeername()
-    return None
-
-
-def _hang_up(descriptor: int, peer: Any) -> None:
-    """Shut a connection down if it still is the one to `peer`; libzmq's thread then closes it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
-        if sock.getpeername() == peer:
-            sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,75 @@
+"""One connection of a link transport, and one dial: what is known of them, and nothing else.
+
+    ours     dialling --their HELLO--> (held) --READY--> up --BYE, silence, loss--> ended
+    theirs   awaited  --their HELLO--> (held) --our HELLO--> answered --their READY--> up --...--> ended
+
+Which way a connection goes is decided in `link_table.py`; the sockets behind it belong to `zeromq.py`.
+"""
+
+import enum
+
+import anyio
+
+from atoll.transport.base import Standing
+from atoll.transport.identity import NodeId
+from atoll.transport.link_frames import Assembly, Backlog
+from atoll.transport.zmq_dealer import Dealer
+
+
+class Stage(enum.Enum):
+    """How far a connection's greeting is."""
+
+    AWAITED = "awaited"
+    DIALLING = "dialling"
+    HELD = "held"
+    ANSWERED = "answered"
+    UP = "up"
+    ENDED = "ended"
+
+
+class Connection:
+    """One connection and how far its greeting is; `dealer` where we dialled, `name` where they did."""
+
+    __slots__ = (
+        "assembly",
+        "backlog",
+        "deadline",
+        "dealer",
+        "due",
+        "host",
+        "key",
+        "label",
+        "name",
+        "peer",
+        "reason",
+        "scope",
+        "stage",
+        "standing",
+        "was_up",
+    )
+
+    def __init__(self, stage: Stage, *, host: str, deadline: float) -> None:
+        self.stage, self.host, self.deadline = stage, host, deadline
+        self.peer: NodeId | None = None
+        self.dealer: Dealer | None = None
+        self.name = self.key = b""
+        self.standing, self.label = Standing.NEIGHBOUR, ""
+        self.backlog, self.assembly = Backlog(), Assembly()
+        self.scope = anyio.CancelScope()
+        self.due = self.was_up = False
+        self.reason = ""
+
+    def __repr__(self) -> str:
+        who = "somebody" if self.peer is None else self.peer.short
+        return f"Connection({'to' if self.dealer else 'from'} {who} at {self.host}, {self.stage.value})"
+
+
+class Dial:
+    """An attempt to open a link, over one connection after another."""
+
+    __slots__ = ("connection", "host", "peer", "port", "scope")
+
+    def __init__(self, peer: NodeId, host: str, port: int) -> None:
+        self.peer, self.host, self.port = peer, host, port
+        self.connection: Connection | None = None
+        self.scope = anyio.CancelScope()
