@@ -152,6 +152,7 @@ class Election:
             "heartbeat": self._beat,
             "patience": self._on_patience,
             "recall": self._on_recall,
+            "again": self._ask_again,
             "lease": lambda _now: [],  # `handle` has looked at the lease already
             "tick": self._on_tick,
         }
@@ -341,7 +342,20 @@ class Election:
         self._for, self._against = {self.own: None}, {}
         if len(self._for) >= self.quorum:
             return self._stand(self.epoch + 1, now)
-        return self._to_others(PreVote(self.epoch + 1, self.roster.version, self.outlook.score))
+        return [*self._to_others(self._question()), Arm("again", self.settings.again_s)]
+
+    def _question(self) -> Message:
+        if self.role is Role.ASKING:
+            return PreVote(self.epoch + 1, self.roster.version, self.outlook.score)
+        return VoteRequest(self.epoch, self.roster.version)
+
+    def _ask_again(self, _now: Seconds) -> list[Effect]:
+        """Ask who has not answered: a lost message would cost all the others a whole delay, or a lease."""
+        if self.role is not Role.ASKING and self.role is not Role.CANDIDATE:
+            return []
+        answered = {**self._for, **self._against}
+        silent = [voter for voter in self.roster.voters if voter not in answered]
+        return [*(Send(voter, self._question()) for voter in silent), Arm("again", self.settings.again_s)]
 
     def _on_prevote_reply(self, sender: NodeId, message: PreVoteReply, now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
@@ -349,7 +363,10 @@ class Election:
             return []
         if message.epoch > self.epoch:
             return self._catch_up(message.epoch)
-        if message.refusal or message.asked != self.epoch + 1:
+        if message.asked != self.epoch + 1:
+            return []
+        if message.refusal:
+            self._against[sender] = None
             return []
         self._for[sender] = None
         return self._stand(self.epoch + 1, now) if len(self._for) >= self.quorum else []
@@ -364,7 +381,7 @@ class Election:
         effects = self.voter.durably(epoch, self.own, *self._to_others(VoteRequest(epoch, self.roster.version)))
         if len(self._for) >= self.quorum:
             return effects + self._preside(now)
-        return [*effects, self.patience.arm(now)]
+        return [*effects, self.patience.arm(now), Arm("again", self.settings.again_s)]
 
     def _on_vote(self, sender: NodeId, message: Vote, now: Seconds) -> list[Effect]:
         if self.role is not Role.CANDIDATE or not self._answers_this_candidacy(message):

@@ -17,6 +17,8 @@ class ElectionSettings:
     """Several round trips of a LAN: the best voter's round is over before the next one starts its own."""
     delay_s_max: float = 0.4
     """The worst voter's delay; more voters share the span between the two."""
+    again_s: float = 0.05
+    """How often a candidate asks voters that are silent: above a round trip, and twice within the shortest delay."""
     drift: float = 0.02
     """How far a clock's rate may be off. Quartz is a thousand times better; virtual machines are not."""
     announce_s: float = 1.0

@@ -112,6 +112,23 @@ def test_asking_raises_no_epoch_and_standing_writes_its_own_vote_first():
     assert len(sent(effects, VoteRequest)) == 2
 
 
+def test_voters_that_are_silent_are_asked_again_and_those_who_answered_are_not():
+    election, _ = machine()
+    effects = fire(election, "patience", 1.0)
+    again = next(effect for effect in effects if isinstance(effect, Arm) and effect.name == "again")
+    assert len(sent(fire(election, "again", 1.0 + again.after), PreVote)) == 2
+    receive(election, B, PreVoteReply(1, "promised to another", 0, Score()), 1.1)
+    assert [effect.target for effect in fire(election, "again", 1.1) if isinstance(effect, Send)] == [C]
+    receive(election, C, PreVoteReply(1, "", 0, Score()), 1.1)
+    assert election.role is Role.CANDIDATE
+    effects = fire(election, "again", 1.15)
+    assert [(effect.target, effect.message) for effect in effects if isinstance(effect, Send)] == [
+        (voter, VoteRequest(1, 1)) for voter in ROSTER.voters if voter != A
+    ]
+    receive(election, B, Vote(1, "", 1), 1.2)
+    assert fire(election, "again", 1.2) == []
+
+
 def test_a_majority_of_votes_makes_a_supernode_that_says_why():
     election, effects = supernode()
     fact = announced(effects)[0]
