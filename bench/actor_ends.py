@@ -135,10 +135,10 @@ class Links:
         self._transport.send(envelope.header.target_node, encode_envelope(envelope))
 
     async def receive(self) -> None:
-        """Deliver what arrives, while links live.
+        """Deliver what arrives, until the link goes down.
 
         Raises:
-            Unreachable: A link did not come up, or went down.
+            Unreachable: The link did not come up, or not as a member's.
         """
         while True:
             event = await self._transport.receive()
@@ -146,6 +146,9 @@ class Links:
                 self._system.deliver(decode_envelope(event.data), Standing.MEMBER)
             elif isinstance(event, LinkUp) and event.standing is Standing.MEMBER:
                 self.up.set()
+            elif self.up.is_set():
+                # The other end has what it wanted; if not, its asks tell.
+                return
             else:
                 raise Unreachable(f"a link of the benchmark is not there: {event}")
 

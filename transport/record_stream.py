@@ -26,17 +26,26 @@ class RecordStream:
         Raises:
             MalformedFrame: A length is out of bounds; the stream cannot be read on.
         """
-        self._buffer += data
+        # What came before and is not whole is joined with this; else the records are cut out of `data`, copied once.
+        waiting = self._buffer
+        if waiting:
+            waiting += data
         records = []
         start = 0
-        while len(self._buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, start)
-            if not SESSION_ID_BYTES < length <= self._record_bytes_max:
-                raise MalformedFrame(f"a record of {length} bytes stands where at most {self._record_bytes_max} may")
-            end = start + _LENGTH.size + length
-            if end > len(self._buffer):
-                break
-            records.append(bytes(self._buffer[start + _LENGTH.size : end]))
-            start = end
-        del self._buffer[:start]
+        with memoryview(waiting or data) as view:
+            while len(view) - start >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(view, start)
+                if not SESSION_ID_BYTES < length <= self._record_bytes_max:
+                    raise MalformedFrame(
+                        f"a record of {length} bytes stands where at most {self._record_bytes_max} may"
+                    )
+                end = start + _LENGTH.size + length
+                if end > len(view):
+                    break
+                records.append(view[start + _LENGTH.size : end].tobytes())
+                start = end
+        if waiting:
+            del waiting[:start]
+        else:
+            waiting += data[start:]
         return records

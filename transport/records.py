@@ -45,8 +45,8 @@ class Fault(enum.Enum):
     FORGED = "forged"
 
 
-def _nonce(path: int, counter: int) -> bytes:
-    return path.to_bytes(4, "big") + counter.to_bytes(8, "big")
+_nonce = struct.Struct(">IQ").pack
+"""Path and counter."""
 
 
 def _key_after(key: bytes) -> bytes:
