@@ -354,6 +354,12 @@ def test_the_settings_of_an_election_are_those_of_the_code():
             assert getattr(ElectionSettings(), name) == float(value), name
 
 
+def test_as_many_mutants_are_killed_as_is_said():
+    mutants = (ROOT / "tests" / "mutants" / "test_election_mutants.py").read_text()
+    killed = len(re.findall(r"^    \w+: Nemesis\(", mutants, re.MULTILINE))
+    assert re.findall(r"(\d+) mutants of the election", PAGES["docs/reliability.md"]) == [str(killed)]
+
+
 # The reference of commands
 
 
