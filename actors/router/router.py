@@ -97,6 +97,8 @@ class Router(Actor):
         self._reaching: dict[NodeId, list[ReplyTo]] = {}
         self._waiting: dict[object, anyio.Event] = {}
         self._grown = anyio.Event()
+        self._cloud_failure = ""
+        """Why the cloud could not be dialled last."""
         self._counts: Counter[str] = Counter()
 
     # Life
@@ -176,6 +178,8 @@ class Router(Actor):
                 self._counts["dials_failed"] += 1
                 if peer not in self._links:
                     self.routes.link_down(peer, reason)
+                if self._cloud is not None and peer == self._cloud.node:
+                    self._cloud_failure = reason
                 self._wake(peer)
                 self.system.announce(event)
 
@@ -302,11 +306,11 @@ class Router(Actor):
     async def _dial_cloud(self, cloud: CloudAddress) -> None:
         if not cloud.host:
             raise Unreachable("the config names no address of the cloud: set cloud.host")
+        self._cloud_failure = f"no link within {LINK_WAIT_S:g} s"
         self._transport.dial(cloud.node, cloud.host, cloud.port)
         await self._wait(cloud.node, LINK_WAIT_S)
         if cloud.node not in self._links:
-            reason = self.routes.route(cloud.node, self.system.clock()).reason
-            raise Unreachable(f"the cloud at {cloud.host}:{cloud.port} cannot be reached: {reason}")
+            raise Unreachable(f"the cloud at {cloud.host}:{cloud.port} cannot be reached: {self._cloud_failure}")
 
     async def _open_sep(self, peer: NodeId) -> None:
         """Open a session with `peer` over the relays that its site is registered on."""
