@@ -8,6 +8,7 @@ interrupted. A stage is one test, so that its processes are started once however
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import secrets
 import shutil
@@ -26,10 +27,11 @@ import click
 import pytest
 from msgspec import inspect as types
 
-from atoll import cli
+from atoll import actors, cli
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.gateway.authority import ANY, SCOPES
 from atoll.actors.gateway.problems import CATALOGUE
+from atoll.actors.runtime import Actor
 from atoll.actors.runtime import errors as runtime_errors
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.cluster_specs import NodeConfig
@@ -144,7 +146,7 @@ def wait_until(condition, why):
     until = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < until, why()
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def succeeds(command, host, env):
@@ -183,7 +185,7 @@ def test_two_nodes_on_one_network_as_the_readme_says(host):
     shared = {"beacon_port": free_udp_port(), "SECRET": secrets.token_hex(32)}
     left, right = (environment(host, name=name, **shared) for name in ("left", "right"))
     with running(start.strip(), host, left) as (_, said), running(start.strip(), host, right):
-        met = "atoll node show right && atoll node list --json | grep -q '\"direct\"'"
+        met = "atoll node show right | grep -q '^by *direct'"
         wait_until(lambda: succeeds(met, host, left), said)
         blocks = [(where, text) for language, where, text in fenced(page) if where in {"left", "right"}]
         assert {where for where, _ in blocks} == {"left", "right"}
@@ -352,6 +354,31 @@ def test_the_settings_of_an_election_are_those_of_the_code():
     for names, values, _ in rows(PROTOCOL, "setting", "value", "meaning"):
         for name, value in zip(names.split("`, `"), values.split(", "), strict=True):
             assert getattr(ElectionSettings(), name) == float(value), name
+
+
+def test_the_actors_are_open_to_whom_the_architecture_says():
+    modules = [
+        each.name for each in pkgutil.walk_packages(actors.__path__, "atoll.actors.") if "bench" not in each.name
+    ]
+    classes = {
+        name: kind
+        for module in modules
+        if "javascript" not in module and "isolate" not in module
+        for name, kind in inspect.getmembers(importlib.import_module(module), inspect.isclass)
+        if issubclass(kind, Actor)
+    }
+    for path, name, _, who in rows(PAGES["docs/architecture.md"], "actor", "class"):
+        open_to = {each.value for each in classes[name].open_to}
+        assert {each.strip() for each in who.split(",")} == (open_to or {"this node"}), path
+
+
+def test_the_sentences_to_look_for_are_said_somewhere():
+    files = [*ROOT.glob("actors/**/*.py"), *ROOT.glob("transport/*.py"), ROOT / "node.py"]
+    sources = "\n".join(path.read_text() for path in files)
+    table = PAGES["docs/operations.md"].partition("| you see |")[2].partition("\n\n")[0]
+    sentences = [each for row in table.splitlines()[2:] for each in re.findall("`([^`]+)`", row.split("|")[1])]
+    assert len(sentences) > 5
+    assert not [each for each in sentences if each not in sources], "nothing says these any more"
 
 
 def test_as_many_mutants_are_killed_as_is_said():
