@@ -11,6 +11,7 @@ no sleep lasts longer than `LOOK_S`.
 import heapq
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import anyio
@@ -30,7 +31,7 @@ def _lease_clock() -> Clock:
     # Linux has CLOCK_BOOTTIME. On macOS CLOCK_MONOTONIC goes on in sleep while time.monotonic does not; on Windows
     # time.monotonic does.
     number = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-    return time.monotonic if number is None else lambda: time.clock_gettime(number)
+    return time.monotonic if number is None else partial(time.clock_gettime, number)
 
 
 lease_clock: Clock = _lease_clock()

@@ -323,7 +323,8 @@ class Cell:
         reply_to = delivery.reply_to
         try:
             if type(actor).receive is Actor.receive and self.handlers is not None:
-                handler = self.handlers.find(type(delivery.message))
+                kind = type(delivery.message)
+                handler = self.handlers.by_type.get(kind) or self.handlers.find(kind)
                 if handler is None:
                     raise NotUnderstood(f"{self.name} takes no {type(delivery.message).__name__}")  # noqa: TRY301
                 answer = await handler(actor, delivery.message)

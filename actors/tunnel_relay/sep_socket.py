@@ -46,6 +46,9 @@ _ZAP = "inproc://zeromq.zap.01"
 _MONITOR = "inproc://sep.monitor"
 # Not of the handshake's success: libzmq does not say on which descriptor.
 _EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED
+# Plain numbers: joining two flags of an enum anew takes half a microsecond, once a record.
+_NAME_PART = int(zmq.SNDMORE | zmq.DONTWAIT)
+_LAST_PART = int(zmq.DONTWAIT)
 
 
 def harden(sock: "zmq.Socket[bytes]", *, send_frames: int, receive_frames: int) -> None:
@@ -203,13 +206,13 @@ class SepSocket:
 
     def _send(self, connection: bytes, data: bytes) -> None:
         try:
-            self._router.send(connection, zmq.SNDMORE | zmq.DONTWAIT)
+            self._router.send(connection, _NAME_PART)
         except zmq.Again:
             raise
         except zmq.ZMQError as error:
             self._forget(connection, self._descriptors.get(connection, -1))
             raise Unreachable(f"the receiver is gone: {error}") from error
-        self._router.send(data, zmq.DONTWAIT)
+        self._router.send(data, _LAST_PART)
 
     def cut(self, connection: bytes) -> None:
         """Close the connection a moment later, after what was sent; nothing of it is received any more."""
