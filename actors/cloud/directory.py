@@ -17,6 +17,9 @@ from atoll.transport.identity import NodeId
 NODE_LEASE_S = 15.0
 """Three missed announcements of 5 s; a site that lost its uplink is found absent soon enough to say so."""
 NODES_PER_SITE_MAX = 1024
+LABELS_PER_NODE_MAX = 4
+"""A site has two relays, and for a moment four while it moves from one pair to another."""
+WANTED_CHARACTERS_MAX = 200
 LABEL_BYTES = 16
 LEFT_OUT_MAX = 16
 """Reasons that are told at once."""
@@ -46,6 +49,11 @@ class Directory:
             raise Refused(f"{sender.name} is enrolled for site {sender.site!r} and cannot announce {message.site!r}")
         if len(message.nodes) > NODES_PER_SITE_MAX:
             raise Refused(f"a site announces at most {NODES_PER_SITE_MAX} nodes, this one {len(message.nodes)}")
+        if len(message.labels) > LABELS_PER_NODE_MAX * len(message.nodes):
+            raise Refused(
+                f"a site announces at most {LABELS_PER_NODE_MAX} labels a node: {len(message.labels)} labels for "
+                f"{len(message.nodes)} nodes are too many"
+            )
         faults = {record.node: self._fault(sender, record) for record in message.nodes}
         kept = tuple(record for record in message.nodes if not faults[record.node])
         for label in message.labels:
@@ -82,6 +90,8 @@ class Directory:
             Unreachable: No living record has that id or name.
             Refused: The name fits several nodes, or is none.
         """
+        if len(message.wanted) > WANTED_CHARACTERS_MAX:
+            raise Refused(f"a node's name has at most {WANTED_CHARACTERS_MAX} characters, not {len(message.wanted)}")
         record = self._find(message.wanted)
         held = self._store.labels(record.node, self._clock())
         routes = tuple(

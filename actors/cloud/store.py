@@ -1,22 +1,27 @@
 """What the cloud remembers, in one SQLite file: who is enrolled, which nodes and relays are alive, where they are.
 
 Records live under leases: a reader never sees one whose lease is over. Only enrolments are for ever; everything else
-is announced again by its owner, so losing the file costs one lease time and every unused enrolment secret.
+is announced again by its owner, so losing the file costs one lease time and every enrolment: keep a copy of it.
+
+What the disk refuses is `StoreFailed`, in words that say what to do; nothing is half written.
 """
 
 import hashlib
 import hmac
+import logging
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
 from atoll.actors.cloud.messages import NodeRecord, OfferedService, RelayReport, SepLabel
-from atoll.transport.errors import UsageError
+from atoll.transport.errors import Refused, UsageError, WorldError
 from atoll.transport.identity import NodeId
+
+log = logging.getLogger("atoll.cloud")
 
 SECRET_BYTES_MIN = 16
 """A shorter enrolment secret could be guessed."""
@@ -38,6 +43,25 @@ CREATE TABLE IF NOT EXISTS relay (
     load REAL NOT NULL, draining INTEGER NOT NULL, lease_until REAL NOT NULL
 ) STRICT;
 """
+
+
+_REMEDIES = (
+    (("full",), "its disk is full: make room"),
+    (("readonly", "read-only", "unable to open"), "it may not be written: fix the rights of the file and its folder"),
+    (
+        ("malformed", "not a database", "corrupt"),
+        (
+            "it is damaged: stop the cloud, move the file away together with those that end in -wal and -shm, and put "
+            "back a copy, or start without one and give every node and relay a new enrolment secret"
+        ),
+    ),
+    (("locked", "busy"), "another program holds it: end that"),
+)
+_REMEDY = "look at its disk"
+
+
+class StoreFailed(WorldError, Refused):
+    """The cloud's file cannot be read or written now, which is nobody's fault; to whoever asked it is a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +88,11 @@ class LiveRelay:
     """What it was enrolled as."""
 
 
+def _remedy(error: sqlite3.Error) -> str:
+    said = str(error).lower()
+    return next((remedy for signs, remedy in _REMEDIES if any(sign in said for sign in signs)), _REMEDY)
+
+
 def _hash(secret: bytes) -> bytes:
     return hashlib.sha256(b"atoll enrolment\x00" + secret).digest()
 
@@ -72,16 +101,25 @@ class CloudStore:
     """The cloud's tables; `with CloudStore(path) as store`. All times are Unix seconds and come in."""
 
     def __init__(self, path: Path | None) -> None:
+        """Open the file, or keep everything in memory without one.
+
+        Raises:
+            UsageError: The file cannot be used; the text says why and what to do.
+        """
+        self._path = path
+        self._trouble = ""
         try:
             self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
             # An enrolment is answered for: it must be on disk when the answer goes out.
             self._database.execute("PRAGMA synchronous = FULL")
+            # A damaged page would be met in the middle of an answer; now somebody is looking.
+            (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise UsageError(
-                f"{path} cannot be used as the cloud's store: {error}; move it away or fix its rights"
-            ) from error
+            raise UsageError(f"{path} cannot be used as the cloud's store ({error}): {_remedy(error)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +129,26 @@ class CloudStore:
     ) -> None:
         self._database.close()
 
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """Carry out one statement and give its rows.
+
+        Raises:
+            StoreFailed: The file cannot be read or written; nothing was changed.
+        """
+        try:
+            rows = self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                log.error("the store %s fails (%s): %s", self._path, error, _remedy(error))  # noqa: TRY400 - said once
+            raise StoreFailed(
+                f"the cloud cannot use its store now ({error}); its operator is told what to do"
+            ) from error
+        if self._trouble and statement.startswith(("INSERT", "UPDATE", "DELETE", "COMMIT")):
+            log.info("the store %s can be written again", self._path)
+            self._trouble = ""
+        return rows
+
     def expect(self, secret: bytes, *, kind: str, site: str, name: str) -> None:
         """Let whoever first shows `secret` enrol its key as `kind` ("node" or "relay") `name` of `site`.
 
@@ -98,36 +156,35 @@ class CloudStore:
         """
         if len(secret) < SECRET_BYTES_MIN:
             raise UsageError(f"an enrolment secret needs at least {SECRET_BYTES_MIN} bytes; this one has {len(secret)}")
-        self._database.execute(
+        self._run(
             "INSERT INTO enrolment VALUES (?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING", (_hash(secret), kind, site, name)
         )
 
     def enrol(self, node: NodeId, secret: bytes) -> bool:
         """Spend `secret` on this key; True also when this very key spent it before."""
         digest = _hash(secret)
-        row = self._database.execute(
-            "SELECT secret_hash, node FROM enrolment WHERE secret_hash = ?", (digest,)
-        ).fetchone()
-        if row is None or not hmac.compare_digest(row[0], digest):
+        rows = self._run("SELECT secret_hash, node FROM enrolment WHERE secret_hash = ?", (digest,))
+        if not rows or not hmac.compare_digest(rows[0][0], digest):
             return False
+        row = rows[0]
         if row[1] is not None:
             return bool(row[1] == bytes(node))
         if self.enrolled(node) is not None:
             return False
-        self._database.execute("UPDATE enrolment SET node = ? WHERE secret_hash = ?", (bytes(node), digest))
+        self._run("UPDATE enrolment SET node = ? WHERE secret_hash = ?", (bytes(node), digest))
         return True
 
     def enrolled(self, node: NodeId) -> Enrolled | None:
         """Give what this key was enrolled as, or None."""
-        row = self._database.execute("SELECT kind, site, name FROM enrolment WHERE node = ?", (bytes(node),)).fetchone()
-        return None if row is None else Enrolled(node, *row)
+        rows = self._run("SELECT kind, site, name FROM enrolment WHERE node = ?", (bytes(node),))
+        return Enrolled(node, *rows[0]) if rows else None
 
     def keep_nodes(self, records: tuple[NodeRecord, ...], labels: tuple[SepLabel, ...], lease_until: float) -> None:
         """Write a site's announcement, all of it or nothing."""
-        self._database.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
         try:
             for record in records:
-                self._database.execute(
+                self._run(
                     "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
                         bytes(record.node),
@@ -139,20 +196,22 @@ class CloudStore:
                         lease_until,
                     ),
                 )
-                self._database.execute("DELETE FROM label WHERE node = ?", (bytes(record.node),))
+                self._run("DELETE FROM label WHERE node = ?", (bytes(record.node),))
             for label in labels:
-                self._database.execute(
+                self._run(
                     "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?)",
                     (bytes(label.node), bytes(label.relay), label.label, lease_until),
                 )
+            self._run("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            # A full disk has rolled back by itself already.
+            if self._database.in_transaction:
+                self._run("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def nodes(self, now: float, limit: int) -> tuple[NodeRecord, ...]:
         """Give the living records, by site and name."""
-        rows = self._database.execute(
+        rows = self._run(
             "SELECT node, name, site, version, services, actors FROM node WHERE lease_until > ?"
             " ORDER BY site, name LIMIT ?",
             (now, limit),
@@ -161,15 +220,15 @@ class CloudStore:
 
     def node_by_id(self, node: NodeId, now: float) -> NodeRecord | None:
         """Give the living record of this id."""
-        row = self._database.execute(
+        rows = self._run(
             "SELECT node, name, site, version, services, actors FROM node WHERE node = ? AND lease_until > ?",
             (bytes(node), now),
-        ).fetchone()
-        return None if row is None else _record(row)
+        )
+        return _record(rows[0]) if rows else None
 
     def nodes_by_name(self, site: str, name: str, now: float) -> tuple[NodeRecord, ...]:
         """Give the living records of this name; an empty site means any."""
-        rows = self._database.execute(
+        rows = self._run(
             "SELECT node, name, site, version, services, actors FROM node"
             " WHERE name = ? AND (? = '' OR site = ?) AND lease_until > ? ORDER BY site LIMIT 8",
             (name, site, site, now),
@@ -178,7 +237,7 @@ class CloudStore:
 
     def labels(self, node: NodeId, now: float) -> tuple[tuple[LiveRelay, bytes], ...]:
         """Give the living relays that hold a label of this node, least loaded first."""
-        rows = self._database.execute(
+        rows = self._run(
             "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, ''), label FROM label"
             " JOIN relay ON relay.node = label.relay LEFT JOIN enrolment ON enrolment.node = relay.node"
             " WHERE label.node = ? AND label.lease_until > ? AND relay.lease_until > ? ORDER BY load, relay.node",
@@ -188,7 +247,7 @@ class CloudStore:
 
     def keep_relay(self, relay: NodeId, report: RelayReport, lease_until: float) -> None:
         """Write a relay's report."""
-        self._database.execute(
+        self._run(
             "INSERT OR REPLACE INTO relay VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 bytes(relay),
@@ -203,7 +262,7 @@ class CloudStore:
 
     def relays(self, now: float) -> tuple[LiveRelay, ...]:
         """Give the living relays that take new work, least loaded first."""
-        rows = self._database.execute(
+        rows = self._run(
             "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, '') FROM relay"
             " LEFT JOIN enrolment ON enrolment.node = relay.node"
             " WHERE lease_until > ? AND draining = 0 ORDER BY load, relay.node",
@@ -219,7 +278,7 @@ class CloudStore:
             "DELETE FROM label WHERE lease_until <= ?",
             "DELETE FROM relay WHERE lease_until <= ?",
         ):
-            gone += self._database.execute(statement, (now,)).rowcount
+            gone += len(self._run(f"{statement} RETURNING 1", (now,)))
         return gone
 
 

@@ -1,9 +1,12 @@
 """The cloud's decisions: who may announce what, which relay is chosen, what a look-up gives."""
 
 import os
+from types import SimpleNamespace
 
+import anyio
 import pytest
 
+from atoll.actors.cloud.cloud import WAITING_PER_SENDER_MAX, DirectoryDoor
 from atoll.actors.cloud.directory import NODE_LEASE_S, Directory
 from atoll.actors.cloud.messages import (
     MESSAGES,
@@ -18,8 +21,11 @@ from atoll.actors.cloud.messages import (
     TunnelRequest,
 )
 from atoll.actors.cloud.signaling import RELAY_LEASE_S, Signaling
-from atoll.actors.cloud.store import CloudStore
+from atoll.actors.cloud.store import CloudStore, StoreFailed
+from atoll.actors.runtime import Address
+from atoll.actors.runtime.errors import Declined
 from atoll.actors.tunnel_relay.tickets import BEP_ROLES, Role, check
+from atoll.transport.base import Standing
 from atoll.transport.codec import Codec
 from atoll.transport.errors import Refused, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
@@ -249,3 +255,86 @@ def test_rows_do_not_pile_up(cloud):
     cloud.now += NODE_LEASE_S + 1
     assert cloud.store.sweep(cloud.now) == 1
     assert cloud.store.sweep(cloud.now) == 0
+
+
+def test_what_a_full_or_readonly_disk_refuses_is_said_once_and_nothing_is_half_written(tmp_path, caplog):
+    caplog.set_level("INFO", "atoll")
+    with CloudStore(tmp_path / "cloud.db") as store:
+        key, secret = NodeKey.generate(), os.urandom(32)
+        store.expect(secret, kind="node", site="home", name="tv")
+        assert store.enrol(key.node_id, secret)
+        tv = NodeRecord(key.node_id, "tv", "home")
+        store.keep_nodes((tv,), (), 100.0)
+        pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+        for trouble, mended, words in (
+            (f"PRAGMA max_page_count = {pages}", "PRAGMA max_page_count = 1000000", "its disk is full: make room"),
+            ("PRAGMA query_only = 1", "PRAGMA query_only = 0", "fix the rights of the file"),
+        ):
+            store._database.execute(trouble)
+            wordy = [NodeRecord(key.node_id, "tv", "home", actors=("x" * 20_000,)) for _ in range(2)]
+            for _ in range(3):
+                with pytest.raises(StoreFailed, match="the cloud cannot use its store now"):
+                    store.keep_nodes(tuple(wordy), (), 200.0)
+            assert caplog.text.count(words) == 1
+            assert store.node_by_id(key.node_id, 50.0) == tv
+            assert store.enrolled(key.node_id).name == "tv"
+            store._database.execute(mended)
+            store.keep_nodes((tv,), (), 100.0)
+    assert caplog.text.count("can be written again") == 2
+
+
+def test_a_store_failure_at_the_door_is_a_refusal_in_words():
+    store = CloudStore(None)
+    store.expect(bytes(32), kind="node", site="home", name="tv")
+    store._database.execute("PRAGMA query_only = 1")
+    with store, pytest.raises(Refused, match="cannot use its store now"):
+        store.enrol(NodeKey.generate().node_id, bytes(32))
+
+
+def test_a_database_with_a_damaged_page_is_noticed_at_the_start(tmp_path):
+    path = tmp_path / "cloud.db"
+    with CloudStore(path) as store:
+        for _ in range(200):
+            store.expect(os.urandom(32), kind="node", site="home", name="tv")
+    data = bytearray(path.read_bytes())
+    for page in range(4096, len(data), 4096):
+        data[page : page + 64] = b"\xa5" * 64
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="put back a copy, or start without one"):
+        CloudStore(path)
+
+
+@pytest.mark.anyio
+async def test_senders_take_turns_however_many_questions_one_of_them_has(cloud):
+    answered = []
+
+    class Told:
+        def __init__(self, name):
+            self.name = name
+
+        def answer(self, message):
+            answered.append(self.name)
+
+        def fail(self, error):
+            answered.append(str(error))
+
+    door = DirectoryDoor(cloud.store, cloud.directory)
+    loud, quiet = cloud.enrol("loud"), cloud.enrol("quiet")
+
+    def question(sender, number):
+        ref = SimpleNamespace(address=Address(sender.node, "x"))
+        told = Told(f"{sender.name} {number}")
+        return SimpleNamespace(sender=ref, standing=Standing.GRANTED, message=ListNodes(), reply_to=told)
+
+    for number in range(WAITING_PER_SENDER_MAX):
+        await door.receive(question(loud, number))
+    with pytest.raises(Declined, match=f"{WAITING_PER_SENDER_MAX} of your questions wait"):
+        await door.receive(question(loud, 99))
+    await door.receive(question(quiet, 0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(door._answer_in_turn)
+        while len(answered) <= WAITING_PER_SENDER_MAX:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert answered[:3] == ["loud 0", "quiet 0", "loud 1"]
+    assert answered[-1] == f"loud {WAITING_PER_SENDER_MAX - 1}"
