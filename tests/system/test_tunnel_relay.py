@@ -1,0 +1,652 @@
+"""TunnelRelays at real relays: registrations, paths, bearers, and relays that refuse, drain, die and come back."""
+
+import contextlib
+import os
+import time
+from random import Random
+
+import anyio
+import pytest
+
+from atoll.actors.cloud import messages as cloud_messages
+from atoll.actors.cloud.directory import Directory
+from atoll.actors.cloud.messages import AnnounceSite, LookUp, NodeRecord, PlaceSep, RelayReport, SepLabel, TunnelRequest
+from atoll.actors.cloud.signaling import Signaling
+from atoll.actors.cloud.store import CloudStore
+from atoll.actors.router import messages as router_messages
+from atoll.actors.router.messages import SepAnswer, SepDelivery
+from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound, PathLost, RecordsArrived
+from atoll.actors.router.routes import Way
+from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
+from atoll.actors.runtime import Actor, ActorSystem, Address, Declined
+from atoll.actors.runtime.actor import LATER
+from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskTimedOut
+from atoll.actors.tunnel_relay import messages as tunnel_messages
+from atoll.actors.tunnel_relay import registrations as registrations_module
+from atoll.actors.tunnel_relay import tunnel_relay as module
+from atoll.actors.tunnel_relay.messages import (
+    BearerRequest,
+    DescribeTunnels,
+    ServeSite,
+    SiteServed,
+    StopServing,
+)
+from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.tunnel_relay.sep_client import SepClient
+from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
+from atoll.transport.base import QUEUE_BYTES_MAX, Standing
+from atoll.transport.codec import Codec
+from atoll.transport.errors import Congested, PeerError, Unreachable, WorldError
+from atoll.transport.keys import NodeKey
+
+pytestmark = pytest.mark.anyio
+
+CODEC = Codec([*RUNTIME_MESSAGES, *router_messages.MESSAGES, *tunnel_messages.MESSAGES, *cloud_messages.MESSAGES])
+HOST = "127.0.0.1"
+PATIENCE_S = 10
+
+
+async def until(condition):
+    with anyio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other actors and in libzmq
+            await anyio.sleep(0.01)
+
+
+class Cloud(Actor):
+    """Stands where the Uplink stands, with the cloud's own decisions behind it."""
+
+    open_to = frozenset()
+
+    def __init__(self, world):
+        self.world = world
+
+    async def receive(self, delivery):
+        world, message = self.world, delivery.message.message
+        world.asked.append(type(message).__name__)
+        if world.cloud_out_of_reach:
+            raise Declined("the cloud at cloud.example:8087 cannot be reached: nobody answers")
+        sender = world.store.enrolled(self.system.node_id)
+        try:
+            match message:
+                case LookUp():
+                    return world.directory.look_up(message)
+                case PlaceSep():
+                    return world.signaling.place(sender, message)
+                case TunnelRequest():
+                    return world.signaling.tunnels(sender, message)
+        except (PeerError, WorldError) as error:
+            raise Declined(str(error)) from error
+
+
+class Rooted(Actor):
+    """Stands where the Router stands: keeps what it is told."""
+
+    def __init__(self):
+        self.records, self.lost, self.found, self.deliveries = [], [], [], []
+        self.close_lost = False
+
+    async def receive(self, delivery):
+        match delivery.message:
+            case RecordsArrived(path, records):
+                self.records += [(path, record) for record in records]
+                if b"goodbye, then" in records:
+                    path.close()
+            case PathLost(path, reason):
+                self.lost.append((path, reason))
+                return None
+            case PathFound(beside, path):
+                self.found.append((beside, path))
+            case SepDelivery() as message:
+                self.deliveries.append((delivery.sender, message))
+        return LATER
+
+
+class Witness(Actor):
+    """Keeps what was served."""
+
+    def __init__(self):
+        self.served = []
+
+    async def started(self):
+        self.system.subscribe(SiteServed, self.ref)
+
+    async def receive(self, delivery):
+        self.served.append(delivery.message.relays)
+        return LATER
+
+
+class RunningRelay:
+    """A relay in a task of its own, so that it can end in the middle of a test."""
+
+    def __init__(self, key, issuer, *, sep_port=0, bearer_port=0):
+        self.key, self.issuer = key, issuer
+        self.sep_port, self.bearer_port = sep_port, bearer_port
+        self.relay = None
+
+    async def run(self, *, task_status):
+        self._stop, self._ended = anyio.Event(), anyio.Event()
+        async with Relay(
+            self.key, self.issuer, sep_port=self.sep_port, bearer_port=self.bearer_port, host=HOST
+        ) as relay:
+            self.relay, self.sep_port, self.bearer_port = relay, relay.sep_port, relay.bearer_port
+            task_status.started()
+            await self._stop.wait()
+        self._ended.set()
+
+    async def stop(self):
+        self._stop.set()
+        await self._ended.wait()
+
+    def counted(self, name):
+        return self.relay.statistics().get(name, 0)
+
+
+class World:
+    """A cloud of plain objects, relays, and the systems of nodes of two sites."""
+
+    def __init__(self, group):
+        self.group = group
+        self.key = NodeKey.generate()
+        self.store = CloudStore(None)
+        self.signaling = Signaling(self.store, self.key, time.time)
+        self.directory = Directory(self.store, self.signaling, time.time)
+        self.relays = {}
+        self.systems = {}
+        self.asked = []
+        self.cloud_out_of_reach = False
+        self.standing = Standing.GRANTED
+
+    def enrol(self, name, *, site="home", kind="node"):
+        key, secret = NodeKey.generate(), os.urandom(32)
+        self.store.expect(secret, kind=kind, site=site, name=name)
+        assert self.store.enrol(key.node_id, secret)
+        return key
+
+    async def relay(self, name, *, issuer=None, load=0.0):
+        key = self.enrol(name, site="", kind="relay")
+        running = RunningRelay(key, (issuer or self.key).node_id)
+        await self.group.start(running.run)
+        self.relays[name] = running
+        self.report(name, load=load)
+        return running
+
+    def report(self, name, **fields):
+        running = self.relays[name]
+        fields = {"load": 0.0} | fields
+        self.signaling.report(
+            self.store.enrolled(running.key.node_id),
+            RelayReport(HOST, running.sep_port, running.bearer_port, **fields),
+        )
+
+    def forget(self, name):
+        """Let the cloud know that this relay takes nobody; it is placed on no more."""
+        self.report(name, draining=True)
+
+    def id_of(self, name):
+        return self.relays[name].key.node_id
+
+    def outlet(self, envelope):
+        system = self.systems.get(envelope.header.target_node)
+        if system is None:
+            raise Unreachable("no such node in this test")
+        system.deliver(envelope, self.standing)
+
+    @contextlib.asynccontextmanager
+    async def node(self, name, site="home"):
+        key = self.enrol(name, site=site)
+        node = Node(self, key, name, site)
+        async with ActorSystem(key.node_id, CODEC, self.outlet) as system:
+            node.system = self.systems[key.node_id] = system
+            await system.spawn(Rooted, "router")
+            await system.spawn(lambda: Cloud(self), "uplink")
+            await system.spawn(Witness, "witness")
+            await system.spawn(lambda: TunnelRelay(key.node_id, Random(1)), "tunnel_relay")
+            yield node
+            del self.systems[key.node_id]
+
+
+class Node:
+    """One node, with the words that tests need."""
+
+    def __init__(self, world, key, name, site):
+        self.world, self.id, self.name, self.site = world, key.node_id, name, site
+        self.system = None
+        self.labels = {}
+
+    @property
+    def router(self):
+        return self.system._cells["router"].actor
+
+    @property
+    def served(self):
+        return set(self.system._cells["witness"].actor.served[-1:] and self.system._cells["witness"].actor.served[-1])
+
+    async def ask(self, message, timeout_s=PATIENCE_S):
+        return await self.system.ask(self.system.find("tunnel_relay"), message, timeout_s=timeout_s)
+
+    async def described(self):
+        return await self.ask(DescribeTunnels())
+
+    def tell(self, message):
+        self.system.tell(Address(self.id, "tunnel_relay"), message)
+
+    def serve(self, *others):
+        """Keep the site registered, and announce its nodes wherever it is."""
+        self.labels = {node: os.urandom(16) for node in (self.id, *others)}
+        self.tell(ServeSite(self.site, dict(self.labels)))
+
+    async def wait_served(self, *names):
+        await until(lambda: self.served == {self.world.id_of(name) for name in names})
+        self.announce()
+
+    def announce(self):
+        labels = tuple(SepLabel(self.id, relay, self.labels[self.id]) for relay in sorted(self.served))
+        record = NodeRecord(self.id, self.name, self.site)
+        self.world.directory.announce(self.world.store.enrolled(self.id), AnnounceSite(self.site, (record,), labels))
+
+    async def problem(self, *words):
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                problem = (await self.described()).problem
+                if all(word in problem for word in words) and bool(words) == bool(problem):
+                    return problem
+                await anyio.sleep(0.01)
+
+
+@pytest.fixture
+async def world(monkeypatch):
+    monkeypatch.setattr(registrations_module, "RETRY_S_MIN", 0.05)
+    with anyio.fail_after(3 * PATIENCE_S):
+        async with anyio.create_task_group() as group:
+            world = World(group)
+            with world.store:
+                yield world
+                group.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def two_sites(world, *relays):
+    """A site that is served at the relays, and a caller elsewhere."""
+    for name in relays:
+        await world.relay(name)
+    async with world.node("server", "office") as server, world.node("tv") as tv:
+        server.serve()
+        await server.wait_served(*relays)
+        yield server, tv
+
+
+async def test_a_site_is_registered_at_two_relays_and_callers_are_answered_over_both(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        assert await server.problem() == ""
+        seen = (await server.described()).registrations
+        assert [(each.relay, each.up, each.why) for each in seen] == [(each.relay, True, "registered") for each in seen]
+        assert {each.relay for each in seen} == {"relay-1", "relay-2"}
+        opened = await tv.ask(OpenSep(server.id))
+        paths = [*opened.paths, *(path for _, path in tv.router.found)]
+        await until(lambda: len(opened.paths) + len(tv.router.found) == 2)
+        paths = [*opened.paths, *(path for _, path in tv.router.found)]
+        assert {path.relay for path in paths} == {"relay-1", "relay-2"}
+        assert opened.expires_at > tv.system.clock() + 60
+        for path in paths:
+            path.send(b"question over " + path.relay.encode())
+        await until(lambda: len(server.router.records) == 2)
+        for back, record in server.router.records:
+            assert (back.way, back.relay.encode()) == (Way.SEP, record[-7:])
+            back.send(b"answer to " + record)
+        await until(lambda: len(tv.router.records) == 2)
+        assert {path for path, _ in tv.router.records} == set(paths)
+        # The same circuit again is the same path: the session must know it.
+        paths[0].send(b"another")
+        await until(lambda: len(server.router.records) == 3)
+        assert server.router.records[2][0] in [back for back, _ in server.router.records[:2]]
+        for path in paths:
+            path.close()
+        await until(lambda: len(tv.router.lost) == 2)
+        assert {reason for _, reason in tv.router.lost} == {"this end closed it"}
+        with pytest.raises(Unreachable):
+            paths[0].send(b"late")
+
+
+async def test_what_comes_in_for_another_member_goes_to_its_router_and_back_through_the_proxy(world):
+    world.standing = Standing.MEMBER
+    async with two_sites(world, "relay-1") as (server, tv), world.node("printer", "office") as printer:
+        server.serve(printer.id)
+        record = NodeRecord(printer.id, "printer", "office")
+        label = SepLabel(printer.id, world.id_of("relay-1"), server.labels[printer.id])
+        world.directory.announce(world.store.enrolled(server.id), AnnounceSite("office", (record,), (label,)))
+        with anyio.fail_after(PATIENCE_S):
+            while not printer.router.deliveries:
+                (path,) = (await tv.ask(OpenSep(printer.id))).paths
+                with contextlib.suppress(Unreachable):
+                    path.send(b"question")
+                await anyio.sleep(0.05)
+        sender, delivery = printer.router.deliveries[0]
+        assert (sender.address.node, delivery.relay_name, delivery.record) == (server.id, "relay-1", b"question")
+        printer.system.tell(Address(server.id, "tunnel_relay"), SepAnswer(delivery.circuit, delivery.relay, b"answer"))
+        await until(lambda: [record for _, record in tv.router.records] == [b"answer"])
+        # Whoever is no member may put nothing on circuits.
+        world.standing = Standing.GRANTED
+        with pytest.raises(AskFailed):
+            await tv.system.ask(
+                Address(server.id, "tunnel_relay"), SepAnswer(delivery.circuit, delivery.relay, b"forged")
+            )
+        world.standing = Standing.MEMBER
+        printer.system.tell(
+            Address(server.id, "tunnel_relay"), SepAnswer(delivery.circuit, tv.id, b"for no registration")
+        )
+        with anyio.fail_after(PATIENCE_S):
+            while not (await server.described()).counters.get("answers_without_registration"):  # noqa: ASYNC110 - counters have no event
+                await anyio.sleep(0.01)
+        assert [record for _, record in tv.router.records] == [b"answer"]
+
+
+async def test_a_relay_that_refuses_is_named_with_its_reason_and_not_asked_all_the_time(world, monkeypatch):
+    monkeypatch.setattr(registrations_module, "RETRY_S_MAX", 0.4)
+    await world.relay("relay-1")
+    await world.relay("stranger", issuer=NodeKey.generate())
+    async with world.node("server", "office") as server:
+        server.serve()
+        problem = await server.problem("stranger: ", "issuer this relay does not serve")
+        assert "relay-1" not in problem
+        await server.wait_served("relay-1")
+        # Long enough for a dozen attempts without spacing.
+        await until(lambda: world.asked.count("PlaceSep") >= 5)
+        began = time.monotonic()
+        count = world.asked.count("PlaceSep")
+        await until(lambda: world.asked.count("PlaceSep") >= count + 2)
+        assert time.monotonic() - began >= 0.2
+        assert server.served == {world.id_of("relay-1")}
+
+
+async def test_too_few_relays_no_relay_and_no_cloud_are_said_with_what_to_do(world):
+    async with world.node("server", "office") as server:
+        server.serve()
+        await server.problem("no relay was found for this site", "start one with `atoll relay run`")
+        await world.relay("relay-1")
+        await server.wait_served("relay-1")
+        await server.problem("at 1 relay and wants 2", "start another one with `atoll relay run`")
+        world.cloud_out_of_reach = True
+        await server.problem("the cloud at cloud.example:8087 cannot be reached")
+        assert server.served == {world.id_of("relay-1")}
+        world.cloud_out_of_reach = False
+        await world.relay("relay-2")
+        await server.wait_served("relay-1", "relay-2")
+        await server.problem()
+
+
+async def test_a_relay_that_dies_is_left_and_registered_at_again_when_it_is_back(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        dead = world.relays["relay-1"]
+        opened = await tv.ask(OpenSep(server.id))
+        await until(lambda: len(opened.paths) + len(tv.router.found) == 2)
+        await dead.stop()
+        await server.wait_served("relay-2")
+        await until(lambda: tv.router.lost)
+        assert [path.relay for path, _ in tv.router.lost] == ["relay-1"]
+        await server.problem("relay-1")
+        again = RunningRelay(dead.key, world.key.node_id, sep_port=dead.sep_port, bearer_port=dead.bearer_port)
+        await world.group.start(again.run)
+        world.relays["relay-1"] = again
+        await server.wait_served("relay-1", "relay-2")
+        await server.problem()
+        # Callers of before come back, too.
+        opened = await tv.ask(OpenSep(server.id))
+        await until(lambda: again.counted("sep_connections") == 2)
+
+
+async def test_a_drained_relay_is_used_until_another_has_taken_over(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        world.forget("relay-1")
+        world.relays["relay-1"].relay.drain(30)
+        with anyio.fail_after(PATIENCE_S):
+            while not any("drained" in each.why for each in (await server.described()).registrations):  # noqa: ASYNC110 - counters have no event
+                await anyio.sleep(0.01)
+        await server.problem("start another one")
+        # Still there for those who call meanwhile.
+        assert world.relays["relay-1"].counted("sep_registrations") == 1
+        assert world.id_of("relay-1") in server.served
+        await world.relay("relay-3")
+        await server.wait_served("relay-2", "relay-3")
+        await until(lambda: not world.relays["relay-1"].counted("sep_registrations"))
+        await server.problem()
+        assert tv.router.lost == []
+
+
+async def test_when_the_duty_ends_the_site_is_taken_off_the_relays(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, _):
+        server.tell(StopServing())
+        await until(lambda: server.served == set())
+        for name in ("relay-1", "relay-2"):
+            await until(lambda name=name: not world.relays[name].counted("sep_registrations"))
+        assert (await server.described()).registrations == ()
+        server.serve()
+        await server.wait_served("relay-1", "relay-2")
+
+
+async def test_changed_labels_lead_to_the_node_and_old_ones_nowhere(world):
+    async with two_sites(world, "relay-1") as (server, tv):
+        (path,) = (await tv.ask(OpenSep(server.id))).paths
+        path.send(b"under the old label")
+        await until(lambda: len(server.router.records) == 1)
+        server.serve()
+        await until(lambda: world.relays["relay-1"].counted("sep_labels") == 1)
+        server.announce()
+        (new,) = (await tv.ask(OpenSep(server.id))).paths
+        with anyio.fail_after(PATIENCE_S):
+            while not tv.router.lost:
+                with contextlib.suppress(Unreachable):
+                    path.send(b"under the old label")
+                await anyio.sleep(0.01)
+        assert tv.router.lost == [
+            (path, "relay-1 did not deliver: no live registration has this label; look the node up again")
+        ]
+        new.send(b"under the new label")
+        await until(lambda: server.router.records[-1][1] == b"under the new label")
+
+
+async def test_whom_nobody_knows_or_no_relay_leads_to_is_declined_in_words(world, monkeypatch):
+    async with world.node("tv") as tv, world.node("server", "office") as server:
+        with pytest.raises(AskDeclined, match=r"the directory knows no node .* that is alive"):
+            await tv.ask(OpenSep(server.id))
+        server.labels = {server.id: os.urandom(16)}
+        server.announce()
+        with pytest.raises(AskDeclined, match="office/server is known, but its site is at no relay now"):
+            await tv.ask(OpenSep(server.id))
+        running = await world.relay("relay-1")
+        server.serve()
+        await server.wait_served("relay-1")
+        monkeypatch.setattr(module, "CALLS_MAX", 1)
+        await tv.ask(OpenSep(server.id))
+        with pytest.raises(AskDeclined, match="1 paths to other sites are open already"):
+            await tv.ask(OpenSep(server.id))
+        monkeypatch.undo()
+        await running.stop()
+        with pytest.raises(AskDeclined, match="no relay of its site let us in: relay-1: "):
+            await tv.ask(OpenSep(server.id))
+        await until(lambda: tv.router.lost)
+        assert (await tv.described()).counters["calls_open"] == 0
+
+
+async def test_a_path_that_opens_late_is_told_to_the_router(world, monkeypatch):
+    gate = anyio.Event()
+
+    class Far(SepClient):
+        async def __aenter__(self):
+            if self._relay == world.id_of("relay-2"):
+                await gate.wait()
+            return await super().__aenter__()
+
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        monkeypatch.setattr(module, "SepClient", Far)
+        (first,) = (await tv.ask(OpenSep(server.id))).paths
+        gate.set()
+        await until(lambda: tv.router.found)
+        ((beside, late),) = tv.router.found
+        assert beside is first
+        assert {first.relay, late.relay} == {"relay-1", "relay-2"}
+        late.send(b"question")
+        await until(lambda: server.router.records)
+
+
+async def test_what_nobody_waits_for_any_more_is_closed(world):
+    async with two_sites(world, "relay-1") as (server, tv):
+        with pytest.raises(AskTimedOut):
+            await tv.ask(OpenSep(server.id), timeout_s=0.001)
+        await until(lambda: "LookUp" in world.asked)
+        with anyio.fail_after(PATIENCE_S):
+            while (await tv.described()).counters["calls_open"]:  # noqa: ASYNC110 - counters have no event
+                await anyio.sleep(0.01)
+        await until(lambda: world.relays["relay-1"].counted("sep_connections") == 1)
+
+
+async def ask_for_bearer(tv, server, timeout_s=PATIENCE_S):
+    return await tv.system.ask(Address(server.id, "tunnel_relay"), BearerRequest(), timeout_s=timeout_s)
+
+
+def order(peer, half):
+    return OpenBearer(peer.id, half.name, half.host, half.port, half.ticket)
+
+
+async def bearer(tv, server):
+    """A bearer at both ends, and the spare half."""
+    offered = await ask_for_bearer(tv, server)
+    path = await tv.ask(order(server, offered))
+    path.send(b"hello over there")
+    await until(lambda: any(record == b"hello over there" for _, record in server.router.records))
+    there = next(path for path, record in server.router.records if record == b"hello over there")
+    server.router.records.clear()
+    return path, there, offered.spare
+
+
+async def test_a_bearer_carries_records_whole_and_in_order_both_ways(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        here, there, _ = await bearer(tv, server)
+        assert (here.way, here.relay, here.peer, there.peer) == (Way.BEP, "relay-1", server.id, tv.id) or (
+            here.relay == "relay-2"
+        )
+        sent = [bytes([number % 256]) * (1 + number * 300 % 65_000) for number in range(1, 100)]
+        sent = [b"records  " + record for record in sent]
+        for record in sent:
+            here.send(record)
+        await until(lambda: len(server.router.records) == len(sent))
+        assert [record for _, record in server.router.records] == sent
+        there.send(b"records back")
+        await until(lambda: tv.router.records)
+        assert tv.router.records == [(here, b"records back")]
+        (seen,) = (await tv.described()).bearers
+        assert seen.peer == server.id
+        assert seen.sent_bytes > sum(map(len, sent))
+        assert seen.received_bytes > 0
+
+
+async def test_a_bearer_that_one_end_closes_ends_at_both_and_the_spare_stays_unused(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        here, _, spare = await bearer(tv, server)
+        assert spare is not None
+        # As a session does it: its last record is the goodbye, and the other end closes, too.
+        here.send(b"goodbye, then")
+        here.close()
+        await until(lambda: tv.router.lost and server.router.lost)
+        assert (await server.described()).bearers == ()
+        with pytest.raises(Unreachable):
+            here.send(b"records late")
+        # Asked for another, the callee is through with the first.
+        await bearer(tv, server)
+        other = {"relay-1", "relay-2"} - {here.relay}
+        for name in other:
+            assert world.relays[name].counted("bearer_waiting") == 0
+
+
+async def test_when_the_relay_of_a_bearer_dies_both_ends_meet_at_the_spare(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        here, _, spare = await bearer(tv, server)
+        assert spare.name == ({"relay-1", "relay-2"} - {here.relay}).pop()
+        asked = world.asked.count("TunnelRequest")
+        await world.relays[here.relay].stop()
+        await until(lambda: any(path is here for path, _ in tv.router.lost))
+        world.cloud_out_of_reach = True
+        second = await tv.ask(order(server, spare))
+        second.send(b"hello, once more")
+        await until(lambda: any(record == b"hello, once more" for _, record in server.router.records))
+        assert world.asked.count("TunnelRequest") == asked == 1
+
+
+async def test_a_callee_whose_first_relay_is_dead_goes_to_the_spare(world):
+    async with two_sites(world, "relay-1", "relay-2") as (server, tv):
+        offered = await ask_for_bearer(tv, server)
+        world.cloud_out_of_reach = True
+        # Before the caller came.
+        await world.relays[offered.name].stop()
+        with pytest.raises(AskDeclined, match=f"the bearer through {offered.name} did not open"):
+            await tv.ask(order(server, offered))
+        path = await tv.ask(order(server, offered.spare))
+        path.send(b"hello over there")
+        await until(lambda: server.router.records)
+
+
+async def test_one_relay_is_enough_for_a_bearer_and_then_there_is_no_spare(world):
+    async with two_sites(world, "relay-1") as (server, tv):
+        _, _, spare = await bearer(tv, server)
+        assert spare is None
+
+
+async def test_bearers_are_limited_for_one_caller_and_in_all(world, monkeypatch):
+    monkeypatch.setattr(module, "BEARERS_PER_PEER_MAX", 1)
+    async with two_sites(world, "relay-1") as (server, tv):
+        here, _, _ = await bearer(tv, server)
+        with pytest.raises(AskDeclined, match="1 bearers for this caller are open or under way"):
+            await ask_for_bearer(tv, server)
+        monkeypatch.setattr(module, "BEARERS_MAX", 1)
+        async with world.node("phone") as phone:
+            with pytest.raises(AskDeclined, match="1 bearers end here already"):
+                await ask_for_bearer(phone, server)
+        here.send(b"goodbye, then")
+        here.close()
+        with anyio.fail_after(PATIENCE_S):
+            while (await server.described()).bearers:  # noqa: ASYNC110 - counters have no event
+                await anyio.sleep(0.01)
+        await until(lambda: server.router.lost)
+        await bearer(tv, server)
+
+
+async def test_without_a_relay_or_a_cloud_a_bearer_is_declined_in_words(world):
+    async with world.node("server", "office") as server, world.node("tv") as tv:
+        with pytest.raises(AskDeclined, match="no relay has reported"):
+            await ask_for_bearer(tv, server)
+        world.cloud_out_of_reach = True
+        with pytest.raises(AskDeclined, match=r"the cloud at .* cannot be reached"):
+            await ask_for_bearer(tv, server)
+
+
+async def test_strangers_get_no_bearer_and_give_no_orders(world):
+    async with world.node("server", "office") as server, world.node("tv") as tv:
+        world.standing = Standing.NEIGHBOUR
+        with pytest.raises(AskRefused, match="not open to a neighbour"):
+            await ask_for_bearer(tv, server)
+        world.standing = Standing.GRANTED
+        for message in (ServeSite("office", {}), StopServing(), OpenSep(tv.id)):
+            with pytest.raises(AskFailed):
+                await tv.system.ask(Address(server.id, "tunnel_relay"), message)
+        assert (await server.described()).registrations == ()
+        assert world.asked == []
+
+
+async def test_a_bearer_that_is_not_read_takes_so_much_and_no_more(world):
+    async with two_sites(world, "relay-1") as (server, tv):
+        here, _, _ = await bearer(tv, server)
+        record = b"x" * 65_000
+        for _ in range(QUEUE_BYTES_MAX // len(record)):
+            here.send(record)
+        with pytest.raises(Congested, match="takes less than is sent"):
+            here.send(record)
+        await until(lambda: len(server.router.records) >= QUEUE_BYTES_MAX // len(record) - 1)
+        here.send(b"records again")
+        await until(lambda: server.router.records[-1][1] == b"records again")
+
+
+async def test_a_bearer_on_which_no_records_come_is_given_up_with_the_reason(world):
+    async with two_sites(world, "relay-1") as (server, tv):
+        here, _, _ = await bearer(tv, server)
+        await here.stream.send(b"\xff\xff\xff\xff")
+        await until(lambda: server.router.lost and tv.router.lost)
+        assert "a record of 4294967295 bytes stands where at most 65536 may" in server.router.lost[0][1]
