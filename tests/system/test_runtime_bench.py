@@ -2,9 +2,10 @@
 
 import json
 
+import anyio.lowlevel
 import pytest
 
-from atoll.bench.actors import run
+from atoll.bench.actors import _asked, _told, run
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
@@ -24,6 +25,7 @@ def test_a_short_run_reports_every_figure(loop, monkeypatch):
         "ask another process by link, p50",
         "ask another process by link, 256 in flight",
         "tell another process by link",
+        "tell another process by link, CPU here",
     }
     for each in report.rows:
         assert 0 < each.minimum <= each.median <= each.maximum, each
@@ -32,3 +34,11 @@ def test_a_short_run_reports_every_figure(loop, monkeypatch):
     assert named["tell another process by link"].against == f"{loop}, tell another process"
     json.dumps(report.as_dict())
     assert "spawn and first message" in report.table()
+
+
+@pytest.mark.anyio
+async def test_a_host_that_has_no_time_at_all_still_gets_a_figure():
+    asked = await _asked(anyio.lowlevel.checkpoint, 3, 0.0)
+    told = await _told(lambda: None, anyio.lowlevel.checkpoint, 0.0)
+    assert asked.count == 30
+    assert min(asked.per_s, asked.per_cpu_s, told.per_s, told.per_cpu_s) > 0
