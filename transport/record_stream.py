@@ -5,6 +5,8 @@ import struct
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.session import SESSION_ID_BYTES
 
+PIECES_MAX = 64
+"""Pieces of an unfinished record that are kept apart; a piece of one byte costs forty."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -18,7 +20,12 @@ class RecordStream:
 
     def __init__(self, record_bytes_max: int) -> None:
         self._record_bytes_max = record_bytes_max
-        self._buffer = bytearray()
+        self._head = b""
+        """The beginning of a length whose end has not come yet."""
+        self._pieces: list[bytes] = []
+        """What has come of a record whose end has not."""
+        self._missing = 0
+        """How many bytes it lacks."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes as they come and give the records that are whole.
@@ -26,26 +33,35 @@ class RecordStream:
         Raises:
             MalformedFrame: A length is out of bounds; the stream cannot be read on.
         """
-        # What came before and is not whole is joined with this; else the records are cut out of `data`, copied once.
-        waiting = self._buffer
-        if waiting:
-            waiting += data
-        records = []
+        # Every byte is copied once, whatever the pieces: joining what has come with what comes cost more than the rest
+        # of the session's work on it.
+        records: list[bytes] = []
         start = 0
-        with memoryview(waiting or data) as view:
-            while len(view) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(view, start)
-                if not SESSION_ID_BYTES < length <= self._record_bytes_max:
-                    raise MalformedFrame(
-                        f"a record of {length} bytes stands where at most {self._record_bytes_max} may"
-                    )
-                end = start + _LENGTH.size + length
-                if end > len(view):
-                    break
-                records.append(view[start + _LENGTH.size : end].tobytes())
-                start = end
-        if waiting:
-            del waiting[:start]
-        else:
-            waiting += data[start:]
+        if self._missing:
+            start = self._missing
+            self._pieces.append(data[:start])
+            self._missing -= len(self._pieces[-1])
+            if self._missing:
+                if len(self._pieces) >= PIECES_MAX:
+                    self._pieces = [b"".join(self._pieces)]
+                return records
+            records.append(b"".join(self._pieces))
+            self._pieces.clear()
+        elif self._head:
+            data = self._head + data
+        size = len(data)
+        view = memoryview(data)
+        while size - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(data, start)
+            if not SESSION_ID_BYTES < length <= self._record_bytes_max:
+                raise MalformedFrame(f"a record of {length} bytes stands where at most {self._record_bytes_max} may")
+            start += _LENGTH.size
+            if start + length > size:
+                self._pieces.append(data[start:])
+                self._missing = start + length - size
+                start = size
+            else:
+                records.append(view[start : start + length].tobytes())
+                start += length
+        self._head = data[start:]
         return records
