@@ -5,8 +5,10 @@ import signal
 
 import anyio
 import anyio.lowlevel
+import psutil
 import pytest
 
+from atoll.actors.container_manager.admission import TIME_LIMIT
 from atoll.actors.container_manager.containers import Containers
 from atoll.actors.container_manager.errors import (
     Busy,
@@ -113,9 +115,9 @@ async def logged(containers, container, text):
             await anyio.sleep(0.01)
 
 
-async def fault_of(containers, path, faults):
+async def fault_of(containers, path, faults, body=b""):
     with pytest.raises(ContainerError) as caught:
-        await containers.call(ServiceCall(path))
+        await containers.call(ServiceCall(path, body=body))
     faults.append(caught.value)
 
 
@@ -134,6 +136,38 @@ async def test_a_worker_that_is_killed_fails_its_call_and_the_next_one_is_answer
             reply = await containers.call(ServiceCall("/waiting"))
         assert reply.body == b"2", "what the killed call stored is there"
         assert any("signal 9" in each.text for each in containers.logs("waiting") if each.stream == "system")
+
+
+async def test_a_worker_gives_way_to_its_node_and_inherits_nothing_of_it(tmp_path, engines):
+    async with Containers(tmp_path, engines=engines) as containers:
+        await running(containers)
+        await containers.call(ServiceCall("/echo/v1/"))
+        (pid,) = containers.worker_pids().values()
+        worker = psutil.Process(pid)
+        assert worker.nice() > psutil.Process().nice()
+        assert worker.rlimit(psutil.RLIMIT_NOFILE)[1] <= 64
+        assert os.getsid(pid) == pid
+
+
+async def test_the_end_waits_neither_for_a_looping_worker_nor_for_a_frozen_one(tmp_path, engines):
+    faults = []
+    with anyio.fail_after(30):
+        for frozen in (False, True):
+            async with anyio.create_task_group() as callers:
+                async with Containers(tmp_path / str(frozen), engines=engines) as containers:
+                    await running(containers, **{TIME_LIMIT: "300"})
+                    await containers.call(ServiceCall("/echo/v1/"))
+                    (pid,) = containers.worker_pids().values()
+                    began_s = psutil.Process(pid).cpu_times().user
+                    if frozen:
+                        os.kill(pid, signal.SIGSTOP)
+                    # More than a pipe holds: the node is in the middle of sending it.
+                    callers.start_soon(fault_of, containers, "/echo/v1/loop", faults, b"x" * 1_000_000)
+                    await anyio.wait_all_tasks_blocked()
+                    while not frozen and psutil.Process(pid).cpu_times().user < began_s + 0.2:  # noqa: ASYNC110 - it is another process
+                        await anyio.sleep(0.01)
+                assert not psutil.pid_exists(pid)
+    assert [type(fault) for fault in faults] == [Busy, Busy]
 
 
 async def test_calls_beyond_the_limit_are_refused_at_once_and_stopping_fails_those_in_hand(tmp_path, engines):

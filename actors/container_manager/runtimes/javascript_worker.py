@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 READ_BYTES = 256 * 1024
 DATA_BYTES_MAX = 1024 * 1024 * 1024
 """All memory the process may write to: 32 calls of 16 MB, or fewer of more, and the engine."""
+NICE = 10
+"""What strangers wrote computes when the node itself, its election above all, has nothing to do."""
 FILES_MAX = 64
 FILE_BYTES_MAX = 64 * 1024 * 1024
 
@@ -76,6 +78,9 @@ def fence() -> None:
     if sys.platform.startswith("linux"):
         # Unlike RLIMIT_AS it leaves alone what wasmtime reserves (gigabytes) and counts what is made writable.
         limits["RLIMIT_DATA"] = DATA_BYTES_MAX
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):  # A sandbox around the node may forbid it.
+            os.nice(NICE)
     for name, limit in limits.items() if resource is not None else ():
         with contextlib.suppress(ValueError, OSError):  # A lower limit is in force already.
             resource.setrlimit(getattr(resource, name), (limit, limit))
