@@ -133,7 +133,12 @@ class Node:
     @property
     def id(self) -> NodeId:
         """Who it is."""
-        return self.system.node_id
+        return self._running().node_id
+
+    def _running(self) -> ActorSystem:
+        if not self._open:
+            raise UsageError("this node does not run: use it inside `async with Node.open(…) as node`")
+        return self.system
 
     async def __aenter__(self) -> Self:
         """Start everything.
@@ -154,12 +159,12 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Give up the supernode's place in good order, then stop everything, last first."""
-        self._open = False
         if kind is None:
             self.system.announce(Resign("it leaves"))
             with anyio.move_on_after(LEAVE_S):
                 while await self._holds_duties():  # noqa: ASYNC110 - others' duties have no event here
                     await anyio.sleep(LEAVE_S / 10)
+        self._open = False
         return await self._stack.__aexit__(kind, error, trace)
 
     async def _holds_duties(self) -> bool:
@@ -214,7 +219,7 @@ class Node:
             StartFailed: It did not start.
             UsageError: The name is taken, or no name.
         """
-        ref = await self.system.spawn(factory, name, under=USERS)
+        ref = await self._running().spawn(factory, name, under=USERS)
         self._users.add(name)
         self._offer.set_actors(self._users)
         return ref
@@ -228,7 +233,8 @@ class Node:
         """
         if scope not in ("site", "account"):
             raise UsageError(f"{scope!r} is no scope: say site or account")
-        if name in self._users and (here := self.system.find(name)) is not None:
+        system = self._running()
+        if name in self._users and (here := system.find(name)) is not None:
             return here
         try:
             with anyio.fail_after(timeout_s):
@@ -239,7 +245,7 @@ class Node:
                 await self._ask_here(router_messages.PATH, Reach(holders[0]), timeout_s)
         except TimeoutError:
             raise Unreachable(f"no way to an actor {name} within {timeout_s:g} s") from None
-        return self.system.ref(Address(holders[0], name))
+        return system.ref(Address(holders[0], name))
 
     async def _records(self, scope: str) -> tuple[NodeRecord, ...]:
         site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 2.0)

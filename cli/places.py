@@ -91,6 +91,8 @@ def find_place(at: str | None, api_key_file: Path | None, environment: Mapping[s
 
 
 def _socket(at: str) -> Path:
+    if not at:
+        raise WrongPlace("--at names no socket", "write it as unix:/path/to/api.sock")
     try:
         path = Path(at).expanduser()
         return path / "api.sock" if path.is_dir() else path
