@@ -338,3 +338,12 @@ async def test_senders_take_turns_however_many_questions_one_of_them_has(cloud):
         tasks.cancel_scope.cancel()
     assert answered[:3] == ["loud 0", "quiet 0", "loud 1"]
     assert answered[-1] == f"loud {WAITING_PER_SENDER_MAX - 1}"
+
+
+def test_an_announcement_that_fails_in_the_middle_leaves_nothing_of_it(cloud):
+    tv, box = cloud.enrol("tv"), cloud.enrol("box")
+    with pytest.raises(StoreFailed):
+        cloud.store.keep_nodes((record(tv), record(box, version=object())), (), cloud.now + 10)
+    assert cloud.store.node_by_id(tv.node, cloud.now) is None
+    cloud.store.keep_nodes((record(tv),), (), cloud.now + 10)
+    assert cloud.store.node_by_id(tv.node, cloud.now) == record(tv)
