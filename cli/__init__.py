@@ -4,7 +4,10 @@ Data goes to stdout, everything else to stderr. Exit 0: done; 1: failed; 2: wron
 """
 
 import importlib
+import os
+import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -41,11 +44,37 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(_COMMANDS[name][0]).command
         return command
 
+    def invoke(self, context: click.Context) -> Any:
+        """Run the subcommand, and say in words what the system refuses, a full disk behind the output first of all.
+
+        A pipe that was closed is nobody's fault; click ends the command for it.
+        """
+        try:
+            result = super().invoke(context)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _refused(error)
+        return result
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of subcommands without importing any."""
         del context
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in sorted(_COMMANDS.items())])
+
+
+def _refused(error: OSError) -> NoReturn:
+    from atoll.cli.output import fail
+
+    why = error.strerror or str(error)
+    if error.filename is not None:
+        fail(f"{error.filename}: {why}", "see its rights, and the space on its disk")
+    # What is left in the buffer would fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    fail(f"the output cannot be written: {why}", "give it another place, or make room")
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
 from http_probe import WAIT_S, serving
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_node import OTHER_TV, PHONE, TV, SmallNode
 from test_gateway import image_tar
@@ -723,7 +723,8 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60)
+# On a fresh clone the first text waits for hypothesis to read all of Unicode.
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(["type", "detail", "title", "remedy", "candidates", "status"]), json_values),
     st.sampled_from(["", "urn:atoll:problem:", "urn:atoll:problem:unknown-name"]),
@@ -812,3 +813,72 @@ def test_the_program_is_plain_text_and_exits_0_1_and_2(gate, tmp_path):
     assert "\x1b" not in done.stdout
     assert run("node", "show", "nobody").returncode == 1
     assert run("node", "list", "--scope", "x").returncode == 2
+
+
+def test_a_full_disk_behind_the_output_is_said_and_a_closed_pipe_is_not(gate):
+    def run(stdout, *arguments):
+        command = [sys.executable, "-c", "from atoll.cli import main; main()", "--at", str(gate.path), *arguments]
+        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=WAIT_S)
+
+    for arguments in (("status",), ("status", "--json"), ("config", "show")):
+        with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+            done = run(full, *arguments)
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            "atoll: the output cannot be written: No space left on device",
+            "       give it another place, or make room",
+        ]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run(writing, "status", "--json")
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_name_of_any_length_makes_an_error_of_two_short_lines(gate):
+    name = "x" * 3000
+    for words in (("node", "show", name), ("container", "logs", name), ("call", "/x@" + name), ("image", "rm", name)):
+        done = gate(*words)
+        failed(done, "", "")
+        assert len(done.stderr) < 2000
+    failed(gate("status", at=name), "no running node is called xxx", "atoll up", code=2)
+
+
+def test_a_folder_stands_for_the_socket_in_it(gate):
+    for at in (gate.path.parent, f"unix:{gate.path.parent}"):
+        assert fine(gate("status", at=at)).startswith("healthy")
+    failed(gate("status", at="unix:"), "names no socket", "unix:/path/to/api.sock", code=2)
+
+
+def test_tls_to_a_gateway_without_it_is_said(gate):
+    done = gate("status", at=f"https://127.0.0.1:{gate.port}", env={"ATOLL_API_KEY": KEY})
+    failed(done, "does not speak TLS", "http://")
+
+
+def test_one_that_cannot_be_removed_keeps_no_other_from_it(gate, tar):
+    gate("image", "push", tar)
+    for name in ("a", "b"):
+        gate("container", "run", "echo-v1", "--name", name)
+    done = gate("container", "rm", "nobody", "a", "none", "b")
+    assert done.stdout == "api-a\napi-b\n"
+    assert done.exit_code == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("atoll:")] == [
+        "atoll: nothing is called nobody",
+        "atoll: nothing is called none",
+    ]
+    done = gate("image", "rm", "nobody", "echo-v1")
+    assert (done.stdout, done.exit_code) == ("api-echo-v1\n", 1)
+
+
+def test_an_empty_name_is_wrong_usage(gate, tar):
+    gate("image", "push", tar)
+    failed(gate("container", "run", "echo-v1", "--name", ""), "the name is empty", "NAME", code=2)
+    failed(gate("container", "run", ""), "the name is empty", "NAME", code=2)
+    assert gate.node.kept_containers == {}
+
+
+def test_a_call_of_a_service_here_takes_no_longer_than_it_was_given(gate):
+    serve(gate.node, "slow", "/slow")
+    gate.node.gates["/slow/x"] = anyio.Event()
+    done = gate("call", "slow", "/x", "--timeout", "0.2")
+    failed(done, "did not answer within 0.2 s", "--timeout")
