@@ -51,6 +51,7 @@ def new_record(name: str, image: str, found: ImageRecord, env: dict[str, str], c
         created_ms=time.time_ns() // 1_000_000,
         env=tuple(sorted(env.items())),
         storage=secrets.token_hex(8),
+        program_digest=found.program_digest,
     )
 
 

@@ -312,7 +312,10 @@ class Containers:
     async def read_program(self, record: ContainerRecord) -> str:
         """Read a container's program; for its instance."""
         program: bytes = await self._on_disk(self._images.program, record)
-        return program.decode()
+        try:
+            return program.decode()
+        except UnicodeDecodeError as error:  # Only of a record without a digest; others were looked at.
+            raise StorageFault(f"the program of {record.id} is damaged: push its image again") from error
 
     async def take_worker(self) -> Worker:
         """Give an instance a worker, at the cost of the one that was idle longest if need be."""

@@ -39,6 +39,8 @@ class ImageRecord(msgspec.Struct, frozen=True):
     """64 hexadecimal digits."""
     size_bytes: int
     created_ms: int
+    program_digest: str = ""
+    """SHA-256 of the program, which is looked at before each use; empty in records of older versions."""
 
     @property
     def id(self) -> str:
@@ -78,6 +80,7 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     started: bool = True
     storage: str = ""
     """The name of its storage file."""
+    program_digest: str = ""
 
     @property
     def id(self) -> str:
@@ -183,6 +186,7 @@ class Images:
                 digest=digest.hexdigest(),
                 size_bytes=size,
                 created_ms=time.time_ns() // 1_000_000,
+                program_digest=hashlib.sha256(program.code).hexdigest(),
             )
             if record.id not in self.images and len(self.images) >= self._images_max:
                 raise LimitReached(f"this node holds {self._images_max} images, which is its limit; remove one first")
@@ -207,12 +211,26 @@ class Images:
         return (own or found)[0]
 
     def program(self, record: ContainerRecord) -> bytes:
-        """Read the program of a container."""
-        return self._vault.read(record.program, bytes_max=PROGRAM_BYTES_MAX)
+        """Read the program of a container.
+
+        Raises:
+            StorageFault: It is not there, or not what was pushed.
+        """
+        return self._sound(record.program, record.program_digest, f"the program of {record.id}", PROGRAM_BYTES_MAX)
 
     def archive(self, image: ImageRecord) -> bytes:
-        """Read an image's archive as it was pushed."""
-        return self._vault.read(f"{image.digest}.tar", bytes_max=ARCHIVE_BYTES_MAX)
+        """Read an image's archive as it was pushed.
+
+        Raises:
+            StorageFault: It is not there, or not what was pushed.
+        """
+        return self._sound(f"{image.digest}.tar", image.digest, f"the image {image.id}", ARCHIVE_BYTES_MAX)
+
+    def _sound(self, name: str, digest: str, what: str, bytes_max: int) -> bytes:
+        data = self._vault.read(name, bytes_max=bytes_max)
+        if digest and hashlib.sha256(data).hexdigest() != digest:
+            raise StorageFault(f"{what} is damaged on the disk ({name} is not what was pushed): push the image again")
+        return data
 
     def remove(self, image: ImageRecord) -> None:
         """Forget an image; its files go when no container needs them."""

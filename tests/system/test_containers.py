@@ -16,6 +16,7 @@ from atoll.actors.container_manager.errors import (
     Crashed,
     ImageRefused,
     NotThere,
+    StorageFault,
     Taken,
     UsageFault,
 )
@@ -136,6 +137,32 @@ async def test_a_worker_that_is_killed_fails_its_call_and_the_next_one_is_answer
             reply = await containers.call(ServiceCall("/waiting"))
         assert reply.body == b"2", "what the killed call stored is there"
         assert any("signal 9" in each.text for each in containers.logs("waiting") if each.stream == "system")
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"mimikModule.exports = (c, q, r) => r.end('evil');", None])
+async def test_a_program_that_is_not_what_was_pushed_is_never_run_and_heals_when_it_is_pushed_again(
+    tmp_path, engines, damage
+):
+    async with Containers(tmp_path, engines=engines) as containers:
+        await running(containers)
+        (program,) = (tmp_path / "images").glob("*.js")
+        (archive,) = (tmp_path / "images").glob("*.tar")
+        for file in (program, archive):
+            file.unlink() if damage is None else file.write_bytes(damage)
+        with pytest.raises(Crashed, match="cannot be read" if damage is None else "push the image again"):
+            await containers.call(ServiceCall("/echo/v1/"))
+        with pytest.raises(StorageFault, match="cannot be read" if damage is None else "push the image again"):
+            await containers.read_archive("echo-v1")
+        assert any("push the image" in each.text or "cannot be read" in each.text for each in containers.logs("echo"))
+        await containers.load_image(service_archive("echo-v1", "1.0.0", ECHO))
+        with anyio.fail_after(20):
+            while True:
+                try:
+                    reply = await containers.call(ServiceCall("/echo/v1/"))
+                    break
+                except Busy:
+                    await anyio.sleep(0.02)
+    assert reply.status == 201
 
 
 async def test_a_worker_gives_way_to_its_node_and_inherits_nothing_of_it(tmp_path, engines):
