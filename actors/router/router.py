@@ -95,6 +95,8 @@ class Router(Actor):
         self._circuits = CircuitsThere()
         self._bearers: Bearers
         self._reaching: dict[NodeId, list[ReplyTo]] = {}
+        self._interrupted: dict[NodeId, str] = {}
+        """Peers to which a way is looked for because the last one was lost, and why; what they owe us waits for it."""
         self._waiting: dict[object, anyio.Event] = {}
         self._grown = anyio.Event()
         self._cloud_failure = ""
@@ -124,6 +126,8 @@ class Router(Actor):
             self.system.way_lost(peer, "this node's Router ended")
         for conversation in self._conversations.all():
             self._conversations.end(conversation, "this node stops", now)
+        for peer in tuple(self._interrupted):
+            self._resume(peer)
 
     async def _hold_transport(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         async with self._make_transport() as transport:
@@ -263,17 +267,20 @@ class Router(Actor):
 
     # Opening ways
 
-    def _begin_to_reach(self, peer: NodeId, reply_to: ReplyTo) -> None:
+    def _begin_to_reach(self, peer: NodeId, *waiting: ReplyTo) -> None:
         route = self._standing_route(peer)
-        if route is not None:
-            reply_to.answer(route)
-        elif peer in self._reaching:
-            self._reaching[peer].append(reply_to)
-        elif len(self._reaching) >= REACHES_MAX:
-            reply_to.fail(AskDeclined(f"{REACHES_MAX} ways are being opened already; try again in a moment"))
-        else:
-            self._reaching[peer] = [reply_to]
+        if route is None and peer not in self._reaching and len(self._reaching) < REACHES_MAX:
+            self._reaching[peer] = []
             self.tasks.start_soon(self._reach, peer)
+        if route is None and peer in self._reaching:
+            self._reaching[peer] += waiting
+            return
+        for reply_to in waiting:
+            if route is not None:
+                reply_to.answer(route)
+            else:
+                reply_to.fail(AskDeclined(f"{REACHES_MAX} ways are being opened already; try again in a moment"))
+        self._resume(peer)
 
     def _standing_route(self, peer: NodeId) -> Route | None:
         """Give the route to a peer if something that stands already carries it."""
@@ -297,6 +304,7 @@ class Router(Actor):
             answer = AskDeclined(str(error))
         finally:
             waiting = self._reaching.pop(peer, [])
+        self._resume(peer)
         for reply_to in waiting:
             if isinstance(answer, Route):
                 reply_to.answer(answer)
@@ -370,6 +378,7 @@ class Router(Actor):
                     self.routes.bearer_open(peer, conversation.relay)
                 elif not conversation.dialled:
                     self.routes.called_us(peer, conversation.relay)
+                self._resume(peer)
             case Moved(reason=reason) if peer is not None:
                 self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
             case Ended():
@@ -395,8 +404,21 @@ class Router(Actor):
             self.routes.signaling_over(peer)
         elif not others:
             self.routes.caller_gone(peer)
-        if conversation.round_trip_s is not None or not self._talks_with(peer):
-            self.system.way_lost(peer, f"the session with {peer.short} ended: {reason}")
+        talks = self._talks_with(peer)
+        if conversation.round_trip_s is None and talks:
+            return
+        self._interrupted[peer] = f"the session with {peer.short} ended: {reason}"
+        if turn.lost and conversation.dialled and not talks and self.system.awaits(peer):
+            # Nobody wanted it to end: what waits for an answer waits for the next way instead of failing.
+            self._begin_to_reach(peer)
+        else:
+            self._resume(peer)
+
+    def _resume(self, peer: NodeId) -> None:
+        """Send what was interrupted again, or fail it where no way was found."""
+        reason = self._interrupted.pop(peer, None)
+        if reason is not None:
+            self.system.way_lost(peer, reason)
 
     def _talks_with(self, peer: NodeId) -> bool:
         conversation = self._conversations.with_peer(peer)

@@ -373,6 +373,10 @@ class ActorSystem:
         """
         self._wire.way_lost(node, reason)
 
+    def awaits(self, node: NodeId) -> bool:
+        """Tell whether an ask waits for an answer of `node`."""
+        return self._wire.awaits(node)
+
     def count(self, counter: str) -> None:
         """Count one more of something rare; for the runtime."""
         self._counts[counter] += 1

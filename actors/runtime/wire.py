@@ -133,6 +133,10 @@ class Wire:
             raise ask.failure
         return self._read_reply(target.path, answer, reply_type_of(message) if reply_type is None else reply_type)
 
+    def awaits(self, node: NodeId) -> bool:
+        """Tell whether an ask waits for an answer of `node`."""
+        return any(asked == node for asked, _, _ in self._asks.values())
+
     def way_lost(self, node: NodeId, reason: str) -> None:
         """Send what waits for an answer of `node` again, over the way that is left; fail it where none is."""
         for asked, ask, envelope in tuple(self._asks.values()):

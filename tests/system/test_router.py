@@ -618,6 +618,45 @@ async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_di
         await call(tv, server.node_id)
 
 
+async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_calls_are_answered(world):
+    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        answers = []
+        held_call(group, tv, server.node_id, answers)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        world.relays = ["relay-1", "relay-2"]
+        world.kill("relay-1")
+        world.notice("relay-1")
+        await until(lambda: world.asked(OpenSep) == 2)
+        echo(server).go_on.set()
+        await until(lambda: answers)
+        assert echo(server).handled.count("SepDelivery") == 1
+
+
+async def test_a_peer_that_says_goodbye_is_not_dialled_again(world):
+    world.bearer_relays = ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, anyio.create_task_group() as group:
+        failures = []
+
+        async def ask(peer):
+            try:
+                await call(tv, peer, message=HELD_QUESTION, timeout_s=LONG_S)
+            except AskUnreachable as error:
+                failures.append(str(error))
+
+        async with world.node(OFFICE) as server:
+            await reach(tv, server.node_id)
+            group.start_soon(ask, server.node_id)
+            await until(lambda: "SepDelivery" in echo(server).handled)
+        await until(lambda: failures)
+        assert "this node stops" in failures[0]
+        assert world.asked(OpenSep) == 1
+
+
 async def test_a_path_that_came_late_is_there_when_the_first_is_lost(world):
     world.relays, world.bearer_relays = ["relay-1"], ["dead"]
     world.dead.add("dead")
