@@ -4,7 +4,6 @@ Data goes to stdout, everything else to stderr. Exit 0: done; 1: failed; 2: wron
 """
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,8 +71,6 @@ def _refused(error: OSError) -> NoReturn:
     why = error.strerror or str(error)
     if error.filename is not None:
         fail(f"{error.filename}: {why}", "see its rights, and the space on its disk")
-    # What is left in the buffer would fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     fail(f"the output cannot be written: {why}", "give it another place, or make room")
 
 

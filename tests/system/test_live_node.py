@@ -155,6 +155,7 @@ async def test_a_node_shows_its_site_and_what_runs_where(folder):
             "one": ("member", "home"),
             "two": ("member", "home"),
         }
+        assert {each["id"]: each["short"] for each in near.values()} == {each: each[:10] for each in names}
         assert near["one"]["self"]
         assert near["one"]["route"] == "here"
         assert near["two"]["route"] == "direct"
