@@ -143,6 +143,10 @@ def _show(answer: Answer, *, as_json: bool) -> None:
         ending = sys.stdout.isatty() and not answer.body.endswith(b"\n")
         click.echo(answer.body + (b"\n" if ending else b""), nl=False)
     if problem is not None:
-        raise problem
+        raise (
+            Failed(problem.message, "try again, or give it longer with --timeout")
+            if problem.name == "late"
+            else problem
+        )
     if answer.status >= 400:
         raise Failed(f"the service answered {answer.status}", "its reply says why; `-i` shows the header")

@@ -36,6 +36,8 @@ ATTEMPTS = 3
 """A call is sent again when a way dies under it; the callee handles it once."""
 GATEWAY = "gateway"
 FAR_NODES_MAX = 1024
+NAME_CHARACTERS_SHOWN = 50
+"""What is longer is an id, whose beginning is enough for people."""
 _LIST_NODES = "list the nodes with `atoll node list`, or with `--scope account` those of other sites"
 
 
@@ -123,7 +125,8 @@ class LiveNode(LiveContainers):
         """Call another node's gateway, or ours, by the best way there is."""
         with anyio.move_on_after(timeout_s):
             return await self._call(node, request, timeout_s)
-        raise Expired(f"{node} gave no answer within {timeout_s:g} s")
+        called = node if len(node) <= NAME_CHARACTERS_SHOWN else node[:SHORT_CHARACTERS]
+        raise Expired(f"{called} gave no answer within {timeout_s:g} s")
 
     async def _call(self, node: str, request: HttpRequest, timeout_s: float) -> tuple[HttpReply, RouteTaken]:
         begun = time.perf_counter()

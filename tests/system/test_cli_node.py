@@ -433,7 +433,7 @@ def test_a_status_of_400_and_above_is_a_failure(gate):
     [
         ("/nowhere", "no service lives at /nowhere", "take a name"),
         ("/x@gone", "gone: no", "atoll status"),
-        ("/x@late", "late: no", "longer"),
+        ("/x@late", "late: no", "longer with --timeout"),
         ("/x@full", "full: no", "again in a second"),
         ("/x@shut", "shut: no", "grant"),
         ("/x@nobody", "no node is called nobody", "take a name"),

@@ -228,6 +228,19 @@ HOSTILE = [
 ]
 
 
+async def test_a_service_that_never_answers_is_waited_for_as_long_as_was_said(folder):
+    async with site(folder) as opened:
+        busy = "mimikModule.exports = function () { const again = () => setImmediate(again); again(); };"
+        silent = service_archive("silent-v1", "1.0.0", busy)
+        await opened.there.post_file("/atoll/v1/images", "image", silent)
+        await opened.there.post_json("/atoll/v1/containers", {"name": "silent", "image": "silent-v1"})
+        target, wait = f"/at/{opened.two.id}/silent/x", {"x-atoll-timeout-ms": "300"}
+        late = await opened.here.ask("GET", target, headers=wait)
+        assert (late.status, late.data["type"]) == (504, "urn:atoll:problem:late"), late.body
+        assert late.data["detail"] == f"{opened.two.id.short} gave no answer within 0.3 s"
+        assert late.took_s >= 0.3
+
+
 async def test_what_is_hostile_is_refused_with_words_and_harms_nothing(folder):
     async with site(folder) as opened:
         for method, target, body, headers in HOSTILE:
