@@ -1,5 +1,6 @@
 """The sessions of a node over paths that a test holds in its hands: turns, losses, crossings, limits, forgeries."""
 
+import os
 from collections import deque
 
 import pytest
@@ -189,6 +190,13 @@ def test_a_handshake_goes_over_all_paths_and_a_dead_relay_costs_nothing(world, c
     world.carry()
     assert callee.said() == [b"question"]
     assert len(dead.sent) == before
+
+
+def test_a_handshake_is_answered_over_all_paths_that_it_came_in_on(world, caller, callee):
+    deaf, other = (world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2"))
+    conversation = caller.dial(callee, deaf, other)
+    world.carry(lost=[deaf])
+    assert conversation.established
 
 
 def test_when_the_path_in_use_is_lost_another_carries_on_and_it_is_told(world, caller, callee):
@@ -386,11 +394,20 @@ def test_a_bearer_outlives_a_strangers_handshake_on_it(world, caller, callee):
 def test_strangers_handshakes_displace_each_other_and_no_honest_caller(world, caller, callee, monkeypatch):
     monkeypatch.setattr(module, "ANSWERING_MAX", 8)
     evil = world.path(world.nodes[2], callee)
-    for number in range(50):
-        callee.conversations.take(evil.other, number.to_bytes(8, "big") + b"\xff\x00" + bytes(32), world.now)
+
+    def flood(count):
+        for _ in range(count):
+            world.now += 0.001
+            callee.conversations.take(evil.other, os.urandom(8) + b"\xff\x00" + bytes(32), world.now)
+
+    flood(50)
     assert callee.conversations.counts["handshakes_displaced"] == 42
-    assert len(callee.conversations) == 8
-    established(world, caller, callee)
+    conversation = caller.dial(callee, world.path(caller, callee))
+    end, first = world.wire.popleft()
+    callee.conversations.take(end, first, world.now)
+    flood(5)
+    world.carry()
+    assert conversation.established
     assert len(callee.conversations) == 8
 
 
@@ -398,15 +415,16 @@ def test_the_conversation_used_least_recently_gives_way(world, caller, callee, m
     monkeypatch.setattr(module, "CONVERSATIONS_MAX", 3)
     third = world.nodes[2]
     opened = [established(world, caller, callee)[0] for _ in range(3)]
-    callee.conversations.send(callee.conversations.with_peer(caller.id), b"news")
+    callee.conversations.send(callee.conversations.all()[0], b"news")
     world.carry()
+    assert caller.turns[-1].conversation is opened[0]
     first = next(each for each in caller.conversations.all() if each is not caller.turns[-1].conversation)
     fourth = third.dial(caller, world.path(third, caller))
     world.carry()
     assert fourth.established
     assert len(caller.conversations) == 3
     assert first not in caller.conversations.all()
-    assert first in opened
+    assert first is opened[1]
     assert caller.conversations.counts["displaced"] == 1
     ended = next(turn for turn in callee.turns if isinstance(turn, Ended))
     assert "too many sessions" in ended.reason

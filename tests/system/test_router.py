@@ -579,7 +579,8 @@ async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_se
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
         await reach(tv, server.node_id)
         await call(tv, server.node_id)
-        used = (await route_to(server, tv.node_id)).reason.rpartition("through ")[2]
+        (conversation,) = tv._cells["router"].actor._conversations.all()
+        used = conversation.relay
         world.kill(used)
         answers = []
         held_call(group, tv, server.node_id, answers)
