@@ -46,7 +46,8 @@ class Breakage:
             steps = [await step(f"kill {self.fault.kill}", self._kill)]
             if self.victim:
                 steps += [*await self._site_healed(), *await self._calls_go_on()]
-            tasks.cancel_scope.cancel()
+            for going in self._going.values():
+                going.end()
         return steps
 
     async def _prepare(self) -> str:

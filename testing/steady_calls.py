@@ -31,13 +31,14 @@ class SteadyCalls:
     """What the last failed call said."""
     silence_s: float = 0.0
     """The longest time from one good answer to the next, since `mark`."""
+    _ending: bool = False
     _in_a_row: int = 0
     _good_at: float = math.nan
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     async def run(self) -> None:
-        """Call until cancelled."""
-        while True:
+        """Call until `end`."""
+        while not self._ending:
             try:
                 answer = await self.call()
             except NoAnswer as error:
@@ -52,6 +53,10 @@ class SteadyCalls:
         self._in_a_row = 0
         while self._in_a_row < STEADY_CALLS:
             await self._changed.wait()
+
+    def end(self) -> None:
+        """Make no more calls; the one on its way is waited for, as leaving it to itself would burden its node's end."""
+        self._ending = True
 
     def mark(self) -> None:
         """Begin to count anew."""
