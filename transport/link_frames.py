@@ -86,7 +86,7 @@ def ready_frame() -> bytes:
 
 def bye_frame(reason: str) -> bytes:
     """Make the last frame; a reason that is too long is cut."""
-    return bytes([FrameKind.BYE]) + reason.encode()[:REASON_BYTES_MAX]
+    return bytes([FrameKind.BYE]) + reason.encode(errors="replace")[:REASON_BYTES_MAX]
 
 
 def _decode(decoder: Any, body: memoryview) -> Any:
@@ -103,9 +103,12 @@ def kind_of(frame: bytes) -> FrameKind:
     Raises:
         MalformedFrame: It is empty, or of a kind that does not exist.
     """
-    kind = _KINDS.get(frame[0]) if frame else None
+    if not frame:
+        # What came in several parts is handed over as empty: its parts were not worth keeping.
+        raise MalformedFrame("a frame is empty, or came in several parts; links use one")
+    kind = _KINDS.get(frame[0])
     if kind is None:
-        raise MalformedFrame("a frame is empty or of an unknown kind")
+        raise MalformedFrame(f"a frame is of the unknown kind {frame[0]}")
     return kind
 
 

@@ -22,6 +22,8 @@ STRANGER_BYTES_MAX = 64 * 1024
 """The same before the first frame, which has at most 5 KiB."""
 QUIET_BYTES_PER_S = 1024
 """What heartbeats take, which are never read; they are 100 bytes a second."""
+FRAME_OVERHEAD_BYTES_MAX = 64
+"""What ZMTP and CURVE add to a frame: 33 to 42 bytes."""
 _TCP_INFO_BYTES = 136
 _RECEIVED = struct.Struct("@Q")
 _RECEIVED_OFFSET = 128
@@ -36,23 +38,33 @@ def plain_host(address: str) -> str:
     return address
 
 
+def _duplicate(descriptor: int) -> socket.socket:
+    own = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=own)
+    except OSError:
+        # It has become a file that is no socket.
+        os.close(own)
+        raise
+
+
 def peer_of(descriptor: int) -> Any:
     """Give the address at the other end; None when it has none any more."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+    with contextlib.suppress(OSError), _duplicate(descriptor) as sock:
         return sock.getpeername()
     return None
 
 
 def shut_down(descriptor: int, peer: Any) -> None:
     """Shut a connection down if it still is the one to `peer`; libzmq's thread then closes it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+    with contextlib.suppress(OSError), _duplicate(descriptor) as sock:
         if sock.getpeername() == peer:
             sock.shutdown(socket.SHUT_RDWR)
 
 
 def bytes_taken(descriptor: int) -> int:
     """Tell how many bytes libzmq has read from a connection; 0 where the system cannot say (not Linux)."""
-    with contextlib.suppress(OSError, AttributeError), socket.socket(fileno=os.dup(descriptor)) as sock:
+    with contextlib.suppress(OSError, AttributeError), _duplicate(descriptor) as sock:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         if len(info) < _TCP_INFO_BYTES:
             return 0
@@ -70,17 +82,19 @@ class UnreadMeter:
     """
 
     descriptor: int
-    read_any: bool = False
-    """A whole frame of it was read since the last look."""
-    _base: int = 0
-    _since: float = field(default_factory=time.monotonic)
+    _read: int = 0
     _bytes_max: int = STRANGER_BYTES_MAX
+    _looked: float = field(default_factory=time.monotonic)
+
+    def note_frame(self, length: int) -> None:
+        """Note that a whole frame was read."""
+        self._read += length + FRAME_OVERHEAD_BYTES_MAX
+        self._bytes_max = UNREAD_BYTES_MAX
 
     def overfull(self) -> bool:
         """Look, and tell whether it holds too much."""
         taken, now = bytes_taken(self.descriptor), time.monotonic()
-        if self.read_any:
-            self.read_any, self._bytes_max = False, UNREAD_BYTES_MAX
-            self._base, self._since = taken, now
-            return False
-        return taken - self._base > self._bytes_max + QUIET_BYTES_PER_S * (now - self._since)
+        # What is estimated too high must not become a credit.
+        self._read = min(taken, self._read + int(QUIET_BYTES_PER_S * (now - self._looked)))
+        self._looked = now
+        return taken - self._read > self._bytes_max

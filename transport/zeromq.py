@@ -190,10 +190,14 @@ class ZeroMqTransport:
         self._unrest.set()
 
     async def _tend(self, source: Connection | None, descriptor: int) -> None:
-        """Take whatever comes from the router (None) or a dialled connection, for ever."""
+        """Take whatever comes from the router (None) or a dialled connection, until it has ended."""
         while True:
             while self.drain(source):
                 await anyio.lowlevel.checkpoint()
+            if source is not None and source.stage is Stage.ENDED:
+                # Nobody reads it any more, and it may stay readable: a wait that always ends at once is, on uvloop,
+                # never found waiting by its cancellation.
+                return
             if source in self._stalled:
                 # Its descriptor may stay readable while nobody reads: waiting on it would be spinning.
                 await self._room.wait()
@@ -204,10 +208,11 @@ class ZeroMqTransport:
         """Take what has come from the router (None) or a dialled connection; True when there may be more."""
         for _ in range(FRAMES_PER_TURN_MAX):
             if self._inbox.full:
-                self._stalled.add(source)
-                self._look.discard(source)
                 # Whoever does not read may send all the same.
                 self._flush_blocked(source)
+                # In this order: sending asks for another look, and looking would then never end.
+                self._look.discard(source)
+                self._stalled.add(source)
                 return False
             if not (self._take_accepted() if source is None else self._take_dialled(source)):
                 # Room at a peer is told like a frame, and was told, if at all, before the receiving found nothing.

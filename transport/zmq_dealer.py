@@ -75,7 +75,7 @@ class Dealer:
         except zmq.Again:
             return None
         if self._meter is not None:
-            self._meter.read_any = True
+            self._meter.note_frame(len(data))
         if self._sock.getsockopt(zmq.RCVMORE):
             while self._sock.getsockopt(zmq.RCVMORE):
                 self._sock.recv()

@@ -224,7 +224,7 @@ class KeyedRouter:
                 message = self._router.recv(copy=False)
                 data, key = message.bytes, self._meet(name, message)
             if (meter := self._meters.get(self._descriptors.get(name, -1))) is not None:
-                meter.read_any = True
+                meter.note_frame(len(data))
             if self._router.getsockopt(zmq.RCVMORE):
                 # Frames have one part; what has more is not worth reading, and never valid.
                 while self._router.getsockopt(zmq.RCVMORE):
