@@ -9,9 +9,10 @@ A connection, by what its tickets have given it:
     admitted    --ticket expired or used up-->       the role is gone; with the last role the connection is cut
     any         --a malformed frame-->               cut
 
-Pure, in the manner of `runtime/machine.py`: inputs in, effects out, no clock and no socket; only the words differ,
-because connections are not nodes. It never looks into a record, never passes one on without a ticket that pays for it
-(each sender pays for what it sends), and keeps nothing when a link is gone but what a ticket has spent.
+Pure, in the manner of `runtime/machine.py`: inputs in, effects out, no clock and no socket; only the words differ
+(`circuit_events.py`), because connections are not nodes. It never looks into a record, never passes one on without a
+ticket that pays for it (each sender pays for what it sends), and keeps nothing when a link is gone but what a ticket
+has spent.
 
 Labels live inside the registration that a ticket names, its subject: the newest of a registration's connections that
 has a label is called under it, and only with a ticket for that registration. So nobody else can take a site's labels,
@@ -23,9 +24,22 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from atoll.actors.tunnel_relay import frames
+from atoll.actors.tunnel_relay.circuit_events import (
+    Arrived,
+    ConnectionId,
+    Cut,
+    Deliver,
+    Draining,
+    Effect,
+    Elapsed,
+    Gone,
+    Input,
+    Opened,
+    Stuck,
+)
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Pong, Undelivered, denial, event_frame
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import Role, Ticket
@@ -46,69 +60,8 @@ GRANTS_MAX = 65_536
 RECORD_COST_BYTES_MIN = 64
 """What the smallest frame costs, so that empty talk is not free."""
 
-ConnectionId: TypeAlias = bytes
 Judge: TypeAlias = Callable[[bytes, bytes, float], Ticket | Reason]
 """Judges a ticket, given the CURVE key that showed it and the time."""
-
-
-class Opened(NamedTuple):
-    """A connection with this CURVE key is there; optional, the first `Arrived` says the same."""
-
-    connection: ConnectionId
-    key: bytes
-
-
-class Arrived(NamedTuple):
-    """A frame came in."""
-
-    connection: ConnectionId
-    key: bytes
-    frame: bytes
-
-
-class Gone(NamedTuple):
-    """The connection is no more."""
-
-    connection: ConnectionId
-
-
-class Elapsed(NamedTuple):
-    """Some time has passed; wanted several times a second while there are connections."""
-
-
-class Draining(NamedTuple):
-    """The relay will close in `seconds`."""
-
-    seconds: int
-
-
-class Deliver(NamedTuple):
-    """Send the frame. When it cannot be sent, hand this effect back in `Stuck`."""
-
-    connection: ConnectionId
-    frame: bytes
-    sender: ConnectionId | None = None
-    """Who pays for it and is told when it is stuck."""
-    address: bytes = b""
-    """What the sender addressed: a label or a circuit."""
-
-
-class Cut(NamedTuple):
-    """Close the connection, after what was delivered to it."""
-
-    connection: ConnectionId
-    reason: Reason
-
-
-class Stuck(NamedTuple):
-    """A delivery was not taken: the receiver's queue is full, or it has just `gone`."""
-
-    delivery: Deliver
-    gone: bool = False
-
-
-Input: TypeAlias = Opened | Arrived | Gone | Elapsed | Draining | Stuck
-Effect: TypeAlias = Deliver | Cut
 
 
 @dataclass(slots=True, eq=False)

@@ -29,6 +29,8 @@ log = logging.getLogger("atoll.tunnel_relay")
 REGISTRATIONS_PER_SITE = 2
 RETRY_S_MIN = 0.5
 RETRY_S_MAX = 10.0
+NOWHERE_RETRY_S_MAX = 2.0
+"""While the site is at no relay at all nobody elsewhere can call it; that is worth asking more often."""
 LABELS_S = 5.0
 """How long a relay may take to accept labels."""
 
@@ -123,7 +125,8 @@ class Registrations:
                 if len(self._counting()) >= REGISTRATIONS_PER_SITE:
                     await self._wanted.wait()
                 # The first time at once, because the site is half as well reachable meanwhile.
-                delay_s = min(RETRY_S_MAX, RETRY_S_MIN * 2 ** min(self._failures, 8))
+                longest_s = RETRY_S_MAX if self._held else NOWHERE_RETRY_S_MAX
+                delay_s = min(longest_s, RETRY_S_MIN * 2 ** min(self._failures, 8))
                 await anyio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
 
     async def _fill(self, tasks: anyio.abc.TaskGroup) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import anyio
 import anyio.lowlevel
 
-from atoll.actors.tunnel_relay.circuits import Circuits, Cut, Draining, Effect, Elapsed, Stuck
+from atoll.actors.tunnel_relay.circuit_events import Cut, Draining, Effect, Elapsed, Stuck
+from atoll.actors.tunnel_relay.circuits import Circuits
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.sep_socket import SepSocket
 from atoll.actors.tunnel_relay.tickets import SEP_ROLES, Ticket, judge

@@ -20,7 +20,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from atoll.actors.tunnel_relay.circuits import Arrived, Gone
+from atoll.actors.tunnel_relay.circuit_events import Arrived, Gone
 from atoll.actors.tunnel_relay.frames import FRAME_BYTES_MAX
 from atoll.transport.base import QUEUE_BYTES_MAX
 from atoll.transport.errors import Congested, Unreachable, UsageError

@@ -8,18 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.circuits import (
-    LABEL_HOLDERS_MAX,
-    Arrived,
-    Circuits,
-    Cut,
-    Deliver,
-    Draining,
-    Elapsed,
-    Gone,
-    Opened,
-    Stuck,
-)
+from atoll.actors.tunnel_relay.circuit_events import Arrived, Cut, Deliver, Draining, Elapsed, Gone, Opened, Stuck
+from atoll.actors.tunnel_relay.circuits import LABEL_HOLDERS_MAX, Circuits
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import SEP_ROLES, UNLIMITED, Role, issue, judge
 from atoll.transport.keys import NodeKey

@@ -478,7 +478,6 @@ async def test_a_way_that_cannot_be_opened_is_declined_in_the_tunnel_relays_word
 
 
 async def test_those_who_want_the_same_way_wait_for_one_and_too_many_are_declined(world, monkeypatch):
-    monkeypatch.setattr(router_module, "REACHES_MAX", 1)
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
         world.tunnels_open = anyio.Event()
         routes = []
@@ -489,6 +488,8 @@ async def test_those_who_want_the_same_way_wait_for_one_and_too_many_are_decline
         for _ in range(5):
             group.start_soon(want)
         await until(lambda: world.asked(OpenSep) == 1)
+        await described(tv)
+        monkeypatch.setattr(router_module, "REACHES_MAX", 1)
         with pytest.raises(AskDeclined, match="1 ways are being opened already; try again"):
             await reach(tv, NodeId(bytes(32)))
         world.tunnels_open.set()
