@@ -1,306 +1,56 @@
 """Routers on real links, with relays that a test kills: every way, its reason, and what happens when it is lost."""
 
 import contextlib
-import itertools
 import time
 
 import anyio
 import pytest
+from router_world import (
+    CLOUD,
+    CODEC,
+    HELD_QUESTION,
+    HOME,
+    HOST,
+    LONG_S,
+    OFFICE,
+    PATIENCE_S,
+    QUESTION,
+    World,
+    call,
+    described,
+    echo,
+    facts,
+    linked,
+    reach,
+    route_to,
+    until,
+    wait_route,
+)
 
-from atoll.actors.discoverer.messages import DialWanted
-from atoll.actors.router import messages as router_messages
 from atoll.actors.router import router as router_module
-from atoll.actors.router import routes as routes_module
 from atoll.actors.router.messages import DescribeRoutes, LetGo, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
-from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound, PathLost, RecordsArrived, SepPaths
-from atoll.actors.router.router import CloudAddress, Router
+from atoll.actors.router.paths import OpenBearer, OpenSep
+from atoll.actors.router.router import CloudAddress
 from atoll.actors.router.routes import Way
-from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
-from atoll.actors.runtime import Actor, ActorSystem, Address, Declined, handles
-from atoll.actors.runtime.actor import LATER
+from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskUnreachable
-from atoll.actors.tunnel_relay import messages as tunnel_messages
-from atoll.actors.tunnel_relay.messages import BearerHalf, BearerOffered, BearerRequest
-from atoll.actors.uplink.messages import GrantWanted
+from atoll.actors.tunnel_relay.messages import BearerRequest
 from atoll.transport.admission import CloudAdmission, SiteAdmission
 from atoll.transport.base import LinkUp, Standing
-from atoll.transport.codec import Codec
 from atoll.transport.envelope import VERSION, Envelope, Header, Kind, encode_envelope
-from atoll.transport.errors import Unreachable
 from atoll.transport.identity import NodeId
-from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.transport.keys import NodeKey
 from atoll.transport.session import Session
 from atoll.transport.tokens import issue_grant
 from atoll.transport.zeromq import ZeroMqTransport
 
 pytestmark = pytest.mark.anyio
 
-CODEC = Codec([*RUNTIME_MESSAGES, *router_messages.MESSAGES, *tunnel_messages.MESSAGES])
-HOST = "127.0.0.1"
-HOME, OFFICE = SiteKeys.generate(), SiteKeys.generate()
-CLOUD = NodeKey(bytes([9]) * 32)
-PATIENCE_S = 20
-LONG_S = 120
-"""For asks that must end before their time: longer than any test."""
-
-
-QUESTION = SepAnswer(b"?", CLOUD.node_id, b"")
-"""Any message of the codec will do; Echo looks only at its class."""
-HELD_QUESTION = SepDelivery(b"?", CLOUD.node_id, b"")
-"""One that is answered when the test lets it."""
-
-
-class Echo(Actor):
-    """Answers members and those who hold a grant; counts what it handled."""
-
-    open_to = frozenset({Standing.MEMBER, Standing.GRANTED})
-
-    def __init__(self):
-        self.handled = []
-        self.go_on = anyio.Event()
-        self.senders = []
-
-    async def receive(self, delivery):
-        name, reply_to = type(delivery.message).__name__, delivery.reply_to
-        self.handled.append(name)
-        self.senders.append(delivery.standing)
-        if isinstance(delivery.message, SepDelivery):
-            self.tasks.start_soon(self._hold, reply_to)
-            return LATER
-        return SepAnswer(b"echo", self.system.node_id, b"")
-
-    async def _hold(self, reply_to):
-        await self.go_on.wait()
-        reply_to.answer(SepAnswer(b"held", self.system.node_id, b""))
-
-
-class Private(Echo):
-    """For members only, as every actor that says nothing."""
-
-    open_to = Actor.open_to
-
-
-class Witness(Actor):
-    """Writes facts down, in order, with what else it is told."""
-
-    def __init__(self):
-        self.seen = []
-
-    async def started(self):
-        self.system.subscribe(PeerUp, self.ref)
-        self.system.subscribe(PeerDown, self.ref)
-
-    async def receive(self, delivery):
-        self.seen.append(delivery.message)
-        if isinstance(delivery.message, PeerUp):
-            self.system.tell(Address(delivery.message.peer, "witness"), QUESTION, sender=self.ref)
-        return LATER
-
-
-class WirePath:
-    """One end of a path over a relay of the test."""
-
-    def __init__(self, world, system, way, relay, record_bytes_max):
-        self.world, self.system, self.way, self.relay = world, system, way, relay
-        self.record_bytes_max = record_bytes_max
-        self.other = None
-        self.dialled = self.closed = False
-        self.records = 0
-
-    def send(self, record):
-        if self.relay in self.world.dead:
-            if self.relay in self.world.noticed:
-                raise Unreachable(f"{self.relay} is dead")
-            return
-        if self.closed or self.other.closed:
-            raise Unreachable("this path is closed")
-        self.records += 1
-        with contextlib.suppress(AttributeError):
-            self.other.system.find("router").tell(RecordsArrived(self.other, (record,)))
-
-    def close(self):
-        self.closed = True
-
-    def lose(self, reason):
-        router = self.system.find("router")
-        if router is not None:
-            router.tell(PathLost(self, reason))
-
-
-class Tunnels(Actor):
-    """Stands where the TunnelRelay stands, for paths that stay in this process."""
-
-    open_to = frozenset({Standing.MEMBER, Standing.GRANTED})
-
-    def __init__(self, world):
-        self.world = world
-
-    async def receive(self, delivery):
-        message = delivery.message
-        self.world.orders.append((self.system.node_id, type(message).__name__))
-        match message:
-            case OpenSep(peer):
-                if peer not in self.world.systems:
-                    raise Declined(f"the directory knows no node {peer.short}")
-                await self.world.tunnels_open.wait()
-                living = [relay for relay in self.world.relays if relay not in self.world.dead]
-                if not living:
-                    raise Declined("no relay of its site let us in")
-                paths = [self.world.join(self.system, peer, Way.SEP, relay) for relay in living]
-                return SepPaths(tuple(paths), self.system.clock() + self.world.routes_last_s)
-            case BearerRequest():
-                halves = [self._half(relay) for relay in self.world.bearer_relays]
-                first = halves[0]
-                spare = halves[1] if len(halves) > 1 else None
-                return BearerOffered(first.relay, first.name, first.host, first.port, first.ticket, 2**31, spare)
-            case OpenBearer(peer, relay):
-                if relay in self.world.dead:
-                    raise Declined(f"{relay} cannot be reached")
-                return self.world.join(self.system, peer, Way.BEP, relay)
-            case _:
-                self.world.answers.append(message)
-        return LATER
-
-    def _half(self, relay):
-        return BearerHalf(CLOUD.node_id, relay, HOST, 1, relay.encode())
-
-
-class Grants(Actor):
-    """Stands where the Uplink stands: gives this node's grant, or what the test wants shown for one."""
-
-    def __init__(self, world):
-        self.world = world
-
-    @handles
-    async def grant(self, _message: GrantWanted) -> bytes:
-        if self.world.grant is None:
-            return issue_grant(
-                CLOUD,
-                subject=self.system.node_id,
-                audience="atoll",
-                scopes=["atoll:call"],
-                site="home",
-                life_s=3600,
-                now=time.time(),
-            )
-        if self.world.grant == b"":
-            raise Declined("the cloud is out of reach, and no grant was kept")
-        return self.world.grant
-
-
-class World:
-    """Nodes and relays in one process."""
-
-    def __init__(self):
-        self.systems = {}
-        self.ports = {}
-        self.keys = itertools.count(10)
-        self.relays = ["relay-1", "relay-2"]
-        self.bearer_relays = ["relay-1", "relay-2"]
-        self.dead, self.noticed = set(), set()
-        self.paths, self.orders, self.answers = [], [], []
-        self.routes_last_s = 600.0
-        self.grant = None
-        self.tunnels_open = anyio.Event()
-        self.tunnels_open.set()
-
-    def join(self, system, peer, way, relay):
-        size = 48 * 1024 if way is Way.SEP else 65_536
-        here, there = (WirePath(self, each, way, relay, size) for each in (system, self.systems[peer]))
-        here.other, there.other = there, here
-        here.dialled = True
-        self.paths += [here, there]
-        return here
-
-    def kill(self, relay):
-        """Let a relay swallow everything from now on."""
-        self.dead.add(relay)
-
-    def notice(self, relay):
-        """Let everybody see that it is dead; of circuits nobody is told, they are found dead."""
-        self.noticed.add(relay)
-        for path in self.paths:
-            if path.relay == relay and not path.closed and (path.dialled or path.way is Way.BEP):
-                path.lose(f"the connection to {relay} was reset")
-
-    def asked(self, kind):
-        return sum(name == kind.__name__ for _, name in self.orders)
-
-    @contextlib.asynccontextmanager
-    async def node(self, site=HOME, *, label="node", cloud=CloudAddress(CLOUD.node_id, HOST, 1)):  # noqa: B008
-        key = NodeKey(bytes([next(self.keys)]) * 32)
-        clouds = frozenset() if cloud is None else frozenset({cloud.node})
-        admission = SiteAdmission(keys=site, own=key.node_id, clouds=clouds)
-
-        def transport():
-            made = self.ports[key.node_id] = ZeroMqTransport(key, admission, label=label, host=HOST)
-            return made
-
-        async with ActorSystem(key.node_id, CODEC) as system:
-            self.systems[key.node_id] = system
-            await system.spawn(lambda: Router(key, transport, cloud), "router")
-            await system.spawn(lambda: Tunnels(self), "tunnel_relay")
-            await system.spawn(lambda: Grants(self), "uplink")
-            await system.spawn(Witness, "witness")
-            await system.spawn(Echo, "echo")
-            await system.spawn(Private, "private")
-            try:
-                yield system
-            finally:
-                del self.systems[key.node_id]
-
-    def dial(self, one, other):
-        one.announce(DialWanted(other.node_id, HOST, self.ports[other.node_id].port))
-
 
 @pytest.fixture
 async def world(anyio_backend):
     del anyio_backend
     return World()
-
-
-async def until(condition):
-    with anyio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - other actors' state has no event here
-            await anyio.sleep(0.01)
-
-
-def facts(system):
-    return [each for each in system._cells["witness"].actor.seen if isinstance(each, PeerUp | PeerDown)]
-
-
-def echo(system, path="echo"):
-    return system._cells[path].actor
-
-
-async def linked(world, one, other):
-    world.dial(one, other)
-    await until(lambda: facts(one) and facts(other))
-
-
-async def reach(system, peer, timeout_s=PATIENCE_S):
-    return await system.ask(system.find("router"), Reach(peer), timeout_s=timeout_s)
-
-
-async def call(system, peer, path="echo", message=QUESTION, timeout_s=PATIENCE_S):
-    return await system.ask(Address(peer, path), message, timeout_s=timeout_s)
-
-
-async def described(system):
-    return await system.ask(system.find("router"), DescribeRoutes())
-
-
-async def route_to(system, peer):
-    return next(each.route for each in (await described(system)).routes if each.peer == peer)
-
-
-async def wait_route(system, peer, way, *words):
-    with anyio.fail_after(PATIENCE_S):
-        while True:
-            route = await route_to(system, peer)
-            if route.way is way and all(word in route.reason for word in words):
-                return route
-            await anyio.sleep(0.01)
 
 
 async def test_a_link_is_announced_at_both_ends_and_calls_go_over_it(world):
@@ -498,193 +248,6 @@ async def test_those_who_want_the_same_way_wait_for_one_and_too_many_are_decline
         assert world.asked(OpenSep) == 1
         assert (await reach(tv, server.node_id)).way is Way.SEP
         assert world.asked(OpenSep) == 1
-
-
-def held_call(group, system, peer, answers):
-    async def ask():
-        answers.append(await call(system, peer, message=HELD_QUESTION, timeout_s=LONG_S))
-
-    group.start_soon(ask)
-
-
-async def test_a_lost_bearer_falls_back_to_signaling_and_its_calls_are_sent_again_and_handled_once(world):
-    world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        await wait_route(tv, server.node_id, Way.BEP)
-        answers = []
-        held_call(group, tv, server.node_id, answers)
-        await until(lambda: "SepDelivery" in echo(server).handled)
-        world.kill("relay-1")
-        # The answer is given, and goes down with the relay.
-        echo(server).go_on.set()
-        world.notice("relay-1")
-        await until(lambda: answers)
-        assert answers[0].circuit == b"held"
-        assert echo(server).handled.count("SepDelivery") == 1
-        route = await route_to(tv, server.node_id)
-        assert route.way is Way.SEP
-        assert "no bearer (the connection to relay-1 was reset)" in route.reason
-        assert "relay-2" in route.reason
-        await call(tv, server.node_id)
-
-
-async def test_a_lost_bearer_is_followed_by_the_spare_and_nobody_is_asked_for_it(world):
-    async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        await wait_route(tv, server.node_id, Way.BEP, "relay-1")
-        world.kill("relay-1")
-        world.notice("relay-1")
-        await wait_route(tv, server.node_id, Way.BEP, "relay-2")
-        await call(tv, server.node_id)
-        assert world.asked(BearerRequest) == 1
-        assert world.asked(OpenBearer) == 2
-        world.kill("relay-2")
-        world.notice("relay-2")
-        await until(lambda: server.statistics()["asks_remote"] == 0)
-        with pytest.raises(AskFailed):
-            await call(tv, server.node_id)
-        assert world.asked(OpenBearer) == 2
-
-
-async def test_when_the_first_relay_is_dead_already_the_spare_opens(world):
-    world.relays = ["relay-2"]
-    world.dead.add("relay-1")
-    async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        await wait_route(tv, server.node_id, Way.BEP, "relay-2")
-        assert world.asked(BearerRequest) == 1
-
-
-async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_for_later(world, monkeypatch):
-    monkeypatch.setattr(routes_module, "BEARER_RETRY_S", 0.2)
-    world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
-    world.dead.add("relay-1")
-    async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        await wait_route(tv, server.node_id, Way.SEP, "no bearer (relay-1 cannot be reached)")
-        world.dead.clear()
-        with anyio.fail_after(PATIENCE_S):
-            while (await route_to(tv, server.node_id)).way is not Way.BEP:
-                await call(tv, server.node_id)
-        assert world.asked(BearerRequest) >= 2
-
-
-async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_sent_again(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        (conversation,) = tv._cells["router"].actor._conversations.all()
-        used = conversation.relay
-        world.kill(used)
-        answers = []
-        held_call(group, tv, server.node_id, answers)
-        echo(server).go_on.set()
-        await until(lambda: tv.statistics()["asks_remote"] == 1)
-        assert "SepDelivery" not in echo(server).handled
-        world.notice(used)
-        await until(lambda: answers)
-        assert world.asked(OpenSep) == 1
-
-
-async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_dials_anew(world):
-    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
-    world.dead.add("dead")
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        failures = []
-
-        async def ask():
-            with pytest.raises(AskUnreachable) as caught:
-                await call(tv, server.node_id, message=HELD_QUESTION, timeout_s=LONG_S)
-            failures.append(str(caught.value))
-
-        group.start_soon(ask)
-        await until(lambda: "SepDelivery" in echo(server).handled)
-        world.kill("relay-1")
-        world.notice("relay-1")
-        await until(lambda: failures)
-        assert "the connection to relay-1 was reset" in failures[0]
-        route = await route_to(tv, server.node_id)
-        assert route.way is Way.NONE
-        assert "no living route over a relay" in route.reason
-        world.relays = ["relay-2"]
-        assert (await reach(tv, server.node_id)).way is Way.SEP
-        await call(tv, server.node_id)
-
-
-async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_calls_are_answered(world):
-    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
-    world.dead.add("dead")
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        answers = []
-        held_call(group, tv, server.node_id, answers)
-        await until(lambda: "SepDelivery" in echo(server).handled)
-        world.relays = ["relay-1", "relay-2"]
-        world.kill("relay-1")
-        world.notice("relay-1")
-        await until(lambda: world.asked(OpenSep) == 2)
-        echo(server).go_on.set()
-        await until(lambda: answers)
-        assert echo(server).handled.count("SepDelivery") == 1
-
-
-async def test_a_peer_that_says_goodbye_is_not_dialled_again(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
-    async with world.node() as tv, anyio.create_task_group() as group:
-        failures = []
-
-        async def ask(peer):
-            try:
-                await call(tv, peer, message=HELD_QUESTION, timeout_s=LONG_S)
-            except AskUnreachable as error:
-                failures.append(str(error))
-
-        async with world.node(OFFICE) as server:
-            await reach(tv, server.node_id)
-            group.start_soon(ask, server.node_id)
-            await until(lambda: "SepDelivery" in echo(server).handled)
-        await until(lambda: failures)
-        assert "this node stops" in failures[0]
-        assert world.asked(OpenSep) == 1
-
-
-async def test_a_path_that_came_late_is_there_when_the_first_is_lost(world):
-    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
-    world.dead.add("dead")
-    async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        late = world.join(tv, server.node_id, Way.SEP, "relay-2")
-        tv.find("router").tell(PathFound(world.paths[0], late))
-        await call(tv, server.node_id)
-        world.kill("relay-1")
-        world.notice("relay-1")
-        await call(tv, server.node_id)
-        assert world.asked(OpenSep) == 1
-        orphan = world.join(tv, server.node_id, Way.SEP, "relay-2")
-        tv.find("router").tell(PathFound(orphan.other, orphan))
-        await until(lambda: orphan.closed)
-
-
-async def test_routes_that_expired_are_looked_up_again(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
-    world.routes_last_s = 0.0
-    async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        assert (await route_to(tv, server.node_id)).way is Way.NONE
-        world.routes_last_s = 600.0
-        assert (await reach(tv, server.node_id)).way is Way.SEP
 
 
 async def test_a_member_answers_callers_through_the_sites_proxy_and_forgets_them_with_its_link(world):

@@ -1,0 +1,218 @@
+"""Routers whose bearers, paths and relays are lost: what takes over, what is sent again, what is said."""
+
+import anyio
+import pytest
+from router_world import (
+    HELD_QUESTION,
+    LONG_S,
+    OFFICE,
+    PATIENCE_S,
+    World,
+    call,
+    echo,
+    reach,
+    route_to,
+    until,
+    wait_route,
+)
+
+from atoll.actors.router import routes as routes_module
+from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound
+from atoll.actors.router.routes import Way
+from atoll.actors.runtime.errors import AskFailed, AskUnreachable
+from atoll.actors.tunnel_relay.messages import BearerRequest
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def world(anyio_backend):
+    del anyio_backend
+    return World()
+
+
+def held_call(group, system, peer, answers):
+    async def ask():
+        answers.append(await call(system, peer, message=HELD_QUESTION, timeout_s=LONG_S))
+
+    group.start_soon(ask)
+
+
+async def test_a_lost_bearer_falls_back_to_signaling_and_its_calls_are_sent_again_and_handled_once(world):
+    world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        await wait_route(tv, server.node_id, Way.BEP)
+        answers = []
+        held_call(group, tv, server.node_id, answers)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        world.kill("relay-1")
+        # The answer is given, and goes down with the relay.
+        echo(server).go_on.set()
+        world.notice("relay-1")
+        await until(lambda: answers)
+        assert answers[0].circuit == b"held"
+        assert echo(server).handled.count("SepDelivery") == 1
+        route = await route_to(tv, server.node_id)
+        assert route.way is Way.SEP
+        assert "no bearer (the connection to relay-1 was reset)" in route.reason
+        assert "relay-2" in route.reason
+        await call(tv, server.node_id)
+
+
+async def test_a_lost_bearer_is_followed_by_the_spare_and_nobody_is_asked_for_it(world):
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        await wait_route(tv, server.node_id, Way.BEP, "relay-1")
+        world.kill("relay-1")
+        world.notice("relay-1")
+        await wait_route(tv, server.node_id, Way.BEP, "relay-2")
+        await call(tv, server.node_id)
+        assert world.asked(BearerRequest) == 1
+        assert world.asked(OpenBearer) == 2
+        world.kill("relay-2")
+        world.notice("relay-2")
+        await until(lambda: server.statistics()["asks_remote"] == 0)
+        with pytest.raises(AskFailed):
+            await call(tv, server.node_id)
+        assert world.asked(OpenBearer) == 2
+
+
+async def test_when_the_first_relay_is_dead_already_the_spare_opens(world):
+    world.relays = ["relay-2"]
+    world.dead.add("relay-1")
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        await wait_route(tv, server.node_id, Way.BEP, "relay-2")
+        assert world.asked(BearerRequest) == 1
+
+
+async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_for_later(world, monkeypatch):
+    monkeypatch.setattr(routes_module, "BEARER_RETRY_S", 0.2)
+    world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
+    world.dead.add("relay-1")
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        await wait_route(tv, server.node_id, Way.SEP, "no bearer (relay-1 cannot be reached)")
+        world.dead.clear()
+        with anyio.fail_after(PATIENCE_S):
+            while (await route_to(tv, server.node_id)).way is not Way.BEP:
+                await call(tv, server.node_id)
+        assert world.asked(BearerRequest) >= 2
+
+
+async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_sent_again(world):
+    world.bearer_relays = ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        (conversation,) = tv._cells["router"].actor._conversations.all()
+        used = conversation.relay
+        world.kill(used)
+        answers = []
+        held_call(group, tv, server.node_id, answers)
+        echo(server).go_on.set()
+        await until(lambda: tv.statistics()["asks_remote"] == 1)
+        assert "SepDelivery" not in echo(server).handled
+        world.notice(used)
+        await until(lambda: answers)
+        assert world.asked(OpenSep) == 1
+
+
+async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_dials_anew(world):
+    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        failures = []
+
+        async def ask():
+            with pytest.raises(AskUnreachable) as caught:
+                await call(tv, server.node_id, message=HELD_QUESTION, timeout_s=LONG_S)
+            failures.append(str(caught.value))
+
+        group.start_soon(ask)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        world.kill("relay-1")
+        world.notice("relay-1")
+        await until(lambda: failures)
+        assert "the connection to relay-1 was reset" in failures[0]
+        route = await route_to(tv, server.node_id)
+        assert route.way is Way.NONE
+        assert "no living route over a relay" in route.reason
+        world.relays = ["relay-2"]
+        assert (await reach(tv, server.node_id)).way is Way.SEP
+        await call(tv, server.node_id)
+
+
+async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_calls_are_answered(world):
+    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        answers = []
+        held_call(group, tv, server.node_id, answers)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        world.relays = ["relay-1", "relay-2"]
+        world.kill("relay-1")
+        world.notice("relay-1")
+        await until(lambda: world.asked(OpenSep) == 2)
+        echo(server).go_on.set()
+        await until(lambda: answers)
+        assert echo(server).handled.count("SepDelivery") == 1
+
+
+async def test_a_peer_that_says_goodbye_is_not_dialled_again(world):
+    world.bearer_relays = ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, anyio.create_task_group() as group:
+        failures = []
+
+        async def ask(peer):
+            try:
+                await call(tv, peer, message=HELD_QUESTION, timeout_s=LONG_S)
+            except AskUnreachable as error:
+                failures.append(str(error))
+
+        async with world.node(OFFICE) as server:
+            await reach(tv, server.node_id)
+            group.start_soon(ask, server.node_id)
+            await until(lambda: "SepDelivery" in echo(server).handled)
+        await until(lambda: failures)
+        assert "this node stops" in failures[0]
+        assert world.asked(OpenSep) == 1
+
+
+async def test_a_path_that_came_late_is_there_when_the_first_is_lost(world):
+    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
+    world.dead.add("dead")
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        late = world.join(tv, server.node_id, Way.SEP, "relay-2")
+        tv.find("router").tell(PathFound(world.paths[0], late))
+        await call(tv, server.node_id)
+        world.kill("relay-1")
+        world.notice("relay-1")
+        await call(tv, server.node_id)
+        assert world.asked(OpenSep) == 1
+        orphan = world.join(tv, server.node_id, Way.SEP, "relay-2")
+        tv.find("router").tell(PathFound(orphan.other, orphan))
+        await until(lambda: orphan.closed)
+
+
+async def test_routes_that_expired_are_looked_up_again(world):
+    world.bearer_relays = ["dead"]
+    world.dead.add("dead")
+    world.routes_last_s = 0.0
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        assert (await route_to(tv, server.node_id)).way is Way.NONE
+        world.routes_last_s = 600.0
+        assert (await reach(tv, server.node_id)).way is Way.SEP
