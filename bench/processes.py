@@ -122,5 +122,6 @@ class End(Process):
 
     def close(self) -> None:
         """End it at once."""
-        self._control.close()
+        # In this order: it would complain if it were still there to see its commands end.
         super().close()
+        self._control.close()

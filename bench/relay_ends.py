@@ -10,6 +10,7 @@ smaller than a record share one, as a session under load lets them: `u16 length 
 sealing and nothing else. What the real session costs is measured by `session_ends.py`.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -191,7 +192,12 @@ def bare(one: socket.socket, other: socket.socket) -> Answer:
         os.close(reader)
         os.close(writer)
 
-    back = threading.Thread(target=one_way, args=(other, one))
+    def way_back() -> None:
+        # A socket that breaks breaks the other way, too, and that tells of it.
+        with contextlib.suppress(OSError):
+            one_way(other, one)
+
+    back = threading.Thread(target=way_back)
     back.start()
     one_way(one, other)
     back.join()
@@ -219,6 +225,12 @@ def main() -> None:
     """Serve commands until the other end closes."""
     end_with_parent()
     control = socket.socket(fileno=int(sys.argv[1]))
+    # Whoever gave the commands may be gone at any moment, and with them the reason to complain.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _serve(control)
+
+
+def _serve(control: socket.socket) -> None:
     while True:
         command, descriptors, _, _ = socket.recv_fds(control, COMMAND_BYTES_MAX, DESCRIPTORS_MAX)
         if not command:
