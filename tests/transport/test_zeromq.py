@@ -18,6 +18,7 @@ import zmq
 from atoll.transport import zeromq, zmq_socket
 from atoll.transport.admission import SiteAdmission
 from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX, Delivered, DialFailed, LinkDown, LinkUp, Standing
+from atoll.transport.connection import Stage
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.link_frames import (
@@ -435,6 +436,27 @@ async def test_a_dialled_peer_that_answers_wrong_is_a_failed_dial_with_the_reaso
                 assert words in (await node.next(DialFailed)).reason
         assert node.count("malformed_frames") == len(cases) - 1
         await node.until(connections=0)
+
+
+async def test_the_lower_id_keeps_the_others_greeting_back_while_its_own_dial_is_under_way():
+    with RawServer() as server:
+        key = NodeKey.generate()
+        while key.node_id > server.id:
+            key = NodeKey.generate()
+        async with Node(key) as node:
+            node.dial(server.id, "127.0.0.1", server.port)
+            await server.dialled()
+            with Raw(node, node.port, key=server.key) as raw:
+                await raw.say(raw.hello())
+                with anyio.fail_after(10):
+                    while not node._table._theirs:  # noqa: ASYNC110 - nothing is told of it
+                        await anyio.sleep(0.005)
+                assert node._table._theirs[server.id].stage is Stage.HELD
+                server.say(server.hello())
+                await node.next(LinkUp)
+                # Its first frame: it was never answered.
+                assert read_bye(await raw.hear()) == "a link is up already"
+                assert node.count("links_up") == 1
 
 
 async def test_a_dialled_peer_is_bounded_like_one_that_dials():
