@@ -64,7 +64,7 @@ def _summary(status: "StatusView") -> list[str]:
     lines = [f"{count} problem{'s' if count > 1 else ''}" if problems else "healthy", *problems]
     node, site = status.node, status.site
     lines.append(f"node       {shown(node.name)} {node.short} (atoll {shown(status.software)})")
-    lines.append(f"site       {shown(site.id)}, {shown(site.mode)}, {site.members} members")
+    lines.append(f"site       {shown(site.name or '-')} {shown(site.id)}, {shown(site.mode)}, {site.members} members")
     if supernode := status.supernode:
         who = "this node" if supernode.node == node.id else shown(supernode.name)
         confirmed = "confirmed" if supernode.confirmed else "not confirmed by a majority yet"

@@ -361,7 +361,7 @@ class Beacon:
                 sent += 1
         self._counts["sent"] += sent
         why = "; ".join(f"{text}: {reason}" for text, reason in failures.items()) or "no interface has an address"
-        advice = "other nodes are found by static seeds only"
+        advice = "nodes here do not find each other; connect this host to a network that carries multicast"
         self._note("silent", "" if sent else f"no interface takes multicast ({why}): {advice}")
 
     async def _listen(self, voice: _Voice) -> None:

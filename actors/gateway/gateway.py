@@ -109,9 +109,11 @@ class Gateway(Actor):
                 )
 
         async with anyio.create_task_group() as tasks:
-            await tasks.start(shielded)
-            task_status.started()
             try:
+                # Cancelled in here, nobody would be left to tell the server to stop.
+                with anyio.CancelScope(shield=True):
+                    await tasks.start(shielded)
+                task_status.started()
                 await anyio.sleep_forever()
             finally:
                 stopping.set()

@@ -78,7 +78,7 @@ class Listening:
                 return
 
 
-async def bind_tcp(host: str, port: int, *, setting: str = "[gateway] port") -> Listening:
+async def bind_tcp(host: str, port: int, *, setting: str = "gateway.port") -> Listening:
     """Listen on a numeric address; port 0 takes any free one. `setting` is what an error tells people to change.
 
     Raises:
@@ -108,11 +108,11 @@ def _cannot_bind(host: str, port: int, setting: str, error: OSError) -> WorldErr
     if error.errno == errno.EADDRINUSE:
         return AddressInUse(
             f"port {port} on {host} is in use by another program: stop that program, "
-            f"or choose another port with `{setting}` or `--port 0` (any free one)"
+            f"or choose another port with `--set {setting}=PORT` (0: any free one)"
         )
     if error.errno == errno.EACCES:
         return WorldError(
-            f"port {port} needs privileges that this user lacks: choose one from 1024 on with `{setting}`"
+            f"port {port} needs privileges that this user lacks: choose one from 1024 on with `--set {setting}=PORT`"
         )
     return WorldError(f"cannot listen on {host} port {port}: {error.strerror}; check the address and `{setting}`")
 

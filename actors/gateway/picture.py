@@ -97,6 +97,7 @@ class Picture:
             node=_ref(self.own.node, names),
             site=SiteRef(
                 id=site_id,
+                name=self.own.site,
                 mode="quorum" if election is not None and election.confirmed else "provisional",
                 members=len(self.members()),
             ),

@@ -35,6 +35,8 @@ class SiteRef(View, frozen=True, kw_only=True):
     """The site this node belongs to."""
 
     id: str
+    name: str = ""
+    """What its nodes call it; not unique."""
     mode: str
     """`quorum`, or `provisional` while no majority of voters is there."""
     members: int

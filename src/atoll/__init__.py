@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atoll.actors.runtime import Actor, ActorRef, handles
     from atoll.node import Node
+    from atoll.transport.base import Standing
 
-__all__ = ["Actor", "ActorRef", "Node", "handles"]
+__all__ = ["Actor", "ActorRef", "Node", "Standing", "handles"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from atoll.node import Node
 
         return Node
+    if name == "Standing":
+        from atoll.transport.base import Standing
+
+        return Standing
     if name in __all__:
         from atoll.actors import runtime
 

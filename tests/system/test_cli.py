@@ -72,7 +72,9 @@ def test_sizes_that_are_no_numbers_are_wrong_usage():
     assert "'big'" in done.stderr
 
 
-@pytest.mark.parametrize(("issuer", "code"), [("nobody", 2), (str(NodeKey.generate().node_id), 1)])
+@pytest.mark.parametrize(
+    ("issuer", "code"), [("nobody", 2), (str(NodeKey.generate().node_id), 1)], ids=["no key", "a key"]
+)
 def test_a_relay_wants_a_real_issuer_and_a_real_address(issuer, code, tmp_path):
     done = atoll("relay", "run", "--issuer", issuer, "--set", f"state_dir={tmp_path}", "--host", "999.1.1.1")
     assert done.returncode == code

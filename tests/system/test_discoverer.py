@@ -173,7 +173,7 @@ async def test_without_multicast_the_seeds_are_dialled_and_the_list_says_why():
     async with lan.node(low, seeds=[seed], interfaces=("nowhere0",)) as first:
         await lan.wait_dials(1)
         answer = await wait_seen(first, lambda each: each.notes)
-        assert "static seeds" in answer.notes[0]
+        assert "no interface takes multicast" in answer.notes[0]
         assert answer.nodes[0].addresses == (("192.0.2.7", 8085),)
 
 

@@ -764,7 +764,7 @@ async def test_a_taken_port_fails_the_start_in_words(tmp_path):
             pass
     await taken.aclose()
     assert str(taken.port) in everything_said(raised.value)
-    assert "--port 0" in everything_said(raised.value)
+    assert "--set gateway.port=PORT" in everything_said(raised.value)
     assert not (tmp_path / "run" / "gw.sock").exists()
 
 

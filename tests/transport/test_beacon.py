@@ -477,8 +477,8 @@ async def test_a_host_without_a_usable_interface_says_so_and_goes_on(caplog):
         with anyio.fail_after(WITHIN_S):
             while not lonely.notes:
                 await anyio.lowlevel.checkpoint()
-    assert "static seeds" in lonely.notes[0]
-    assert caplog.text.count("static seeds") == 1
+    assert "nodes here do not find each other" in lonely.notes[0]
+    assert caplog.text.count("nodes here do not find each other") == 1
 
 
 @pytest.mark.anyio
