@@ -77,6 +77,8 @@ class SepClient:
         self._sock: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._lost = ""
+        self._nap: anyio.CancelScope | None = None
+        """The reader's wait for the socket, while it waits."""
 
     async def __aenter__(self) -> Self:
         sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -165,8 +167,9 @@ class SepClient:
                 if isinstance(event, Denied):
                     raise SepRefused(event)
                 return event
-            with anyio.move_on_after(CHECK_S):
+            with anyio.move_on_after(CHECK_S) as self._nap:
                 await anyio.wait_readable(descriptor)
+            self._nap = None
 
     def _watch(self) -> None:
         """Note what has become of the link."""
@@ -185,12 +188,16 @@ class SepClient:
             raise Unreachable(self._lost)
 
     def _send(self, frame: bytes) -> None:
+        sock = self._open_socket()
         try:
-            self._open_socket().send(frame, zmq.DONTWAIT)
+            sock.send(frame, zmq.DONTWAIT)
         except zmq.Again as error:
             self._watch()
             self._raise_if_lost()
             raise Congested(f"the relay at {self._where} takes too little; the frame was not queued") from error
+        if self._nap is not None and int(sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            # The descriptor tells of changes only, and this send has used up the one that the reader waits for.
+            self._nap.cancel()
 
     def _open_socket(self) -> "zmq.Socket[bytes]":
         if self._sock is None:

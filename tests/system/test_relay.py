@@ -9,10 +9,11 @@ import time
 from subprocess import PIPE
 
 import anyio
+import anyio.lowlevel
 import pytest
 import zmq
 
-from atoll.actors.tunnel_relay import frames
+from atoll.actors.tunnel_relay import frames, sep_client
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound, Pong, Returned, Undelivered
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.relay import Relay
@@ -313,6 +314,7 @@ async def test_ports_are_free_again_after_the_end():
 
 RELAY_PROGRAM = f"""
 import anyio
+import anyio.lowlevel
 from atoll.actors.tunnel_relay.relay import Relay
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
@@ -366,3 +368,25 @@ async def test_a_relay_that_dies_or_freezes_gives_clients_a_clean_error(how):
                 async with end:
                     with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                         await end.receive()
+
+
+async def test_a_reader_misses_nothing_while_others_send_on_its_connection(monkeypatch):
+    monkeypatch.setattr(sep_client, "CHECK_S", 3600.0)
+    async with relaying() as relay, registered(relay, LABEL) as proxy, client(relay.sep_port, Role.REACH) as caller:
+        heard = []
+
+        async def read():
+            while True:
+                heard.append(await proxy.receive())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            for number in range(100):
+                caller.call(LABEL, b"%d" % number)
+                for _ in range(30 if heard else 0):
+                    # Each send looks into the socket, and may be the one to see that something has come.
+                    proxy.answer(heard[0].circuit, b"noise")
+                    await anyio.lowlevel.checkpoint()
+                await until(lambda number=number: len(heard) > number)
+            group.cancel_scope.cancel()
+        assert [each.record for each in heard] == [b"%d" % number for number in range(100)]
