@@ -12,6 +12,7 @@ import anyio
 
 from atoll.actors.cloud.messages import Found, ListNodes, LookUp, NodeList, NodeRecord
 from atoll.actors.gateway.authority import Kind, Principal
+from atoll.actors.gateway.far_nodes import FarNodes, fits
 from atoll.actors.gateway.http_line import Application
 from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_containers import LiveContainers
@@ -35,7 +36,6 @@ CLOUD_AGAIN_S = 2.0
 ATTEMPTS = 3
 """A call is sent again when a way dies under it; the callee handles it once."""
 GATEWAY = "gateway"
-FAR_NODES_MAX = 1024
 NAME_CHARACTERS_SHOWN = 50
 """What is longer is an id, whose beginning is enough for people."""
 _LIST_NODES = "list the nodes with `atoll node list`, or with `--scope account` those of other sites"
@@ -49,14 +49,12 @@ class LiveNode(LiveContainers):
     has_cloud: bool
     app: Application | None = field(default=None, repr=False)
     """The gateway's own application, for calls to this very node; set by whoever makes both."""
-    far: dict[NodeId, NodeRecord] = field(default_factory=dict, repr=False)
-    """Nodes of other sites that this gateway has looked up."""
+    far: FarNodes = field(default_factory=FarNodes, repr=False)
 
     # What there is
 
     async def _picture(self) -> Picture:
-        names = {node: f"{record.site}/{record.name}" for node, record in self.far.items()}
-        return await take_picture(self.system, self.own, names)
+        return await take_picture(self.system, self.own, self.far.names())
 
     async def status(self) -> StatusView:
         """Put the picture of this node together."""
@@ -77,7 +75,7 @@ class LiveNode(LiveContainers):
 
     async def node(self, name: str) -> NodeView:
         """Find one near by, else ask the cloud."""
-        found = [view for view in (await self._picture()).near().values() if _fits(view, name)]
+        found = [view for view in (await self._picture()).near().values() if fits(name, view.id, view.name, view.site)]
         if not found:
             return far_view(await self._far(name))
         if len(found) > 1:
@@ -89,7 +87,9 @@ class LiveNode(LiveContainers):
     async def _far(self, name: str) -> NodeRecord:
         if not self.has_cloud:
             raise UnknownName(f"no node is called {name} on this network, and this node has no cloud to ask")
-        known = [record for record in self.far.values() if _fits(far_view(record), name)]
+        if (fresh := self.far.fresh(name, time.monotonic())) is not None:
+            return fresh
+        known = self.far.called(name)
         try:
             answer: Found = await self._ask_cloud(LookUp(name, ()), CLOUD_AGAIN_S if known else CLOUD_S)
         except (AskUnreachable, AskTimedOut):
@@ -97,9 +97,7 @@ class LiveNode(LiveContainers):
             if len(known) != 1:
                 raise
             return known[0]
-        if len(self.far) >= FAR_NODES_MAX:
-            self.far.clear()
-        self.far[answer.record.node] = answer.record
+        self.far.remember(answer.record, time.monotonic())
         return answer.record
 
     async def relays(self) -> list[RelayView]:
@@ -143,6 +141,10 @@ class LiveNode(LiveContainers):
             )
         except AskDeclined as error:
             raise Unreachable(f"{view.name}: {error}") from error
+        except (AskUnreachable, AskTimedOut):
+            # It may be elsewhere by now.
+            self.far.forget(peer)
+            raise
         return reply, _taken(route.way.value, route.reason, begun, view)
 
     async def _ask_cloud(self, message: Any, timeout_s: float = CLOUD_S) -> Any:
@@ -152,12 +154,6 @@ class LiveNode(LiveContainers):
             )
         except AskDeclined as error:
             raise UnknownName(str(error), _LIST_NODES) from error
-
-
-def _fits(view: NodeView, name: str) -> bool:
-    if len(name) >= SHORT_CHARACTERS and view.id.startswith(name):
-        return True
-    return name in (view.name, f"{view.site}/{view.name}")
 
 
 def _taken(kind: Any, why: str, begun: float, view: NodeView) -> RouteTaken:
