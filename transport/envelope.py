@@ -102,10 +102,8 @@ def decode_envelope(data: bytes) -> Envelope:
 def _unknown_version(raw: bytes) -> str:
     try:
         version = msgspec.msgpack.decode(_version_decoder.decode(raw)[0])
-    except (msgspec.MsgspecError, IndexError, RecursionError):
+    except (msgspec.MsgspecError, IndexError, RecursionError, ValueError):
         return ""
-    return (
-        ""
-        if version == VERSION
-        else f"envelope version {version!r} is not spoken here, only {VERSION}: upgrade one side"
-    )
+    if version == VERSION:
+        return ""
+    return f"envelope version {version!r:.40} is not spoken here, only {VERSION}: upgrade one side"
