@@ -15,8 +15,7 @@ import click
 
 from atoll.cli.connection import MARGIN_S, Answer, connection
 from atoll.cli.lookup import find_service
-from atoll.cli.output import fail, print_json
-from atoll.cli.places import Failed
+from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.tables import shown
 
 CALL_S = 30.0

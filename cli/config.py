@@ -7,6 +7,7 @@ import click
 
 from atoll.cli.connection import json_option
 from atoll.cli.output import fail, print_json
+from atoll.cli.process import flags_given
 from atoll.cli.tables import print_table
 
 KINDS = ("node", "relay", "cloud")
@@ -30,12 +31,7 @@ def show(kind: str, file: Path | None, flags: tuple[str, ...], *, origin: bool, 
     from atoll.cluster_specs import SpecInvalid, read_config
     from atoll.cluster_specs.config import KINDS as CONFIGS
 
-    given = {}
-    for each in flags:
-        setting, equals, value = each.partition("=")
-        if not equals:
-            fail(f"--set {each}: there is no value", "write it as --set gateway.port=0", code=2)
-        given[setting] = value
+    given = flags_given(flags)
     try:
         lines = list(read_config(CONFIGS[kind], file, flags=given).lines())
     except SpecInvalid as error:

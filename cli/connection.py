@@ -19,7 +19,8 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from atoll.cli.places import Failed, Place, place_of_command
+from atoll.cli.output import Failed
+from atoll.cli.places import Place, place_of_command
 
 CONNECT_S = 5.0
 ANSWER_S = 40.0

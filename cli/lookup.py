@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from atoll.cli.connection import Connection, segment
-from atoll.cli.places import Failed
+from atoll.cli.output import Failed
 
 if TYPE_CHECKING:
     from atoll.actors.gateway.views import NodeView, ServiceView

@@ -19,32 +19,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from atoll.cli.tables import shown
+from atoll.cli.output import Failed
 
 _LOCAL_HOST = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _KEY = re.compile("[!-~]{1,1000}")
 _START = "start one with: atoll node run"
-TEXT_CHARACTERS_MAX = 800
-"""Of a line of an error; names can be of any length."""
-
-
-class Failed(click.ClickException):
-    """Ends a command with one line about what was wrong and one about what to do; exit 1."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        """Say what happened and what to do."""
-        super().__init__(_one_line(what))
-        self.remedy = _one_line(remedy)
-
-    def show(self, file: Any = None) -> None:
-        """Write both lines to stderr."""
-        click.echo(f"atoll: {self.message}\n       {self.remedy}", file=file, err=file is None)
-
-
-def _one_line(text: str) -> str:
-    # Some of it comes from other nodes: it must neither break the line nor move a terminal's cursor.
-    line = shown(" ".join(text.split()))
-    return line if len(line) <= TEXT_CHARACTERS_MAX else line[:TEXT_CHARACTERS_MAX] + "…"
 
 
 class WrongPlace(Failed):

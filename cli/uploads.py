@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from atoll.cli.places import Failed
+from atoll.cli.output import Failed
 
 PIECE_BYTES = 64 * 1024
 

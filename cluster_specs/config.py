@@ -20,10 +20,9 @@ import msgspec
 import platformdirs
 from msgspec import Meta, inspect
 
-from atoll.cluster_specs.reading import NAME_PATTERN, Secret, SpecInvalid, as_plain, as_struct, read_toml
+from atoll.cluster_specs.reading import Name, Secret, SpecInvalid, as_plain, as_struct, read_toml
 from atoll.transport.identity import NodeId
 
-Name: TypeAlias = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 PortOrNone: TypeAlias = Annotated[int, Meta(ge=-1, le=65535)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]

@@ -7,16 +7,18 @@ refused: nobody behind this module checks again.
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, inspect
 
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
 
 FILE_BYTES_MAX = 1024 * 1024
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
+Name: TypeAlias = Annotated[str, Meta(pattern=NAME_PATTERN)]
+"""Of a process, a site or a service: a label of DNS, but at most 32 characters."""
 
 T = TypeVar("T")
 

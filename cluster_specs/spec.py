@@ -13,14 +13,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from atoll.cluster_specs.reading import NAME_PATTERN, Secret, SpecInvalid, as_struct, parse_toml, read_toml
+from atoll.cluster_specs.reading import Name, Secret, SpecInvalid, as_struct, parse_toml, read_toml
 
 NODES_PER_SITE_MAX = 1024
 SITES_MAX = 64
 VOTERS_MAX = 7
 """The first nodes of a site that vote; an odd number of them (see the election's roster)."""
 
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Power = Literal["mains", "battery"]
 
 

@@ -40,7 +40,8 @@ from atoll.actors.gateway.views import (
 from atoll.cli import main
 from atoll.cli.connection import MARGIN_S, Answer, Connection
 from atoll.cli.image import PUSH_S
-from atoll.cli.places import Failed, Place, find_place
+from atoll.cli.output import Failed
+from atoll.cli.places import Place, find_place
 from atoll.cli.uploads import ImageForm
 from atoll.testing.runs import published
 
