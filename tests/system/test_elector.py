@@ -9,6 +9,7 @@ from atoll.actors.elector.elector import PATH, Elector
 from atoll.actors.elector.messages import MESSAGES, DescribeElection, SupernodeElected
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
+from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, Address, handles
@@ -39,8 +40,8 @@ class Listener(Actor):
 class Site:
     """Nodes whose systems hand their envelopes to each other."""
 
-    def __init__(self, folder, count):
-        self.folder = folder
+    def __init__(self, folder, count, settings=None):
+        self.folder, self.settings = folder, settings
         self.keys = SiteKeys.generate()
         self.nodes = sorted(NodeKey.generate().node_id for _ in range(count))
         self.roster = Roster.found(self.keys, self.nodes)
@@ -75,6 +76,7 @@ class Site:
                     self.roster,
                     journal=self.folder / f"{node.short}.journal",
                     score=Score(mains=mains),
+                    settings=self.settings,
                 ),
                 PATH,
             )
@@ -169,7 +171,7 @@ async def test_a_node_with_a_ruined_journal_says_so_and_votes_again_after_asking
 
 
 async def test_neighbours_do_not_vote(tmp_path):
-    site = Site(tmp_path, 3)
+    site = Site(tmp_path, 3, ElectionSettings(provisional_after_s=0.3))
     site.standing = Standing.NEIGHBOUR
     async with site.node(site.nodes[0]), site.node(site.nodes[1]):
         # Each hears only itself: no majority, so each serves the soft duties of its own side, and says so.

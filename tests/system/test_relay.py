@@ -217,7 +217,8 @@ def dealer(context, port, *, server_key=RELAY.node_id.curve_key, curve=True):
 
 
 @ONE_LOOP
-async def test_a_client_that_is_silent_after_its_handshake_is_cut():
+async def test_a_client_that_is_silent_after_its_handshake_is_cut(monkeypatch):
+    monkeypatch.setattr("atoll.actors.tunnel_relay.sep_socket.SILENT_S", 0.3)
     with zmq.Context() as context:
         async with relaying() as relay:
             silent = dealer(context, relay.sep_port)

@@ -111,6 +111,8 @@ async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_se
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
         await reach(tv, server.node_id)
         await call(tv, server.node_id)
+        # The question for a bearer, too, would wait for an answer from a dead relay.
+        await wait_route(tv, server.node_id, Way.SEP, "dead cannot be reached")
         (conversation,) = tv._cells["router"].actor._conversations.all()
         used = conversation.relay
         world.kill(used)
