@@ -4,7 +4,7 @@ The sender's principal goes into the scope; the door asks for no key then.
 """
 
 import logging
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import anyio
@@ -16,6 +16,9 @@ from atoll.actors.gateway.messages import BODY_BYTES_MAX, HttpReply, HttpRequest
 from atoll.actors.gateway.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger("atoll.gateway")
+
+HEADER_BYTES_MAX = 256 * 1024
+"""Of a reply: with the longest body it still fits into a message, which no reply may be longer than."""
 
 
 async def run_app(app: Application, request: HttpRequest, principal: Principal) -> HttpReply:
@@ -48,6 +51,7 @@ class _Collected:
         self._parts: list[bytes] = []
         self._bytes = 0
         self._done = False
+        self._too_long = ""
 
     async def receive(self) -> Message:
         if self._request is None:
@@ -62,22 +66,28 @@ class _Collected:
             self._headers = tuple(
                 (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message.get("headers", ())
             )
+            if sum(len(name) + len(value) for name, value in self._headers) > HEADER_BYTES_MAX:
+                self._stop(f"the answer's header is longer than {HEADER_BYTES_MAX} bytes")
             return
         body = message.get("body", b"")
         self._bytes += len(body)
         if self._bytes > BODY_BYTES_MAX:
-            # Whoever streams shall stop; as for a client on a socket that has gone.
-            self._parts.clear()
-            raise ClientGone("the answer is too long for a message")
+            self._stop(f"the answer is longer than {BODY_BYTES_MAX} bytes")
         self._parts.append(body)
         self._done = not message.get("more_body", False)
 
+    def _stop(self, too_long: str) -> NoReturn:
+        # Whoever streams shall stop; as for a client on a socket that has gone.
+        self._too_long = too_long
+        self._parts.clear()
+        raise ClientGone(too_long)
+
     def reply(self) -> HttpReply:
-        if self._bytes > BODY_BYTES_MAX:
+        if self._too_long:
             return problem_message(
                 Problem(
                     "bad-reply",
-                    f"the answer is longer than {BODY_BYTES_MAX} bytes, the most that a message between nodes carries",
+                    f"{self._too_long}, the most that a message between nodes carries",
                     "ask for less at once",
                 )
             )

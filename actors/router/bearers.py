@@ -72,7 +72,11 @@ class Bearers:
 
     async def _ask_for_halves(self, peer: NodeId) -> list[BearerHalf]:
         offered: BearerOffered = await self._system.ask(
-            Address(peer, TUNNEL_RELAY), BearerRequest(), timeout_s=ASK_S, attempts=ASK_ATTEMPTS
+            Address(peer, TUNNEL_RELAY),
+            BearerRequest(),
+            timeout_s=ASK_S,
+            reply_type=BearerOffered,
+            attempts=ASK_ATTEMPTS,
         )
         half = BearerHalf(offered.relay, offered.name, offered.host, offered.port, offered.ticket)
         return [half] if offered.spare is None else [half, offered.spare]

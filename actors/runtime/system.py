@@ -281,8 +281,9 @@ class ActorSystem:
         """Send a message and wait for the answer.
 
         An answer of a user's type from another node is read as `reply_type`, or as what a handler of this process
-        returns for such a message, or stays plain data. `attempts` spreads repetitions over the time, for ways that
-        lose messages; the callee handles the message once.
+        returns for such a message, or stays plain data. Where `reply_type` is a message of the codec, no other one is
+        taken: give it whenever the other node may be hostile. `attempts` spreads repetitions over the time, for ways
+        that lose messages; the callee handles the message once.
 
         Raises:
             AskFailed: No answer; its subclass says whose fault.

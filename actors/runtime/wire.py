@@ -150,6 +150,11 @@ class Wire:
 
     def _read_reply(self, path: str, answer: Message, reply_type: Any) -> Any:
         if not isinstance(answer, UserMessage):
+            of_codec = isinstance(reply_type, type) and issubclass(reply_type, Message)
+            if of_codec and not isinstance(answer, reply_type):
+                raise AskNotUnderstood(
+                    f"{path} answered with {type(answer).__name__} where only {reply_type.__name__} is an answer"
+                )
             return answer
         try:
             return decode_payload(answer.payload, reply_type)
@@ -257,8 +262,9 @@ class Wire:
                 # What a crash says may be nobody's business beyond the site.
                 answer = type(answer)(f"{asked.target_path} crashed while it handled the message")
             envelope = self._answer(asked, answer)
-            self._answers.keep(asked.source_node, asked.correlation, envelope)
+            # Sent first: one that is too long for any way must not be kept, and sent again for a repeated question.
             self._send_back(envelope)
+            self._answers.keep(asked.source_node, asked.correlation, envelope)
 
         return send
 

@@ -29,7 +29,7 @@ from atoll.actors.gateway.openapi import OPERATIONS, openapi_document
 from atoll.actors.gateway.problems import CATALOGUE, Problem
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import ActorSystem, Address, AskTimedOut
-from atoll.transport.base import Standing
+from atoll.transport.base import MESSAGE_BYTES_MAX, Standing
 from atoll.transport.codec import Codec
 from atoll.transport.envelope import decode_envelope, encode_envelope
 from atoll.transport.errors import MalformedFrame, UsageError
@@ -638,6 +638,22 @@ async def test_a_reply_too_long_for_a_message_is_a_problem(tmp_path):
     reply = await run_app(make_app(node, api_key=KEY, spool=tmp_path), HttpRequest("GET", "/long"), MEMBER)
     assert reply.status == 502
     assert str(BODY_BYTES_MAX) in json.loads(reply.body)["detail"]
+
+
+async def test_a_header_too_long_for_a_message_is_a_problem(tmp_path):
+    node = SmallNode()
+    node.canned["/long"] = HttpReply(200, (("x-long", "x" * 32_000),) * 100, bytes(BODY_BYTES_MAX))
+    reply = await run_app(make_app(node, api_key=KEY, spool=tmp_path), HttpRequest("GET", "/long"), MEMBER)
+    assert reply.status == 502
+    assert "header is longer than" in json.loads(reply.body)["detail"]
+
+
+async def test_the_longest_reply_there_is_fits_into_a_message(tmp_path):
+    node = SmallNode()
+    node.canned["/long"] = HttpReply(200, (("x-long", "x" * 1000),) * 190, bytes(BODY_BYTES_MAX))
+    reply = await run_app(make_app(node, api_key=KEY, spool=tmp_path), HttpRequest("GET", "/long"), MEMBER)
+    assert reply.status == 200
+    assert len(CODEC.encode(reply)) < MESSAGE_BYTES_MAX - 128 * 1024
 
 
 async def test_an_endless_reply_is_stopped_at_the_limit():

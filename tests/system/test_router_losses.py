@@ -7,6 +7,7 @@ from router_world import (
     LONG_S,
     OFFICE,
     PATIENCE_S,
+    QUESTION,
     World,
     call,
     echo,
@@ -103,6 +104,17 @@ async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_
             while (await route_to(tv, server.node_id)).way is not Way.BEP:
                 await call(tv, server.node_id)
         assert world.asked(BearerRequest) >= 2
+
+
+@pytest.mark.parametrize("answer", [QUESTION, {"relay": "none"}], ids=["another message", "plain data"])
+async def test_a_callee_that_answers_anything_but_a_bearer_costs_no_more_than_the_bearer(world, answer):
+    async with world.node() as tv, world.node(OFFICE) as server:
+        world.instead_of_bearers = answer
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        await wait_route(tv, server.node_id, Way.SEP, "no bearer (")
+        assert tv.statistics()["mailboxes"]["router"]["starts"] == 1
+        await call(tv, server.node_id)
 
 
 async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_sent_again(world):

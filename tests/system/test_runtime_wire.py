@@ -352,6 +352,42 @@ async def test_an_answer_that_cannot_be_read_fails_the_ask(kind, body, error):
             two.here.deliver(Envelope(answer, body), Standing.MEMBER)
 
 
+async def test_an_answer_of_another_class_than_the_wanted_one_is_not_taken():
+    class Liar(Actor):
+        async def receive(self, delivery):
+            return Hello("no welcome") if delivery.message.name == "codec" else {"text": 1}
+
+    async with Two() as two:
+        await two.there.spawn(Liar, "liar")
+        liar = two.here.ref(Address(THERE, "liar"))
+        with pytest.raises(AskNotUnderstood, match="answered with Hello where only Welcome is an answer"):
+            await liar.ask(Hello("codec"), reply_type=Welcome)
+        with pytest.raises(AskNotUnderstood, match="cannot be read here"):
+            await liar.ask(Hello("plain"), reply_type=Welcome)
+        # `Boiler.hello` says what answers a Hello, so this process knows without being told.
+        with pytest.raises(AskNotUnderstood, match="answered with Hello"):
+            await liar.ask(Hello("codec"))
+
+
+async def test_an_answer_too_long_for_every_way_is_a_fault_and_is_not_sent_for_a_repeated_question():
+    async with Two() as two:
+        carry = two.carry
+
+        def short_only(envelope):
+            if len(envelope.body) > 1000:
+                raise UsageError("a message has at most 1000 bytes")
+            carry(envelope)
+
+        two.there.outlet = short_only
+        with pytest.raises(AskCrashed, match="at most 1000 bytes"):
+            await two.boiler.ask(Hello("x" * 1000))
+        asked = next(each for each in two.sent if each.header.kind is Kind.ASK)
+        await settled(lambda: two.there.statistics()["mailboxes"]["boiler"]["starts"] == 2)
+        faults = [each for each in two.sent if each.header.kind is Kind.FAULT]
+        two.there.deliver(asked, Standing.MEMBER)
+        assert [each for each in two.sent if each.header.kind is Kind.FAULT] == [*faults, faults[0]]
+
+
 async def test_malformed_and_misdirected_envelopes_are_counted_and_answered():
     async with Two() as two:
         for envelope, counter in (
