@@ -2,6 +2,7 @@
 
 import msgspec
 
+from atoll.actors.tunnel_relay.relay_address import Host, Label, Port, RelayTicket
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -61,10 +62,10 @@ class SepRoute(Message, frozen=True, tag="cloud.sep_route"):
     """Everything a caller needs to reach one node over one relay."""
 
     relay: NodeId
-    host: str
-    sep_port: int
-    label: bytes
-    ticket: bytes
+    host: Host
+    sep_port: Port
+    label: Label
+    ticket: RelayTicket
     expires_at: int
     name: str = ""
     """What the relay is called."""
@@ -102,11 +103,11 @@ class Placement(Message, frozen=True, tag="cloud.placement"):
     """One relay to register on, under a random registration id."""
 
     relay: NodeId
-    host: str
-    sep_port: int
+    host: Host
+    sep_port: Port
     registration: bytes
     holder: bytes
-    ticket: bytes
+    ticket: RelayTicket
     expires_at: int
     name: str = ""
 
@@ -127,11 +128,11 @@ class TunnelPair(Message, frozen=True, tag="cloud.tunnel_pair"):
     """Both halves of one tunnel; the node keeps `offer` and hands `call` to its caller."""
 
     relay: NodeId
-    host: str
-    bearer_port: int
+    host: Host
+    bearer_port: Port
     tunnel: bytes
-    offer: bytes
-    call: bytes
+    offer: RelayTicket
+    call: RelayTicket
     expires_at: int
     name: str = ""
 

@@ -24,6 +24,7 @@ from atoll.actors.cloud.messages import (
     TunnelsGranted,
 )
 from atoll.actors.cloud.store import CloudStore, Enrolled, LiveRelay
+from atoll.actors.tunnel_relay.relay_address import is_host
 from atoll.actors.tunnel_relay.tickets import HOLDER_BYTES, SUBJECT_BYTES, Role, issue
 from atoll.transport.errors import Refused, Unreachable
 from atoll.transport.keys import NodeKey
@@ -37,7 +38,6 @@ RELAYS_PER_SITE_MAX = 2
 TUNNELS_PER_REQUEST_MAX = 2
 TUNNEL_QUOTA_BYTES = 64 * 2**30
 SEP_QUOTA_BYTES = 4 * 2**30
-HOST_CHARACTERS_MAX = 253
 
 
 class Signaling:
@@ -57,8 +57,11 @@ class Signaling:
         if sender.kind != "relay":
             raise Refused(f"{sender.name} is enrolled as a {sender.kind}, not as a relay")
         ports_valid = 0 < message.sep_port < 2**16 and 0 < message.bearer_port < 2**16
-        if not ports_valid or not 0 < len(message.host) <= HOST_CHARACTERS_MAX or not 0.0 <= message.load <= 1.0:
-            raise Refused("a relay reports a host, two ports between 1 and 65535, and a load between 0 and 1")
+        if not ports_valid or not is_host(message.host) or not 0.0 <= message.load <= 1.0:
+            raise Refused(
+                "a relay reports a host (a name in ASCII, or an address), two ports between 1 and 65535, and a load "
+                "between 0 and 1"
+            )
         self._store.keep_relay(sender.node, message, self._clock() + RELAY_LEASE_S)
         return RelayKnown(RELAY_LEASE_S)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from atoll.actors.tunnel_relay.relay_address import Host, Port, RelayTicket
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -20,9 +21,9 @@ class BearerHalf(msgspec.Struct, frozen=True, array_like=True):
 
     relay: NodeId
     name: str
-    host: str
-    port: int
-    ticket: bytes
+    host: Host
+    port: Port
+    ticket: RelayTicket
 
 
 class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
@@ -30,9 +31,9 @@ class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
 
     relay: NodeId
     name: str
-    host: str
-    port: int
-    ticket: bytes
+    host: Host
+    port: Port
+    ticket: RelayTicket
     expires_at: int
     spare: BearerHalf | None = None
     """Of a tunnel over another relay, whose other half is dialled as soon as the first bearer is lost."""

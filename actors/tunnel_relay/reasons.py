@@ -35,6 +35,11 @@ class Reason(enum.IntEnum):
         return SENTENCES[self]
 
 
+def sentence_of(number: int) -> str:
+    """Say what a number from the wire means; a later release may have reasons that this one does not know."""
+    return SENTENCES.get(number, f"its reason is number {number}, which this release does not know")
+
+
 SENTENCES: dict[int, str] = {
     Reason.MALFORMED: "the relay cannot read this; speak its protocol in a version it knows",
     Reason.NO_TICKET: "no ticket was shown; the first thing said to a relay is a ticket",

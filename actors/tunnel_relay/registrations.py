@@ -1,7 +1,11 @@
 """Keeps a site reachable at relays: two registrations, each on a relay of its own, made anew when they end.
 
-    none --placed by Signaling--> dialling --admitted, labels accepted--> up --lost, ticket old--> none
-                                                                         up --drained--> going --two others up--> none
+    none     --placed by Signaling-->               dialling
+    dialling --admitted, labels accepted in time--> up
+    dialling --refused, silent, labels not accepted--> none
+    up       --lost, ticket used up or expired-->   none
+    up       --drained-->                           going
+    going    --two others up, or it ends-->         none
 
 While one is down the other carries; attempts are spaced, and spread by chance, so that sites do not come back to a
 relay that was away all in the same moment. A relay that is drained is left when others have taken over, or it ends.
@@ -18,10 +22,10 @@ import anyio.abc
 from atoll.actors.cloud.messages import Placement, PlaceSep, SepPlaced
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound
+from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound, RelayEvent
 from atoll.actors.tunnel_relay.messages import RegistrationSeen
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
-from atoll.transport.errors import PeerError, WorldError
+from atoll.transport.errors import Expired, PeerError, WorldError
 from atoll.transport.identity import NodeId
 
 log = logging.getLogger("atoll.tunnel_relay")
@@ -139,9 +143,11 @@ class Registrations:
             self._failures += 1
             return
         for placement in placed.placements:
-            if placement.relay not in self._held and len(self._counting()) < REGISTRATIONS_PER_SITE:
+            key = keys.pop(placement.holder, None)
+            wanted = placement.relay not in self._held and len(self._counting()) < REGISTRATIONS_PER_SITE
+            if key is not None and wanted:
                 registration = self._held[placement.relay] = Registration(placement, self._clock())
-                tasks.start_soon(self._hold, registration, keys[placement.holder])
+                tasks.start_soon(self._hold, registration, key)
         missing = REGISTRATIONS_PER_SITE - len(self._counting())
         self._not_placed = ""
         if missing:
@@ -161,7 +167,9 @@ class Registrations:
                 ) as client:
                     registration.client = client
                     self._tell_labels(registration, client)
-                    await self._serve(registration, client)
+                    await self._wait_accepted(registration, client)
+                    while True:
+                        self._take(registration, await client.receive())
         except (PeerError, WorldError) as error:
             log.info("the registration at %s ended: %s", registration.relay, error)
             self._not_held[placement.relay] = f"{registration.relay}: {error}"
@@ -178,26 +186,37 @@ class Registrations:
         registration.labels = {label: node for node, label in self._labels.items()}
         client.set_labels(tuple(registration.labels))
 
-    async def _serve(self, registration: Registration, client: SepClient) -> None:
-        while True:
-            match await client.receive():
-                case Inbound() as inbound:
-                    node = registration.labels.get(inbound.label)
-                    if node is not None:
-                        self._on_inbound(registration, node, inbound)
-                case Accepted(frames.LABELS) if not registration.up:
-                    registration.up, registration.since = True, self._clock()
-                    registration.why = "registered"
-                    self._not_held.pop(registration.placement.relay, None)
-                    self._settled()
-                    self._on_change()
-                case Going(seconds):
-                    log.info("%s ends in %d s; the site registers elsewhere", registration.relay, seconds)
-                    registration.going, registration.why = True, "the relay is being drained"
-                    self._wanted.set()
-                case _:
-                    # Answers that no longer find their circuit, late pongs: nobody waits for them here.
-                    pass
+    async def _wait_accepted(self, registration: Registration, client: SepClient) -> None:
+        """Take what comes until the labels are accepted.
+
+        Raises:
+            Expired: They are not, within `LABELS_S`: the site may be registered elsewhere instead.
+        """
+        with anyio.move_on_after(LABELS_S):
+            while not registration.up:
+                self._take(registration, await client.receive())
+        if not registration.up:
+            raise Expired(f"it did not accept the site's labels within {LABELS_S:g} s")
+
+    def _take(self, registration: Registration, event: RelayEvent) -> None:
+        match event:
+            case Inbound() as inbound:
+                node = registration.labels.get(inbound.label)
+                if node is not None:
+                    self._on_inbound(registration, node, inbound)
+            case Accepted(frames.LABELS) if not registration.up:
+                registration.up, registration.since = True, self._clock()
+                registration.why = "registered"
+                self._not_held.pop(registration.placement.relay, None)
+                self._settled()
+                self._on_change()
+            case Going(seconds):
+                log.info("%s ends in %d s; the site registers elsewhere", registration.relay, seconds)
+                registration.going, registration.why = True, "the relay is being drained"
+                self._wanted.set()
+            case _:
+                # Answers that no longer find their circuit, late pongs: nobody waits for them here.
+                pass
 
     def _settled(self) -> None:
         """Leave relays that are being drained, once there are enough others."""

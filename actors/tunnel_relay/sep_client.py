@@ -92,7 +92,10 @@ class SepClient:
             sock.setsockopt(zmq.CURVE_PUBLICKEY, self._key.public)
             sock.setsockopt(zmq.CURVE_SECRETKEY, self._key.secret)
             self._monitor = sock.get_monitor_socket(_ENDS | _HANDSHAKE_FAILED)
-            sock.connect(f"tcp://{self._where}")
+            try:
+                sock.connect(f"tcp://{self._where}")
+            except zmq.ZMQError as error:
+                raise Unreachable(f"{self._where} is no address of a relay: {error}") from error
             await self._admitted()
         except BaseException:
             self._close()

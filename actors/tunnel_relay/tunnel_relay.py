@@ -45,7 +45,7 @@ from atoll.actors.tunnel_relay.messages import (
     StopServing,
     TunnelsDescribed,
 )
-from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.actors.tunnel_relay.reasons import Reason, sentence_of
 from atoll.actors.tunnel_relay.registrations import Registration, Registrations
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
 from atoll.actors.tunnel_relay.sep_paths import CircuitPath, LabelPath
@@ -215,7 +215,7 @@ class TunnelRelay(Actor):
                 case Undelivered(reason, _) if reason == Reason.CONGESTED:
                     self._counts["congested_at_relay"] += 1
                 case Undelivered(reason, _):
-                    return f"{path.relay} did not deliver: {Reason(reason).sentence}"
+                    return f"{path.relay} did not deliver: {sentence_of(reason)}"
                 case Going():
                     return f"{path.relay} is being drained"
 

@@ -5,10 +5,11 @@ import os
 import time
 
 import anyio
+import msgspec
 import pytest
-from relay_world import PATIENCE_S, RunningRelay, World, until
+from relay_world import CODEC, PATIENCE_S, RunningRelay, World, until
 
-from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, SepLabel
+from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, SepLabel, SepPlaced
 from atoll.actors.router.messages import SepAnswer
 from atoll.actors.router.paths import OpenBearer, OpenSep
 from atoll.actors.router.routes import Way
@@ -16,14 +17,16 @@ from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskTimedOut
 from atoll.actors.tunnel_relay import registrations as registrations_module
 from atoll.actors.tunnel_relay import tunnel_relay as module
+from atoll.actors.tunnel_relay.frames import Undelivered
 from atoll.actors.tunnel_relay.messages import (
+    BearerOffered,
     BearerRequest,
     ServeSite,
     StopServing,
 )
-from atoll.actors.tunnel_relay.sep_client import SepClient
+from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
 from atoll.transport.base import QUEUE_BYTES_MAX, Standing
-from atoll.transport.errors import Congested, Unreachable
+from atoll.transport.errors import Congested, MalformedFrame, Unreachable
 from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
@@ -241,6 +244,88 @@ async def test_whom_nobody_knows_or_no_relay_leads_to_is_declined_in_words(world
             await tv.ask(OpenSep(server.id))
         await until(lambda: tv.router.lost)
         assert (await tv.described()).counters["calls_open"] == 0
+
+
+async def test_a_relay_that_never_accepts_the_labels_is_given_up_and_named(world, monkeypatch):
+    class Mute(SepClient):
+        def set_labels(self, labels):
+            del labels
+
+    monkeypatch.setattr(registrations_module, "SepClient", Mute)
+    monkeypatch.setattr(registrations_module, "LABELS_S", 0.05)
+    await world.relay("relay-1")
+    async with world.node("server", "office") as server:
+        server.serve()
+        await server.problem("relay-1: it did not accept the site's labels within 0.05 s")
+        monkeypatch.undo()
+        await server.wait_served("relay-1")
+
+
+async def test_placements_under_keys_that_nobody_asked_with_are_passed_over(world, monkeypatch):
+    place = world.signaling.place
+
+    def with_others(sender, message):
+        (placement,) = place(sender, message).placements
+        foreign = msgspec.structs.replace(placement, relay=sender.node, holder=bytes(32))
+        return SepPlaced((foreign, placement))
+
+    monkeypatch.setattr(world.signaling, "place", with_others)
+    await world.relay("relay-1")
+    async with world.node("server", "office") as server:
+        server.serve()
+        await server.wait_served("relay-1")
+
+
+async def test_a_reason_of_a_later_release_ends_the_path_and_nothing_else(world, monkeypatch):
+    class Later(SepClient):
+        async def receive(self):
+            return Undelivered(200, self.label)
+
+        def call(self, label, record):
+            self.label = label
+
+    async with two_sites(world, "relay-1") as (server, tv):
+        monkeypatch.setattr(module, "SepClient", Later)
+        Later.label = server.labels[server.id]
+        (path,) = (await tv.ask(OpenSep(server.id))).paths
+        await until(lambda: tv.router.lost)
+        assert tv.router.lost[0][0] is path
+        assert "number 200, which this release does not know" in tv.router.lost[0][1]
+        assert tv.system.statistics()["mailboxes"]["tunnel_relay"]["starts"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host": ""},
+        {"host": "relay example"},
+        {"host": "relay\nexample"},
+        {"host": "relay.example\n"},
+        {"host": "a" * 64},
+        {"host": "a." * 127},
+        {"host": "rélay.example"},
+        {"port": 0},
+        {"port": 65_536},
+        {"ticket": b""},
+        {"ticket": bytes(256)},
+    ],
+    ids=str,
+)
+def test_a_half_that_nobody_could_dial_is_malformed(wrong):
+    good = {"host": "relay-1.example", "port": 8089, "ticket": bytes(150)}
+    node = NodeKey.generate().node_id
+    for host in ("192.0.2.1", "::1", "fe80::1%eth0", "relay-1", "relay.example."):
+        half = BearerOffered(node, "relay-1", **good | {"host": host}, expires_at=2**31)
+        assert CODEC.decode(CODEC.encode(half)) == half
+    with pytest.raises(MalformedFrame):
+        CODEC.decode(CODEC.encode(BearerOffered(node, "relay-1", **good | wrong, expires_at=2**31)))
+
+
+async def test_an_address_that_zeromq_does_not_take_is_out_of_reach():
+    key = FreshKey.generate()
+    with pytest.raises(Unreachable, match="no address of a relay"):
+        async with SepClient("no host", 8088, NodeKey.generate().node_id, bytes(150), key):
+            pass
 
 
 async def test_a_path_that_opens_late_is_told_to_the_router(world, monkeypatch):
