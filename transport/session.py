@@ -40,8 +40,10 @@ RESEND_S = 1.0
 """How long an unanswered handshake message waits before it is sent again."""
 IDLE_S = 300.0
 """A session nothing was received on for this long is closed; another costs 1.5 round trips."""
-CONFIRM_S = 60.0
+CONFIRM_S = 1.0
 """Who only listens says so this often, or the one who only speaks would think it alone."""
+PROBE_S = 1.0
+"""How long the initiator waits to hear something after it has spoken, before it asks for a sign of life."""
 EARLY_BYTES_MAX = 65_536
 """What may be under way before the responder has shown that it accepts us; kept, to be sent again with message 3."""
 REASON_BYTES_MAX = 200
@@ -70,6 +72,7 @@ _COUNTERS = (
     "handshake_resent",
     "handshake_unexpected",
     "handshake_forged",
+    "probes",
     "refused",
 )
 
@@ -155,6 +158,11 @@ class Session:
         self._resend_at = now + RESEND_S
         self._heard_at = now
         self._sealed_at = now
+        self._spoken = False
+        """The initiator has said something and heard nothing since."""
+        self._unheard_since: float | None = None
+        """Since when it waits for any sign of life; the clock starts with the tick that finds it waiting."""
+        self._probe_at = now
         self._confirm = False
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
 
@@ -259,7 +267,23 @@ class Session:
             self._records += [self._written, *self._early]
             self._counts["handshake_resent"] += 1
             self._resend_at = now + RESEND_S
+        if self.state is State.OPEN and self._spoken and self._unheard_since is None:
+            # Not when it was said: the last tick may be long ago, and with it the time that is known then.
+            self._unheard_since, self._probe_at = now, now + PROBE_S
+        elif self.state is State.OPEN and self._spoken and now >= self._probe_at:
+            self._records.append(self._written)
+            self._counts["probes"] += 1
+            self._probe_at = now + PROBE_S
         return []
+
+    def unheard_s(self, now: float) -> float:
+        """Tell how long something of ours has waited for any sign of life; 0 while nothing does."""
+        return 0.0 if self._unheard_since is None else now - self._unheard_since
+
+    def moved(self, now: float) -> None:
+        """Give another path its time: what was sent over the one before is not waited for."""
+        if self._unheard_since is not None:
+            self._unheard_since, self._probe_at = now, now
 
     @property
     def deadline(self) -> float | None:
@@ -268,7 +292,10 @@ class Session:
             return None
         if self.state is State.OPEN:
             forget_at = None if self._opener is None else self._opener.deadline
-            return self._heard_at + IDLE_S if forget_at is None else forget_at
+            quiet_until = self._heard_at + IDLE_S if forget_at is None else forget_at
+            if not self._spoken:
+                return quiet_until
+            return min(quiet_until, self._now + PROBE_S / 4 if self._unheard_since is None else self._probe_at)
         if self.state is State.ANSWERING:
             return self._dialled_at + HANDSHAKE_S
         return min(self._resend_at, self._dialled_at + HANDSHAKE_S)
@@ -351,6 +378,7 @@ class Session:
         record = sealer.seal(plain, self.path, self._now)
         self._records.append(record)
         self._sealed_at = self._now
+        self._spoken = self._spoken or (bool(plain) and self._handshake.initiator)
         self._counts["records_sealed"] += 1
         return record
 
@@ -362,7 +390,7 @@ class Session:
         if isinstance(plain, Fault):
             self._counts[plain.value] += 1
             return []
-        self._heard_at = self._now
+        self._heard_at, self._unheard_since, self._spoken = self._now, None, False
         self._counts["records_opened"] += 1
         events: list[SessionEvent] = []
         goodbye = plain[:1] == bytes([Channel.CLOSE])

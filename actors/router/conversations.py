@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from atoll.actors.router.paths import Path
 from atoll.actors.router.routes import Way
-from atoll.transport.base import Standing
+from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Expired, MalformedFrame, Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
@@ -195,17 +195,19 @@ class Conversations:
     def path_lost(self, path: Path, reason: str) -> None:
         """Forget a path; a conversation that has no other is over."""
         for conversation in self.all():
-            if path not in conversation.paths:
-                continue
-            in_use = conversation.paths[0] is path
-            conversation.paths.remove(path)
-            if not conversation.paths:
-                conversation.session.close(reason)
-                self._over(conversation, reason, lost=True)
-            elif in_use:
-                conversation.relay = conversation.paths[0].relay
-                if conversation.established:
-                    self.on_turn(Moved(conversation, reason))
+            if path in conversation.paths:
+                self._lose(conversation, path, reason)
+
+    def _lose(self, conversation: Conversation, path: Path, reason: str) -> None:
+        in_use = conversation.paths[0] is path
+        conversation.paths.remove(path)
+        if not conversation.paths:
+            conversation.session.close(reason)
+            self._over(conversation, reason, lost=True)
+        elif in_use:
+            conversation.relay = conversation.paths[0].relay
+            if conversation.established:
+                self.on_turn(Moved(conversation, reason))
 
     def end(self, conversation: Conversation, reason: str, now: float) -> None:
         """Close one, telling the peer why."""
@@ -219,6 +221,17 @@ class Conversations:
             deadline = conversation.session.deadline
             if deadline is not None and now >= deadline:
                 self._carry_on(conversation, conversation.session.tick(now), now)
+            if conversation.established and conversation.session.unheard_s(now) >= SILENCE_S:
+                self._leave_silent(conversation, now)
+
+    def _leave_silent(self, conversation: Conversation, now: float) -> None:
+        """Give up the path in use: it takes what we send, and nothing comes back, not even a sign of life."""
+        self.counts["silent"] += 1
+        path = conversation.paths[0]
+        conversation.session.moved(now)
+        self._lose(conversation, path, f"nothing came back through {path.relay} for {SILENCE_S:g} s")
+        if not any(path in each.paths for each in self._by_id.values()):
+            path.close()
 
     @property
     def deadline(self) -> float | None:

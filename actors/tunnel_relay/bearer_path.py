@@ -23,6 +23,8 @@ RECORD_BYTES_MAX = 65_536
 READ_BYTES = 262_144
 WRITE_BYTES = 262_144
 """What is written at once; bench/relay shows no gain above."""
+LAST_WORDS_S = 2.0
+"""How long what is queued may take to leave after `close`: a frozen relay takes nothing any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +45,7 @@ class BearerPath:
     closed: bool = False
     """This end has closed it; else its end is a loss."""
     _over: bool = False
+    _closing: anyio.Event = field(default_factory=anyio.Event, repr=False)
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, repr=False)
 
     def send(self, record: bytes) -> None:
@@ -59,6 +62,7 @@ class BearerPath:
         """End it, after what is queued: the last record is usually the session's goodbye."""
         self.closed = self._over = True
         self._wanted.set()
+        self._closing.set()
 
     async def run(self, take: Callable[[tuple[bytes, ...]], Awaitable[None]]) -> str:
         """Read and write until it is over; hand records to `take` as they come, and give the reason of the end."""
@@ -67,6 +71,7 @@ class BearerPath:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._write)
+                    tasks.start_soon(self._end_in_time)
                     reason = await self._read(take)
                     tasks.cancel_scope.cancel()
         finally:
@@ -88,6 +93,11 @@ class BearerPath:
             return f"the connection to {self.relay} broke: {error or 'reset'}"
         except MalformedFrame as error:
             return str(error)
+
+    async def _end_in_time(self) -> None:
+        await self._closing.wait()
+        await anyio.sleep(LAST_WORDS_S)
+        self._scope.cancel()
 
     async def _write(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from atoll.actors.router import conversations as module
 from atoll.actors.router.conversations import Conversations, Ended, Moved, Opened, Said
 from atoll.actors.router.routes import Way
-from atoll.transport.base import Standing
+from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Refused, Unreachable
 from atoll.transport.keys import NodeKey
 from atoll.transport.session import HANDSHAKE_S, IDLE_S, RESEND_S, SESSION_ID_BYTES
@@ -245,6 +245,34 @@ def test_when_the_last_path_is_lost_the_conversation_ends_and_a_new_dial_resumes
     # The callee was told nothing of the loss; the new session is the one it answers in.
     assert callee.conversations.with_peer(caller.id) is answered
     assert len(callee.conversations) == 2
+
+
+def test_a_bearer_that_leads_nowhere_any_more_is_given_up_while_an_answer_is_due(world, caller, callee):
+    bearer = world.path(caller, callee, way=Way.BEP, relay="frozen")
+    conversation, _ = established(world, caller, callee, bearer)
+    world.wait(10 * SILENCE_S, lost=[bearer.other])
+    assert conversation.established, "nobody waits for anything"
+    caller.conversations.send(conversation, b"question")
+    world.wait(SILENCE_S - 0.25, lost=[bearer.other])
+    assert conversation.established
+    world.wait(1.0, lost=[bearer.other])
+    assert caller.last() == Ended(conversation, "nothing came back through frozen for 3 s", lost=True)
+    assert bearer.closed
+    assert caller.conversations.counts["silent"] == 1
+
+
+def test_a_session_leaves_a_silent_path_for_another_and_says_so(world, caller, callee):
+    frozen, other = world.path(caller, callee, relay="frozen"), world.path(caller, callee, relay="other")
+    conversation, _ = established(world, caller, callee, frozen, other)
+    in_use = conversation.paths[0]
+    caller.conversations.send(conversation, b"question")
+    world.wait(SILENCE_S + 0.75, lost=[in_use, in_use.other])
+    assert Moved(conversation, f"nothing came back through {in_use.relay} for 3 s") in caller.turns
+    assert (in_use.closed, conversation.established) == (True, True)
+    caller.conversations.send(conversation, b"once more")
+    world.wait(2 * SILENCE_S, lost=[in_use, in_use.other])
+    assert callee.said() == [b"once more"]
+    assert (conversation.established, in_use in conversation.paths) == (True, False)
 
 
 def test_a_path_found_for_nobody_is_not_taken(world, caller, callee):

@@ -19,6 +19,7 @@ from atoll.transport.session import (
     EARLY_BYTES_MAX,
     HANDSHAKE_S,
     IDLE_S,
+    PROBE_S,
     REASON_BYTES_MAX,
     RECORD_BYTES_MIN,
     RECORD_OVERHEAD_BYTES,
@@ -550,6 +551,30 @@ def test_two_idle_ends_do_not_keep_each_other_awake():
     after = pair.caller.statistics()["records_sealed"], pair.callee.statistics()["records_sealed"]
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
     assert pair.caller.state is pair.callee.state is State.CLOSED
+
+
+def test_who_waits_for_an_answer_asks_for_a_sign_of_life_and_gets_one():
+    pair = Pair().carry()
+    pair.caller.send(b"a question that takes long to answer")
+    pair.carry()
+    assert pair.caller.unheard_s(pair.now) == 0.0, "the callee has nothing to say yet, and nothing is due"
+    for _ in range(30):
+        pair.wait(PROBE_S / 2)
+        assert pair.caller.unheard_s(pair.now) < 2 * PROBE_S
+    assert pair.caller.statistics()["probes"] == 1, "once it was heard, nothing is waited for"
+    assert pair.messages(pair.callee) == [b"a question that takes long to answer"]
+
+
+def test_a_path_that_swallows_everything_is_told_by_how_long_nothing_was_heard():
+    pair = Pair().carry()
+    pair.caller.send(b"lost")
+    for _ in range(8):
+        pair.wait(PROBE_S / 2, alter=lambda records: [])
+    assert pair.caller.unheard_s(pair.now) == pytest.approx(3 * PROBE_S)
+    pair.caller.moved(pair.now)
+    assert pair.caller.unheard_s(pair.now) == 0.0
+    pair.wait(0.0)
+    assert pair.caller.unheard_s(pair.now + 10 * PROBE_S) == 0.0, "over another path the probe is answered"
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3, 0.7, 1.0]))
