@@ -4,6 +4,7 @@ A list of acts is heavy, so each act runs on one loop, in turn; what follows fro
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -13,7 +14,8 @@ from atoll.actors.container_manager.errors import Busy, ContainerError, Overran,
 from atoll.actors.container_manager.lifecycle import GRACE_S
 from atoll.actors.container_manager.messages import ServiceCall
 from atoll.actors.container_manager.outbound import Inbound
-from atoll.actors.container_manager.runtimes import javascript
+from atoll.actors.container_manager.runtimes import frames, javascript
+from atoll.actors.container_manager.runtimes.javascript import Worker, _Slot
 from atoll.testing.services import service_archive
 
 pytestmark = pytest.mark.anyio
@@ -234,6 +236,21 @@ async def test_what_runs_after_the_answer_is_stopped_too(tmp_path, engines):
         assert await next_answer(containers, "short") == b"clean"
         assert (await containers.call(ServiceCall("/short/afterloop"))).body == b"one"
         assert await next_answer(containers, "short") == b"clean"
+
+
+async def test_a_worker_that_asks_for_more_than_a_call_may_is_ended(tmp_path):
+    begun = []
+    tasks = SimpleNamespace(start_soon=lambda *arguments: begun.append(arguments))
+    worker = Worker(tmp_path)
+    worker._slots[1] = _Slot()
+    asks = [frames.HttpAsk(1, token, "GET", "http://a.example/", (), b"") for token in range(40)]
+    for ask in asks[: frames.ASKS_PER_CALL_MAX]:
+        worker._take(ask, tasks)
+    assert worker.gone == ""
+    worker._take(frames.HttpAsk(2, 0, "GET", "http://a.example/", (), b""), tasks)
+    worker._take(asks[-1], tasks)
+    assert "more than 32 requests of one call" in worker.gone
+    assert len(begun) == frames.ASKS_PER_CALL_MAX
 
 
 async def test_a_request_of_a_service_cannot_smuggle_lines(tmp_path, engines):

@@ -8,13 +8,15 @@ unknown one or a wrong one ends the worker.
 
 import struct
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from atoll.actors.container_manager.messages import Body, Headers, Pairs
 from atoll.transport.errors import MalformedFrame
 
+ASKS_PER_CALL_MAX = 32
+"""HTTP requests that one call may wait for."""
 FRAME_BYTES_MAX = 9 * 1024 * 1024
 """A `Load` with the longest program fits (8 MiB)."""
 LOG_LINES_MAX = 200
@@ -105,9 +107,9 @@ class Faulted(Frame, frozen=True, array_like=True, tag="faulted"):
     reason: _Reason
 
 
-_Line: TypeAlias = tuple[
-    Annotated[str, msgspec.Meta(max_length=10)], Annotated[str, msgspec.Meta(max_length=LOG_LINE_CHARACTERS_MAX)]
-]
+Stream: TypeAlias = Literal["stdout", "stderr", "system"]
+"""`system` is for what the node or the worker says about the service."""
+_Line: TypeAlias = tuple[Stream, Annotated[str, msgspec.Meta(max_length=LOG_LINE_CHARACTERS_MAX)]]
 
 
 class Logged(Frame, frozen=True, array_like=True, tag="logged"):

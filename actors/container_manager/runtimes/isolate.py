@@ -29,22 +29,23 @@ from quickjs_rs import _wasmtime
 
 from atoll.actors.container_manager.messages import BODY_BYTES_MAX, HEADER_CHARACTERS_MAX, HEADERS_MAX, Headers
 from atoll.actors.container_manager.runtimes.frames import (
+    ASKS_PER_CALL_MAX,
     LOG_LINE_CHARACTERS_MAX,
     LOG_LINES_MAX,
     METHOD_CHARACTERS_MAX,
     URL_CHARACTERS_MAX,
+    Stream,
 )
 
 PRELUDE = Path(__file__).with_name("javascript_prelude.js")
 STACK_BYTES_MAX = 256 * 1024
 """Deeper recursion is an error in JavaScript, or a trap of the sandbox; either ends the call."""
 TIMERS_MAX = 1000
-ASKS_MAX = 32
 _LIMITS = {
     "log_lines": LOG_LINES_MAX - 2,
     "log_characters": LOG_LINE_CHARACTERS_MAX - 8,
     "timers": TIMERS_MAX,
-    "asks": ASKS_MAX,
+    "asks": ASKS_PER_CALL_MAX,
     "headers": HEADERS_MAX,
     "header_characters": HEADER_CHARACTERS_MAX,
     "method_characters": METHOD_CHARACTERS_MAX,
@@ -89,7 +90,7 @@ class Reply(msgspec.Struct):
 class Outbox(msgspec.Struct):
     """What one turn brought."""
 
-    logs: list[tuple[str, str]]
+    logs: list[tuple[Stream, str]]
     dropped: int
     asks: list[Ask]
     reply: Reply | None

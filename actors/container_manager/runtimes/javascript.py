@@ -33,7 +33,7 @@ MEMORY_BYTES_MAX = 32 * 1024 * 1024
 LOAD_S = 5.0
 PATIENCE_S = 0.5
 
-Logs: TypeAlias = Callable[[tuple[tuple[str, str], ...]], None]
+Logs: TypeAlias = Callable[[tuple[tuple[frames.Stream, str], ...]], None]
 Asks: TypeAlias = Callable[[frames.HttpAsk], Awaitable[frames.HttpAnswer]]
 
 
@@ -44,11 +44,13 @@ class WorkerGone(Exception):
 class _Slot:
     """Where one answer will be put."""
 
-    __slots__ = ("event", "frame")
+    __slots__ = ("asks", "event", "frame")
 
     def __init__(self) -> None:
         self.event = anyio.Event()
         self.frame: frames.Frame | None = None
+        self.asks = 0
+        """HTTP requests of this call that are under way."""
 
 
 class Worker:
@@ -147,19 +149,30 @@ class Worker:
             case frames.Logged(lines=lines):
                 self.on_log(lines)
             case frames.HttpAsk(call=call):
-                if call in self._slots:
-                    tasks.start_soon(self._fetch, frame)
+                if (slot := self._slots.get(call)) is not None:
+                    self._begin_to_fetch(frame, slot, tasks)
 
     def _put(self, slot: _Slot | None, frame: frames.Frame) -> None:
         if slot is not None and slot.frame is None:
             slot.frame = frame
             slot.event.set()
 
-    async def _fetch(self, ask: frames.HttpAsk) -> None:
-        if self.on_ask is None:
-            answer = frames.HttpAnswer(ask.call, ask.token, error="this node gives services no way out")
-        else:
-            answer = await self.on_ask(ask)
+    def _begin_to_fetch(self, ask: frames.HttpAsk, slot: _Slot, tasks: anyio.abc.TaskGroup) -> None:
+        if slot.asks >= frames.ASKS_PER_CALL_MAX:
+            # The worker keeps this limit itself; whoever breaks it is no worker of ours any more.
+            self.kill(f"its worker broke the protocol: more than {frames.ASKS_PER_CALL_MAX} requests of one call")
+            return
+        slot.asks += 1
+        tasks.start_soon(self._fetch, ask, slot)
+
+    async def _fetch(self, ask: frames.HttpAsk, slot: _Slot) -> None:
+        try:
+            if self.on_ask is None:
+                answer = frames.HttpAnswer(ask.call, ask.token, error="this node gives services no way out")
+            else:
+                answer = await self.on_ask(ask)
+        finally:
+            slot.asks -= 1
         with contextlib.suppress(WorkerGone):
             await self._send(answer)
 

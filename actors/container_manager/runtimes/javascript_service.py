@@ -19,7 +19,6 @@ import msgspec
 from atoll.actors.container_manager.messages import BODY_BYTES_MAX
 from atoll.actors.container_manager.runtimes import frames
 from atoll.actors.container_manager.runtimes.isolate import (
-    ASKS_MAX,
     Broken,
     Interrupted,
     Isolate,
@@ -164,7 +163,7 @@ class Service:
         if out.thrown is not None and not running.ended:
             self._fault(call, "threw", out.thrown)
             return
-        for ask in out.asks[:ASKS_MAX]:
+        for ask in out.asks[: frames.ASKS_PER_CALL_MAX]:
             body = ask.body.encode()
             if len(body) > BODY_BYTES_MAX:
                 self._fault(call, "crashed", f"the service sends {len(body)} bytes; {BODY_BYTES_MAX} is the limit")
@@ -203,10 +202,8 @@ class Service:
             self._send(frames.Faulted(call, fault, reason[: frames.REASON_CHARACTERS_MAX]))
         self._photograph.give_back(running.isolate, sound=sound)
 
-    def _log(self, lines: list[tuple[str, str]], dropped: int) -> None:
-        kept = [
-            (stream[:10], text[: frames.LOG_LINE_CHARACTERS_MAX]) for stream, text in lines[: frames.LOG_LINES_MAX - 1]
-        ]
+    def _log(self, lines: list[tuple[frames.Stream, str]], dropped: int) -> None:
+        kept = [(stream, text[: frames.LOG_LINE_CHARACTERS_MAX]) for stream, text in lines[: frames.LOG_LINES_MAX - 1]]
         if missing := len(lines) - len(kept) + dropped:
             kept.append(("system", f"{missing} more lines were dropped"))
         if kept:
