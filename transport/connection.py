@@ -10,7 +10,8 @@ import enum
 
 import anyio
 
-from atoll.transport.base import Standing
+from atoll.transport.base import MESSAGE_BYTES_MAX, SILENCE_S, Standing
+from atoll.transport.credit import Grant
 from atoll.transport.identity import NodeId
 from atoll.transport.link_frames import Assembly, Backlog
 from atoll.transport.zmq_dealer import Dealer
@@ -33,16 +34,24 @@ class Connection:
     __slots__ = (
         "assembly",
         "backlog",
+        "credit",
         "deadline",
         "dealer",
         "due",
+        "grant",
+        "heard",
         "host",
+        "idle_s",
         "key",
         "label",
+        "message_bytes_max",
         "name",
         "peer",
+        "quiet_s",
         "reason",
+        "said",
         "scope",
+        "silence_s",
         "stage",
         "standing",
         "was_up",
@@ -55,6 +64,15 @@ class Connection:
         self.name = self.key = b""
         self.standing, self.label = Standing.NEIGHBOUR, ""
         self.backlog, self.assembly = Backlog(), Assembly()
+        self.grant = Grant(0, lambda _: False)
+        """What we have lent the peer; nothing before its standing is known."""
+        self.credit, self.message_bytes_max = 0, MESSAGE_BYTES_MAX
+        """What the peer has lent us and we have not used up, and the longest message that its window carries."""
+        self.silence_s = SILENCE_S
+        """After so much silence the peer counts us as lost."""
+        self.heard = self.said = False
+        self.quiet_s = self.idle_s = 0.0
+        """For how long nothing came, and nothing went; see `pulse.py`."""
         self.scope = anyio.CancelScope()
         self.due = self.was_up = False
         self.reason = ""

@@ -1,52 +1,48 @@
 """Events that wait for a transport's one reader, and what they weigh.
 
-It decides nothing but when it is full: `full` asks its owner to take nothing more from peers, `make_room` is called
-once when half of it has been read. It never drops an event and never makes `put` wait.
+    arrived --the reader takes it--> read, and its peer's grant hears of it
+
+It never drops an event and never makes `put` wait. What one peer may have here is bounded by its `Grant`; what all of
+them may have together by `crowded`, which its owner asks before it takes more of somebody.
 """
 
 from collections import deque
-from collections.abc import Callable
 
 import anyio
 import anyio.lowlevel
 
 from atoll.transport.base import Delivered, LinkEvent
+from atoll.transport.credit import MESSAGE_COST_BYTES, Grant
 from atoll.transport.errors import Unreachable, UsageError
 
-INBOX_BYTES_MAX = 8 * 1024 * 1024
-"""What was received and not yet asked for; beyond it the owner takes nothing, and peers feel it."""
-EVENT_BYTES = 128
-"""What an event costs beside its data."""
+INBOX_BYTES_MAX = 256 * 1024 * 1024
+"""What all peers together may have here before those who have more than their share are ended."""
 EVENTS_PER_TURN_MAX = 256
 """After as many events the reader gives the event loop its turn, though more are there."""
 
 
 def weight(event: LinkEvent) -> int:
-    """Tell how many bytes an event keeps."""
-    return EVENT_BYTES + (len(event.data) if isinstance(event, Delivered) else 0)
+    """Tell how many bytes an event keeps: what its message costs in credit."""
+    return MESSAGE_COST_BYTES + (len(event.data) if isinstance(event, Delivered) else 0)
 
 
 class Inbox:
-    """A queue of events in the order they happened; `make_room` is called when a full one is half empty again."""
+    """A queue of events in the order they happened."""
 
-    def __init__(self, make_room: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self.bytes = 0
-        self._events: deque[LinkEvent] = deque()
-        self._make_room = make_room
-        self._was_full = self._closed = self._reading = False
+        self._events: deque[tuple[LinkEvent, Grant | None]] = deque()
+        self._closed = self._reading = False
         self._arrived: anyio.Event | None = None
         self._turn = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether its owner should take nothing more until `make_room`; who asks is told."""
-        if self.bytes >= INBOX_BYTES_MAX:
-            self._was_full = True
-        return self._was_full
+    def crowded(self, grant: Grant, peers: int) -> bool:
+        """Tell whether too much waits here, and this one of `peers` has more than its share of it."""
+        return self.bytes > INBOX_BYTES_MAX and grant.held * max(1, peers) > INBOX_BYTES_MAX
 
-    def put(self, event: LinkEvent) -> None:
-        """Append an event; also when full, because what has happened cannot be refused."""
-        self._events.append(event)
+    def put(self, event: LinkEvent, grant: Grant | None = None) -> None:
+        """Append an event; `grant` is what a message came in on."""
+        self._events.append((event, grant))
         self.bytes += weight(event)
         if self._arrived is not None:
             self._arrived.set()
@@ -79,9 +75,9 @@ class Inbox:
         finally:
             self._reading = False
         # Nothing waits from here on, so that a cancellation loses no event.
-        event = self._events.popleft()
-        self.bytes -= weight(event)
-        if self._was_full and self.bytes < INBOX_BYTES_MAX // 2:
-            self._was_full = False
-            self._make_room()
+        event, grant = self._events.popleft()
+        cost = weight(event)
+        self.bytes -= cost
+        if grant is not None:
+            grant.read(cost)
         return event

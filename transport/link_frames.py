@@ -2,17 +2,20 @@
 
     kind 1 | body
     HELLO     who we are and what we show (msgpack), the first frame of each end
-    READY     empty: the dialling end has taken the other's HELLO; messages may follow at once
+    READY     the dialling end has taken the other's HELLO: its window (u32); messages may follow at once
     MESSAGES  whole messages, a msgpack array of binaries
     PIECE     a part of one long message; more follows
     LAST      its last part
     BYE       why the link ends (UTF-8); nothing follows
+    CREDIT    so many bytes more may be sent (u32)
+    ALIVE     empty: nothing to say, and here all the same
 
 A link loses and reorders nothing, so pieces need no numbers. Small messages that wait together share a frame: handing
 one to ZeroMQ costs more than encoding it. Memory is bounded by the limits below, whatever the other end sends.
 """
 
 import enum
+import struct
 from collections import deque
 from typing import Any
 
@@ -20,14 +23,17 @@ import msgspec
 
 from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX
 from atoll.transport.codec import decode_special, encode_special
+from atoll.transport.credit import MESSAGE_COST_BYTES, NEIGHBOUR_WINDOW_BYTES, WINDOW_BYTES_MAX
 from atoll.transport.errors import Congested, MalformedFrame
 from atoll.transport.identity import NodeId
 
-VERSION = 1
+VERSION = 2
 LABEL_CHARACTERS_MAX = 64
 CREDENTIAL_BYTES_MAX = 4096
 BOOT_ID_BYTES = 16
 REASON_BYTES_MAX = 512
+SILENCE_MS_MIN, SILENCE_MS_MAX = 300, 60_000
+"""How soon, and how late, an end may count the other as lost."""
 PIECE_BYTES_MAX = 256 * 1024
 """What a frame carries at most. Longer frames gain nothing; shorter ones cost more calls into ZeroMQ."""
 FRAME_BYTES_MAX = PIECE_BYTES_MAX + 8 * 1024
@@ -48,11 +54,15 @@ class FrameKind(enum.IntEnum):
     PIECE = 3
     LAST = 4
     BYE = 5
+    CREDIT = 6
+    ALIVE = 7
 
 
 _KINDS = {kind.value: kind for kind in FrameKind}
 _MESSAGES = bytes([FrameKind.MESSAGES])
 _PIECE, _LAST = bytes([FrameKind.PIECE]), bytes([FrameKind.LAST])
+_ALIVE = bytes([FrameKind.ALIVE])
+_AMOUNT = struct.Struct(">BI")
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +73,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     boot: bytes
     label: str
     credential: bytes
+    window: int
+    """What the other end may have on its way here; 0 when it is told in READY."""
+    silence_ms: int
+    """After so much silence the other end is counted as lost here."""
 
     def __repr__(self) -> str:
         # A credential may be a secret.
@@ -79,9 +93,19 @@ def hello_frame(hello: Hello) -> bytes:
     return bytes([FrameKind.HELLO]) + _encoder.encode(hello)
 
 
-def ready_frame() -> bytes:
+def ready_frame(window: int) -> bytes:
     """Make the frame that completes the greeting."""
-    return bytes([FrameKind.READY])
+    return _AMOUNT.pack(FrameKind.READY, window)
+
+
+def credit_frame(amount: int) -> bytes:
+    """Make a frame that lends `amount` bytes more."""
+    return _AMOUNT.pack(FrameKind.CREDIT, amount)
+
+
+def alive_frame() -> bytes:
+    """Make a sign of life."""
+    return _ALIVE
 
 
 def bye_frame(reason: str) -> bytes:
@@ -127,17 +151,52 @@ def read_hello(frame: bytes) -> Hello:
         raise MalformedFrame(f"a label has at most {LABEL_CHARACTERS_MAX} printable characters")
     if len(hello.credential) > CREDENTIAL_BYTES_MAX or len(hello.boot) != BOOT_ID_BYTES:
         raise MalformedFrame("a credential or boot id in HELLO has a wrong length")
+    if not SILENCE_MS_MIN <= hello.silence_ms <= SILENCE_MS_MAX:
+        raise MalformedFrame(f"the silence in HELLO is {SILENCE_MS_MIN} to {SILENCE_MS_MAX} ms")
     return hello
 
 
-def read_ready(frame: bytes) -> None:
-    """Check a READY.
+def checked_window(window: int) -> int:
+    """Give a window of the other end's back.
+
+    Raises:
+        MalformedFrame: It carries less than a full frame, or is none.
+    """
+    if not NEIGHBOUR_WINDOW_BYTES <= window <= WINDOW_BYTES_MAX:
+        raise MalformedFrame(f"a window has {NEIGHBOUR_WINDOW_BYTES} to {WINDOW_BYTES_MAX} bytes, not {window}")
+    return window
+
+
+def read_ready(frame: bytes) -> int:
+    """Read a READY and give its window.
 
     Raises:
         MalformedFrame: It is none.
     """
-    if frame != ready_frame():
-        raise MalformedFrame("the second frame of a dialling end must be READY, and nothing else")
+    if len(frame) != _AMOUNT.size or frame[0] != FrameKind.READY:
+        raise MalformedFrame("the second frame of a dialling end must be READY with its window, and nothing else")
+    return checked_window(_AMOUNT.unpack(frame)[1])
+
+
+def read_credit(frame: bytes) -> int:
+    """Read a CREDIT and give its amount.
+
+    Raises:
+        MalformedFrame: It is none.
+    """
+    if len(frame) != _AMOUNT.size:
+        raise MalformedFrame("CREDIT has four bytes behind its kind")
+    return int(_AMOUNT.unpack(frame)[1])
+
+
+def read_alive(frame: bytes) -> None:
+    """Check an ALIVE.
+
+    Raises:
+        MalformedFrame: It has a body.
+    """
+    if frame != _ALIVE:
+        raise MalformedFrame("ALIVE has nothing behind its kind")
 
 
 def read_bye(frame: bytes) -> str:
@@ -177,6 +236,11 @@ class Backlog:
             self._frame = self._cut() if len(self._messages[0]) > PIECE_BYTES_MAX else self._pack()
         return self._frame
 
+    @property
+    def frame_cost(self) -> int:
+        """What the frame that `frame` gave costs in credit."""
+        return self._frame_bytes + MESSAGE_COST_BYTES * self._frame_messages
+
     def sent(self) -> None:
         """Forget the frame that `frame` gave."""
         self._frame = None
@@ -194,13 +258,16 @@ class Backlog:
         return _LAST + memoryview(message)[start:end]
 
     def _pack(self) -> bytes:
-        messages, size = [self._messages.popleft()], 0
+        messages = [self._messages.popleft()]
         size = len(messages[0])
+        # In credit, so that a frame of many small ones costs no more than one of a long one.
+        room = PIECE_BYTES_MAX - size - MESSAGE_COST_BYTES
         while self._messages and len(messages) < BATCH_MESSAGES_MAX:
-            size += len(self._messages[0])
-            if size > PIECE_BYTES_MAX:
-                size -= len(self._messages[0])
+            length = len(self._messages[0])
+            room -= length + MESSAGE_COST_BYTES
+            if room < 0:
                 break
+            size += length
             messages.append(self._messages.popleft())
         self._frame_bytes, self._frame_messages = size, len(messages)
         return _MESSAGES + _encoder.encode(messages)

@@ -12,13 +12,15 @@ key's, or log a credential.
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from typing import NoReturn, Protocol
 
-from atoll.transport.base import Admission, Delivered, DialFailed, LinkDown, LinkEvent, LinkUp
+from atoll.transport.base import Admission, Delivered, DialFailed, LinkDown, LinkUp
 from atoll.transport.connection import Connection, Dial, Stage
+from atoll.transport.credit import MESSAGE_COST_BYTES, WINDOW_BYTES_MAX, Grant, message_bytes_max, window_for
 from atoll.transport.errors import MalformedFrame, Refused, UsageError
 from atoll.transport.identity import NodeId
+from atoll.transport.inbox import Inbox
 from atoll.transport.link_frames import (
     BOOT_ID_BYTES,
     CREDENTIAL_BYTES_MAX,
@@ -27,9 +29,12 @@ from atoll.transport.link_frames import (
     FrameKind,
     Hello,
     bye_frame,
+    checked_window,
     hello_frame,
     kind_of,
+    read_alive,
     read_bye,
+    read_credit,
     read_hello,
     read_ready,
     ready_frame,
@@ -53,6 +58,14 @@ class Wire(Protocol):
         """Send what can be sent at once of what waits for the peer."""
         ...
 
+    def expect(self, connection: Connection) -> None:
+        """Let the peer send from now on what its grant says."""
+        ...
+
+    def lend(self, connection: Connection, amount: int) -> bool:
+        """Tell the peer that it may send so much more; False when it cannot be told now."""
+        ...
+
     def close(self, connection: Connection) -> None:
         """Close it a moment later, after what was sent; nothing more of it is heard."""
         ...
@@ -74,18 +87,20 @@ class LinkTable:
         own: NodeId,
         admission: Admission,
         wire: Wire,
-        tell: Callable[[LinkEvent], None],
+        inbox: Inbox,
         *,
         label: str,
         handshake_s: float,
+        silence_s: float,
     ) -> None:
         self.links: dict[NodeId, Connection] = {}
         self.dials: dict[NodeId, Dial] = {}
         self.counts: Counter[str] = Counter()
         self.open = False
         """Whether dials may begin; its owner opens it with the sockets."""
-        self._own, self._admission, self._wire, self._tell = own, admission, wire, tell
-        self._label, self._handshake_s = label, handshake_s
+        self._own, self._admission, self._wire = own, admission, wire
+        self._inbox, self._tell = inbox, inbox.put
+        self._label, self._handshake_s, self._silence_ms = label, handshake_s, int(silence_s * 1000)
         self._boot = os.urandom(BOOT_ID_BYTES)
         self._theirs: dict[NodeId, Connection] = {}
         """The newest connection of each peer's that is held or answered."""
@@ -152,10 +167,11 @@ class LinkTable:
         stage = connection.stage
         if stage is Stage.ENDED:
             return
+        connection.heard = True
         try:
             kind = kind_of(frame)
             if stage is Stage.UP and kind is not FrameKind.BYE:
-                self._deliver(connection, kind, frame)
+                self._take(connection, kind, frame)
             elif kind is FrameKind.BYE:
                 said = "refused" if stage is Stage.DIALLING else "hung up"
                 self.end(connection, f"the other end {said}: {read_bye(frame)}")
@@ -164,7 +180,7 @@ class LinkTable:
             elif stage is Stage.DIALLING:
                 self._greeted_back(connection, read_hello(frame))
             elif stage is Stage.ANSWERED:
-                read_ready(frame)
+                self._borrow(connection, read_ready(frame))
                 self._up(connection)
             else:
                 _refuse_out_of_turn(kind)
@@ -196,8 +212,8 @@ class LinkTable:
             del self._theirs[peer]
             self._resume(peer)
 
-    def introduce(self, peer: NodeId) -> bytes:
-        """Write our HELLO for `peer`.
+    def introduce(self, peer: NodeId, window: int = 0) -> bytes:
+        """Write our HELLO for `peer`, with its window where we know what it is.
 
         Raises:
             UsageError: Our own admission gave too long a credential.
@@ -205,16 +221,51 @@ class LinkTable:
         credential = self._admission.credential_for(peer)
         if len(credential) > CREDENTIAL_BYTES_MAX:
             raise UsageError(f"a credential has at most {CREDENTIAL_BYTES_MAX} bytes, this one has {len(credential)}")
-        return hello_frame(Hello(VERSION, self._own, self._boot, self._label, credential))
+        return hello_frame(Hello(VERSION, self._own, self._boot, self._label, credential, window, self._silence_ms))
+
+    def _take(self, connection: Connection, kind: FrameKind, frame: bytes) -> None:
+        """Take a frame of a link that is up."""
+        if kind is FrameKind.CREDIT:
+            # Never more than can be meant, whatever is said: an int of ours must not grow by a peer's will.
+            connection.credit = min(connection.credit + read_credit(frame), WINDOW_BYTES_MAX)
+            self._wire.flush(connection)
+        elif kind is FrameKind.ALIVE:
+            read_alive(frame)
+        else:
+            self._deliver(connection, kind, frame)
 
     def _deliver(self, connection: Connection, kind: FrameKind, frame: bytes) -> None:
-        peer = connection.peer
+        peer, grant = connection.peer, connection.grant
         if peer is None:
             raise MalformedFrame("a message before the greeting")
-        for message in connection.assembly.take(kind, frame):
+        messages = connection.assembly.take(kind, frame)
+        if kind is FrameKind.MESSAGES:
+            cost = sum(map(len, messages)) + MESSAGE_COST_BYTES * len(messages)
+        else:
+            cost = len(frame) - 1 + MESSAGE_COST_BYTES * len(messages)
+        if not grant.spend(cost):
+            self.counts["overdrawn"] += 1
+            raise MalformedFrame(f"it sent {-grant.left} bytes more than it had credit for")
+        if self._inbox.crowded(grant, len(self.links)):
+            self.counts["crowded_out"] += 1
+            reason = "too much waits to be read here, and this peer sent the most of it"
+            self.end(connection, reason, tell=reason)
+            return
+        for message in messages:
             self.counts["messages_received"] += 1
             self.counts["bytes_received"] += len(message)
-            self._tell(Delivered(peer, message))
+            self._inbox.put(Delivered(peer, message), grant)
+
+    def _lend(self, connection: Connection) -> int:
+        """Open a window for a peer whose standing is known."""
+        window = window_for(connection.standing)
+        connection.grant = Grant(window, partial(self._wire.lend, connection))
+        self._wire.expect(connection)
+        return window
+
+    def _borrow(self, connection: Connection, window: int) -> None:
+        """Take the window that the peer has opened for us."""
+        connection.credit, connection.message_bytes_max = window, message_bytes_max(window)
 
     def _greeted(self, connection: Connection, hello: Hello) -> None:
         """Take the first frame of somebody who dialled us."""
@@ -225,7 +276,7 @@ class LinkTable:
             raise Refused("this is your own node id: two nodes must not share a key")
         connection.standing = self._admission.judge(hello.node, hello.credential)
         peer = connection.peer = hello.node
-        connection.label = hello.label
+        connection.label, connection.silence_s = hello.label, hello.silence_ms / 1000
         former, self._theirs[peer] = self._theirs.get(peer), connection
         if former is not None:
             # One greeting under way per key, however many connections it opens.
@@ -240,7 +291,7 @@ class LinkTable:
     def _answer(self, connection: Connection, peer: NodeId) -> None:
         connection.stage = Stage.ANSWERED
         connection.deadline = time.monotonic() + GREETING_TRIES * self._handshake_s
-        self._wire.transmit(connection, self.introduce(peer))
+        self._wire.transmit(connection, self.introduce(peer, self._lend(connection)))
 
     def _greeted_back(self, connection: Connection, hello: Hello) -> None:
         """Take the answer of somebody whom we dialled."""
@@ -248,7 +299,8 @@ class LinkTable:
         if hello.node != peer:
             raise MalformedFrame("the id in HELLO is not the one that was dialled")
         connection.standing = self._admission.judge(peer, hello.credential)
-        connection.label = hello.label
+        connection.label, connection.silence_s = hello.label, hello.silence_ms / 1000
+        self._borrow(connection, checked_window(hello.window))
         if self._own > peer and peer in self._theirs:
             # Theirs comes first, and we have answered it; if it comes to nothing, this one is completed.
             connection.stage = Stage.HELD
@@ -256,7 +308,7 @@ class LinkTable:
             self._complete(connection)
 
     def _complete(self, connection: Connection) -> None:
-        self._wire.transmit(connection, ready_frame())
+        self._wire.transmit(connection, ready_frame(self._lend(connection)))
         self._up(connection)
 
     def _up(self, connection: Connection) -> None:

@@ -2,6 +2,9 @@
 
     dialling --somebody listens, both judge--> up --hang_up, close, crash, silence--> ended
 
+Links are within credit, as everywhere: what the other end's reader has not taken waits there as far as its window goes,
+and then here.
+
 A `MemoryNetwork` is the wire: it knows who listens where, and which pairs it has been told to keep apart. Between
 those nothing passes: what is sent waits, and when the cut lasts for `silence_s` the link is down at both ends, each
 for itself, as with a real network. All waiting is anyio's, so that a virtual clock can drive it.
@@ -10,6 +13,7 @@ Keys are believed here, not proved: it may never carry anything between processe
 """
 
 from collections import Counter, deque
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +22,6 @@ import anyio.abc
 import anyio.lowlevel
 
 from atoll.transport.base import (
-    MESSAGE_BYTES_MAX,
-    QUEUE_BYTES_MAX,
     SILENCE_S,
     Admission,
     Delivered,
@@ -29,11 +31,17 @@ from atoll.transport.base import (
     LinkUp,
     Standing,
 )
+from atoll.transport.credit import MESSAGE_COST_BYTES, Grant, message_bytes_max, window_for
 from atoll.transport.errors import Congested, Refused, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.inbox import Inbox
 from atoll.transport.keys import NodeKey
-from atoll.transport.link_frames import BACKLOG_MESSAGES_MAX, CREDENTIAL_BYTES_MAX, LABEL_CHARACTERS_MAX
+from atoll.transport.link_frames import (
+    BACKLOG_BYTES_MAX,
+    BACKLOG_MESSAGES_MAX,
+    CREDENTIAL_BYTES_MAX,
+    LABEL_CHARACTERS_MAX,
+)
 
 FIRST_FREE_PORT = 49_152
 EVERY_HOST = "0.0.0.0"
@@ -41,14 +49,18 @@ _LOST = "the connection was lost or silent for too long"
 
 
 class _End:
-    """One end of a link; `held` is what a cut keeps from the other end."""
+    """One end of a link; `held` is what a cut, or want of credit, keeps from the other end."""
 
-    __slots__ = ("far", "held", "held_bytes", "owner", "peer")
+    __slots__ = ("credit", "far", "grant", "held", "held_bytes", "message_bytes_max", "owner", "peer")
 
-    def __init__(self, owner: "MemoryTransport", peer: NodeId) -> None:
+    def __init__(self, owner: "MemoryTransport", peer: NodeId, ours: Standing, theirs: Standing) -> None:
+        """Make our end towards `peer`: what it is here, and what we are there."""
         self.owner, self.peer = owner, peer
         self.far: _End | None = None
         """The other end; None when it has ended."""
+        self.grant = Grant(window_for(ours), partial(owner.lend, self))
+        self.credit = window_for(theirs)
+        self.message_bytes_max = message_bytes_max(self.credit)
         self.held: deque[bytes] = deque()
         self.held_bytes = 0
 
@@ -137,8 +149,6 @@ class MemoryTransport:
         self._links: dict[NodeId, _End] = {}
         self._dials: dict[NodeId, anyio.CancelScope] = {}
         self._inbox = Inbox()
-        self._unread_bytes: Counter[NodeId] = Counter()
-        self._unread_messages: Counter[NodeId] = Counter()
         self._counts: Counter[str] = Counter()
         self._open = False
 
@@ -196,20 +206,18 @@ class MemoryTransport:
         end = self._links.get(peer)
         if end is None:
             raise Unreachable(f"no link to {peer.short} is up")
-        if len(data) > MESSAGE_BYTES_MAX:
-            raise UsageError(f"a message has at most {MESSAGE_BYTES_MAX} bytes, this one has {len(data)}")
-        waiting, messages = (0, 0) if end.far is None else end.far.owner.unread(self.own)
-        waiting, messages = waiting + end.held_bytes, messages + len(end.held)
-        if waiting + len(data) > QUEUE_BYTES_MAX or messages >= BACKLOG_MESSAGES_MAX:
+        if len(data) > end.message_bytes_max:
+            raise UsageError(
+                f"a message to {peer.short} has at most {end.message_bytes_max} bytes, this one has {len(data)}"
+            )
+        if end.held_bytes + len(data) > BACKLOG_BYTES_MAX or len(end.held) >= BACKLOG_MESSAGES_MAX:
             self._counts["congested"] += 1
-            raise Congested(f"the peer takes too little: {waiting} bytes wait for it; the message was not taken")
+            raise Congested(f"the peer takes too little: {end.held_bytes} bytes wait for it; the message was not taken")
         self._counts["messages_sent"] += 1
         self._counts["bytes_sent"] += len(data)
-        if self._network.cut_between(self.own, peer) is not None or end.far is None:
-            end.held.append(bytes(data))
-            end.held_bytes += len(data)
-        else:
-            end.far.owner.arrive(self.own, bytes(data))
+        end.held.append(bytes(data))
+        end.held_bytes += len(data)
+        self._carry(end)
 
     async def receive(self) -> LinkEvent:
         """Wait for the next event; one reader at a time.
@@ -217,11 +225,7 @@ class MemoryTransport:
         Raises:
             Unreachable: The transport is closed and everything was read.
         """
-        event = await self._inbox.take()
-        if isinstance(event, Delivered):
-            self._unread_bytes[event.peer] -= len(event.data)
-            self._unread_messages[event.peer] -= 1
-        return event
+        return await self._inbox.take()
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many links there are now."""
@@ -243,15 +247,28 @@ class MemoryTransport:
         if end.far is None:
             self.end_link(end, _LOST)
             return
-        while end.held:
-            end.far.owner.arrive(self.own, end.held.popleft())
-        end.held_bytes = 0
+        end.grant.settle()
+        self._carry(end)
+
+    def lend(self, end: _End, amount: int) -> bool:
+        """Tell the other end that it may send so much more; False while a cut is in the way."""
+        if end.far is None or self._network.cut_between(self.own, end.peer) is not None:
+            return False
+        end.far.credit += amount
+        end.far.owner.release(end.far)
+        return True
+
+    def _carry(self, end: _End) -> None:
+        """Let what waits at our end arrive, as far as credit goes and nothing is in the way."""
+        if end.far is None or self._network.cut_between(self.own, end.peer) is not None:
+            return
+        while end.held and len(end.held[0]) + MESSAGE_COST_BYTES <= end.credit:
+            data = end.held.popleft()
+            end.held_bytes -= len(data)
+            end.credit -= len(data) + MESSAGE_COST_BYTES
+            end.far.owner.arrive(end.far, data)
 
     # What the other end of a wire does here.
-
-    def unread(self, sender: NodeId) -> tuple[int, int]:
-        """Tell how many bytes and messages of a peer's wait for our reader."""
-        return self._unread_bytes[sender], self._unread_messages[sender]
 
     def shown_to(self, peer: NodeId) -> bytes:
         """Give the credential we show."""
@@ -260,13 +277,12 @@ class MemoryTransport:
             raise UsageError(f"a credential has at most {CREDENTIAL_BYTES_MAX} bytes, this one has {len(credential)}")
         return credential
 
-    def arrive(self, sender: NodeId, data: bytes) -> None:
+    def arrive(self, end: _End, data: bytes) -> None:
         """Take a message that has come over the wire."""
         self._counts["messages_received"] += 1
         self._counts["bytes_received"] += len(data)
-        self._unread_bytes[sender] += len(data)
-        self._unread_messages[sender] += 1
-        self._inbox.put(Delivered(sender, data))
+        end.grant.spend(len(data) + MESSAGE_COST_BYTES)
+        self._inbox.put(Delivered(end.peer, data), end.grant)
 
     def judge(self, other: "MemoryTransport") -> Standing:
         """Judge what another end shows us.
@@ -337,7 +353,7 @@ class MemoryTransport:
             theirs = self.judge(listener)
         except Refused as error:
             return f"refused here: {error}"
-        near, far = _End(self, listener.own), _End(listener, self.own)
+        near, far = _End(self, listener.own, theirs, ours), _End(listener, self.own, ours, theirs)
         near.far, far.far = far, near
         self.come_up(near, theirs, listener.label, host)
         listener.come_up(far, ours, self.label, self._host)

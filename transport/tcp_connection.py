@@ -13,17 +13,23 @@ import socket
 import struct
 import termios
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-UNREAD_BYTES_MAX = 8 * 1024 * 1024
-"""What libzmq may hold of one peer that is no whole frame we could read; of honest ones it is at most 4 MiB."""
 STRANGER_BYTES_MAX = 64 * 1024
-"""The same before the first frame, which has at most 5 KiB."""
+"""What libzmq may hold of a peer whose first frame is not judged yet; such a frame has at most 5 KiB."""
+UNREAD_SLACK_BYTES = 64 * 1024
+"""And beside what a peer has credit for: frames about the link itself, and what ZMTP adds."""
+UNREAD_TOTAL_BYTES_MAX = 256 * 1024 * 1024
+"""Of all peers of one socket together; beyond it those go who make it hold most."""
+METERS_PER_LOOK_MAX = 1024
+"""A look takes about 10 us; with more connections than this each is looked at less often."""
 QUIET_BYTES_PER_S = 1024
-"""What heartbeats take, which are never read; they are 100 bytes a second."""
-FRAME_OVERHEAD_BYTES_MAX = 64
-"""What ZMTP and CURVE add to a frame: 33 to 42 bytes."""
+"""What ZMTP's own commands take, which are never read; heartbeats of libzmq's are 100 bytes a second."""
+_SEALED_BYTES = 33
+"""What CURVE adds to a message: its name, a nonce, a flag and the authenticator."""
+_SHORT_FRAME_BYTES_MAX = 255
 _TCP_INFO_BYTES = 136
 _RECEIVED = struct.Struct("@Q")
 _RECEIVED_OFFSET = 128
@@ -73,28 +79,79 @@ def bytes_taken(descriptor: int) -> int:
     return 0
 
 
+def bytes_on_the_wire(length: int) -> int:
+    """Tell what ZMTP 3.1 and CURVE make of a message part (RFC 37, RFC 26)."""
+    sealed = length + _SEALED_BYTES
+    return sealed + (2 if sealed <= _SHORT_FRAME_BYTES_MAX else 9)
+
+
 @dataclass(slots=True)
 class UnreadMeter:
     """Tells when a peer makes libzmq hold more than it may.
 
-    libzmq bounds a part of a message (MAXMSGSIZE) and the number of messages (RCVHWM), not the number of parts: a
-    message that never ends grows a node by as much as the network carries, and shows no frame that could be judged.
+    libzmq's own bounds are of no use here: it bounds a part of a message (MAXMSGSIZE), not the number of parts, and a
+    bounded number of messages (RCVHWM) would let peers abort this process.
     """
 
     descriptor: int
+    bytes_max: int = STRANGER_BYTES_MAX
+    unread: int = 0
+    """What it held at the last look."""
     _read: int = 0
-    _bytes_max: int = STRANGER_BYTES_MAX
     _looked: float = field(default_factory=time.monotonic)
 
     def note_frame(self, length: int) -> None:
         """Note that a whole frame was read."""
-        self._read += length + FRAME_OVERHEAD_BYTES_MAX
-        self._bytes_max = UNREAD_BYTES_MAX
+        self._read += bytes_on_the_wire(length)
 
     def overfull(self) -> bool:
         """Look, and tell whether it holds too much."""
         taken, now = bytes_taken(self.descriptor), time.monotonic()
         # What is estimated too high must not become a credit.
         self._read = min(taken, self._read + int(QUIET_BYTES_PER_S * (now - self._looked)))
-        self._looked = now
-        return taken - self._read > self._bytes_max
+        self._looked, self.unread = now, taken - self._read
+        return self.unread > self.bytes_max
+
+
+class UnreadMeters:
+    """The meters of all connections to one socket, by descriptor."""
+
+    def __init__(self) -> None:
+        self._meters: dict[int, UnreadMeter] = {}
+        self._turn: deque[int] = deque()
+
+    def begin(self, descriptor: int) -> None:
+        """Measure a new connection."""
+        self._meters[descriptor] = UnreadMeter(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Measure a connection no more; nothing if it is not measured."""
+        self._meters.pop(descriptor, None)
+
+    def allow(self, descriptor: int, bytes_max: int) -> None:
+        """Let libzmq hold so much of a connection."""
+        if (meter := self._meters.get(descriptor)) is not None:
+            meter.bytes_max = bytes_max
+
+    def note(self, descriptor: int, length: int) -> None:
+        """Note that a whole frame of a connection was read."""
+        if (meter := self._meters.get(descriptor)) is not None:
+            meter.note_frame(length)
+
+    def overfull(self) -> list[int]:
+        """Look at some of them, all in turn, and give those that have to be cut."""
+        if not self._turn:
+            self._turn.extend(self._meters)
+        flooding = []
+        for _ in range(min(METERS_PER_LOOK_MAX, len(self._turn))):
+            meter = self._meters.get(self._turn.popleft())
+            if meter is not None and meter.overfull():
+                flooding.append(meter.descriptor)
+        total = sum(meter.unread for meter in self._meters.values())
+        if total > UNREAD_TOTAL_BYTES_MAX:
+            for meter in sorted(self._meters.values(), key=lambda each: each.unread, reverse=True):
+                if meter.descriptor not in flooding:
+                    flooding.append(meter.descriptor)
+                if (total := total - meter.unread) <= UNREAD_TOTAL_BYTES_MAX:
+                    break
+        return flooding

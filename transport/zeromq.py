@@ -1,10 +1,12 @@
 """Links over ZeroMQ: one connection per link, greeted from both ends, dialled by either.
 
-    receive   router or dealer --frames--> LinkTable --events--> Inbox --> the reader
-    send      Backlog of the link --frames--> router or dealer, until libzmq takes no more (blocked)
+    receive   router or dealer --frames--> LinkTable --events--> Inbox --> the reader, whose progress is lent again
+    send      Backlog of the link --frames--> router or dealer, while there is credit and room in libzmq
 
 Which connection becomes a link is decided in `link_table.py`; this file moves frames between libzmq, the table and
-the reader, within limits: when the inbox is full it leaves the sockets alone (stalled), so that peers feel it.
+the reader. It reads always: a socket that is left alone until its queue is full is one that peers can abort this
+process by (docs/decisions/0013). What peers may have here is bounded by credit (`credit.py`), whether they live is
+found out by `pulse.py`, and what libzmq holds is measured.
 
 Nothing here may wait for a peer. The edge-triggered rule of `zmq_socket.py` explains the looking again after sends.
 """
@@ -19,29 +21,35 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
-from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX, SILENCE_S, Admission, LinkEvent
+from atoll.transport.base import QUEUE_BYTES_MAX, SILENCE_S, Admission, LinkEvent
 from atoll.transport.connection import Connection, Dial, Stage
 from atoll.transport.dialling import Dialling
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.inbox import Inbox
 from atoll.transport.keys import NodeKey
-from atoll.transport.link_frames import BACKLOG_BYTES_MAX, FRAME_BYTES_MAX, LABEL_CHARACTERS_MAX
+from atoll.transport.link_frames import (
+    BACKLOG_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    LABEL_CHARACTERS_MAX,
+    SILENCE_MS_MAX,
+    SILENCE_MS_MIN,
+    alive_frame,
+    credit_frame,
+)
 from atoll.transport.link_table import LinkTable
-from atoll.transport.tcp_connection import UNREAD_BYTES_MAX
+from atoll.transport.pulse import Pulse
+from atoll.transport.tcp_connection import UNREAD_SLACK_BYTES
 from atoll.transport.zmq_socket import Gone, KeyedRouter, SocketLimits
 
 FRAME_LENGTH_MAX = 1024 * 1024
 """ZeroMQ's own limit for data; whoever sends more is disconnected before it is read."""
 SEND_QUEUE_FRAMES = (QUEUE_BYTES_MAX - BACKLOG_BYTES_MAX) // FRAME_BYTES_MAX
-RECEIVE_QUEUE_FRAMES = 16
-"""At most 4 MiB of honest frames per peer wait in libzmq; the rest waits at the sender."""
 SWEEP_S = 0.1
 FLOOD_LOOK_S = 0.25
 """How often connections are measured; in between a peer can grow this node by what the network carries."""
 FRAMES_PER_TURN_MAX = 256
 HANDSHAKE_S_MAX = 60.0
-SILENCE_S_MAX = 60.0
 _LOST = "the connection was lost or silent for too long"
 
 
@@ -67,9 +75,9 @@ class ZeroMqTransport:
     ) -> None:
         if len(label) > LABEL_CHARACTERS_MAX or not label.isprintable():
             raise UsageError(f"a label has at most {LABEL_CHARACTERS_MAX} printable characters")
-        if not (0.05 <= handshake_s <= HANDSHAKE_S_MAX and 0.3 <= silence_s <= SILENCE_S_MAX):
+        if not (0.05 <= handshake_s <= HANDSHAKE_S_MAX and SILENCE_MS_MIN <= silence_s * 1000 <= SILENCE_MS_MAX):
             raise UsageError(
-                f"handshake_s is 0.05 to {HANDSHAKE_S_MAX:.0f} and silence_s 0.3 to {SILENCE_S_MAX:.0f} seconds,"
+                f"handshake_s is 0.05 to {HANDSHAKE_S_MAX:.0f} and silence_s 0.3 to {SILENCE_MS_MAX // 1000} seconds,"
                 f" not {handshake_s} and {silence_s}"
             )
         self.port = port
@@ -77,23 +85,22 @@ class ZeroMqTransport:
         self._limits = SocketLimits(
             message_bytes_max=FRAME_LENGTH_MAX,
             send_frames=SEND_QUEUE_FRAMES,
-            receive_frames=RECEIVE_QUEUE_FRAMES,
             handshake_ms=int(handshake_s * 1000),
-            silence_ms=int(silence_s * 1000),
         )
-        self._inbox = Inbox(self._go_on)
-        self._table = LinkTable(key.node_id, admission, self, self._inbox.put, label=label, handshake_s=handshake_s)
+        self._inbox = Inbox()
+        self._table = LinkTable(
+            key.node_id, admission, self, self._inbox, label=label, handshake_s=handshake_s, silence_s=silence_s
+        )
+        self._pulse = Pulse(silence_s, say=self._say_alive, lost=lambda link: self._table.end(link, _LOST))
         self._accepted: dict[bytes, Connection] = {}
         self._dialled: set[Connection] = set()
-        self._stalled: set[Connection | None] = set()
-        """Sources (None: the router) that were left alone because the inbox is full."""
         self._due: list[Connection] = []
         self._blocked: set[Connection] = set()
         self._look: set[Connection | None] = set()
-        """Sources to look at again: sending may have used up their descriptors' change."""
+        """Sources (None: the router) to look at again: sending may have used up their descriptors' change."""
 
     async def __aenter__(self) -> Self:
-        self._room, self._work, self._unrest = anyio.Event(), anyio.Event(), anyio.Event()
+        self._work, self._unrest = anyio.Event(), anyio.Event()
         self._router = KeyedRouter(self._key, self._host, self.port, self._limits, silent_s=2 * self._handshake_s)
         self.port = self._router.port
         self._group = anyio.create_task_group()
@@ -108,6 +115,7 @@ class ZeroMqTransport:
         self._group.start_soon(self._carry)
         self._group.start_soon(self._sweep)
         self._group.start_soon(self._measure)
+        self._group.start_soon(self._pulse.run, self._table.links.values)
         self._table.open = True
         return self
 
@@ -142,8 +150,10 @@ class ZeroMqTransport:
         link = self._table.links.get(peer)
         if link is None:
             raise Unreachable(f"no link to {peer.short} is up")
-        if len(data) > MESSAGE_BYTES_MAX:
-            raise UsageError(f"a message has at most {MESSAGE_BYTES_MAX} bytes, this one has {len(data)}")
+        if len(data) > link.message_bytes_max:
+            raise UsageError(
+                f"a message to {peer.short} has at most {link.message_bytes_max} bytes, this one has {len(data)}"
+            )
         counts = self._table.counts
         try:
             link.backlog.put(data)
@@ -198,22 +208,11 @@ class ZeroMqTransport:
                 # Nobody reads it any more, and it may stay readable: a wait that always ends at once is, on uvloop,
                 # never found waiting by its cancellation.
                 return
-            if source in self._stalled:
-                # Its descriptor may stay readable while nobody reads: waiting on it would be spinning.
-                await self._room.wait()
-            else:
-                await anyio.wait_readable(descriptor)
+            await anyio.wait_readable(descriptor)
 
     def drain(self, source: Connection | None) -> bool:
         """Take what has come from the router (None) or a dialled connection; True when there may be more."""
         for _ in range(FRAMES_PER_TURN_MAX):
-            if self._inbox.full:
-                # Whoever does not read may send all the same.
-                self._flush_blocked(source)
-                # In this order: sending asks for another look, and looking would then never end.
-                self._look.discard(source)
-                self._stalled.add(source)
-                return False
             if not (self._take_accepted() if source is None else self._take_dialled(source)):
                 # Room at a peer is told like a frame, and was told, if at all, before the receiving found nothing.
                 if self._flush_blocked(source):
@@ -224,14 +223,6 @@ class ZeroMqTransport:
                     self._unrest.set()
                 return False
         return True
-
-    def _go_on(self) -> None:
-        """Look again at what was left alone while the inbox was full."""
-        self._look |= self._stalled
-        self._stalled.clear()
-        self._work.set()
-        self._room.set()
-        self._room = anyio.Event()
 
     def _flush_blocked(self, source: Connection | None) -> bool:
         """Go on with the peers of this source whose queues were full; True when anything could be sent."""
@@ -276,6 +267,7 @@ class ZeroMqTransport:
     def transmit(self, connection: Connection, frame: bytes) -> bool:
         """Hand one frame to libzmq; False when its queue is full or the connection gone."""
         source = connection if connection.dealer is not None else None
+        connection.said = True
         self._look.add(source)
         self._work.set()
         if connection.dealer is not None:
@@ -288,14 +280,43 @@ class ZeroMqTransport:
             return False
 
     def flush(self, connection: Connection) -> None:
-        """Hand over what waits for the peer, as far as libzmq takes it."""
-        while connection.stage is Stage.UP and (frame := connection.backlog.frame()) is not None:
-            if not self.transmit(connection, frame):
-                self._blocked.add(connection)
-                self._unrest.set()
-                return
-            connection.backlog.sent()
+        """Hand over what waits for the peer, as far as its credit and libzmq take it."""
         self._blocked.discard(connection)
+        if connection.stage is not Stage.UP:
+            return
+        connection.grant.settle()
+        backlog = connection.backlog
+        while (frame := backlog.frame()) is not None and backlog.frame_cost <= connection.credit:
+            if not self.transmit(connection, frame):
+                self._block(connection)
+                return
+            connection.credit -= backlog.frame_cost
+            backlog.sent()
+
+    def _block(self, connection: Connection) -> None:
+        self._blocked.add(connection)
+        self._unrest.set()
+
+    def expect(self, connection: Connection) -> None:
+        """Let libzmq hold what the peer has credit for."""
+        unread_bytes_max = connection.grant.window + UNREAD_SLACK_BYTES
+        if connection.dealer is not None:
+            connection.dealer.allow(unread_bytes_max)
+        else:
+            self._router.allow(connection.name, unread_bytes_max)
+
+    def lend(self, connection: Connection, amount: int) -> bool:
+        """Tell the peer of more credit; when libzmq has no room for that either, `flush` tries again."""
+        if connection.stage is not Stage.UP:
+            return False
+        told = self.transmit(connection, credit_frame(amount))
+        if not told:
+            self._block(connection)
+        return told
+
+    def _say_alive(self, connection: Connection) -> None:
+        # What is in its way proves as much.
+        self.transmit(connection, alive_frame())
 
     def close(self, connection: Connection) -> None:
         """Close it after what was sent."""
@@ -317,8 +338,7 @@ class ZeroMqTransport:
             await self._tend(connection, descriptor)
         finally:
             self._dialled.discard(connection)
-            for sources in (self._stalled, self._look):
-                sources.discard(connection)
+            self._look.discard(connection)
 
     # What goes on by itself.
 
@@ -358,8 +378,8 @@ class ZeroMqTransport:
                 self._unrest.set()
 
     async def _measure(self) -> None:
-        """Cut those who fill libzmq's memory with what is no whole frame."""
-        reason = f"the other end sent more than {UNREAD_BYTES_MAX} bytes that are no whole frame"
+        """Cut those who make libzmq hold more than they have credit for."""
+        reason = "the other end sent more than it had credit for, or what is no whole frame"
         while True:
             await anyio.sleep(FLOOD_LOOK_S)
             for name in self._router.cut_flooding():

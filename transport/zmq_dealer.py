@@ -13,7 +13,7 @@ from zmq.utils.monitor import parse_monitor_message
 from atoll.transport.errors import Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.tcp_connection import UnreadMeter, peer_of, shut_down
+from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, peer_of, shut_down
 from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits
 
 _DEALER_EVENTS = (
@@ -57,6 +57,7 @@ class Dealer:
         self._where = where
         self._descriptor, self._address = -1, None
         self._meter: UnreadMeter | None = None
+        self._unread_bytes_max = STRANGER_BYTES_MAX
         try:
             sock.connect(f"tcp://{where}")
         except zmq.ZMQError as error:
@@ -100,12 +101,18 @@ class Dealer:
                     self.connected = True
                     self._descriptor = int(told["value"])
                     self._address = peer_of(self._descriptor)
-                    self._meter = UnreadMeter(self._descriptor)
+                    self._meter = UnreadMeter(self._descriptor, self._unread_bytes_max)
                 elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self.proved = True
                 else:
                     self.lost = True
         return self.lost
+
+    def allow(self, unread_bytes_max: int) -> None:
+        """Let libzmq hold so much of the other end that we have not read."""
+        self._unread_bytes_max = unread_bytes_max
+        if self._meter is not None:
+            self._meter.bytes_max = unread_bytes_max
 
     def cut_flooding(self) -> bool:
         """Cut the connection at once when the other end makes libzmq hold too much; True when it did."""

@@ -20,10 +20,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.keys import NodeKey
-from atoll.transport.tcp_connection import UnreadMeter, peer_of, plain_host, shut_down
+from atoll.transport.tcp_connection import UnreadMeters, peer_of, plain_host, shut_down
 
-HEARTBEATS_PER_SILENCE = 3
-"""One lost heartbeat, or two, end no link."""
 CUT_DELAY_S = 0.25
 """Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
 LAST_WORDS_S = 0.25
@@ -49,20 +47,20 @@ class SocketLimits:
     message_bytes_max: int
     send_frames: int
     """libzmq counts messages, not bytes: as many of the longest as make up the byte budget."""
-    receive_frames: int
     handshake_ms: int
-    silence_ms: int
-    """How long a peer may be silent, heartbeats included, before its connection counts as lost."""
 
     def harden(self, sock: "zmq.Socket[bytes]") -> None:
-        """Set the limits and the heartbeats."""
+        """Set the limits, and what keeps peers from aborting this process.
+
+        libzmq 4.3.5 aborts when a connection breaks while its receive queue is full and a heartbeat of either end is
+        due. So there is no such queue (the owner reads always, memory is bounded by credit and `UnreadMeters`) and no
+        heartbeat of ours; see docs/decisions/0013.
+        """
         sock.setsockopt(zmq.MAXMSGSIZE, self.message_bytes_max)
         sock.setsockopt(zmq.SNDHWM, self.send_frames)
-        sock.setsockopt(zmq.RCVHWM, self.receive_frames)
+        sock.setsockopt(zmq.RCVHWM, 0)
         sock.setsockopt(zmq.HANDSHAKE_IVL, self.handshake_ms)
-        sock.setsockopt(zmq.HEARTBEAT_IVL, self.silence_ms // HEARTBEATS_PER_SILENCE)
-        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, self.silence_ms)
-        sock.setsockopt(zmq.HEARTBEAT_TTL, self.silence_ms)
+        sock.setsockopt(zmq.HEARTBEAT_IVL, 0)
         sock.setsockopt(zmq.LINGER, 0)
 
 
@@ -155,7 +153,7 @@ class KeyedRouter:
         """How many spoke ZMTP and then broke it: another mechanism, another server key, a wrong length."""
         self.flooding_cut = 0
         """How many were cut because they sent too much that is no frame."""
-        self._meters: dict[int, UnreadMeter] = {}
+        self._meters = UnreadMeters()
 
     def _bind(self, host: str, port: int) -> None:
         if host in {"0.0.0.0", "::"}:
@@ -223,8 +221,7 @@ class KeyedRouter:
             else:
                 message = self._router.recv(copy=False)
                 data, key = message.bytes, self._meet(name, message)
-            if (meter := self._meters.get(self._descriptors.get(name, -1))) is not None:
-                meter.note_frame(len(data))
+            self._meters.note(self._descriptors.get(name, -1), len(data))
             if self._router.getsockopt(zmq.RCVMORE):
                 # Frames have one part; what has more is not worth reading, and never valid.
                 while self._router.getsockopt(zmq.RCVMORE):
@@ -255,6 +252,10 @@ class KeyedRouter:
         self._router.send(data, zmq.DONTWAIT)
         return True
 
+    def allow(self, connection: bytes, unread_bytes_max: int) -> None:
+        """Let libzmq hold so much of this connection that we have not read."""
+        self._meters.allow(self._descriptors.get(connection, -1), unread_bytes_max)
+
     def cut(self, connection: bytes) -> None:
         """Close the connection a moment later, after what was sent; nothing of it is received any more."""
         descriptor = self._descriptors.get(connection)
@@ -283,9 +284,9 @@ class KeyedRouter:
     def cut_flooding(self) -> list[bytes]:
         """Cut at once who makes libzmq hold too much, and give the names of those who have one."""
         self.watch()
-        flooding = [descriptor for descriptor, meter in self._meters.items() if meter.overfull()]
+        flooding = self._meters.overfull()
         for descriptor in flooding:
-            del self._meters[descriptor]
+            self._meters.forget(descriptor)
             self._silent.pop(descriptor, None)
             self.flooding_cut += 1
             shut_down(descriptor, self._live.get(descriptor))
@@ -307,7 +308,7 @@ class KeyedRouter:
             if event["event"] != zmq.EVENT_ACCEPTED:
                 continue
             peer = self._live[descriptor] = peer_of(descriptor)
-            self._meters[descriptor] = UnreadMeter(descriptor)
+            self._meters.begin(descriptor)
             if len(self._live) > CONNECTIONS_MAX:
                 self.refused += 1
                 shut_down(descriptor, peer)
@@ -345,7 +346,7 @@ class KeyedRouter:
 
     def _end(self, descriptor: int) -> None:
         self._live.pop(descriptor, None)
-        self._meters.pop(descriptor, None)
+        self._meters.forget(descriptor)
         if self._silent.pop(descriptor, None) is not None:
             self.handshakes_failed += 1
         if (name := self._names.get(descriptor)) is not None:

@@ -19,6 +19,7 @@ from atoll.transport.base import (
     LinkUp,
     Standing,
 )
+from atoll.transport.credit import MESSAGE_COST_BYTES, NEIGHBOUR_WINDOW_BYTES, WINDOW_BYTES
 from atoll.transport.errors import Congested, Refused, Unreachable, UsageError
 from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.memory import MemoryNetwork, MemoryTransport
@@ -285,6 +286,67 @@ async def test_a_slow_receiver_is_congested_at_its_sender_only_and_loses_nothing
         assert [int(data.split()[0]) for data in got] == list(range(taken))
         sender.transport.send(slow.id, b"room again")
         assert await slow.messages(1) == [b"room again"]
+
+
+async def fill(sender, receiver, size):
+    """Send until nothing more is taken; how many messages were."""
+    taken = refused = 0
+    while refused < 20:
+        try:
+            sender.transport.send(receiver.id, b"%d " % taken + bytes(size))
+        except Congested:
+            refused += 1
+            await anyio.sleep(0.005)
+        else:
+            taken, refused = taken + 1, 0
+    return taken
+
+
+async def test_no_more_than_a_window_waits_at_who_does_not_read_and_all_of_it_goes_on_when_it_does(world):
+    async with world:
+        sender, slow = await world.pair()
+        for _ in range(3):
+            taken = await fill(sender, slow, 50_000)
+            assert WINDOW_BYTES // 2 < slow.transport._inbox.bytes <= WINDOW_BYTES
+            assert [int(data.split()[0]) for data in await slow.messages(taken)] == list(range(taken))
+            assert slow.transport._inbox.bytes == 0
+
+
+async def test_a_neighbour_has_a_small_window_and_shorter_messages(world):
+    async with world:
+        sender, stranger = await world.open(), await world.open(site=SiteKeys.generate())
+        await world.join(sender, stranger)
+        longest = NEIGHBOUR_WINDOW_BYTES * 3 // 4 - MESSAGE_COST_BYTES
+        with pytest.raises(UsageError, match=f"at most {longest} bytes, this one has {longest + 1}"):
+            sender.transport.send(stranger.id, bytes(longest + 1))
+        for _ in range(5):
+            sender.transport.send(stranger.id, bytes(longest))
+        assert [len(data) for data in await stranger.messages(5)] == [longest] * 5
+        taken = await fill(sender, stranger, 10_000)
+        assert stranger.transport._inbox.bytes <= NEIGHBOUR_WINDOW_BYTES
+        assert len(await stranger.messages(taken)) == taken
+
+
+async def test_credit_of_a_link_that_has_ended_is_not_the_next_ones(world):
+    async with world:
+        first, second = await world.pair()
+        taken = await fill(first, second, 50_000)
+        second.transport.hang_up(first.id, "again")
+        await first.next(LinkDown)
+        second.transport.dial(first.id, *await world.way(second, first))
+        await first.next(LinkUp)
+        waited = second.transport._inbox.bytes
+        again = await fill(first, second, 50_000)
+        assert second.transport._inbox.bytes <= waited + WINDOW_BYTES
+        arrived = 0
+        while isinstance(event := await second.transport.receive(), Delivered):
+            arrived += 1
+        # What was still at the sender when the link ended is lost, as it always was.
+        assert 0 < arrived < taken
+        assert isinstance(event, LinkDown)
+        await second.next(LinkUp)
+        assert len(await second.messages(again)) == again
+        assert second.transport.statistics().get("overdrawn", 0) == 0
 
 
 async def test_empty_messages_cost_room_too(world):
