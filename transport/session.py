@@ -14,6 +14,9 @@ Inside the sealed ones are frames (`fragments.py`). What is forged, altered, rep
 nothing; a forged handshake message, too, costs no more than the look at it, and the genuine one still finds its
 session. Nothing of the initiator takes effect before message 3 has proved its key and its grant. The initiator's first
 messages travel with its message 3, and are sent again with it.
+
+A path may take records and lead nowhere, as a frozen relay. So an end that has spoken and hears nothing sends its last
+handshake message again, which the other answers with an empty record; `unheard_s` says how long that has been in vain.
 """
 
 import copy
@@ -43,7 +46,7 @@ IDLE_S = 300.0
 CONFIRM_S = 1.0
 """Who only listens says so this often, or the one who only speaks would think it alone."""
 PROBE_S = 1.0
-"""How long the initiator waits to hear something after it has spoken, before it asks for a sign of life."""
+"""How long an end waits to hear something after it has spoken, before it asks for a sign of life."""
 EARLY_BYTES_MAX = 65_536
 """What may be under way before the responder has shown that it accepts us; kept, to be sent again with message 3."""
 REASON_BYTES_MAX = 200
@@ -159,7 +162,7 @@ class Session:
         self._heard_at = now
         self._sealed_at = now
         self._spoken = False
-        """The initiator has said something and heard nothing since."""
+        """Something was said, and nothing heard since."""
         self._unheard_since: float | None = None
         """Since when it waits for any sign of life; the clock starts with the tick that finds it waiting."""
         self._probe_at = now
@@ -378,7 +381,8 @@ class Session:
         record = sealer.seal(plain, self.path, self._now)
         self._records.append(record)
         self._sealed_at = self._now
-        self._spoken = self._spoken or (bool(plain) and self._handshake.initiator)
+        # An empty record waits for nothing, or two ends would keep each other awake.
+        self._spoken = self._spoken or bool(plain)
         self._counts["records_sealed"] += 1
         return record
 

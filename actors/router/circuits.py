@@ -39,6 +39,9 @@ class CircuitThere:
     def close(self) -> None:
         """Nothing is held here."""
 
+    def abandon(self) -> None:
+        """Nothing is held here."""
+
 
 class CircuitsThere:
     """Those of one node; the one made first gives way."""

@@ -231,7 +231,7 @@ class Conversations:
         conversation.session.moved(now)
         self._lose(conversation, path, f"nothing came back through {path.relay} for {SILENCE_S:g} s")
         if not any(path in each.paths for each in self._by_id.values()):
-            path.close()
+            path.abandon()
 
     @property
     def deadline(self) -> float | None:

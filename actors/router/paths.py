@@ -42,6 +42,10 @@ class Path(Protocol):
         """Let go of it; harmless when it is over."""
         ...
 
+    def abandon(self) -> None:
+        """Let go of it at once as of one that is lost: it leads nowhere any more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RecordsArrived:

@@ -64,6 +64,11 @@ class BearerPath:
         self._wanted.set()
         self._closing.set()
 
+    def abandon(self) -> None:
+        """End it at once as a loss, with all that is queued."""
+        self._over = True
+        self._scope.cancel()
+
     async def run(self, take: Callable[[tuple[bytes, ...]], Awaitable[None]]) -> str:
         """Read and write until it is over; hand records to `take` as they come, and give the reason of the end."""
         reason = "this end closed it"

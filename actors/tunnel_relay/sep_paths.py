@@ -27,6 +27,10 @@ class LabelPath:
         """Hang up at the relay."""
         self.on_close()
 
+    def abandon(self) -> None:
+        """Hang up."""
+        self.on_close()
+
 
 @dataclass(slots=True, eq=False)
 class CircuitPath:
@@ -44,3 +48,6 @@ class CircuitPath:
 
     def close(self) -> None:
         """The registration stays; circuits are the relay's."""
+
+    def abandon(self) -> None:
+        """The registration stays; its own link says whether the relay is lost."""

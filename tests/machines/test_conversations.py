@@ -26,7 +26,7 @@ class End:
         self.wire, self.node, self.way, self.relay = wire, node, way, relay
         self.record_bytes_max = record_bytes_max
         self.other = None
-        self.closed = False
+        self.closed = self.abandoned = False
         self.trouble = None
         self.sent = []
 
@@ -41,6 +41,9 @@ class End:
 
     def close(self):
         self.closed = True
+
+    def abandon(self):
+        self.closed = self.abandoned = True
 
 
 class Node:
@@ -257,7 +260,7 @@ def test_a_bearer_that_leads_nowhere_any_more_is_given_up_while_an_answer_is_due
     assert conversation.established
     world.wait(1.0, lost=[bearer.other])
     assert caller.last() == Ended(conversation, "nothing came back through frozen for 3 s", lost=True)
-    assert bearer.closed
+    assert bearer.abandoned, "so that its other half knows it for lost, and dials the spare"
     assert caller.conversations.counts["silent"] == 1
 
 
