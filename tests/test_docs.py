@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from contextlib import contextmanager
 from itertools import pairwise
@@ -26,6 +25,8 @@ from pathlib import Path
 import click
 import pytest
 from msgspec import inspect as types
+from ports import free_port
+from waiting import block_until
 
 from atoll import actors, cli
 from atoll.actors.elector.settings import ElectionSettings
@@ -72,12 +73,6 @@ def is_make(text):
     return all(line.startswith(("make ", "#")) for line in text.splitlines() if line.strip())
 
 
-def free_udp_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def host():
     """A directory with an `atoll` of its own, whose running clusters are nobody else's."""
@@ -110,7 +105,7 @@ def environment(host, *, name="", beacon_port=0, **more):
             "RUN_DIR": host / name / "run",
             "GATEWAY_PORT": -1,
             "LINKS_PORT": 0,
-            "BEACON_PORT": beacon_port or free_udp_port(),
+            "BEACON_PORT": beacon_port or free_port(socket.SOCK_DGRAM),
         }
         plain |= {f"ATOLL_{key}": str(value) for key, value in settings.items()}
     return plain
@@ -142,13 +137,6 @@ def running(text, host, env):
         log.close()
 
 
-def wait_until(condition, why):
-    until = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until, why()
-        time.sleep(0.2)
-
-
 def succeeds(command, host, env):
     done = subprocess.run(["sh", "-c", command], cwd=host, env=env, capture_output=True, timeout=WAIT_S, check=False)
     return done.returncode == 0
@@ -176,17 +164,17 @@ def test_commands_that_need_nothing_run(host):
 def test_commands_that_serve_start_and_end(host):
     for page, text in shell("serve"):
         with running(text, host, environment(host, name="served")) as (child, said):
-            wait_until(lambda said=said: said().strip(), lambda page=page, text=text: f"{page}: {text} says nothing")
+            block_until(lambda said=said: said().strip(), lambda page=page, text=text: f"{page}: {text} says nothing")
             assert child.poll() is None, said()
 
 
 def test_two_nodes_on_one_network_as_the_readme_says(host):
     ((page, start),) = shell("node")
-    shared = {"beacon_port": free_udp_port(), "SECRET": secrets.token_hex(32)}
+    shared = {"beacon_port": free_port(socket.SOCK_DGRAM), "SECRET": secrets.token_hex(32)}
     left, right = (environment(host, name=name, **shared) for name in ("left", "right"))
     with running(start.strip(), host, left) as (_, said), running(start.strip(), host, right):
         met = "atoll node show right | grep -q '^by *direct'"
-        wait_until(lambda: succeeds(met, host, left), said)
+        block_until(lambda: succeeds(met, host, left), said)
         blocks = [(where, text) for language, where, text in fenced(page) if where in {"left", "right"}]
         assert {where for where, _ in blocks} == {"left", "right"}
         for where, text in blocks:
@@ -197,10 +185,10 @@ def test_a_cluster_as_the_documents_say(host):
     ((_, up),) = shell("up")
     env = environment(host)
     with running(f"{up.strip()} --loopback", host, env) as (_, said):
-        wait_until(lambda: "until Ctrl-C" in said(), said)
+        block_until(lambda: "until Ctrl-C" in said(), said)
         # The first routes come about a moment after the first supernodes.
         called = "atoll --at home/phone call echo@office/server /"
-        wait_until(lambda: succeeds(called, host, env), said)
+        block_until(lambda: succeeds(called, host, env), said)
         for page, text in shell("cluster"):
             run(text, host, env, page)
 

@@ -6,6 +6,7 @@ import time
 from random import Random
 
 import anyio
+from waiting import until
 
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.directory import Directory
@@ -34,12 +35,6 @@ from atoll.transport.keys import NodeKey
 CODEC = Codec([*RUNTIME_MESSAGES, *router_messages.MESSAGES, *tunnel_messages.MESSAGES, *cloud_messages.MESSAGES])
 HOST = "127.0.0.1"
 PATIENCE_S = 10
-
-
-async def until(condition):
-    with anyio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in other actors and in libzmq
-            await anyio.sleep(0.01)
 
 
 class Cloud(Actor):

@@ -5,6 +5,7 @@ import itertools
 import time
 
 import anyio
+from waiting import until
 
 from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router import messages as router_messages
@@ -110,6 +111,9 @@ class WirePath:
             self.other.system.find("router").tell(RecordsArrived(self.other, (record,)))
 
     def close(self):
+        self.closed = True
+
+    def abandon(self):
         self.closed = True
 
     def lose(self, reason):
@@ -246,12 +250,6 @@ class World:
 
     def dial(self, one, other):
         one.announce(DialWanted(other.node_id, HOST, self.ports[other.node_id].port))
-
-
-async def until(condition):
-    with anyio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - other actors' state has no event here
-            await anyio.sleep(0.01)
 
 
 def facts(system):

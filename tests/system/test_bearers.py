@@ -12,6 +12,7 @@ import time
 
 import anyio
 import pytest
+from waiting import block_until
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
 from atoll.actors.tunnel_relay.reasons import Reason
@@ -96,13 +97,6 @@ def answer_of(sock):
     return Reason(data[2]), data[4:].decode()
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        threading.Event().wait(0.005)
-
-
 def pass_through(sender, receiver, data):
     """Send, half-close, and read to the end on the other side."""
     writer = threading.Thread(target=lambda: (sender.sendall(data), sender.shutdown(socket.SHUT_WR)))
@@ -122,7 +116,7 @@ def test_fifty_megabytes_arrive_unchanged_and_a_half_close_leaves_the_other_way_
             assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
             answer = pass_through(call, offer, data[:3_000_001])
             assert answer == data[:3_000_001]
-        wait_until(lambda: server.statistics().get("tunnels_ended_done") == 1)
+        block_until(lambda: server.statistics().get("tunnels_ended_done") == 1)
         assert server.statistics()["tunnels"] == 0
         assert server.statistics()["forwarded_bytes"] == len(data) + 3_000_001
 
@@ -157,7 +151,7 @@ def test_readers_that_stop_reading_stall_nobody_else(pipes_max):
         for offer, call, sent in stuck:
             offer.shutdown(socket.SHUT_WR)
             assert all_of(call) == sent
-        wait_until(lambda: server.statistics()["spilled_bytes"] == 0)
+        block_until(lambda: server.statistics()["spilled_bytes"] == 0)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +219,7 @@ def test_a_preamble_in_single_bytes_is_as_good_as_one_piece():
 def test_ok_is_said_to_both_only_when_both_are_there():
     offer, call = halves()
     with serving() as server, connect(server, encode_preamble(offer)) as first:
-        wait_until(lambda: server.statistics()["waiting"] == 1)
+        block_until(lambda: server.statistics()["waiting"] == 1)
         assert select.select([first], [], [], 0.05)[0] == []
         with connect(server, encode_preamble(call)) as second:
             assert first.recv(2) == second.recv(2) == b"OK"
@@ -240,7 +234,7 @@ def test_a_half_that_hangs_up_leaves_no_trace():
     offer, call = halves()
     with serving() as server:
         connect(server, encode_preamble(offer)).close()
-        wait_until(lambda: server.statistics().get("waiting_left") == 1)
+        block_until(lambda: server.statistics().get("waiting_left") == 1)
         ends = joined(server, offer, call)
         for end in ends:
             end.close()
@@ -250,7 +244,7 @@ def test_the_newest_connection_of_a_role_replaces_the_waiting_and_the_live_one()
     offer, call = halves()
     with serving() as server:
         with connect(server, encode_preamble(offer)) as old:
-            wait_until(lambda: server.statistics()["waiting"] == 1)
+            block_until(lambda: server.statistics()["waiting"] == 1)
             old_ends = joined(server, offer, call)
             assert answer_of(old)[0] is Reason.REPLACED
         with connect(server, encode_preamble(call)) as newest:
@@ -275,7 +269,7 @@ def test_not_one_byte_past_the_quota_is_forwarded_and_dialling_again_buys_none()
             other.sendall(b"y" * 60_000)
             with pytest.raises(ConnectionResetError):
                 assert len(all_of(one)) <= 40_000
-        wait_until(lambda: server.statistics().get("tunnels_ended_over_quota") == 1)
+        block_until(lambda: server.statistics().get("tunnels_ended_over_quota") == 1)
         assert server.statistics()["forwarded_bytes"] == 100_000
         with connect(server, encode_preamble(offer)) as again:
             assert answer_of(again)[0] is Reason.OVER_QUOTA
@@ -294,7 +288,7 @@ def test_a_tunnel_ends_with_its_tickets():
         for end in ends:
             with end, pytest.raises(ConnectionResetError):
                 end.recv(1)
-        wait_until(lambda: server.statistics().get("tunnels_ended_expired") == 1)
+        block_until(lambda: server.statistics().get("tunnels_ended_expired") == 1)
 
 
 def test_a_reset_at_one_end_is_a_reset_at_the_other():
@@ -304,7 +298,7 @@ def test_a_reset_at_one_end_is_a_reset_at_the_other():
         one.close()
         with other, pytest.raises(ConnectionResetError):
             other.recv(1)
-        wait_until(lambda: server.statistics()["tunnels"] == 0)
+        block_until(lambda: server.statistics()["tunnels"] == 0)
 
 
 def test_a_draining_port_keeps_its_tunnels_and_takes_no_more():

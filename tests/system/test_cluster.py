@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anyio
 import pytest
 from stand_in import __file__ as stand_in
+from waiting import block_until_gone
 
 from atoll.cluster_specs.spec import CallCheck, parse_spec
 from atoll.testing import runs
@@ -282,7 +282,7 @@ def run_in_a_child(tmp_path):
     """A cluster of stand-ins in another process, which tells its processes' numbers and waits to be killed."""
     code = f"""
 import anyio, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:] = {sys.path!r}
 from pathlib import Path
 import test_cluster as t
 from atoll.testing import runs
@@ -298,13 +298,6 @@ anyio.run(main)
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     directory = Path(child.stdout.readline().strip())
     return child, directory, [int(number) for number in child.stdout.readline().split()]
-
-
-def wait_until_gone(pids):
-    deadline = time.monotonic() + WAIT_S
-    while alive := [pid for pid in pids if born(pid)]:
-        assert time.monotonic() < deadline, alive
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -323,7 +316,7 @@ def test_a_sigkilled_run_leaves_nothing(tmp_path, run_dir):
         assert all(born(pid) for pid in pids)
         child.kill()
         child.wait()
-        wait_until_gone(pids)
+        block_until_gone(pids)
         assert not directory.exists()
         assert not list((run_dir / "clusters").iterdir())
 
@@ -338,7 +331,7 @@ def test_a_later_run_clears_what_a_run_without_a_warden_left(tmp_path, run_dir):
         assert all(born(pid) for pid in processes)
         assert runs.running() == []
         assert runs.clear_stale() == ["small"]
-        wait_until_gone(processes)
+        block_until_gone(processes)
         assert not directory.exists()
 
 

@@ -5,6 +5,8 @@ import socket
 
 import anyio
 import pytest
+from ports import free_port
+from waiting import until
 
 from atoll.actors.discoverer import membership
 from atoll.actors.discoverer.discoverer import Discoverer
@@ -21,12 +23,6 @@ pytestmark = pytest.mark.anyio
 CODEC = Codec([*RUNTIME_MESSAGES, *MESSAGES])
 SITE = SiteKeys.generate()
 WITHIN_S = 20
-
-
-def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Dials(Actor):
@@ -57,7 +53,7 @@ class Lan:
     """
 
     def __init__(self):
-        self.port = free_port()
+        self.port = free_port(socket.SOCK_DGRAM)
         self.systems = {}
         self.dials = []
         self.links = True
@@ -103,12 +99,6 @@ async def seen(system):
     return await system.ask(system.find(PATH), ListSeen())
 
 
-async def wait_until(condition):
-    with anyio.fail_after(WITHIN_S):
-        while not condition():  # noqa: ASYNC110 - counters and actors have no event
-            await anyio.sleep(0.01)
-
-
 async def wait_seen(system, wanted):
     with anyio.fail_after(WITHIN_S):
         while not wanted(answer := await seen(system)):  # noqa: ASYNC110 - a list that is asked for has no event
@@ -130,7 +120,7 @@ async def test_two_nodes_see_each_other_and_the_lower_one_dials_once():
         # As long again as it took: a second dial would have come with the next beacons.
         statistics = first._cells[PATH].actor.statistics
         heard = statistics()["beacon heard"]
-        await wait_until(lambda: statistics()["beacon heard"] >= heard + 5)
+        await until(lambda: statistics()["beacon heard"] >= heard + 5)
     assert lan.dials == [(low.node_id, high.node_id)]
 
 
@@ -207,7 +197,7 @@ async def test_a_crashed_discoverer_comes_back_and_learns_which_links_are_up(dum
         lan.router_is_dumb = dumb
         actor = second._cells[PATH].actor
         actor.tasks.start_soon(crash)
-        await wait_until(lambda: second._cells[PATH].actor not in (actor, None))
+        await until(lambda: second._cells[PATH].actor not in (actor, None))
         if dumb:
             answer = await wait_seen(second, lambda each: each.nodes)
             assert answer.nodes[0].standing == ""

@@ -4,6 +4,7 @@ import contextlib
 
 import anyio
 import pytest
+from waiting import until
 
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, OfferedService, SiteAnnounced
@@ -39,12 +40,6 @@ pytestmark = pytest.mark.anyio
 CODEC = Codec([*RUNTIME_MESSAGES, *duties_messages.MESSAGES, *cloud_messages.MESSAGES])
 PATIENCE_S = 10
 RELAYS = tuple(NodeKey(bytes([number]) * 32).node_id for number in (100, 101))
-
-
-async def until(condition):
-    with anyio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - other actors' state has no event here
-            await anyio.sleep(0.005)
 
 
 class Votes(Actor):

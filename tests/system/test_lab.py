@@ -5,12 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
+from waiting import block_until_gone
 
 import atoll
 from atoll.cluster_specs import read_spec
@@ -319,13 +319,6 @@ anyio.run(main)
 """
 
 
-def wait_until_gone(pids):
-    deadline = time.monotonic() + WAIT_S
-    while alive := [pid for pid in pids if born(pid)]:
-        assert time.monotonic() < deadline, alive
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_lab_ends_with_its_starter_however_that_ends(possible, number):
     with subprocess.Popen(
@@ -335,7 +328,7 @@ def test_a_lab_ends_with_its_starter_however_that_ends(possible, number):
         assert born(int(sleeper))
         child.send_signal(number)
         child.wait(WAIT_S)
-        wait_until_gone([int(warden), int(sleeper)])
+        block_until_gone([int(warden), int(sleeper)])
 
 
 def interpreter_of_everybody():

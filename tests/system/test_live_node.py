@@ -3,10 +3,12 @@
 import contextlib
 import json
 import re
+import socket
 
 import anyio
 import pytest
-from test_node import config, free_port, socket
+from ports import free_port
+from test_node import config
 
 from atoll import Node
 from atoll.testing.api_client import NodeApi

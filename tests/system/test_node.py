@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import pytest
+from ports import free_port
 
 from atoll import Actor, Node, handles
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
@@ -32,12 +33,6 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "embedding.py"
 WITHIN_S = 30
 """On a loaded host; what is waited for usually takes less than a second."""
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

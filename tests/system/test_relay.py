@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import zmq
+from waiting import until
 
 from atoll.actors.tunnel_relay import frames, sep_client
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound, Pong, Returned, Undelivered
@@ -66,11 +67,6 @@ async def registered(relay, *labels):
         proxy.set_labels(labels)
         assert await proxy.receive() == Accepted(frames.LABELS)
         yield proxy
-
-
-async def until(condition):
-    while not condition():  # noqa: ASYNC110 - what is waited for happens in libzmq or in another thread
-        await anyio.sleep(0.01)
 
 
 async def counted(relay, name):

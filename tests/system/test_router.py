@@ -351,6 +351,8 @@ async def test_a_router_that_crashes_says_that_its_links_are_gone_and_comes_back
         assert facts(tv)[1] == PeerDown(desk.node_id, "this node's Router ended")
         await until(lambda: len(facts(desk)) == 2)
         await until(lambda: tv._cells["router"].actor not in (None, crashed))
+        # Whoever answers has its links open.
+        await described(tv)
         world.dial(desk, tv)
         await until(lambda: len(facts(desk)) == 3)
         await call(desk, tv.node_id)

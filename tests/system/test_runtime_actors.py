@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 import pytest
+from waiting import until
 
 from atoll.actors.runtime import (
     LATER,
@@ -86,12 +87,6 @@ class Counter(Actor):
         if self.gate is None:
             await anyio.sleep_forever()
         await self.gate.wait()
-
-
-async def settled(condition):
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - the conditions have no event of their own
-            await anyio.sleep(0.001)
 
 
 async def test_tells_are_handled_in_order_and_asks_are_answered():
@@ -216,7 +211,7 @@ async def test_a_full_mailbox_refuses_and_wait_room_waits_until_half_is_free():
     async with system() as running:
         ref = await running.spawn(lambda: Counter(gate), "counter", mailbox_max=4)
         ref.tell(Wait())
-        await settled(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
+        await until(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
         for _ in range(4):
             ref.tell(Add(1))
         with pytest.raises(MailboxFull, match="counter is full: 4"):
@@ -288,9 +283,9 @@ async def test_a_watcher_hears_of_the_end_once_and_of_nothing_before():
         assert await ref.ask(Total()) == 0
         assert heard == []
         await running.stop(ref)
-        await settled(lambda: heard)
+        await until(lambda: heard)
         running.watch(ref, watcher)
-        await settled(lambda: len(heard) == 2)
+        await until(lambda: len(heard) == 2)
         assert heard == [Terminated("counter", "stopped"), Terminated("counter", "no such actor")]
         with pytest.raises(UsageError, match="another node"):
             running.watch(running.ref(Address(NodeId(b"m" * 32), "counter")), watcher)
@@ -309,7 +304,7 @@ async def test_a_temporary_actor_that_crashes_is_gone_and_says_why():
         ref = await running.spawn(Counter, "counter", restart=Restart.TEMPORARY)
         running.watch(ref, watcher)
         ref.tell(Break())
-        await settled(lambda: heard)
+        await until(lambda: heard)
         assert heard == [Terminated("counter", "crashed: broken on purpose")]
         assert running.find("counter") is None
 
@@ -340,7 +335,7 @@ async def test_facts_reach_every_subscriber_once_by_their_type_and_its_bases():
         fact, base = Fact(), Base()
         running.announce(fact)
         running.announce(base)
-        await settled(lambda: len(heard) == 3)
+        await until(lambda: len(heard) == 3)
         assert sorted(heard, key=str) == sorted([("both", fact), ("exact", fact), ("both", base)], key=str)
         await running.stop(both)
         running.announce(base)
@@ -352,7 +347,7 @@ async def test_facts_pass_a_full_mailbox_up_to_a_bound_of_their_own():
     async with system() as running:
         ref = await running.spawn(lambda: Counter(gate), "counter", mailbox_max=2)
         ref.tell(Wait())
-        await settled(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
+        await until(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
         running.subscribe(Add, ref)
         ref.tell(Total())
         ref.tell(Total())
@@ -360,7 +355,7 @@ async def test_facts_pass_a_full_mailbox_up_to_a_bound_of_their_own():
             running.announce(Add(1))
         assert running.statistics()["dead_letters"] == 1
         gate.set()
-        await settled(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
+        await until(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
         assert await ref.ask(Total()) == 6
 
 
@@ -415,9 +410,9 @@ async def test_an_actor_that_stops_itself_is_restarted_only_if_it_is_permanent()
         permanent = await running.spawn(Once, "permanent")
         await transient.ask(Add(1))
         await permanent.ask(Add(1))
-        await settled(lambda: running.find("transient") is None)
+        await until(lambda: running.find("transient") is None)
         await permanent.ask(Add(1))
-        await settled(lambda: running.statistics()["mailboxes"]["permanent"]["starts"] == 3)
+        await until(lambda: running.statistics()["mailboxes"]["permanent"]["starts"] == 3)
 
 
 async def test_a_base_class_message_type_handles_its_subclasses_and_an_override_keeps_the_mark():
@@ -538,12 +533,12 @@ async def test_an_idle_actor_gives_up_its_task_and_takes_it_again_with_its_state
         assert running.statistics()["tasks"] == 0
         for total in range(1, 20):
             assert await ref.ask(Add(1)) == total
-            await settled(lambda: running.statistics()["tasks"] == 0)
+            await until(lambda: running.statistics()["tasks"] == 0)
         assert running.statistics()["mailboxes"]["counter"]["starts"] == 1
         with pytest.raises(AskCrashed):
             await ref.ask(Break())
         assert await ref.ask(Add(1)) == 1
-        await settled(lambda: running.statistics()["tasks"] == 0)
+        await until(lambda: running.statistics()["tasks"] == 0)
         await running.stop(ref)
         assert running.find("counter") is None
 
@@ -572,9 +567,9 @@ async def test_an_actor_with_background_tasks_or_a_message_in_hand_keeps_its_tas
         await anyio.sleep(0.03)
         assert running.statistics()["tasks"] == 2
         gate.set()
-        await settled(lambda: ticks)
+        await until(lambda: ticks)
         assert await counter.ask(Add(1)) == 1
-        await settled(lambda: running.statistics()["tasks"] == 1)
+        await until(lambda: running.statistics()["tasks"] == 1)
 
 
 async def test_an_actor_that_stops_itself_while_it_is_about_to_rest_is_stopped():
@@ -582,11 +577,11 @@ async def test_an_actor_that_stops_itself_while_it_is_about_to_rest_is_stopped()
         ref = await running.spawn(Counter, "counter")
         await ref.ask(Add(1))
         cell = running.cell("counter")
-        await settled(lambda: cell.mailbox.parked is not None)
+        await until(lambda: cell.mailbox.parked is not None)
         cell.look()
         cell.look()
         cell.actor.stop()
-        await settled(lambda: running.statistics()["mailboxes"]["counter"]["starts"] == 2)
+        await until(lambda: running.statistics()["mailboxes"]["counter"]["starts"] == 2)
         assert await ref.ask(Total()) == 0
 
 
@@ -595,7 +590,7 @@ async def test_whoever_waits_for_room_goes_on_when_the_actor_ends():
     async with system() as running:
         ref = await running.spawn(lambda: Counter(gate), "counter", mailbox_max=1)
         ref.tell(Wait())
-        await settled(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
+        await until(lambda: running.statistics()["mailboxes"]["counter"]["waiting"] == 0)
         ref.tell(Add(1))
         with anyio.fail_after(5):
             async with anyio.create_task_group() as tasks:

@@ -3,6 +3,7 @@
 import anyio
 import msgspec
 import pytest
+from waiting import until
 
 from atoll.actors.runtime import (
     MESSAGES,
@@ -79,12 +80,6 @@ class ManualClock:
 CODEC = Codec([Do, Done, *MESSAGES])
 
 
-async def settled(condition):
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - the conditions have no event of their own
-            await anyio.sleep(0.001)
-
-
 def joined(**more):
     systems = {}
 
@@ -106,7 +101,7 @@ async def test_a_send_reaches_the_machine_of_the_same_path_on_the_other_node():
         await here.spawn(lambda: MachineActor(other), "other")
         await there.spawn(lambda: MachineActor(theirs, check=True), "machine")
         ref.tell("go")
-        await settled(lambda: len(ours.events) == 2 and other.events)
+        await until(lambda: len(ours.events) == 2 and other.events)
         assert theirs.events == [Received(HERE, Do("it"))]
         assert ours.events == [Told("go"), Received(THERE, Done("it"))]
         assert other.events == [Received(THERE, Done("other"), "machine")]
@@ -151,7 +146,7 @@ async def test_facts_go_in_as_told_and_come_out_announced():
         ref = await here.spawn(lambda: MachineActor(source), "source")
         here.subscribe(Kept, await here.spawn(lambda: MachineActor(sink), "sink"))
         ref.tell(Told("go"))
-        await settled(lambda: sink.events)
+        await until(lambda: sink.events)
         assert source.events == [Told("go")]
         assert sink.events == [Told(Kept(5))]
 
@@ -167,7 +162,7 @@ async def test_timers_fire_once_and_disarmed_or_moved_ones_do_not():
     async with here:
         ref = await here.spawn(lambda: MachineActor(machine), "machine")
         ref.tell("arm")
-        await settled(lambda: TimerFired("c") in machine.events)
+        await until(lambda: TimerFired("c") in machine.events)
         assert machine.events == [Told("arm"), TimerFired("a"), TimerFired("c")]
 
 
@@ -178,12 +173,12 @@ async def test_a_timer_disarmed_while_it_waits_in_the_mailbox_is_dropped():
     async with here:
         ref = await here.spawn(lambda: MachineActor(machine), "machine")
         ref.tell("arm")
-        await settled(lambda: machine.events)
+        await until(lambda: machine.events)
         # The disarming stands before the timer in the mailbox.
         ref.tell("disarm")
         clock.now += 10
         here.alarms._ring_due()
-        await settled(lambda: here.statistics()["mailboxes"]["machine"]["handled"] == 3)
+        await until(lambda: here.statistics()["mailboxes"]["machine"]["handled"] == 3)
         assert machine.events == [Told("arm"), Told("disarm")]
         assert "restarts" not in here.statistics()
 
@@ -195,12 +190,12 @@ async def test_a_timer_keeps_to_the_lease_clock_when_that_leaps_as_after_a_suspe
     async with here:
         ref = await here.spawn(lambda: MachineActor(machine), "machine")
         ref.tell("arm")
-        await settled(lambda: machine.events)
+        await until(lambda: machine.events)
         await anyio.sleep(0.02)
         assert len(machine.events) == 1
         clock.now += 3601
         # The loop's own clock says that an hour is left: only the regular look notices.
-        await settled(lambda: machine.events[-1] == TimerFired("t"))
+        await until(lambda: machine.events[-1] == TimerFired("t"))
 
 
 async def test_nothing_after_a_persist_happens_when_it_fails_and_the_machine_starts_from_the_records(tmp_path):
@@ -232,7 +227,7 @@ async def test_nothing_after_a_persist_happens_when_it_fails_and_the_machine_sta
         ref = await here.spawn(lambda: MachineActor(Script(react, start), journal), "machine")
         for number in (1, 2, 3):
             ref.tell(number)
-        await settled(lambda: sent == [1, 3])
+        await until(lambda: sent == [1, 3])
         assert records == [[], [Kept(1)]]
     assert Journal(tmp_path / "journal", [Kept]).open() == [Kept(1), Kept(3)]
 
@@ -272,6 +267,6 @@ async def test_what_does_not_fit_on_the_way_is_lost_and_counted():
         here.subscribe(int, await here.spawn(lambda: MachineActor(heard), "heard"))
         ref = await here.spawn(lambda: MachineActor(machine), "machine")
         ref.tell("go")
-        await settled(lambda: heard.events)
+        await until(lambda: heard.events)
         assert here.statistics()["congested"] == 1
         assert "restarts" not in here.statistics()

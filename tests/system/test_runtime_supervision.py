@@ -6,6 +6,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import pytest
+from waiting import until
 
 from atoll.actors.runtime import (
     MESSAGES,
@@ -77,12 +78,6 @@ def tracked(diary, name, **more):
     return ChildSpec(name=name, factory=lambda: Tracked(diary, name), **more)
 
 
-async def settled(condition):
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - the conditions have no event of their own
-            await anyio.sleep(0.001)
-
-
 async def test_actors_start_in_order_and_stop_last_first():
     diary = []
     async with system() as running:
@@ -124,7 +119,7 @@ async def test_restarts_are_announced():
         running.subscribe(Restarted, await running.spawn(Listener, "listener"))
         ref = await running.spawn(lambda: Tracked([], "a"), "a")
         ref.tell(Break())
-        await settled(lambda: heard)
+        await until(lambda: heard)
         assert heard == [Restarted("a", "a")]
 
 
@@ -138,8 +133,8 @@ async def test_a_group_that_crashes_too_often_is_restarted_as_a_whole_by_the_one
         for _ in range(2):
             with pytest.raises(AskCrashed):
                 await running.find("a").ask(Break())
-            await settled(lambda: running.find("a") is not None)
-        await settled(lambda: diary[-2:] == ["+a", "+b"])
+            await until(lambda: running.find("a") is not None)
+        await until(lambda: diary[-2:] == ["+a", "+b"])
         assert diary == ["-a", "+a", "-a", "-late", "-b", "+a", "+b"]
         # Only what its specification names comes back.
         assert running.find("late") is None
@@ -230,7 +225,7 @@ async def test_a_failing_background_task_crashes_its_actor_and_its_other_tasks_e
     with anyio.fail_after(3):
         async with system() as running:
             ref = await running.spawn(lambda: Worker(diary, "w"), "w")
-            await settled(lambda: running.statistics()["mailboxes"]["w"]["starts"] == 2)
+            await until(lambda: running.statistics()["mailboxes"]["w"]["starts"] == 2)
             assert await ref.ask(Who()) == "w"
     assert diary == ["+w", "task", "-w", "+w", "task", "-w"]
 
@@ -243,7 +238,7 @@ async def test_cancelling_the_block_cancels_handlers_but_still_cleans_up_last_fi
                 for each in "abc":
                     ref = await running.spawn(lambda each=each: Tracked(diary, each), each)
                     ref.tell(Hang())
-                await settled(lambda: sum(line[0] == "~" for line in diary) == 3)
+                await until(lambda: sum(line[0] == "~" for line in diary) == 3)
                 scope.cancel()
                 await anyio.sleep_forever()
         assert scope.cancelled_caught
@@ -286,7 +281,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_after_the_patience(monke
     async with system() as running:
         ref = await running.spawn(lambda: Tracked(diary, "a"), "a")
         ref.tell(Hang())
-        await settled(lambda: "~a" in diary)
+        await until(lambda: "~a" in diary)
         with anyio.fail_after(5):
             await running.stop(ref)
         assert diary == ["+a", "~a", "-a"]
@@ -328,7 +323,7 @@ async def test_a_temporary_child_of_a_group_ends_without_the_group():
         children = [tracked(diary, "a"), tracked(diary, "b", restart=Restart.TEMPORARY)]
         await running.supervise(SupervisorSpec(name="g", strategy=Strategy.ONE_FOR_ALL, children=children))
         running.find("b").tell(Break())
-        await settled(lambda: running.find("b") is None)
+        await until(lambda: running.find("b") is None)
         assert diary == ["+a", "+b", "-b"]
 
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from atoll.actors.runtime import (
     MESSAGES,
@@ -125,19 +126,13 @@ class Two:
         await self.here.__aexit__(*raised)
 
 
-async def settled(condition):
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - the conditions have no event of their own
-            await anyio.sleep(0.001)
-
-
 async def test_a_message_of_the_codec_and_one_of_the_users_are_asked_alike():
     async with Two() as two:
         assert await two.boiler.ask(Hello("you")) == Welcome("welcome you")
         assert await two.boiler.ask(SetTarget(21.5)) == Target(21.5)
         assert await two.boiler.ask(SetTarget(22), reply_type=dict) == {"celsius": 22.0, "reached": False}
         two.boiler.tell(SetTarget(23))
-        await settled(lambda: two.actor.set == [21.5, 22.0, 23.0])
+        await until(lambda: two.actor.set == [21.5, 22.0, 23.0])
         assert two.here.statistics()["asks_remote"] == 0
 
 
@@ -162,7 +157,7 @@ async def test_the_sender_of_a_tell_is_known_and_can_be_told_back():
         await two.there.spawn(Greeter, "greeter")
         me = await two.here.spawn(Boiler, "me")
         two.here.tell(Address(THERE, "greeter"), Hello("x"), sender=me)
-        await settled(lambda: heard)
+        await until(lambda: heard)
         assert heard == [(Address(HERE, "me"), Standing.MEMBER, Hello("x"))]
 
 
@@ -225,7 +220,7 @@ async def test_a_full_mailbox_is_a_fault_for_an_ask_and_counted_for_a_tell():
         await two.there.spawn(lambda: small, "small", mailbox_max=1)
         ref = two.here.ref(Address(THERE, "small"))
         ref.tell(Hang())
-        await settled(lambda: two.there.statistics()["mailboxes"]["small"] == {"waiting": 0, "handled": 1, "starts": 1})
+        await until(lambda: two.there.statistics()["mailboxes"]["small"] == {"waiting": 0, "handled": 1, "starts": 1})
         ref.tell(Hello("waits"))
         with pytest.raises(AskCongested, match="small is full"):
             await ref.ask(Hello("you"))
@@ -269,7 +264,7 @@ async def test_the_deadline_travels_and_what_is_late_is_not_handled():
         assert 1 <= two.sent[-1].header.deadline_ms <= 20
         await anyio.sleep(0.03)
         two.actor.gate.set()
-        await settled(lambda: two.there.statistics().get("late") == 1)
+        await until(lambda: two.there.statistics().get("late") == 1)
         assert two.actor.set == []
 
 
@@ -300,7 +295,7 @@ async def test_an_ask_repeated_while_it_is_handled_waits_for_the_one_answer():
 
             tasks.start_soon(ask)
             with anyio.fail_after(4):
-                await settled(lambda: two.there.statistics().get("repeated") == 1)
+                await until(lambda: two.there.statistics().get("repeated") == 1)
             two.actor.gate.set()
         assert sum(each.header.kind is Kind.REPLY for each in two.sent) == 1
 
@@ -382,7 +377,7 @@ async def test_an_answer_too_long_for_every_way_is_a_fault_and_is_not_sent_for_a
         with pytest.raises(AskCrashed, match="at most 1000 bytes"):
             await two.boiler.ask(Hello("x" * 1000))
         asked = next(each for each in two.sent if each.header.kind is Kind.ASK)
-        await settled(lambda: two.there.statistics()["mailboxes"]["boiler"]["starts"] == 2)
+        await until(lambda: two.there.statistics()["mailboxes"]["boiler"]["starts"] == 2)
         faults = [each for each in two.sent if each.header.kind is Kind.FAULT]
         two.there.deliver(asked, Standing.MEMBER)
         assert [each for each in two.sent if each.header.kind is Kind.FAULT] == [*faults, faults[0]]
@@ -406,7 +401,7 @@ async def test_malformed_and_misdirected_envelopes_are_counted_and_answered():
         assert len(faults) == 3
         # What was refused unread may be asked again with the same id.
         two.there.deliver(Envelope(header(Kind.ASK), CODEC.encode(Hello("you"))), Standing.MEMBER)
-        await settled(lambda: two.sent[-1].header.kind is Kind.REPLY)
+        await until(lambda: two.sent[-1].header.kind is Kind.REPLY)
         assert two.there.statistics()["handled"] == 1
 
 
@@ -449,4 +444,4 @@ async def test_a_reply_that_cannot_be_encoded_crashes_the_actor_and_says_so():
         await two.there.spawn(Leaky, "leaky")
         with pytest.raises(AskCrashed, match="cannot be sent"):
             await two.here.ref(Address(THERE, "leaky")).ask(Hello("you"))
-        await settled(lambda: two.there.statistics().get("crashes") == 1)
+        await until(lambda: two.there.statistics().get("crashes") == 1)

@@ -13,6 +13,7 @@ import anyio
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ports import free_port
 
 from atoll.transport import beacon_packet
 from atoll.transport.beacon import GROUP_4, INTERFACES_MAX, Beacon, Face, faces_of
@@ -415,15 +416,13 @@ async def wait_heard(one, wanted):
     return heard
 
 
-def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.anyio
 async def test_nodes_of_one_host_hear_each_other():
-    async with beacons((OWN, SITE), (PEER, SITE), (OTHER, None), port=free_port()) as (own, peer, other):
+    async with beacons((OWN, SITE), (PEER, SITE), (OTHER, None), port=free_port(socket.SOCK_DGRAM)) as (
+        own,
+        peer,
+        other,
+    ):
         heard = await wait_heard(own, lambda each: each.peer == PEER.node_id)
         assert (heard.host, heard.port, heard.boot) == ("127.0.0.1", 1001, peer.boot)
         assert heard.member_tag
@@ -436,7 +435,7 @@ async def test_nodes_of_one_host_hear_each_other():
 
 @pytest.mark.anyio
 async def test_garbage_on_the_port_is_counted_and_nothing_ends():
-    port = free_port()
+    port = free_port(socket.SOCK_DGRAM)
     async with beacons((OWN, SITE), (PEER, SITE), port=port) as (own, _):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
@@ -450,7 +449,7 @@ async def test_garbage_on_the_port_is_counted_and_nothing_ends():
 
 @pytest.mark.anyio
 async def test_a_packet_to_this_host_alone_is_not_read():
-    port = free_port()
+    port = free_port(socket.SOCK_DGRAM)
     async with beacons((OWN, SITE), (PEER, SITE), port=port) as (own, _):
         await wait_heard(own, lambda _: True)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -465,7 +464,7 @@ async def test_a_packet_to_this_host_alone_is_not_read():
 @pytest.mark.anyio
 async def test_a_reader_who_does_not_come_costs_only_hints(monkeypatch):
     monkeypatch.setattr("atoll.transport.beacon.QUEUE_MAX", 2)
-    async with beacons((OWN, SITE), (PEER, SITE), port=free_port(), period_s=0.02) as (own, peer):
+    async with beacons((OWN, SITE), (PEER, SITE), port=free_port(socket.SOCK_DGRAM), period_s=0.02) as (own, peer):
         with anyio.fail_after(WITHIN_S):
             while not own.statistics().get("overflowed"):
                 await peer.receive()
@@ -473,7 +472,9 @@ async def test_a_reader_who_does_not_come_costs_only_hints(monkeypatch):
 
 @pytest.mark.anyio
 async def test_a_host_without_a_usable_interface_says_so_and_goes_on(caplog):
-    async with Beacon(OWN, 1, SITE, beacon_port=free_port(), interfaces=("nowhere0",), period_s=0.02) as lonely:
+    async with Beacon(
+        OWN, 1, SITE, beacon_port=free_port(socket.SOCK_DGRAM), interfaces=("nowhere0",), period_s=0.02
+    ) as lonely:
         with anyio.fail_after(WITHIN_S):
             while not lonely.notes:
                 await anyio.lowlevel.checkpoint()
@@ -483,7 +484,7 @@ async def test_a_host_without_a_usable_interface_says_so_and_goes_on(caplog):
 
 @pytest.mark.anyio
 async def test_a_port_that_another_program_holds_for_itself_is_said_in_words():
-    port = free_port()
+    port = free_port(socket.SOCK_DGRAM)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as greedy:
         greedy.bind(("0.0.0.0", port))
         async with beacons((OWN, SITE), port=port) as (own,):

@@ -1,0 +1,42 @@
+"""Waiting for what has no event of its own: counters, files, the state of other actors and of other processes."""
+
+import inspect
+import time
+
+import anyio
+
+from atoll.testing.warden_main import born
+
+PATIENCE_S = 20
+"""Far beyond what anything here takes: a busy machine is slow, a wrong one never ends."""
+LOOK_S = 0.002
+
+
+async def until(condition, patience_s=PATIENCE_S):
+    """Wait until `condition()`, awaited where it can be, is true; gives what it gave."""
+    with anyio.fail_after(patience_s):
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return found
+            await anyio.sleep(LOOK_S)
+
+
+def block_until(condition, why=lambda: "the condition did not come true", patience_s=PATIENCE_S):
+    """Do the same without a loop; where it is in vain, `why()` says so."""
+    deadline = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, why()
+        time.sleep(LOOK_S)
+    return found
+
+
+def block_until_gone(pids):
+    """Wait until none of these processes is there."""
+
+    def alive():
+        return [pid for pid in pids if born(pid)]
+
+    block_until(lambda: not alive(), lambda: f"still there: {alive()}")
