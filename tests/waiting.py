@@ -1,6 +1,5 @@
 """Waiting for what has no event of its own: counters, files, the state of other actors and of other processes."""
 
-import inspect
 import time
 
 import anyio
@@ -13,15 +12,11 @@ LOOK_S = 0.002
 
 
 async def until(condition, patience_s=PATIENCE_S):
-    """Wait until `condition()`, awaited where it can be, is true; gives what it gave."""
+    """Wait until `condition()` is true, and give what it gave."""
     with anyio.fail_after(patience_s):
-        while True:
-            found = condition()
-            if inspect.isawaitable(found):
-                found = await found
-            if found:
-                return found
+        while not (found := condition()):
             await anyio.sleep(LOOK_S)
+    return found
 
 
 def block_until(condition, why=lambda: "the condition did not come true", patience_s=PATIENCE_S):

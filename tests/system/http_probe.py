@@ -55,7 +55,7 @@ async def until_closed(stream):
     return b"".join(parts)
 
 
-async def until(stream, mark, got=b""):
+async def read_until(stream, mark, got=b""):
     """Receive until `mark` has come."""
     with anyio.fail_after(WAIT_S):
         while mark not in got:

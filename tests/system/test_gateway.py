@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_node import OTHER_TV, PHONE, TV, SmallNode
 from starlette.routing import Route
+from waiting import until
 
 from atoll.actors.gateway import authority
 from atoll.actors.gateway.api_key import load_or_create_api_key
@@ -488,11 +489,9 @@ async def test_an_upload_cut_off_leaves_nothing_behind(tmp_path):
             await stream.send(
                 b"POST /mcm/v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(1000)
             )
-            while not gate.spool.exists() or not list(gate.spool.iterdir()):  # noqa: ASYNC110 - a file has no event
-                await anyio.sleep(0.002)
+            await until(lambda: gate.spool.exists() and list(gate.spool.iterdir()))
             await stream.aclose()
-            while list(gate.spool.iterdir()):  # noqa: ASYNC110 - a file has no event
-                await anyio.sleep(0.002)
+            await until(lambda: not list(gate.spool.iterdir()))
         assert (await gate.ask("GET", "/atoll/v1/images"))[2]["images"] == []
 
 
@@ -755,8 +754,7 @@ async def test_a_slow_service_holds_up_nobody(tmp_path):
             async with anyio.create_task_group() as tasks:
                 for _ in range(20):
                     tasks.start_soon(ask_slow)
-                while len(node.calls) < 20:  # noqa: ASYNC110 - the list has no event
-                    await anyio.sleep(0.002)
+                await until(lambda: len(node.calls) >= 20)
                 assert (await remote.ask(HttpRequest("GET", "/fast"))).status == 200
                 assert replies == []
                 node.gates["/slow"].set()
@@ -768,9 +766,7 @@ async def test_a_call_whose_deadline_passed_is_given_up(tmp_path):
         node.gates["/slow"] = anyio.Event()
         with pytest.raises(AskTimedOut):
             await remote.ask(HttpRequest("GET", "/slow"), timeout_s=0.05)
-        with anyio.fail_after(WAIT_S):
-            while gateways[0].counters["late"] == 0:  # noqa: ASYNC110 - a counter has no event
-                await anyio.sleep(0.002)
+        await until(lambda: gateways[0].counters["late"])
 
 
 async def test_a_taken_port_fails_the_start_in_words(tmp_path):
@@ -804,8 +800,7 @@ async def test_a_request_in_flight_is_answered_while_the_actor_stops(tmp_path):
         answers.append(await fetch(tmp_path / "run" / "gw.sock", "GET", "/slow"))
 
     async def open_when_closed():
-        while (tmp_path / "run" / "gw.sock").exists():  # noqa: ASYNC110 - a file has no event
-            await anyio.sleep(0.002)
+        await until(lambda: not (tmp_path / "run" / "gw.sock").exists())
         gate.set()
 
     gate = anyio.Event()
@@ -813,8 +808,7 @@ async def test_a_request_in_flight_is_answered_while_the_actor_stops(tmp_path):
         async with anyio.create_task_group() as tasks, two_nodes(tmp_path) as (node, _, _):
             node.gates["/slow"] = gate
             tasks.start_soon(ask_slow)
-            while not node.calls:  # noqa: ASYNC110 - the list has no event
-                await anyio.sleep(0.002)
+            await until(lambda: node.calls)
             tasks.start_soon(open_when_closed)
     assert answers[0][0].status == 200
     assert answers[0][0].headers["connection"] == "close"

@@ -8,9 +8,10 @@ from collections import Counter
 import anyio
 import anyio.to_thread
 import pytest
-from http_probe import WAIT_S, fetch, serving, talk, until, until_closed
+from http_probe import WAIT_S, fetch, read_until, serving, talk, until_closed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from atoll.actors.gateway.http_server import AddressInUse, ClientGone, Limits, bind_tcp, bind_unix
 from atoll.transport.errors import UsageError, WorldError
@@ -45,7 +46,7 @@ async def test_one_connection_serves_several_requests():
     async with serving(echo) as (port, _), await anyio.connect_tcp("127.0.0.1", port) as stream:
         for number in (b"1", b"2", b"3"):
             await stream.send(b"GET /" + number + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-            got = await until(stream, b"GET /" + number + b"? ")
+            got = await read_until(stream, b"GET /" + number + b"? ")
             assert got.startswith(b"HTTP/1.1 200 ")
             assert b"\r\ndate: " in got.lower()
 
@@ -136,10 +137,10 @@ async def test_the_body_is_asked_for_only_when_the_application_reads_it():
         assert b"connection: close" in got.lower()
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"POST /open" + head)
-            got = await until(stream, b"\r\n\r\n")
+            got = await read_until(stream, b"\r\n\r\n")
             assert got.startswith(b"HTTP/1.1 100")
             await stream.send(b"bytes")
-            assert (await until(stream, b"bytes")).startswith(b"HTTP/1.1 200")
+            assert (await read_until(stream, b"bytes")).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -289,11 +290,11 @@ async def test_too_many_connections_are_told_so():
         await anyio.connect_tcp("127.0.0.1", port) as first,
     ):
         await first.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(first, b"GET /a? ")
+        await read_until(first, b"GET /a? ")
         got = await talk(port, b"")
         assert got.startswith(b"HTTP/1.1 503")
         await first.send(b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(first, b"GET /b? ")
+        await read_until(first, b"GET /b? ")
 
 
 async def test_a_failing_application_gives_500_and_only_that(caplog):
@@ -344,12 +345,12 @@ async def test_the_application_can_take_the_connection_over():
     head = b"POST /attach HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 2\r\n\r\n{}"
     async with serving(app) as (port, _), await anyio.connect_tcp("127.0.0.1", port) as stream:
         await stream.send(head + b"soon")
-        got = await until(stream, b"early:soon")
+        got = await read_until(stream, b"early:soon")
         assert got.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
         assert b"upgrade: tcp\r\n" in got.lower()
         assert b"content-length" not in got.lower()
         await stream.send(b"hello")
-        await until(stream, b"HELLO")
+        await read_until(stream, b"HELLO")
         await stream.send_eof()
         with anyio.fail_after(WAIT_S):
             assert (await until_closed(stream)).endswith(b"bye")
@@ -378,7 +379,7 @@ async def test_a_stop_lets_requests_in_flight_finish_and_lets_nobody_in():
         slow = await anyio.connect_tcp("127.0.0.1", port)
         idle = await anyio.connect_tcp("127.0.0.1", port)
         await idle.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(idle, b"done")
+        await read_until(idle, b"done")
         await slow.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         with anyio.fail_after(WAIT_S):
             await inside.wait()
@@ -437,9 +438,7 @@ async def test_a_unix_socket_is_its_owners_only_and_goes_away(tmp_path):
         _, body = await fetch(path, "GET", "/")
         assert body == b"hi"
         stopping.set()
-        with anyio.fail_after(WAIT_S):
-            while path.exists():  # noqa: ASYNC110 - a file has no event
-                await anyio.sleep(0.005)
+        await until(lambda: not path.exists())
     assert seen[0].transport == "unix"
     assert seen[0].user_id in {os.getuid(), None}
 
