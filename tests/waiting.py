@@ -14,7 +14,7 @@ LOOK_S = 0.002
 async def until(condition, patience_s=PATIENCE_S):
     """Wait until `condition()` is true, and give what it gave."""
     with anyio.fail_after(patience_s):
-        while not (found := condition()):
+        while not (found := condition()):  # noqa: ASYNC110 - the module says why
             await anyio.sleep(LOOK_S)
     return found
 
