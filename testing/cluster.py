@@ -272,8 +272,9 @@ class Cluster:
             while True:
                 if (name := await self.supernode_of(site)) is not None:
                     with contextlib.suppress(NoAnswer):
-                        told = (await self.status(name))["supernode"]
-                        return f"{name}, epoch {told['epoch']}: {told['why']}"
+                        # Its own word counts: others may have heard of it before it says so, or after it gave up.
+                        if told := (await self.status(name))["supernode"]:
+                            return f"{name}, epoch {told['epoch']}: {told['why']}"
                 await anyio.sleep(LOOK_AGAIN_S)
         raise NotReady(f"{site} has no supernode within {ELECTED_S:g} s", "see `problems` in the status of its nodes")
 
