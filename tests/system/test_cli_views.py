@@ -1,0 +1,117 @@
+"""Commands that look: status, nodes, settings."""
+
+import json
+
+import pytest
+from cli_probe import alone, failed, fine
+from small_node import PHONE, TV
+
+from atoll.actors.gateway.views import (
+    BepView,
+    NodeRef,
+    RosterView,
+    RouteView,
+    SepView,
+    StatusView,
+)
+
+
+def test_status_says_health_first_and_why(gate):
+    lines = fine(gate("status")).splitlines()
+    assert lines[0] == "healthy"
+    assert lines[3] == "supernode  this node, epoch 3, confirmed: mains power"
+    assert lines[4:7] == ["", "Duties", "DUTY   NODE  WHY"]
+    assert lines[7] == "proxy  tv    supernode"
+    assert gate.json("status")["supernode"]["why"] == "mains power"
+
+
+def test_status_shows_problems_ways_seps_and_beps(gate):
+    gate.node.told = StatusView(
+        software="0.1.0",
+        node=NodeRef(id=TV, short=TV[:10], name="tv"),
+        site={"id": "00", "mode": "provisional", "members": 1},
+        roster=RosterView(version=4, voters=[NodeRef(id=TV, short=TV[:10], name="tv")]),
+        routes=[RouteView(peer=PHONE, name="phone", kind="sep", why="both behind NAT", latency_ms=4.25)],
+        seps=[SepView(relay="relay-1", state="up", since_s=200)],
+        beps=[BepView(peer=PHONE, name="phone", relay="relay-1", since_s=1, sent_bytes=999, received_bytes=2_500_000)],
+        problems=["the clock is wrong by 3 h: set it", "no relay answers: look at the uplink"],
+    )
+    text = fine(gate("status"))
+    assert text.startswith("2 problems\n! the clock is wrong by 3 h: set it\n! no relay")
+    assert "supernode  none yet" in text
+    assert "voters     tv (roster 4)" in text
+    assert f"phone  {PHONE[:10]}  sep  4.2 ms   both behind NAT" in text
+    assert "relay-1  up     3 min" in text
+    assert "phone  relay-1  1.0 s  999 B  2.5 MB" in text
+
+
+def test_texts_of_other_nodes_cannot_move_the_cursor(gate):
+    gate.node.told = StatusView(
+        software="0.1.0",
+        node=NodeRef(id=TV, short=TV[:10], name="tv\x1b[2J"),
+        site={"id": "00", "mode": "quorum\r", "members": 1},
+        problems=["bad\x07"],
+    )
+    text = fine(gate("status"))
+    assert text.replace("\n", "").isprintable()
+    assert "tv?[2J" in text
+
+
+def test_nodes_are_listed_by_scope(gate):
+    lines = fine(gate("node", "list")).splitlines()
+    assert lines[0].split() == ["NAME", "SITE", "ID", "STANDING", "BY", "SEEN", "ROLE"]
+    assert [line.split()[:2] for line in lines[1:]] == [["tv", "home"], ["phone", "home"], ["tv", "office"]]
+    assert lines[1].endswith("this node, supernode")
+    assert len(gate.json("node", "list")["nodes"]) == 3
+    done = gate("node", "list", "--scope", "account")
+    assert (fine(done), done.stderr) == ("", "no nodes in the scope account\n")
+    assert gate.json("node", "list", "--scope", "proximity")["nodes"] == []
+    assert gate("node", "list", "--scope", "everywhere").exit_code == 2
+
+
+def test_one_node_is_shown_by_any_of_its_names(gate):
+    for name in ("phone", "home/phone", PHONE, PHONE[:10]):
+        assert f"id         {PHONE}\n" in fine(gate("node", "show", name))
+    assert gate.json("node", "show", "phone")["node"]["id"] == PHONE
+    failed(gate("node", "show", "tv"), "2 nodes are called tv: home/tv, office/tv", "say which")
+    failed(gate("node", "show", "nobody"), "no node is called nobody", "take a name from the list")
+    assert gate("node", "show").exit_code == 2
+
+
+def test_settings_are_shown_with_their_origin(tmp_path):
+    (tmp_path / "node.toml").write_text(f'name = "tv"\n[site]\nsecret = "{"ab" * 32}"\n[gateway]\nport = 1\n')
+    arguments = ("config", "show", "--config", str(tmp_path / "node.toml"), "--set", "links.port=0")
+    done = alone(*arguments, "--origin", ATOLL_BEACON_ENABLED="false")
+    found = {line.split()[0]: line.split()[1:] for line in fine(done).splitlines()}
+    assert found["SETTING"] == ["VALUE", "ORIGIN"]
+    assert found["gateway.port"] == ["1", str(tmp_path / "node.toml")]
+    assert found["beacon.enabled"] == ["false", "ATOLL_BEACON_ENABLED"]
+    assert found["links.port"] == ["0", "flag"]
+    assert found["links.host"] == ["0.0.0.0", "default"]
+    assert found["site.secret"] == ["(set)", str(tmp_path / "node.toml")]
+    assert "abab" not in done.output
+    assert "default" not in fine(alone(*arguments))
+    found = json.loads(fine(alone(*arguments, "--json")))
+    assert (found["version"], found["kind"]) == (1, "node")
+    assert {"setting": "name", "value": "tv", "origin": str(tmp_path / "node.toml")} in found["settings"]
+
+
+def test_settings_of_every_kind_are_shown(tmp_path):
+    assert "8087" in fine(alone("config", "show", "--kind", "cloud"))
+    (tmp_path / "relay.toml").write_text(f'[cloud]\nid = "{"a" * 52}"\n')
+    assert "sep_port" in fine(alone("config", "show", "--kind", "relay", ATOLL_CONFIG=str(tmp_path / "relay.toml")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--config", "/no/such.toml"), "/no/such.toml: No such file"),
+        (("--kind", "relay"), "'cloud' is missing"),
+        (("--set", "gateway.port"), "there is no value"),
+        (("--set", "gateway.port=99999"), "gateway.port"),
+        (("--set", "gateway.prot=1"), "there is no such setting"),
+    ],
+)
+def test_settings_that_cannot_be_are_wrong_usage(arguments, what):
+    failed(alone("config", "show", *arguments), what, "", code=2)
+    assert alone("config", "show", "--kind", "toaster").exit_code == 2
