@@ -1,0 +1,80 @@
+"""Messages cut into frames and put together again, with pieces lost on the way."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atoll.transport.base import MESSAGE_BYTES_MAX
+from atoll.transport.errors import Congested, MalformedFrame
+from atoll.transport.fragments import QUEUE_MESSAGES_MAX, Assembly, Outbox, frames_of
+from atoll.transport.session import (
+    RECORD_BYTES_MIN,
+    RECORD_OVERHEAD_BYTES,
+)
+
+
+@given(st.lists(st.binary(max_size=1500), max_size=20), st.integers(RECORD_BYTES_MIN - RECORD_OVERHEAD_BYTES, 3000))
+def test_an_assembly_gives_back_what_an_outbox_took(messages, room):
+    outbox, assembly, found = Outbox(), Assembly(), []
+    for message in messages:
+        outbox.put(message)
+    while outbox:
+        plain = outbox.take(room)
+        assert 0 < len(plain) <= room
+        for _, *rest in frames_of(plain):
+            message = assembly.take(*rest)
+            found += [] if message is None else [message]
+    assert found == messages
+    assert assembly.lost == 0
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=20), st.integers(0, 2**32))
+def test_what_lost_a_piece_is_counted_once_and_never_mixed(sizes, seed):
+    rng, outbox, assembly = random.Random(seed), Outbox(), Assembly()
+    messages = [b"%d:" % number + rng.randbytes(size * 10) for number, size in enumerate(sizes)]
+    for message in messages:
+        outbox.put(message)
+    frames = []
+    while outbox:
+        frames += frames_of(outbox.take(100))
+    broken = {number for _, _, number, _, _ in frames if rng.random() < 0.2}
+    dropped = {number: rng.choice([f for f in frames if f[2] == number]) for number in broken}
+    found = [assembly.take(*f[1:]) for f in frames if dropped.get(f[2]) is not f]
+    delivered = [message for message in found if message is not None]
+    assert delivered == [message for number, message in enumerate(messages) if number not in broken]
+    outbox.put(b"last")
+    (last,) = (assembly.take(*f[1:]) for f in frames_of(outbox.take(100)))
+    assert last == b"last"
+    assert assembly.lost == len(broken)
+
+
+def test_an_assembly_holds_one_message_at_most_and_none_that_is_too_long():
+    assembly, piece = Assembly(), memoryview(bytes(1024))
+    assert assembly.take(1, 0, 0, piece) is None
+    assert assembly.take(1, 1, 0, piece) is None
+    assert (len(assembly._pieces), assembly.lost) == (1024, 1)
+    with pytest.raises(MalformedFrame, match="longer"):
+        assembly.take(0, 1, MESSAGE_BYTES_MAX - 1023, piece)
+    assert assembly.take(1, 0, 0, piece) is None, "one that was given up does not begin anew"
+    assert assembly._current is None
+
+
+def test_message_numbers_go_round():
+    outbox, assembly = Outbox(), Assembly()
+    outbox._number = assembly._next = 2**32 - 1
+    for message in (b"last", b"first"):
+        outbox.put(message)
+    assert [assembly.take(*rest) for _, *rest in frames_of(outbox.take(1000))] == [b"last", b"first"]
+    assert assembly.lost == 0
+
+
+def test_empty_messages_fill_a_queue_too():
+    outbox = Outbox()
+    for _ in range(QUEUE_MESSAGES_MAX):
+        outbox.put(b"")
+    with pytest.raises(Congested):
+        outbox.put(b"")
+    outbox.clear()
+    outbox.put(b"")

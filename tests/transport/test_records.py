@@ -1,0 +1,96 @@
+"""Sealed records: on streams, over key phases, and on paths that overtake each other."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from session_pair import Pair
+
+from atoll.transport.errors import MalformedFrame, UsageError
+from atoll.transport.record_stream import RecordStream, frame_record
+from atoll.transport.records import OLD_KEY_S, PATHS_MAX, PHASE_S, PHASES_AHEAD_MAX, Fault, Opener, Sealer
+from atoll.transport.session import (
+    opens_session,
+    session_id_of,
+)
+
+
+def test_a_record_names_its_session():
+    session = Pair().caller
+    (first,) = session.outgoing()
+    assert session_id_of(first) == session.session_id
+    assert opens_session(first)
+    with pytest.raises(MalformedFrame):
+        session_id_of(b"short")
+
+
+@given(st.lists(st.binary(min_size=9, max_size=300), max_size=20), st.integers(1, 50))
+def test_a_stream_gives_back_the_records_whatever_the_pieces(records, piece):
+    stream, data, found = RecordStream(300), b"".join(map(frame_record, records)), []
+    for start in range(0, len(data), piece):
+        found += stream.feed(data[start : start + piece])
+    assert found == records
+
+
+@pytest.mark.parametrize("length", [0, 8, 301, 2**32 - 1])
+def test_a_stream_with_an_impossible_length_is_malformed(length):
+    with pytest.raises(MalformedFrame, match="at most 300"):
+        RecordStream(300).feed(length.to_bytes(4, "big") + b"x")
+
+
+def sealed_pair():
+    key = os.urandom(32)
+    return Sealer(bytes(8), key, 0.0), Opener(key, 0.0)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, PHASES_AHEAD_MAX, PHASES_AHEAD_MAX + 1])
+def test_a_receiver_follows_over_phases_it_missed_up_to_a_limit(ahead):
+    sealer, opener = sealed_pair()
+    for phase in range(1, ahead + 1):
+        record = sealer.seal(b"x", 0, phase * PHASE_S)
+    now = ahead * PHASE_S
+    assert opener.open(record, now) == (b"x" if ahead <= PHASES_AHEAD_MAX else Fault.FORGED)
+    assert opener.phase == (ahead if ahead <= PHASES_AHEAD_MAX else 0)
+
+
+def test_phases_go_round_and_old_records_stay_closed():
+    sealer, opener = sealed_pair()
+    first = sealer.seal(b"first", 1, 0.0)
+    for phase in range(1, 300):
+        now = phase * PHASE_S
+        late = sealer.seal(b"late", 1, now - 1)
+        assert opener.open(sealer.seal(b"now", 0, now), now) == b"now"
+        assert opener.open(late, now) == b"late"
+        opener.forget_old(now + OLD_KEY_S)
+        assert opener.deadline is None
+    assert opener.open(first, now) is Fault.REPLAYED
+    sealer, opener = sealed_pair()
+    late = sealer.seal(b"late", 1, 0.0)
+    opener.open(sealer.seal(b"now", 0, PHASE_S), PHASE_S)
+    opener.forget_old(PHASE_S + OLD_KEY_S)
+    assert opener.open(late, PHASE_S + OLD_KEY_S) is Fault.FORGED
+
+
+def test_a_forged_phase_moves_nothing():
+    sealer, opener = sealed_pair()
+    record = bytearray(sealer.seal(b"x", 0, 0.0))
+    for phase in range(1, 256):
+        record[8] = phase
+        assert opener.open(bytes(record), 0.0) is Fault.FORGED
+    record[8] = 0
+    assert opener.open(bytes(record), 0.0) == b"x"
+
+
+def test_paths_overtake_each_other_but_nothing_is_opened_twice():
+    sealer, opener = sealed_pair()
+    records = [sealer.seal(b"%d" % number, number % PATHS_MAX, 0.0) for number in range(4 * PATHS_MAX)]
+    by_path = sorted(records, key=lambda record: -record[9])
+    assert all(isinstance(opener.open(record, 0.0), bytes) for record in by_path)
+    assert {opener.open(record, 0.0) for record in records} == {Fault.REPLAYED}
+    with pytest.raises(UsageError, match="paths"):
+        sealer.seal(b"", PATHS_MAX, 0.0)
+    strange = bytearray(sealer.seal(b"", 0, 0.0))
+    strange[9] = PATHS_MAX
+    assert opener.open(bytes(strange), 0.0) is Fault.MALFORMED
+    assert opener.open(bytes(strange[:33]), 0.0) is Fault.MALFORMED
