@@ -116,11 +116,13 @@ def run_in_foreground(
     try:
         anyio.run(serve, backend_options={"use_uvloop": sys.platform != "win32"})
     except BaseExceptionGroup as group:
-        error: BaseException = group
+        said_in_words, others = group.split((TransportError, OSError))
+        if said_in_words is None or others is not None:
+            # What is a mistake of ours is shown whole, whatever else went wrong with it.
+            raise
+        error: BaseException = said_in_words
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if not isinstance(error, TransportError | OSError):
-            raise
         fail(str(error), remedy)
     except (TransportError, OSError) as error:
         fail(str(error), remedy)
