@@ -41,12 +41,16 @@ class NodeId(bytes):
         """Read the long form that `str` gives.
 
         Raises:
-            UsageError: The text is not 52 base32 characters (the caller's fault).
+            UsageError: The text is not 52 base32 characters, or not those that `str` gives (the caller's fault).
         """
         try:
-            return cls(base64.b32decode(text.upper() + "=" * (-len(text) % 8)))
+            found = cls(base64.b32decode(text.upper() + "=" * (-len(text) % 8)))
         except (binascii.Error, ValueError, MalformedFrame) as error:
-            raise UsageError(f"{text!r} is not a node id: expected 52 characters of a-z and 2-7") from error
+            raise UsageError(_no_node_id(text)) from error
+        # 52 characters have room for 4 bits more than 32 bytes, and `upper` makes an S of a long s: one id, one text.
+        if str(found) != text.lower():
+            raise UsageError(_no_node_id(text))
+        return found
 
     @property
     def short(self) -> str:
@@ -67,3 +71,7 @@ class NodeId(bytes):
 
     def __repr__(self) -> str:
         return f"NodeId({self.short})"
+
+
+def _no_node_id(text: str) -> str:
+    return f"{text!r:.80} is not a node id: expected 52 characters of a-z and 2-7"
