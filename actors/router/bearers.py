@@ -28,6 +28,9 @@ ASK_S = 5.0
 ASK_ATTEMPTS = 2
 DIAL_S = 45.0
 """Longer than a relay lets one half wait for the other."""
+SPARE_S = 5.0
+"""The same for a spare: the callee sees the same loss and dials its half at once, unless it has died, and with it that
+half; then every second of waiting is one without a bearer."""
 SPARES_MAX = 256
 """Spare halves that are kept; without one the next bearer costs a question more."""
 
@@ -63,7 +66,10 @@ class Bearers:
 
     async def _open(self, peer: NodeId, spare: BearerHalf | None) -> None:
         try:
-            path = await self._dial(peer, await self._ask_for_halves(peer) if spare is None else [spare])
+            if spare is None:
+                path = await self._dial(peer, await self._ask_for_halves(peer), DIAL_S)
+            else:
+                path = await self._dial(peer, [spare], SPARE_S)
             await self._converse(peer, (path,))
         except (AskFailed, WorldError, PeerError) as error:
             log.info("no bearer to %s: %s", peer.short, error)
@@ -81,7 +87,7 @@ class Bearers:
         half = BearerHalf(offered.relay, offered.name, offered.host, offered.port, offered.ticket)
         return [half] if offered.spare is None else [half, offered.spare]
 
-    async def _dial(self, peer: NodeId, halves: list[BearerHalf]) -> Path:
+    async def _dial(self, peer: NodeId, halves: list[BearerHalf], within_s: float) -> Path:
         """Dial the first half that opens, and keep the one behind it.
 
         Raises:
@@ -90,13 +96,13 @@ class Bearers:
         half, *rest = halves
         order = OpenBearer(peer, half.name or half.relay.short, half.host, half.port, half.ticket)
         try:
-            path: Path = await self._system.ask(Address(self._system.node_id, TUNNEL_RELAY), order, timeout_s=DIAL_S)
+            path: Path = await self._system.ask(Address(self._system.node_id, TUNNEL_RELAY), order, timeout_s=within_s)
         except AskFailed as error:
             if not rest:
                 raise
             # The callee sees its own half fail, and goes to the spare as well.
             log.info("the first bearer to %s did not open: %s", peer.short, error)
-            return await self._dial(peer, rest)
+            return await self._dial(peer, rest, within_s)
         if rest:
             if len(self._spares) >= SPARES_MAX:
                 self._spares.pop(next(iter(self._spares)))
