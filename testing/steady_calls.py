@@ -24,6 +24,7 @@ class SteadyCalls:
 
     call: Callable[[], Awaitable[Answer]]
     status: int
+    pause_s: float = PAUSE_S
     answered: int = 0
     failed: int = 0
     last: Answer | None = None
@@ -46,7 +47,7 @@ class SteadyCalls:
             else:
                 said = f"status {answer.status}: {answer.body[:200].decode('utf-8', 'replace')}"
                 self._count(answer if answer.status == self.status else None, said)
-            await anyio.sleep(PAUSE_S)
+            await anyio.sleep(self.pause_s)
 
     async def steady(self) -> None:
         """Wait for `STEADY_CALLS` good answers in a row from now on."""
