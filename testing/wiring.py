@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from atoll.cluster_specs import ClusterSpec, SiteSpec
+from atoll.cluster_specs import ClusterSpec
 from atoll.testing.errors import UnknownName
 
 INTERNET = "switch of the internet"
@@ -203,7 +203,3 @@ class Wiring:
         for number, site in enumerate(self.spec.site, 1):
             if site.nat == "none" and place != f"router of {site.name}":
                 yield f"route add 10.{number}.0.0/16 via {self.plugs[f'uplink of {site.name}'].address}"
-
-    def nat_of(self, process: str) -> SiteSpec | None:
-        """Give the site whose NAT a process is behind; None: it has a public address."""
-        return next((each for each in self.spec.site if process.startswith(f"{each.name}/")), None)

@@ -1,6 +1,5 @@
 """Private keys: a node's Ed25519 key pair, and the keys that follow from a site's secret."""
 
-import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
@@ -135,8 +134,3 @@ class SiteKeys:
     def link_proof_valid(self, proof: bytes, *, prover: NodeId, verifier: NodeId) -> bool:
         """Check a `link_proof` in constant time."""
         return hmac.compare_digest(proof, self.link_proof(prover, verifier))
-
-
-def fingerprint(data: bytes) -> str:
-    """SHA-256 as `sha256:<hex>`, the form in which Docker and OCI write digests."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()

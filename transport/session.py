@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 
 from atoll.transport.base import MESSAGE_BYTES_MAX
 from atoll.transport.errors import Congested, Expired, MalformedFrame, PeerError, Refused, UsageError
-from atoll.transport.fragments import FRAME, Assembly, Channel, Outbox, frame, frames_of
+from atoll.transport.fragments import Assembly, Channel, Outbox, frame, frames_of
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 from atoll.transport.keys import NodeKey
 from atoll.transport.noise import KEY_BYTES, PAYLOAD_BYTES_MAX, TAG_BYTES, Handshake
@@ -55,8 +55,6 @@ _HANDSHAKE = 0xFF
 RECORD_BYTES_MIN = 512
 RECORD_BYTES_MAX = 65_536
 """What is taken from any path; the two ends may cut what they send differently."""
-RECORD_OVERHEAD_BYTES = OVERHEAD_BYTES + FRAME.size
-"""What a record holds beside the one message in it."""
 _PROOF_OVERHEAD_BYTES = SESSION_ID_BYTES + 2 + KEY_BYTES + TAG_BYTES + NODE_ID_BYTES + TAG_BYTES
 """What handshake message 3 holds beside the grant."""
 

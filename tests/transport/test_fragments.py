@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from atoll.transport.base import MESSAGE_BYTES_MAX
 from atoll.transport.errors import Congested, MalformedFrame
 from atoll.transport.fragments import QUEUE_MESSAGES_MAX, Assembly, Outbox, frames_of
+from atoll.transport.records import OVERHEAD_BYTES
 from atoll.transport.session import (
     RECORD_BYTES_MIN,
-    RECORD_OVERHEAD_BYTES,
 )
 
 
-@given(st.lists(st.binary(max_size=1500), max_size=20), st.integers(RECORD_BYTES_MIN - RECORD_OVERHEAD_BYTES, 3000))
+@given(st.lists(st.binary(max_size=1500), max_size=20), st.integers(RECORD_BYTES_MIN - OVERHEAD_BYTES, 3000))
 def test_an_assembly_gives_back_what_an_outbox_took(messages, room):
     outbox, assembly, found = Outbox(), Assembly(), []
     for message in messages:
