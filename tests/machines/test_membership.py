@@ -1,124 +1,25 @@
-"""Whom the Discoverer dials, where and when; and who is shown as near."""
+"""Membership: whose turn it is to dial, where, and when again."""
 
-from pathlib import Path
-from random import Random
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from membership_bench import HIGH, LOW, OTHERS, OWN, PORT, Bench
 
-from atoll.actors.discoverer import membership
 from atoll.actors.discoverer.membership import (
     CANDIDATES_MAX,
     DIAL_S,
-    DIALS_MAX,
     FALLBACK_S,
     LOOK_S,
     MOVED_S,
-    NEIGHBOUR_DIALS_MAX,
-    NEIGHBOUR_LINKS_MAX,
     PAUSE_S_MAX,
-    RING_LINKS,
-    SMALL_SITE_MAX,
     STABLE_S,
-    Membership,
 )
 from atoll.actors.discoverer.messages import (
-    MESSAGES,
     DialWanted,
-    ListSeen,
-    NodeLost,
-    NodeSeen,
     Seed,
-    SeenNode,
-    SeenNodes,
-    Wanted,
 )
-from atoll.actors.router.messages import PeerDown, PeerUp
-from atoll.actors.runtime.machine import Announce, Arm, Received, Reply, TimerFired, Told
+from atoll.actors.router.messages import PeerDown
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon_packet import FORGET_S, Heard
-from atoll.transport.codec import Codec
-from atoll.transport.identity import NodeId
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "discoverer.txt"
-PORT = 8085
-
-
-def node(number):
-    return NodeId(number.to_bytes(2, "big") * 16)
-
-
-LOW, OWN, HIGH = node(1), node(1000), node(2000)
-OTHERS = [node(number) for number in range(2001, 2600)]
-
-
-class Bench:
-    """A machine with its one timer, in virtual time."""
-
-    def __init__(self, *, own=OWN, seeds=()):
-        self.machine = Membership(own, rng=Random(7), seeds=seeds)
-        self.now = 100.0
-        self.look_at = None
-        self.dials, self.seen, self.lost = [], [], []
-        self.sequence = 0
-        self._take(self.machine.start([], self.now))
-
-    def _take(self, effects):
-        for effect in effects:
-            match effect:
-                case Arm("look", after):
-                    assert after > 0
-                    self.look_at = self.now + after
-                case Announce(DialWanted() as wanted):
-                    self.dials.append((self.now, wanted))
-                case Announce(NodeSeen(node=who)):
-                    self.seen.append(who)
-                case Announce(NodeLost(node=who)):
-                    self.lost.append(who)
-                case _:
-                    pytest.fail(f"{effect} was not expected")
-        self.machine.check()
-
-    def tell(self, fact):
-        self._take(self.machine.handle(Told(fact), self.now))
-
-    def hear(self, who=HIGH, host="192.0.2.7", *, member=True, boot=1):
-        self.sequence += 1
-        self.tell(Heard(who, host, PORT, boot, self.sequence, member, "tv", "0.1.0"))
-
-    def up(self, who=HIGH, standing=Standing.MEMBER):
-        self.tell(PeerUp(who, standing, "tv", "192.0.2.7"))
-
-    def wait(self, seconds, hearing=()):
-        """Let time pass; whoever is in `hearing` (node, host) is heard each second."""
-        until, beat = self.now + seconds, self.now + 1.0
-        while True:
-            at = min(self.look_at, beat if hearing else until, until)
-            self.now = at
-            if at == self.look_at:
-                self._take(self.machine.handle(TimerFired("look"), at))
-            if hearing and at == beat:
-                beat += 1.0
-                for who, host in hearing:
-                    self.hear(who, host)
-            if at >= until:
-                return
-
-    @property
-    def dialled(self):
-        return [wanted.peer for _, wanted in self.dials]
-
-    def line(self, who=HIGH):
-        return next((each for each in self.machine.seen(self.now).nodes if each.node == who), None)
-
-
-@pytest.fixture
-def bench():
-    return Bench()
-
-
-# Whose turn
 
 
 def test_the_lower_id_dials_at_once_and_once(bench):
@@ -167,9 +68,6 @@ def test_nobody_dials_itself():
     bench.up(OWN)
     bench.wait(30)
     assert (bench.dials, bench.seen) == ([], [])
-
-
-# Addresses and pauses
 
 
 def test_of_one_beat_loopback_goes_first_and_link_local_last(bench):
@@ -259,9 +157,6 @@ def test_an_address_unheard_for_ten_seconds_is_forgotten(bench):
     assert [host for host, _ in bench.line().addresses] == ["192.0.2.9"]
 
 
-# Links
-
-
 def test_after_a_lost_link_the_lower_id_dials_again_soon(bench):
     bench.hear(HIGH)
     bench.up(HIGH)
@@ -308,9 +203,6 @@ def test_whoever_is_unheard_for_ten_seconds_is_forgotten_and_announced_once_more
     assert bench.seen == [LOW, LOW]
 
 
-# Seeds
-
-
 def test_a_seed_is_dialled_without_any_beacon_by_both_sides_and_never_forgotten():
     for seed in (HIGH, LOW):
         bench = Bench(seeds=[Seed(seed, "198.51.100.7", PORT)])
@@ -320,150 +212,6 @@ def test_a_seed_is_dialled_without_any_beacon_by_both_sides_and_never_forgotten(
         assert len(bench.dials) > 10
         assert bench.lost == []
 
-
-# Limits
-
-
-def test_a_small_site_has_links_to_everybody(bench):
-    for other in OTHERS[: SMALL_SITE_MAX - 1]:
-        bench.hear(other)
-        bench.up(other)
-    assert set(bench.dialled) == set(OTHERS[: SMALL_SITE_MAX - 1])
-
-
-def test_a_large_site_dials_the_next_few_and_those_wanted(bench):
-    # While everybody is linked the rule is looked at with all of them known.
-    members = OTHERS[:200]
-    for other in members:
-        bench.up(other)
-    for other in members:
-        bench.tell(PeerDown(other, "the switch restarted"))
-    bench.dials.clear()
-    heard = [(other, "192.0.2.7") for other in members]
-    bench.tell(Wanted.of([OTHERS[100], OTHERS[150], node(7)]))
-    bench.wait(30, hearing=heard)
-    assert set(bench.dialled) == {*members[:RING_LINKS], OTHERS[100], OTHERS[150]}
-    assert "large site" in bench.line(OTHERS[50]).why
-    bench.tell(Wanted.of([OTHERS[50]]))
-    bench.wait(5, hearing=heard)
-    assert OTHERS[50] in bench.dialled
-
-
-def test_the_ring_goes_round(bench):
-    members = [node(number) for number in range(1, 40)]
-    for other in members:
-        bench.up(other)
-    for other in members:
-        bench.tell(PeerDown(other, "the switch restarted"))
-    bench.wait(10, hearing=[(other, "192.0.2.7") for other in members])
-    assert set(bench.dialled) == set(members[:RING_LINKS])
-
-
-def test_dials_under_way_are_bounded_and_members_go_first():
-    bench = Bench(seeds=[Seed(each, "192.0.2.9", PORT) for each in OTHERS[:40]])
-    assert len(bench.dials) == DIALS_MAX
-    bench.wait(120)
-    assert set(bench.dialled) == set(OTHERS[:40])
-
-
-def test_neighbours_leave_room_for_members(bench):
-    for other in OTHERS[:50]:
-        bench.hear(other, member=False)
-    assert len(bench.dials) == NEIGHBOUR_DIALS_MAX
-    bench.hear(HIGH)
-    assert bench.dialled[-1] == HIGH
-    assert "neighbours are being dialled" in bench.line(OTHERS[20]).why
-
-
-def test_the_cloud_is_no_neighbour(bench):
-    bench.up(HIGH, Standing.CLOUD)
-    bench.tell(PeerDown(HIGH, "gone"))
-    assert bench.line(HIGH) is None
-    assert bench.seen == []
-
-
-def test_links_to_neighbours_are_limited(bench):
-    for other in OTHERS[:NEIGHBOUR_LINKS_MAX]:
-        bench.up(other, Standing.NEIGHBOUR)
-    bench.hear(OTHERS[-1], member=False)
-    assert bench.dials == []
-    assert "enough" in bench.line(OTHERS[-1]).why
-    bench.tell(PeerDown(OTHERS[0], "gone"))
-    bench.wait(1)
-    assert OTHERS[-1] in bench.dialled
-
-
-def test_invented_neighbours_do_not_grow_the_table_nor_keep_members_out(bench, monkeypatch):
-    monkeypatch.setattr(membership, "NEIGHBOURS_MAX", 8)
-    for other in OTHERS[:100]:
-        bench.hear(other, member=False)
-    assert len(bench.machine.seen(bench.now).nodes) == 8
-    bench.hear(HIGH)
-    assert bench.line(HIGH).member
-    assert bench.machine.statistics(bench.now)["refused"] == 92
-
-
-def test_broken_links_do_not_overfill_the_table(bench, monkeypatch):
-    monkeypatch.setattr(membership, "NEIGHBOURS_MAX", 3)
-    for other in OTHERS[:6]:
-        bench.up(other, Standing.NEIGHBOUR)
-    for other in OTHERS[:6]:
-        bench.tell(PeerDown(other, "gone"))
-    assert len(bench.machine.seen(bench.now).nodes) == 3
-    assert len(bench.lost) == 3
-
-
-def test_a_beacon_can_claim_membership_but_the_link_decides(bench):
-    bench.hear(HIGH, member=True)
-    bench.up(HIGH, Standing.NEIGHBOUR)
-    bench.hear(HIGH, member=True)
-    assert (bench.line().member, bench.line().standing) == (False, "neighbour")
-
-
-# What is shown
-
-
-class Answered:
-    pass
-
-
-def test_list_seen_is_answered_sorted_and_with_the_notes(bench):
-    bench.machine.notes = ("no multicast here",)
-    bench.hear(HIGH)
-    bench.hear(LOW)
-    to = Answered()
-    (reply,) = bench.machine.handle(Received(OWN, ListSeen(), "", to), bench.now + 0.5)
-    assert isinstance(reply, Reply)
-    assert reply.to is to
-    assert [each.node for each in reply.message.nodes] == [LOW, HIGH]
-    assert reply.message.nodes[1] == SeenNode(
-        HIGH, "tv", "0.1.0", True, "", (("192.0.2.7", PORT),), 0.5, "dialling 192.0.2.7 port 8085"
-    )
-    assert reply.message.notes == ("no multicast here",)
-
-
-def test_a_list_nobody_asked_for_and_other_messages_are_ignored(bench):
-    bench._take(bench.machine.handle(Received(HIGH, ListSeen()), bench.now))
-    bench._take(bench.machine.handle(Received(HIGH, SeenNodes()), bench.now))
-    bench.tell("gossip")
-    assert bench.machine.statistics(bench.now)["ignored"] == 3
-
-
-EXAMPLES = (
-    ListSeen(),
-    SeenNodes((SeenNode(HIGH, "tv", "0.1.0", True, "member", (("192.0.2.7", 8085),), 0.5, ""),), ("note",)),
-)
-CODEC = Codec(MESSAGES)
-
-
-def test_the_bytes_of_the_messages_stay():
-    golden = dict(line.split(" = ") for line in GOLDEN.read_text().splitlines())
-    assert {type(message) for message in EXAMPLES} == set(MESSAGES)
-    assert {type(message).__name__: CODEC.encode(message).hex() for message in EXAMPLES} == golden
-    assert [CODEC.decode(CODEC.encode(message)) for message in EXAMPLES] == list(EXAMPLES)
-
-
-# Properties
 
 NODES = [LOW, OWN, HIGH, *OTHERS[:3]]
 STEPS = st.lists(
