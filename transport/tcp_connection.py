@@ -31,9 +31,9 @@ _SEALED_BYTES = 33
 """What CURVE adds to a message: its name, a nonce, a flag and the authenticator."""
 _SHORT_FRAME_BYTES_MAX = 255
 _TCP_INFO_BYTES = 136
-_RECEIVED = struct.Struct("@Q")
-_RECEIVED_OFFSET = 128
-"""Of `tcpi_bytes_received` in Linux's `struct tcp_info`, since 4.1."""
+_COUNTS = struct.Struct("@QQ")
+_COUNTS_OFFSET = 120
+"""Of `tcpi_bytes_acked` and `tcpi_bytes_received` in Linux's `struct tcp_info`, since 4.1."""
 
 
 def plain_host(address: str) -> str:
@@ -68,14 +68,27 @@ def shut_down(descriptor: int, peer: Any) -> None:
             sock.shutdown(socket.SHUT_RDWR)
 
 
+def _counts(sock: socket.socket) -> tuple[int, int]:
+    """Give how many bytes the other end has acknowledged, and how many it has sent; 0 where nobody can say."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    if len(info) < _TCP_INFO_BYTES:
+        return 0, 0
+    acknowledged, received = _COUNTS.unpack_from(info, _COUNTS_OFFSET)
+    return acknowledged, received
+
+
+def bytes_acknowledged(descriptor: int) -> int:
+    """Tell how many bytes the other end's kernel has acknowledged; 0 where the system cannot say (not Linux)."""
+    with contextlib.suppress(OSError, AttributeError), _duplicate(descriptor) as sock:
+        return _counts(sock)[0]
+    return 0
+
+
 def bytes_taken(descriptor: int) -> int:
     """Tell how many bytes libzmq has read from a connection; 0 where the system cannot say (not Linux)."""
     with contextlib.suppress(OSError, AttributeError), _duplicate(descriptor) as sock:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        if len(info) < _TCP_INFO_BYTES:
-            return 0
         waiting = int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), "little")
-        return max(0, int(_RECEIVED.unpack_from(info, _RECEIVED_OFFSET)[0]) - waiting)
+        return max(0, _counts(sock)[1] - waiting)
     return 0
 
 

@@ -3,11 +3,16 @@
     dialling --ticket accepted--> admitted --the relay ends it, or the link dies--> lost (once, from `receive`)
              --refused, silence--> raised from `async with`
 
+It paces itself: a PING after each `PACE_BYTES`, and no more than `WINDOW_BYTES` that no PONG has answered, so that the
+relay, which reads always, is never made to hold more. A PING also asks a relay that is silent whether it lives; both
+need somebody who reads.
+
 Each connection has a CURVE key of its own, made before its ticket because the ticket is bound to it: so the relay can
 never tell that two connections are of one node. A lost client is not mended; make another, with a fresh key and ticket.
 """
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,18 +25,25 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.frames import Accepted, Denied, RelayEvent
-from atoll.actors.tunnel_relay.sep_socket import RECEIVE_QUEUE_FRAMES, SEND_QUEUE_FRAMES, harden
-from atoll.transport.errors import Congested, Expired, Refused, Unreachable, UsageError
+from atoll.actors.tunnel_relay.frames import Accepted, Denied, Pong, RelayEvent
+from atoll.actors.tunnel_relay.sep_socket import SEND_QUEUE_FRAMES, harden
+from atoll.transport.base import QUEUE_BYTES_MAX
+from atoll.transport.errors import Congested, Expired, Refused, TransportError, Unreachable, UsageError
 from atoll.transport.identity import NodeId
+from atoll.transport.tcp_connection import UnreadMeter, bytes_acknowledged, bytes_on_the_wire
 
 DIAL_S = 10.0
 """For the handshake and the answer to the ticket."""
 CHECK_S = 0.5
-"""How often a client that hears nothing looks whether its link still lives; libzmq's heartbeats judge that in 3 s."""
+"""How often a client that hears nothing looks whether its link still lives."""
+QUIET_S, PATIENCE_S = 0.9, 1.5
+"""After so long without a word the relay is asked whether it lives, and then it has so long: 3 s at most in all."""
+PACE_BYTES = 256 * 1024
+WINDOW_BYTES = 1024 * 1024
+"""How far this end may be ahead of the relay's reading; the relay cuts at twice as much."""
 LINGER_MS = 250
 """For records still on their way out when the client is closed."""
-_ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
@@ -77,6 +89,16 @@ class SepClient:
         self._sock: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._lost = ""
+        self._meter: UnreadMeter | None = None
+        self._descriptor = -1
+        self._let_in = False
+        self._sent_bytes = self._read_bytes = self._marked_bytes = 0
+        """What was sent, what of it a PONG has answered, and up to where PONGs are asked for."""
+        self._pings: deque[int | None] = deque()
+        """PINGs without a PONG: what had been sent before, or None for one that the user asked for."""
+        self._heard_at = 0.0
+        self._asked_at: float | None = None
+        self._acknowledged = 0
         self._nap: anyio.CancelScope | None = None
         """The reader's wait for the socket, while it waits."""
 
@@ -84,14 +106,14 @@ class SepClient:
         sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._sock = sock
         try:
-            harden(sock, send_frames=SEND_QUEUE_FRAMES, receive_frames=RECEIVE_QUEUE_FRAMES)
+            harden(sock, send_frames=SEND_QUEUE_FRAMES)
             # Never by itself: a new connection needs a new ticket anyway.
             sock.setsockopt(zmq.RECONNECT_IVL, -1)
             sock.setsockopt(zmq.IPV6, int("[" in self._where))
             sock.setsockopt(zmq.CURVE_SERVERKEY, self._relay.curve_key)
             sock.setsockopt(zmq.CURVE_PUBLICKEY, self._key.public)
             sock.setsockopt(zmq.CURVE_SECRETKEY, self._key.secret)
-            self._monitor = sock.get_monitor_socket(_ENDS | _HANDSHAKE_FAILED)
+            self._monitor = sock.get_monitor_socket(_EVENTS | _HANDSHAKE_FAILED)
             try:
                 sock.connect(f"tcp://{self._where}")
             except zmq.ZMQError as error:
@@ -113,6 +135,7 @@ class SepClient:
                 self.show(self._ticket)
                 while (event := await self._next()) != Accepted(frames.TICKET):
                     self._events.append(event)
+                self._let_in, self._heard_at = True, time.monotonic()
         except TimeoutError as error:
             raise Expired(
                 f"the relay at {self._where} gave no answer within {self._dial_s:g} s; is it up, and is its key right?"
@@ -142,7 +165,13 @@ class SepClient:
 
     def ping(self) -> None:
         """Ask for a `Pong`; raises what `call` raises."""
-        self._send(frames.ping_frame())
+        # In this order: sending may ask for a PONG of our own behind it.
+        self._pings.append(None)
+        try:
+            self._send(frames.ping_frame())
+        except TransportError:
+            self._pings.pop()
+            raise
 
     async def receive(self) -> RelayEvent:
         """Wait for what comes next; one reader at a time.
@@ -163,13 +192,18 @@ class SepClient:
             # In this order: what the relay said before the link was lost is heard first.
             self._watch()
             try:
-                event = frames.read_event(sock.recv(zmq.DONTWAIT))
+                frame = sock.recv(zmq.DONTWAIT)
             except zmq.Again:
                 self._raise_if_lost()
+                self._look_after_relay(sock)
             else:
+                self._heard(frame)
+                event = frames.read_event(frame)
                 if isinstance(event, Denied):
                     raise SepRefused(event)
-                return event
+                if not isinstance(event, Pong) or self._is_the_users():
+                    return event
+                continue
             with anyio.move_on_after(CHECK_S) as self._nap:
                 await anyio.wait_readable(descriptor)
             self._nap = None
@@ -179,12 +213,51 @@ class SepClient:
         with contextlib.suppress(zmq.Again):
             while self._monitor is not None and not self._lost:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
-                if event["event"] & _HANDSHAKE_FAILED:
+                if event["event"] == zmq.EVENT_CONNECTED:
+                    self._descriptor = int(event["value"])
+                    self._meter = UnreadMeter(self._descriptor, QUEUE_BYTES_MAX)
+                elif event["event"] & _HANDSHAKE_FAILED:
                     self._lost = (
                         f"the relay at {self._where} speaks no CURVE, or has another key than it is dialled with"
                     )
                 else:
                     self._lost = f"the link to the relay at {self._where} is lost, or nobody listens there"
+
+    def _heard(self, frame: bytes) -> None:
+        self._heard_at, self._asked_at = time.monotonic(), None
+        if self._meter is not None:
+            self._meter.note_frame(len(frame))
+
+    def _is_the_users(self) -> bool:
+        """Take a PONG; True when the user asked for it."""
+        # Without a PING it answers nothing, and is as harmless as any word too many.
+        mark = self._pings.popleft() if self._pings else None
+        if mark is None:
+            return True
+        self._read_bytes = mark
+        return False
+
+    def _look_after_relay(self, sock: "zmq.Socket[bytes]") -> None:
+        """Ask a relay that is silent whether it lives, and give it up in the end; nothing of it is left to be read."""
+        now = time.monotonic()
+        if self._meter is not None and self._meter.overfull():
+            self._lost = f"the link to the relay at {self._where} is lost: it sends more than this end can read"
+        elif self._let_in and self._asked_at is None and now - self._heard_at > QUIET_S:
+            self._ask(sock)
+            self._asked_at, self._acknowledged = now, bytes_acknowledged(self._descriptor)
+        elif self._asked_at is not None and now - self._asked_at > PATIENCE_S:
+            # The PING may still be behind other things on a slow way; then the way goes on.
+            if (acknowledged := bytes_acknowledged(self._descriptor)) > self._acknowledged:
+                self._asked_at, self._acknowledged = now, acknowledged
+            else:
+                self._lost = f"the link to the relay at {self._where} is lost: it is silent"
+        self._raise_if_lost()
+
+    def _ask(self, sock: "zmq.Socket[bytes]") -> None:
+        with contextlib.suppress(zmq.Again):
+            sock.send(frames.ping_frame(), zmq.DONTWAIT)
+            self._pings.append(self._sent_bytes)
+            self._marked_bytes = self._sent_bytes
 
     def _raise_if_lost(self) -> None:
         if self._lost:
@@ -192,12 +265,20 @@ class SepClient:
 
     def _send(self, frame: bytes) -> None:
         sock = self._open_socket()
+        self._raise_if_lost()
+        if self._sent_bytes - self._read_bytes > WINDOW_BYTES:
+            self._watch()
+            self._raise_if_lost()
+            raise Congested(f"the relay at {self._where} has not read what was sent before; the frame was not queued")
         try:
             sock.send(frame, zmq.DONTWAIT)
         except zmq.Again as error:
             self._watch()
             self._raise_if_lost()
             raise Congested(f"the relay at {self._where} takes too little; the frame was not queued") from error
+        self._sent_bytes += bytes_on_the_wire(len(frame))
+        if self._let_in and self._sent_bytes - self._marked_bytes > PACE_BYTES:
+            self._ask(sock)
         if self._nap is not None and int(sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             # The descriptor tells of changes only, and this send has used up the one that the reader waits for.
             self._nap.cancel()

@@ -74,7 +74,12 @@ class SepServer:
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many there are now."""
-        return {**self.circuits.statistics(), "refused_silent": self._socket.silent_cut}
+        return {
+            **self.circuits.statistics(),
+            "refused_silent": self._socket.silent_cut,
+            "cut_flooding": self._socket.flooding_cut,
+            "cut_stuck": self._socket.stuck_cut,
+        }
 
     def close(self) -> None:
         """Close the port and every connection."""

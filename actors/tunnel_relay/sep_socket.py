@@ -9,9 +9,6 @@ A connection's name is libzmq's routing id. Clients here never choose theirs, an
 byte, which no client may choose: so nobody can come back under another's name.
 """
 
-import contextlib
-import os
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,16 +22,23 @@ from atoll.actors.tunnel_relay.frames import FRAME_BYTES_MAX
 from atoll.transport.base import QUEUE_BYTES_MAX
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
+from atoll.transport.tcp_connection import UnreadMeters, peer_of, shut_down
 
 OVERFLOW_BYTES_MAX = QUEUE_BYTES_MAX // 2
 """What a slow peer may hold back here, counted in bytes, when libzmq's own queue is full."""
 SEND_QUEUE_FRAMES = (QUEUE_BYTES_MAX - OVERFLOW_BYTES_MAX) // FRAME_BYTES_MAX
 """And there: libzmq counts messages, not bytes, so as many of the longest as make up the rest of the budget."""
-RECEIVE_QUEUE_FRAMES = 256
+OVERFLOW_TOTAL_BYTES_MAX = 256 * 1024 * 1024
+"""What all slow peers together may hold back in this way."""
+STUCK_S = 3.0
+"""How long a peer for which something is held back may take nothing at all, before it is cut."""
+UNREAD_BYTES_MAX = 2 * 1024 * 1024
+"""What libzmq may hold of one client that the relay has not read; honest ones pace themselves at half of it."""
 MESSAGE_BYTES_MAX = 64 * 1024
 HANDSHAKE_MS = 10_000
-HEARTBEAT_MS = 1_000
-SILENCE_MS = 3_000
+PROBE_S = 1
+SILENCE_S = 3
+"""TCP probes a silent connection each second, and after 3 s without an answer it is lost."""
 SILENT_S = 5.0
 """How long a connection may take to say its first word, handshake and all."""
 CUT_DELAY_S = 0.25
@@ -51,15 +55,21 @@ _NAME_PART = int(zmq.SNDMORE | zmq.DONTWAIT)
 _LAST_PART = int(zmq.DONTWAIT)
 
 
-def harden(sock: "zmq.Socket[bytes]", *, send_frames: int, receive_frames: int) -> None:
-    """Set what no socket of ours may be without: bounds for what peers can make it keep, and heartbeats."""
+def harden(sock: "zmq.Socket[bytes]", *, send_frames: int) -> None:
+    """Set what no socket of ours may be without: bounds for what peers can make it keep, and probes for their lives.
+
+    No receive queue and no heartbeats of libzmq's: with either, a peer could abort this process.
+    """
     sock.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
     sock.setsockopt(zmq.SNDHWM, send_frames)
-    sock.setsockopt(zmq.RCVHWM, receive_frames)
+    sock.setsockopt(zmq.RCVHWM, 0)
     sock.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-    sock.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, 0)
+    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_S)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_S)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, SILENCE_S - 1)
+    sock.setsockopt(zmq.TCP_MAXRT, SILENCE_S * 1000)
     sock.setsockopt(zmq.LINGER, 0)
 
 
@@ -67,6 +77,8 @@ def harden(sock: "zmq.Socket[bytes]", *, send_frames: int, receive_frames: int) 
 class _Overflow:
     frames: deque[bytes] = field(default_factory=deque)
     size: int = 0
+    moved: float = field(default_factory=time.monotonic)
+    """When something of it last went."""
 
 
 class SepSocket:
@@ -83,7 +95,7 @@ class SepSocket:
         self._zap.setsockopt(zmq.LINGER, 0)
         self._zap.bind(_ZAP)
         router = self._context.socket(zmq.ROUTER)
-        harden(router, send_frames=SEND_QUEUE_FRAMES, receive_frames=RECEIVE_QUEUE_FRAMES)
+        harden(router, send_frames=SEND_QUEUE_FRAMES)
         router.setsockopt(zmq.BACKLOG, BACKLOG)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.CURVE_SERVER, 1)
@@ -106,14 +118,22 @@ class SepSocket:
         self._keys: dict[bytes, bytes] = {}
         self._descriptors: dict[bytes, int] = {}
         self._connections: dict[int, bytes] = {}
+        self._peers: dict[int, Any] = {}
+        """Descriptors of all connections, and the address at the other end."""
         self._silent: dict[int, tuple[float, Any]] = {}
         """Connections that have said nothing yet: descriptor, until when they may, and the peer's address."""
         self._cuts: deque[tuple[float, bytes, int, Any]] = deque()
         self._overflows: dict[bytes, _Overflow] = {}
+        self._overflow_bytes = 0
+        self._meters = UnreadMeters()
         self._lost: deque[tuple[float, bytes]] = deque()
         self._leaving: dict[bytes, bytes] = {}
         self.silent_cut = 0
         """How many were cut because they said nothing."""
+        self.flooding_cut = 0
+        """How many were cut because they sent more than the relay could read."""
+        self.stuck_cut = 0
+        """How many were cut because they took nothing of what waited for them."""
 
     @property
     def holds_back(self) -> bool:
@@ -153,6 +173,7 @@ class SepSocket:
             else:
                 message = self._router.recv(copy=False)
                 data, key = message.bytes, self._meet(name, message)
+            self._meters.note(self._descriptors.get(name, -1), len(data))
             if self._router.getsockopt(zmq.RCVMORE):
                 # Frames have one part; what has more is not worth reading, and never valid.
                 while self._router.getsockopt(zmq.RCVMORE):
@@ -181,10 +202,14 @@ class SepSocket:
                 overflow = self._overflows[connection] = _Overflow()
             else:
                 return
-        if overflow.size + len(data) > OVERFLOW_BYTES_MAX:
+        if (
+            overflow.size + len(data) > OVERFLOW_BYTES_MAX
+            or self._overflow_bytes + len(data) > OVERFLOW_TOTAL_BYTES_MAX
+        ):
             raise Congested("the receiver takes too little; the frame was not queued")
         overflow.frames.append(data)
         overflow.size += len(data)
+        self._overflow_bytes += len(data)
 
     def flush(self) -> bool:
         """Send what libzmq had no room for; True when some of it went, or has nobody to go to any more."""
@@ -193,16 +218,20 @@ class SepSocket:
             try:
                 while overflow.frames:
                     self._send(connection, overflow.frames[0])
-                    overflow.size -= len(overflow.frames.popleft())
-                    moved = True
+                    self._drop(overflow, len(overflow.frames.popleft()))
+                    overflow.moved, moved = time.monotonic(), True
             except zmq.Again:
                 continue
             except Unreachable:
-                # Its end is told by `receive_nowait`.
-                overflow.frames.clear()
+                # Its end is told by `receive_nowait`, and what waited for it is dropped already.
+                pass
             moved = True
             self._overflows.pop(connection, None)
         return moved
+
+    def _drop(self, overflow: _Overflow, count: int) -> None:
+        overflow.size -= count
+        self._overflow_bytes -= count
 
     def _send(self, connection: bytes, data: bytes) -> None:
         try:
@@ -220,23 +249,35 @@ class SepSocket:
         if descriptor is not None:
             # An empty key: known, and not listened to.
             self._keys[connection] = b""
-            self._cuts.append((time.monotonic() + CUT_DELAY_S, connection, descriptor, _peer(descriptor)))
+            self._cuts.append((time.monotonic() + CUT_DELAY_S, connection, descriptor, peer_of(descriptor)))
 
     def sweep(self) -> None:
-        """Notice who has gone, who has said nothing for too long, and carry out cuts that are due."""
+        """Notice who has gone, has said nothing, takes nothing or sends too much, and carry out cuts that are due."""
         self._watch()
         now = time.monotonic()
+        for descriptor in self._meters.overfull():
+            self.flooding_cut += 1
+            self._cut_at_once(descriptor)
+        stuck = [name for name, overflow in self._overflows.items() if overflow.moved + STUCK_S <= now]
+        for name in stuck:
+            if (descriptor := self._descriptors.get(name, -1)) in self._connections:
+                self.stuck_cut += 1
+                self._cut_at_once(descriptor)
         while self._cuts and self._cuts[0][0] <= now:
             _, connection, descriptor, peer = self._cuts.popleft()
             if self._connections.get(descriptor) == connection:
-                _hang_up(descriptor, peer)
+                shut_down(descriptor, peer)
         while self._silent:
             descriptor, (until, peer) = next(iter(self._silent.items()))
             if until > now:
                 break
             del self._silent[descriptor]
             self.silent_cut += 1
-            _hang_up(descriptor, peer)
+            shut_down(descriptor, peer)
+
+    def _cut_at_once(self, descriptor: int) -> None:
+        self._meters.forget(descriptor)
+        shut_down(descriptor, self._peers.get(descriptor))
 
     def close(self) -> None:
         """Close everything at once."""
@@ -255,6 +296,7 @@ class SepSocket:
             # It has gone again, or was cut, and its descriptor may be another's by now: nobody would tell of its end.
             return b""
         self._keys[name], self._descriptors[name], self._connections[descriptor] = key, descriptor, name
+        self._meters.allow(descriptor, UNREAD_BYTES_MAX)
         return key
 
     def _watch(self) -> None:
@@ -266,32 +308,22 @@ class SepSocket:
             descriptor = event["value"]
             # A descriptor that is accepted anew was closed before, whether or not that was told.
             self._silent.pop(descriptor, None)
+            self._peers.pop(descriptor, None)
+            self._meters.forget(descriptor)
             if (name := self._connections.get(descriptor)) is not None:
                 self._forget(name, descriptor)
             if event["event"] == zmq.EVENT_ACCEPTED:
-                self._silent[descriptor] = (time.monotonic() + SILENT_S, _peer(descriptor))
+                peer = self._peers[descriptor] = peer_of(descriptor)
+                self._meters.begin(descriptor)
+                self._silent[descriptor] = (time.monotonic() + SILENT_S, peer)
 
     def _forget(self, name: bytes, descriptor: int) -> None:
         self._connections.pop(descriptor, None)
         self._descriptors.pop(name, None)
-        self._overflows.pop(name, None)
+        if (overflow := self._overflows.pop(name, None)) is not None:
+            self._drop(overflow, overflow.size)
         # Of a connection that was cut the owner has heard enough.
         if key := self._keys.pop(name, None):
             # What it said before it left is still in libzmq's queue and counts: its end is told after that.
             self._leaving[name] = key
             self._lost.append((time.monotonic() + LAST_WORDS_S, name))
-
-
-def _peer(descriptor: int) -> Any:
-    """Give the address at the other end of a socket of libzmq's; None when it has none any more."""
-    # libzmq's own thread may close it at any moment; a duplicate is ours alone.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
-        return sock.getpeername()
-    return None
-
-
-def _hang_up(descriptor: int, peer: Any) -> None:
-    """Shut a connection down if it still is the one to `peer`; libzmq's thread then closes it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
-        if sock.getpeername() == peer:
-            sock.shutdown(socket.SHUT_RDWR)

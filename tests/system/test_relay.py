@@ -10,11 +10,13 @@ from subprocess import PIPE
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import zmq
+from curve_peer import CurvePeer
 from waiting import until
 
-from atoll.actors.tunnel_relay import frames, sep_client
+from atoll.actors.tunnel_relay import frames, sep_client, sep_socket
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound, Pong, Returned, Undelivered
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.relay import Relay
@@ -167,28 +169,79 @@ async def test_the_newest_registration_gets_the_calls_and_the_older_one_again_af
         assert (await old.receive()).record == b"to the older"
 
 
+@contextlib.asynccontextmanager
+async def deaf(relay):
+    """A registration whose TCP connection nobody reads."""
+    key = FreshKey.generate()
+    server = RELAY.node_id.curve_key
+    peer = await anyio.to_thread.run_sync(CurvePeer.dial, server, relay.sep_port, (key.public, key.secret))
+    try:
+        peer.say(frames.ticket_frame(ticket_for(Role.REGISTER, key)), frames.labels_frame([LABEL]))
+        await until(lambda: relay.statistics()["sep_labels"])
+        yield peer
+    finally:
+        peer.sock.close()
+
+
 @ONE_LOOP
-async def test_one_who_does_not_read_stalls_nobody_else_and_is_told_about():
+async def test_one_who_does_not_read_stalls_nobody_else_is_told_about_and_cut_in_the_end(monkeypatch):
+    monkeypatch.setattr(sep_socket, "OVERFLOW_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(sep_socket, "STUCK_S", 60.0)
     async with (
         relaying() as relay,
-        registered(relay, LABEL),
         registered(relay, OTHER_LABEL) as lively,
         client(relay.sep_port, Role.REACH) as flooder,
         client(relay.sep_port, Role.REACH) as caller,
+        deaf(relay),
     ):
         record = bytes(frames.RECORD_BYTES_MAX)
-        stuck = 0
-        while not stuck:
+        stuck = None
+        while stuck is None:
             with contextlib.suppress(Congested):
                 flooder.call(LABEL, record)
             with anyio.move_on_after(0.002):
-                assert await flooder.receive() == Undelivered(Reason.CONGESTED, LABEL)
-                stuck += 1
+                stuck = await flooder.receive()
+        assert stuck == Undelivered(Reason.CONGESTED, LABEL)
         for number in range(50):
             caller.call(OTHER_LABEL, b"%d" % number)
             heard = await lively.receive()
             lively.answer(heard.circuit, heard.record)
             assert await caller.receive() == Returned(OTHER_LABEL, b"%d" % number)
+        monkeypatch.setattr(sep_socket, "STUCK_S", 0.1)
+        await counted(relay, "sep_cut_stuck")
+        while await flooder.receive() != Undelivered(Reason.UNKNOWN_LABEL, LABEL):
+            pass
+        assert relay.statistics()["sep_registrations"] == 1
+
+
+async def test_a_client_that_outruns_the_relay_is_congested_and_one_that_does_not_care_is_cut(monkeypatch):
+    monkeypatch.setattr(sep_socket, "UNREAD_BYTES_MAX", 1_500_000)
+    async with relaying() as relay, registered(relay, LABEL), client(relay.sep_port, Role.REACH) as caller:
+        record = bytes(frames.RECORD_BYTES_MAX)
+        # Nobody but this runs, so the relay reads nothing meanwhile.
+        ahead = sep_client.WINDOW_BYTES // len(record) + 1
+        for _ in range(ahead):
+            caller.call(OTHER_LABEL, record)
+        with pytest.raises(Congested, match="has not read what was sent before"):
+            caller.call(OTHER_LABEL, record)
+        for _ in range(ahead):
+            assert await caller.receive() == Undelivered(Reason.UNKNOWN_LABEL, OTHER_LABEL)
+        key = FreshKey.generate()
+        server = RELAY.node_id.curve_key
+        rude = await anyio.to_thread.run_sync(CurvePeer.dial, server, relay.sep_port, (key.public, key.secret))
+        rude.say(frames.ticket_frame(ticket_for(Role.REACH, key)))
+        await until(lambda: relay.statistics()["sep_admitted"] == 3)
+        # A message that never ends: no frame that could be judged, and nothing that libzmq would bound.
+        part = rude.message(bytes(60_000), flags=1)
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                await anyio.to_thread.run_sync(rude.sock.sendall, part)
+                part = rude.message(bytes(60_000), flags=1)
+        await counted(relay, "sep_cut_flooding")
+        rude.sock.close()
+        await until(lambda: relay.statistics()["sep_connections"] == 2)
+        caller.ping()
+        assert await caller.receive() == Pong()
 
 
 async def test_draining_is_announced_and_nobody_new_comes_in():

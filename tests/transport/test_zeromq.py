@@ -742,6 +742,7 @@ async def test_when_too_much_waits_in_all_those_go_who_sent_more_than_their_shar
         assert event == Delivered(modest.id, b"not much")
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_life_is_shown_as_often_as_the_peer_asks_for_and_asked_for_in_return():
     async with Node(silence_s=0.6) as node:
         with Raw(node, node.port) as raw:
@@ -759,6 +760,7 @@ async def test_life_is_shown_as_often_as_the_peer_asks_for_and_asked_for_in_retu
             assert "silent for too long" in (await node.next(LinkDown)).reason
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_time_that_this_process_is_held_up_is_not_held_against_its_peers():
     async with Node(silence_s=0.6) as node, Node(silence_s=0.6) as peer:
         await join(peer, node)
