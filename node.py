@@ -2,19 +2,15 @@
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, site (duties), discoverer
             container_manager, gateway, users' actors
-    relay   its two ports; where a cloud is told of it: router, uplink, reporter
-    cloud   router, directory, signaling, enrolment
+    relay   its two ports (`Relay`); where a cloud is told of it: router, uplink, reporter (`reporting`)
+    cloud   router, directory, signaling, enrolment (`run_cloud`)
 
 A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
 believe in its links start anew. Nothing here decides anything at run time.
 """
 
-import fcntl
-import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -23,15 +19,12 @@ from typing import Any, Self
 import anyio
 
 from atoll.actors.cloud import messages as cloud_messages
-from atoll.actors.cloud.cloud import DIRECTORY, ENROLMENT, SIGNALING, DirectoryDoor, EnrolmentDoor, SignalingDoor
-from atoll.actors.cloud.directory import Directory
-from atoll.actors.cloud.messages import ListNodes, NodeList, NodeRecord, RelayReport
-from atoll.actors.cloud.signaling import Signaling
+from atoll.actors.cloud.cloud import Cloud, run_cloud
+from atoll.actors.cloud.messages import DIRECTORY, ListNodes, NodeList, NodeRecord
 from atoll.actors.cloud.store import CloudStore
 from atoll.actors.container_manager import messages as container_messages
 from atoll.actors.container_manager.container_manager import ContainerManager
-from atoll.actors.container_manager.containers import Containers
-from atoll.actors.container_manager.containers import NodeFacts as ServiceFacts
+from atoll.actors.container_manager.containers import Containers, ContextFacts
 from atoll.actors.discoverer import messages as discoverer_messages
 from atoll.actors.discoverer.discoverer import Discoverer
 from atoll.actors.duties import messages as duties_messages
@@ -41,7 +34,7 @@ from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.duties.offer import Offer
 from atoll.actors.elector import messages as elector_messages
 from atoll.actors.elector.elector import Elector
-from atoll.actors.elector.host_facts import FactsSet, HostFacts
+from atoll.actors.elector.host_facts import HostFacts, StatedFacts
 from atoll.actors.elector.messages import Resign
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.settings import ElectionSettings
@@ -63,19 +56,19 @@ from atoll.actors.runtime import (
     Strategy,
     SupervisorSpec,
 )
+from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.tunnel_relay.relay import Relay
-from atoll.actors.tunnel_relay.reporter import Reporter
+from atoll.actors.tunnel_relay.reporter import reporting
 from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
 from atoll.actors.uplink import messages as uplink_messages
-from atoll.actors.uplink.messages import AskCloud
+from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.uplink import Uplink
 from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, RelayConfig, read_config
-from atoll.transport.admission import CloudAdmission, SiteAdmission
-from atoll.transport.base import Admission, Standing
+from atoll.transport.admission import SiteAdmission
 from atoll.transport.beacon import Beacon
 from atoll.transport.codec import Codec
-from atoll.transport.errors import Refused, Unreachable, UsageError
+from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
@@ -149,7 +142,7 @@ class Node:
         if self._open:
             raise UsageError("this node is open already: make another one with Node.open")
         async with AsyncExitStack() as stack:
-            stack.enter_context(_alone_in(self.config.state_dir))
+            stack.enter_context(held_state_dir(self.config.state_dir))
             await self._start(stack)
             self._stack = stack.pop_all()
         self._open = True
@@ -180,15 +173,15 @@ class Node:
         site, founded = _site_keys(config)
         own = NodeRecord(key.node_id, config.name, config.site.name, VERSION)
         self.system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
-        await _supervise(self.system, _network(config, key, site, own, founded=founded))
-        facts = ServiceFacts(node_id=str(key.node_id), http_port=config.gateway.tcp_port or 0)
-        folder = config.state_dir / "containers"
-        await _spawn(
-            self.system,
-            lambda: ContainerManager(lambda: Containers(folder, facts=facts)),
-            container_messages.PATH,
-        )
         self._offer = Offer(self.system)
+        with _own_faults():
+            await self.system.supervise(_network(config, key, site, own, founded=founded))
+            await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
+            await self._serve_gateway(own, site)
+        await self.system.supervise(SupervisorSpec(name=USERS))
+
+    async def _serve_gateway(self, own: NodeRecord, site: SiteKeys) -> None:
+        config = self.config
         live = LiveNode(
             system=self.system,
             own=own,
@@ -208,8 +201,7 @@ class Node:
             live.app = self.gateway.app
             return self.gateway
 
-        await _spawn(self.system, gateway, GATEWAY)
-        await self.system.supervise(SupervisorSpec(name=USERS))
+        await self.system.spawn(gateway, GATEWAY)
         await live.tell_offer()
 
     async def spawn(self, factory: Callable[[], Actor], name: str) -> ActorRef:
@@ -251,7 +243,7 @@ class Node:
         site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 2.0)
         if scope == "site":
             return site.records
-        listed: NodeList = await self._ask_here(uplink_messages.PATH, AskCloud(DIRECTORY, ListNodes()), 15.0)
+        listed = await ask_cloud(self.system, DIRECTORY, ListNodes(), NodeList)
         return (*site.records, *listed.nodes)
 
     async def _ask_here(self, path: str, message: Any, timeout_s: float) -> Any:
@@ -262,58 +254,20 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
     """Say which actors make a node part of its site and of the cloud, in the order in which they need each other."""
     node = key.node_id
     cloud = _cloud_address(config.cloud)
-    admission = SiteAdmission(
-        keys=site,
-        own=node,
-        open_site=config.site.open,
-        clouds=frozenset() if cloud is None else frozenset({cloud.node}),
-        enrolment=_enrolment(config.cloud),
-    )
-
-    def transport() -> ZeroMqTransport:
-        made = ZeroMqTransport(key, admission, label=config.name, host=config.links.host, port=config.links.port)
-        links.append(made)
-        return made
-
-    links: list[ZeroMqTransport] = []
-    said = FactsSet(
-        on_mains=None if config.facts.power is None else config.facts.power == "mains",
-        wired=config.facts.wired,
-        memory_free_bytes=None if config.facts.memory_mb is None else config.facts.memory_mb * 2**20,
-    )
-
-    def beacon() -> Beacon:
-        # The port is known once the Router has opened it.
-        return Beacon(
-            key,
-            links[-1].port,
-            site,
-            label=config.name,
-            beacon_port=config.beacon.port,
-            interfaces=config.beacon.interfaces,
-        )
-
+    links = _Links(config, key, site)
+    beacon = links.beacon if config.beacon.enabled else None
     return SupervisorSpec(
         name=NETWORK,
         strategy=Strategy.REST_FOR_ONE,
         children=(
-            ChildSpec(name=router_messages.PATH, factory=lambda: Router(key, transport, cloud)),
+            ChildSpec(name=router_messages.PATH, factory=lambda: Router(key, links.transport, cloud)),
             ChildSpec(
                 name=uplink_messages.PATH,
                 factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),
             ),
             ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node)),
-            ChildSpec(
-                name=elector_messages.PATH,
-                factory=lambda: Elector(
-                    node,
-                    site,
-                    _roster(config, site, node, founded=founded),
-                    journal=config.state_dir / "election.journal",
-                    settings=ElectionSettings(**config.election.given()),
-                ),
-            ),
-            ChildSpec(name="host_facts", factory=lambda: HostFacts(said)),
+            ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, node, site, founded=founded)),
+            ChildSpec(name="host_facts", factory=lambda: HostFacts(_stated(config))),
             # Together, the place for held duties first: a node alone is elected before Duties has looked around.
             SupervisorSpec(
                 name="site",
@@ -323,12 +277,73 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
                     ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, has_cloud=cloud is not None)),
                 ),
             ),
-            ChildSpec(
-                name=discoverer_messages.PATH,
-                factory=lambda: Discoverer(node, beacon if config.beacon.enabled else None),
-            ),
+            ChildSpec(name=discoverer_messages.PATH, factory=lambda: Discoverer(node, beacon)),
         ),
     )
+
+
+class _Links:
+    """Makes what carries a node's links, anew for each Router, and the beacons that say where they are."""
+
+    def __init__(self, config: NodeConfig, key: NodeKey, site: SiteKeys) -> None:
+        self._config = config
+        self._key = key
+        self._site = site
+        self._newest: ZeroMqTransport | None = None
+        cloud = config.cloud
+        self._admission = SiteAdmission(
+            keys=site,
+            own=key.node_id,
+            open_site=config.site.open,
+            clouds=frozenset() if cloud is None else frozenset({cloud.id}),
+            enrolment=_enrolment(cloud),
+        )
+
+    def transport(self) -> ZeroMqTransport:
+        """Make a transport; its port is known once the Router has opened it."""
+        config = self._config
+        self._newest = ZeroMqTransport(
+            self._key, self._admission, label=config.name, host=config.links.host, port=config.links.port
+        )
+        return self._newest
+
+    def beacon(self) -> Beacon:
+        """Make a beacon that says the port of the newest transport; the Router, which opens it, is started before."""
+        if self._newest is None:
+            raise UsageError("a beacon needs the port of the links: start the Router before the Discoverer")
+        config = self._config
+        return Beacon(
+            self._key,
+            self._newest.port,
+            self._site,
+            label=config.name,
+            beacon_port=config.beacon.port,
+            interfaces=config.beacon.interfaces,
+        )
+
+
+def _elector(config: NodeConfig, node: NodeId, site: SiteKeys, *, founded: bool) -> Elector:
+    roster = Roster()
+    if config.site.voters:
+        roster = Roster.found(site, config.site.voters)
+    elif founded:
+        roster = Roster.found(site, [node])
+    settings = ElectionSettings(**config.election.given())
+    return Elector(node, site, roster, journal=config.state_dir / "election.journal", settings=settings)
+
+
+def _stated(config: NodeConfig) -> StatedFacts:
+    facts = config.facts
+    return StatedFacts(
+        on_mains=None if facts.power is None else facts.power == "mains",
+        wired=facts.wired,
+        memory_free_bytes=None if facts.memory_mb is None else facts.memory_mb * 2**20,
+    )
+
+
+def _container_manager(config: NodeConfig, node: NodeId) -> ContainerManager:
+    facts = ContextFacts(node_id=str(node), http_port=config.gateway.tcp_port or 0)
+    return ContainerManager(lambda: Containers(config.state_dir / "containers", facts=facts))
 
 
 def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:
@@ -347,54 +362,20 @@ def _site_keys(config: NodeConfig) -> tuple[SiteKeys, bool]:
     return SiteKeys(NodeKey.load_or_create(config.state_dir / "site.secret").seed), True
 
 
-def _roster(config: NodeConfig, site: SiteKeys, node: NodeId, *, founded: bool) -> Roster:
-    if config.site.voters:
-        return Roster.found(site, config.site.voters)
-    return Roster.found(site, [node]) if founded else Roster()
-
-
 @contextmanager
-def _alone_in(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory: two nodes with one key and one journal would harm their site."""
+def _own_faults() -> Iterator[None]:
+    """Let a start that failed say what really happened, in its own words.
+
+    Raises:
+        UsageError: In place of `StartFailed`.
+    """
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(
-            f"the state directory {state_dir} cannot be used: {error.strerror}; name another with --set state_dir=DIR"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"another process uses {state_dir}: stop it, or give this one its own with --set state_dir=DIR"
-            ) from None
         yield
-    finally:
-        os.close(descriptor)
-
-
-async def _supervise(system: ActorSystem, spec: SupervisorSpec) -> None:
-    try:
-        await system.supervise(spec)
     except StartFailed as error:
-        raise _own_fault(error) from error
-
-
-async def _spawn(system: ActorSystem, factory: Callable[[], Actor], name: str) -> ActorRef:
-    try:
-        return await system.spawn(factory, name)
-    except StartFailed as error:
-        raise _own_fault(error) from error
-
-
-def _own_fault(error: BaseException) -> Exception:
-    """Find what really happened behind a failed start, to be said in its own words."""
-    cause: BaseException | None = error
-    while isinstance(cause, StartFailed) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    return UsageError(str(cause)) if isinstance(cause, Exception) else UsageError(str(error))
+        cause: BaseException = error
+        while isinstance(cause, StartFailed) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise UsageError(str(cause if isinstance(cause, Exception) else error)) from error
 
 
 @asynccontextmanager
@@ -405,60 +386,25 @@ async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
         UsageError: A port is taken, or a file is damaged.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(_alone_in(config.state_dir))
+        stack.enter_context(held_state_dir(config.state_dir))
         key = NodeKey.load_or_create(config.key_file)
         relay = await stack.enter_async_context(
             Relay(key, config.cloud.id, sep_port=config.sep_port, bearer_port=config.bearer_port, host=config.listen)
         )
         if config.cloud.host and config.host:
-            await _report_relay(stack, config, key, relay)
+            cloud = CloudAddress(config.cloud.id, config.cloud.host, config.cloud.port)
+            told = reporting(
+                relay,
+                key,
+                codec(),
+                cloud=cloud,
+                enrolment=_enrolment(config.cloud),
+                label=config.name,
+                host=config.host,
+            )
+            with _own_faults():
+                await stack.enter_async_context(told)
         yield relay
-
-
-async def _report_relay(stack: AsyncExitStack, config: RelayConfig, key: NodeKey, relay: Relay) -> None:
-    cloud = _cloud_address(config.cloud)
-    assert cloud is not None  # noqa: S101 - for mypy: a relay's config always names one
-    # A relay belongs to no site: nobody holds this secret.
-    admission = SiteAdmission(
-        keys=SiteKeys.generate(),
-        own=key.node_id,
-        clouds=frozenset({cloud.node}),
-        enrolment=_enrolment(config.cloud),
-    )
-
-    def report() -> RelayReport:
-        numbers = relay.statistics()
-        load = min(1.0, numbers["bearer_tunnels"] / max(1, numbers["bearer_tunnels_max"]))
-        return RelayReport(config.host, relay.sep_port, relay.bearer_port, load, draining=relay.draining)
-
-    system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
-    await _supervise(
-        system,
-        SupervisorSpec(
-            name=NETWORK,
-            strategy=Strategy.REST_FOR_ONE,
-            children=(
-                ChildSpec(
-                    name=router_messages.PATH,
-                    # Nobody dials a relay's node; only its two ports are known.
-                    factory=lambda: Router(
-                        key, lambda: ZeroMqTransport(key, admission, label=config.name, host="127.0.0.1"), cloud
-                    ),
-                ),
-                ChildSpec(name=uplink_messages.PATH, factory=lambda: Uplink(key.node_id, cloud.node, None)),
-                ChildSpec(name="reporter", factory=lambda: Reporter(report)),
-            ),
-        ),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    """A running cloud."""
-
-    id: NodeId
-    port: int
-    """Where it takes links."""
 
 
 @asynccontextmanager
@@ -469,47 +415,12 @@ async def open_cloud(config: CloudConfig) -> AsyncIterator[Cloud]:
         UsageError: The port is taken, or the store cannot be used.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(_alone_in(config.state_dir))
+        stack.enter_context(held_state_dir(config.state_dir))
         key = NodeKey.load_or_create(config.key_file)
         store = stack.enter_context(CloudStore(config.store_file))
         for each in config.enrolments:
             store.expect(bytes(each.secret), kind=each.kind, site=each.site, name=each.name)
-        signaling = Signaling(store, key, time.time)
-        directory = Directory(store, signaling, time.time)
-        admission: Admission = CloudAdmission(lambda peer, shown: _enrol(store, peer, shown))
-        links: list[ZeroMqTransport] = []
-
-        def transport() -> ZeroMqTransport:
-            # Once it has taken a free port, it keeps it: others have been told.
-            port = links[-1].port if links else config.port
-            links.append(ZeroMqTransport(key, admission, label=config.name, host=config.listen, port=port))
-            return links[-1]
-
-        system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
-        await _supervise(
-            system,
-            SupervisorSpec(
-                name=NETWORK,
-                children=(
-                    ChildSpec(
-                        name=router_messages.PATH,
-                        factory=lambda: Router(key, transport),
-                    ),
-                    ChildSpec(name=DIRECTORY, factory=lambda: DirectoryDoor(store, directory)),
-                    ChildSpec(name=SIGNALING, factory=lambda: SignalingDoor(store, signaling)),
-                    ChildSpec(name=ENROLMENT, factory=lambda: EnrolmentDoor(store, key)),
-                ),
-            ),
-        )
-        yield Cloud(key.node_id, links[-1].port)
-
-
-def _enrol(store: CloudStore, peer: NodeId, shown: bytes) -> Standing:
-    """Judge a key at the cloud's door; enrol it if it shows an unused secret."""
-    if store.enrolled(peer) is not None:
-        return Standing.GRANTED
-    if not shown:
-        return Standing.NEIGHBOUR
-    if store.enrol(peer, shown):
-        return Standing.GRANTED
-    raise Refused("this enrolment secret is not known to the cloud, or another key has spent it; ask for a new one")
+        running = run_cloud(key, store, codec(), label=config.name, host=config.listen, port=config.port)
+        with _own_faults():
+            cloud = await stack.enter_async_context(running)
+        yield cloud

@@ -1,178 +1,85 @@
-"""The cloud's actors: the doors through which enrolled nodes and relays reach Directory, Signaling and enrolment.
+"""A cloud in one process: the port where it takes links, and the actors that answer nodes and relays.
 
-    message --its sender's key enrolled?--> Directory | Signaling | a grant --> the answer
-            --not, or its records make no sense--> declined, with the reason; nothing changed
-            --too many of its sender wait already--> declined at once
-
-Senders take turns: whoever asks without end waits behind its own questions, and nobody else does.
-Whose message it is was proved by the link; what that key may say stands in the store.
+a key comes --enrolled, or shows an unspent secret--> granted: directory, signaling, enrolment answer it
+--shows nothing--------------------------> neighbour: nothing answers it
+--shows what is spent or unknown---------> refused, with what to do
 """
 
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import Any, ClassVar
-
-import anyio
-import anyio.lowlevel
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from atoll.actors.cloud.directory import Directory
-from atoll.actors.cloud.messages import (
-    AnnounceSite,
-    GrantIssued,
-    GrantRequest,
-    ListNodes,
-    LookUp,
-    PlaceSep,
-    RelayReport,
-    TunnelRequest,
-)
+from atoll.actors.cloud.doors import DirectoryDoor, EnrolmentDoor, SignalingDoor
+from atoll.actors.cloud.messages import DIRECTORY, ENROLMENT, SIGNALING
 from atoll.actors.cloud.signaling import Signaling
-from atoll.actors.cloud.store import CloudStore, Enrolled
-from atoll.actors.runtime.actor import LATER, Actor, Delivery
-from atoll.actors.runtime.errors import AskDeclined, Declined
-from atoll.transport.base import Standing
-from atoll.transport.errors import PeerError, WorldError
+from atoll.actors.cloud.store import CloudStore
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.router import Router
+from atoll.actors.runtime import ActorSystem, ChildSpec, SupervisorSpec
+from atoll.transport.admission import CloudAdmission
+from atoll.transport.base import Admission, Standing
+from atoll.transport.codec import Codec
+from atoll.transport.errors import Refused
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.tokens import issue_grant
-
-DIRECTORY, SIGNALING, ENROLMENT = "directory", "signaling", "enrolment"
-GRANT_LIFE_S = 24 * 3600.0
-"""A node that was cut off for a day must show itself to the cloud again; revocation lists come with accounts."""
-GRANT_AUDIENCE = "atoll"
-GRANT_SCOPES = ("atoll:call",)
-WAITING_PER_SENDER_MAX = 32
-"""Questions of one key that wait in one actor; a node in order has one or two."""
+from atoll.transport.zeromq import ZeroMqTransport
 
 
-class CloudActor(Actor):
-    """Base: knows who sends, and says every refusal to the asker."""
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A running cloud."""
 
-    open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.GRANTED})
-
-    takes: ClassVar[tuple[type, ...]] = ()
-    """The messages it answers."""
-
-    def __init__(self, store: CloudStore) -> None:
-        self._store = store
-        self._waiting: dict[NodeId, deque[Delivery]] = {}
-        """By sender, in the order of their turns."""
-        self._asked = anyio.Event()
-
-    async def started(self) -> None:
-        """Begin to answer."""
-        self.tasks.start_soon(self._answer_in_turn)
-
-    async def receive(self, delivery: Delivery) -> Any:
-        """Put a question behind the others of its sender.
-
-        Raises:
-            Declined: Too many of them wait already.
-        """
-        if delivery.sender is None or delivery.standing is None or not isinstance(delivery.message, self.takes):
-            return await super().receive(delivery)
-        mine = self._waiting.setdefault(delivery.sender.address.node, deque())
-        if len(mine) >= WAITING_PER_SENDER_MAX:
-            raise Declined(f"{WAITING_PER_SENDER_MAX} of your questions wait here already; ask fewer at once")
-        mine.append(delivery)
-        self._asked.set()
-        return LATER
-
-    async def _answer_in_turn(self) -> None:
-        while True:
-            await self._asked.wait()
-            while self._waiting:
-                sender = next(iter(self._waiting))
-                mine = self._waiting.pop(sender)
-                self._answer_to(sender, mine.popleft())
-                if mine:
-                    self._waiting[sender] = mine
-                # So that others get their questions in between those of a flood.
-                await anyio.lowlevel.checkpoint()
-            self._asked = anyio.Event()
-
-    def _answer_to(self, sender: NodeId, delivery: Delivery) -> None:
-        try:
-            enrolled = self._store.enrolled(sender)
-            if enrolled is None:
-                raise Declined("your key is not enrolled here")  # noqa: TRY301 - told like every other refusal
-            answer = self.answer(enrolled, delivery.message)
-        except (Declined, PeerError, WorldError) as error:
-            if delivery.reply_to is not None:
-                delivery.reply_to.fail(AskDeclined(str(error)))
-        else:
-            if delivery.reply_to is not None:
-                delivery.reply_to.answer(answer)
-
-    def answer(self, sender: Enrolled, message: Any) -> Any:
-        """Answer one of the messages in `takes`."""
-        raise NotImplementedError
+    id: NodeId
+    port: int
+    """Where it takes links."""
 
 
-class DirectoryDoor(CloudActor):
-    """Who is where."""
+@asynccontextmanager
+async def run_cloud(
+    key: NodeKey, store: CloudStore, codec: Codec, *, label: str, host: str, port: int
+) -> AsyncIterator[Cloud]:
+    """Run the cloud's actors on an open store; port 0 takes any free one.
 
-    takes: ClassVar[tuple[type, ...]] = (AnnounceSite, LookUp, ListNodes)
+    Raises:
+        StartFailed: The port is taken; the cause says what to do.
+    """
+    signaling = Signaling(store, key, time.time)
+    directory = Directory(store, signaling, time.time)
+    admission: Admission = CloudAdmission(lambda peer, shown: admit(store, peer, shown))
+    links: list[ZeroMqTransport] = []
 
-    def __init__(self, store: CloudStore, directory: Directory) -> None:
-        super().__init__(store)
-        self._directory = directory
+    def transport() -> ZeroMqTransport:
+        # Once it has taken a free port, it keeps it: others have been told.
+        links[:] = [ZeroMqTransport(key, admission, label=label, host=host, port=links[-1].port if links else port)]
+        return links[-1]
 
-    def answer(self, sender: Enrolled, message: Any) -> Any:
-        """Keep announcements and answer look-ups."""
-        match message:
-            case AnnounceSite():
-                return self._directory.announce(sender, message)
-            case LookUp():
-                return self._directory.look_up(message)
-            case ListNodes():
-                return self._directory.list_nodes(message)
-        return None
-
-
-class SignalingDoor(CloudActor):
-    """Which relay carries what."""
-
-    takes: ClassVar[tuple[type, ...]] = (RelayReport, PlaceSep, TunnelRequest)
-
-    def __init__(self, store: CloudStore, signaling: Signaling) -> None:
-        super().__init__(store)
-        self._signaling = signaling
-
-    def answer(self, sender: Enrolled, message: Any) -> Any:
-        """Keep relays' reports, place sites, issue tunnels."""
-        match message:
-            case RelayReport():
-                return self._signaling.report(sender, message)
-            case PlaceSep():
-                return self._signaling.place(sender, message)
-            case TunnelRequest():
-                return self._signaling.tunnels(sender, message)
-        return None
-
-
-class EnrolmentDoor(CloudActor):
-    """Grants for keys that are enrolled; enrolling itself happens at the link, by the secret that is shown there."""
-
-    takes: ClassVar[tuple[type, ...]] = (GrantRequest,)
-
-    def __init__(self, store: CloudStore, key: NodeKey, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(store)
-        self._key = key
-        self._clock = clock
-
-    def answer(self, sender: Enrolled, message: Any) -> Any:
-        """Issue the sender's grant."""
-        del message
-        now = self._clock()
-        grant = issue_grant(
-            self._key,
-            subject=sender.node,
-            audience=GRANT_AUDIENCE,
-            scopes=GRANT_SCOPES,
-            site=sender.site,
-            life_s=GRANT_LIFE_S,
-            now=now,
+    async with ActorSystem(key.node_id, codec) as system:
+        await system.supervise(
+            SupervisorSpec(
+                name="cloud",
+                children=(
+                    ChildSpec(name=ROUTER, factory=lambda: Router(key, transport)),
+                    ChildSpec(name=DIRECTORY, factory=lambda: DirectoryDoor(store, directory)),
+                    ChildSpec(name=SIGNALING, factory=lambda: SignalingDoor(store, signaling)),
+                    ChildSpec(name=ENROLMENT, factory=lambda: EnrolmentDoor(store, key)),
+                ),
+            )
         )
-        return GrantIssued(grant, int(now + GRANT_LIFE_S))
+        yield Cloud(key.node_id, links[-1].port)
+
+
+def admit(store: CloudStore, peer: NodeId, shown: bytes) -> Standing:
+    """Judge a key that comes to the cloud's links; enrol it if it shows an unspent secret.
+
+    Raises:
+        Refused: What it shows is no secret of this cloud, or another key's (the peer's fault).
+    """
+    if store.enrolled(peer) is not None:
+        return Standing.GRANTED
+    if not shown:
+        return Standing.NEIGHBOUR
+    if store.enrol(peer, shown):
+        return Standing.GRANTED
+    raise Refused("this enrolment secret is not known to the cloud, or another key has spent it; ask for a new one")

@@ -6,6 +6,11 @@ from atoll.actors.tunnel_relay.relay_address import Host, Label, Port, RelayTick
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
+DIRECTORY, SIGNALING, ENROLMENT = "directory", "signaling", "enrolment"
+"""The actors of a cloud that answer nodes and relays."""
+GRANT_AUDIENCE = "atoll"
+"""What grants are good for: to call services of nodes of the same cloud."""
+
 
 class OfferedService(msgspec.Struct, frozen=True, array_like=True):
     """A service that a node offers to others."""
@@ -170,7 +175,7 @@ class GrantIssued(Message, frozen=True, tag="cloud.grant_issued"):
     expires_at: int
 
 
-MESSAGES = (
+MESSAGES: tuple[type[Message], ...] = (
     NodeRecord,
     SepLabel,
     AnnounceSite,

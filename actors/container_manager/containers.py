@@ -67,7 +67,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
+class ContextFacts:
     """What services learn about their node in `context.info`."""
 
     node_id: str = ""
@@ -82,7 +82,7 @@ class Containers:
         self,
         folder: Path,
         *,
-        facts: NodeFacts | None = None,
+        facts: ContextFacts | None = None,
         fetch: Fetch | None = None,
         limits: Limits | None = None,
         containers_max: int = CONTAINERS_MAX,
@@ -96,7 +96,7 @@ class Containers:
         `engines` keeps compiled engines; nodes of one owner on one host may share it, nobody else.
         """
         self._folder = folder
-        self._facts = facts or NodeFacts()
+        self._facts = facts or ContextFacts()
         self._fetch = fetch
         self._limits = limits or Limits()
         self._containers_max = containers_max

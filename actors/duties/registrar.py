@@ -12,13 +12,11 @@ from typing import Any, ClassVar
 
 import anyio
 
-from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, SepLabel, SiteAnnounced
+from atoll.actors.cloud.messages import DIRECTORY, AnnounceSite, NodeRecord, SepLabel, SiteAnnounced
 from atoll.actors.duties.messages import LabelsChanged, SiteKnown
 from atoll.actors.runtime.actor import LATER, Actor, Delivery
 from atoll.actors.runtime.errors import AskFailed
-from atoll.actors.runtime.machine import Address
-from atoll.actors.uplink.messages import PATH as UPLINK
-from atoll.actors.uplink.messages import AskCloud
+from atoll.actors.uplink.ask import ask_cloud
 from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 
@@ -28,7 +26,6 @@ ANNOUNCE_S = 5.0
 """The Directory's lease is three of these."""
 GATHER_S = 0.05
 """Changes come in groups when a supernode begins; one announcement carries them all."""
-ASK_S = 15.0
 
 
 class Registrar(Actor):
@@ -83,9 +80,9 @@ class Registrar(Actor):
             for relay in self._relays
             if node in present
         )
-        message = AskCloud("directory", AnnounceSite(self._site, self._records, labels))
+        message = AnnounceSite(self._site, self._records, labels)
         try:
-            announced: SiteAnnounced = await self.system.ask(Address(self._own, UPLINK), message, timeout_s=ASK_S)
+            announced = await ask_cloud(self.system, DIRECTORY, message, SiteAnnounced)
         except AskFailed as error:
             self._note(f"the site could not be announced to the cloud: {error}")
         else:

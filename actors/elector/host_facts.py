@@ -25,7 +25,7 @@ _WIRELESS = Path("/sys/class/net")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FactsSet:
+class StatedFacts:
     """What the config says in place of a measurement; None: measure."""
 
     on_mains: bool | None = None
@@ -33,7 +33,7 @@ class FactsSet:
     memory_free_bytes: int | None = None
 
 
-def measure(said: FactsSet, *, cloud_reachable: bool, started_at: float) -> NodeFacts:
+def measure(said: StatedFacts, *, cloud_reachable: bool, started_at: float) -> NodeFacts:
     """Measure the host; `started_at` is the process's start on the monotonic clock."""
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     plugged = battery is None or bool(battery.power_plugged)
@@ -60,7 +60,7 @@ class HostFacts(Actor):
 
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
-    def __init__(self, said: FactsSet, measure: Callable[..., NodeFacts] = measure) -> None:
+    def __init__(self, said: StatedFacts, measure: Callable[..., NodeFacts] = measure) -> None:
         self._said = said
         self._measure = measure
         self._cloud_reachable = False

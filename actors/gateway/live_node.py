@@ -6,11 +6,11 @@ a name --near by?--> that node            (members and neighbours, from the pict
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
-from atoll.actors.cloud.messages import Found, ListNodes, LookUp, NodeList, NodeRecord
+from atoll.actors.cloud.messages import DIRECTORY, Found, ListNodes, LookUp, NodeList, NodeRecord
 from atoll.actors.gateway.authority import Kind, Principal
 from atoll.actors.gateway.far_nodes import FarNodes, fits
 from atoll.actors.gateway.http_line import Application
@@ -25,12 +25,11 @@ from atoll.actors.router.messages import Reach
 from atoll.actors.router.routes import Route
 from atoll.actors.runtime.errors import AskDeclined, AskTimedOut, AskUnreachable
 from atoll.actors.runtime.machine import Address
-from atoll.actors.uplink.messages import PATH as UPLINK
-from atoll.actors.uplink.messages import AskCloud
+from atoll.actors.uplink.ask import ASK_CLOUD_S, ask_cloud
+from atoll.transport.codec import Message
 from atoll.transport.errors import Expired, Unreachable
 from atoll.transport.identity import SHORT_CHARACTERS, NodeId
 
-CLOUD_S = 16.0
 CLOUD_AGAIN_S = 2.0
 """For the cloud to tell anew of a node that is known already."""
 ATTEMPTS = 3
@@ -39,6 +38,8 @@ GATEWAY = "gateway"
 NAME_CHARACTERS_SHOWN = 50
 """What is longer is an id, whose beginning is enough for people."""
 _LIST_NODES = "list the nodes with `atoll node list`, or with `--scope account` those of other sites"
+
+_Answer = TypeVar("_Answer", bound=Message)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class LiveNode(LiveContainers):
         """List the nodes of the local network, or all that the cloud knows."""
         near = (await self._picture()).near()
         if scope == "account":
-            listed: NodeList = await self._ask_cloud(ListNodes())
+            listed = await self._ask_cloud(ListNodes(), NodeList)
             views = [near.get(record.node) or far_view(record) for record in listed.nodes]
         else:
             # No node knows places yet: who is near by for certain is who is on this network.
@@ -91,7 +92,7 @@ class LiveNode(LiveContainers):
             return fresh
         known = self.far.called(name)
         try:
-            answer: Found = await self._ask_cloud(LookUp(name, ()), CLOUD_AGAIN_S if known else CLOUD_S)
+            answer = await self._ask_cloud(LookUp(name, ()), Found, CLOUD_AGAIN_S if known else ASK_CLOUD_S)
         except (AskUnreachable, AskTimedOut):
             # The cloud is away, and the way to that node may stand all the same.
             if len(known) != 1:
@@ -147,11 +148,9 @@ class LiveNode(LiveContainers):
             raise
         return reply, _taken(route.way.value, route.reason, begun, view)
 
-    async def _ask_cloud(self, message: Any, timeout_s: float = CLOUD_S) -> Any:
+    async def _ask_cloud(self, message: Message, answer: type[_Answer], timeout_s: float = ASK_CLOUD_S) -> _Answer:
         try:
-            return await self.system.ask(
-                Address(self.own.node, UPLINK), AskCloud("directory", message), timeout_s=timeout_s
-            )
+            return await ask_cloud(self.system, DIRECTORY, message, answer, timeout_s=timeout_s)
         except AskDeclined as error:
             raise UnknownName(str(error), _LIST_NODES) from error
 

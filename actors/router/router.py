@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.abc
 
+from atoll.actors.cloud.messages import GRANT_AUDIENCE
 from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router.bearers import Bearers
 from atoll.actors.router.circuits import CircuitsThere
@@ -53,8 +54,6 @@ from atoll.transport.tokens import check_grant
 
 log = logging.getLogger("atoll.router")
 
-AUDIENCE = "atoll"
-"""What grants are good for: to call services of nodes of the same cloud."""
 TICK_S = 0.25
 """How often sessions are looked after while there are any; their shortest deadline is a second."""
 REACH_S = 15.0
@@ -428,5 +427,5 @@ class Router(Actor):
         """Decide about a node that opens a session with us."""
         if self._cloud is None:
             raise Refused("this node trusts no cloud, so no grant means anything to it")
-        check_grant(grant, issuer=self._cloud.node, bearer=peer, audience=AUDIENCE, now=time.time())
+        check_grant(grant, issuer=self._cloud.node, bearer=peer, audience=GRANT_AUDIENCE, now=time.time())
         return Standing.GRANTED

@@ -86,6 +86,12 @@ class Relay:
         bearers.drain()
 
     @property
+    def load(self) -> float:
+        """How full it is with tunnels, from 0 to 1."""
+        numbers = self.statistics()
+        return min(1.0, numbers["bearer_tunnels"] / max(1, numbers["bearer_tunnels_max"]))
+
+    @property
     def idle(self) -> bool:
         """Nobody is served any more."""
         numbers = self.statistics()

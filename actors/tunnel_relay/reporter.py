@@ -1,18 +1,25 @@
 """Tells the cloud where this relay is and how loaded, again and again, so that it is placed on while it lives."""
 
 import logging
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import anyio
 
-from atoll.actors.cloud.messages import RelayReport
-from atoll.actors.runtime.actor import Actor
-from atoll.actors.runtime.errors import AskFailed
-from atoll.actors.runtime.machine import Address
+from atoll.actors.cloud.messages import SIGNALING, RelayKnown, RelayReport
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.router import CloudAddress, Router
+from atoll.actors.runtime import Actor, ActorSystem, AskFailed, ChildSpec, Strategy, SupervisorSpec
+from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.messages import PATH as UPLINK
-from atoll.actors.uplink.messages import AskCloud
+from atoll.actors.uplink.uplink import Uplink
+from atoll.transport.admission import SiteAdmission
 from atoll.transport.base import Standing
+from atoll.transport.codec import Codec
+from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.transport.zeromq import ZeroMqTransport
 
 log = logging.getLogger("atoll.relay")
 
@@ -25,33 +32,67 @@ class Reporter(Actor):
 
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
-    def __init__(self, report: Callable[[], RelayReport], on_known: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, report: Callable[[], RelayReport]) -> None:
         self._report = report
-        self._on_known = on_known
-        self._heard: str | None = None
+        self._problem: str | None = None
+        """What was wrong with the last report; None before the first."""
 
     async def started(self) -> None:
         """Begin."""
         self.tasks.start_soon(self._keep_reporting)
 
     async def _keep_reporting(self) -> None:
-        here = self.ref.address.node
         while True:
-            message: Any = AskCloud("signaling", self._report())
             try:
-                await self.system.ask(Address(here, UPLINK), message, timeout_s=15.0)
+                await ask_cloud(self.system, SIGNALING, self._report(), RelayKnown)
             except AskFailed as error:
                 self._note(str(error))
             else:
                 self._note("")
-                self._on_known()
             await anyio.sleep(REPORT_S)
 
     def _note(self, problem: str) -> None:
-        if problem == self._heard:
+        """Log what changes, not every report."""
+        if problem == self._problem:
             return
-        self._heard = problem
+        self._problem = problem
         if problem:
             log.warning("the cloud does not know of this relay: %s", problem)
         else:
             log.info("the cloud knows this relay")
+
+
+@asynccontextmanager
+async def reporting(
+    relay: Relay, key: NodeKey, codec: Codec, *, cloud: CloudAddress, enrolment: bytes, label: str, host: str
+) -> AsyncIterator[None]:
+    """Report a relay to its cloud for the time of the block; `host` is where others find it.
+
+    Raises:
+        StartFailed: An actor did not start; the cause is what it raised.
+    """
+    # A relay belongs to no site: nobody holds this secret.
+    admission = SiteAdmission(
+        keys=SiteKeys.generate(), own=key.node_id, clouds=frozenset({cloud.node}), enrolment=enrolment
+    )
+
+    def transport() -> ZeroMqTransport:
+        # Nobody dials a relay's node; only its two ports are known.
+        return ZeroMqTransport(key, admission, label=label, host="127.0.0.1")
+
+    def report() -> RelayReport:
+        return RelayReport(host, relay.sep_port, relay.bearer_port, relay.load, draining=relay.draining)
+
+    async with ActorSystem(key.node_id, codec) as system:
+        await system.supervise(
+            SupervisorSpec(
+                name="reporting",
+                strategy=Strategy.REST_FOR_ONE,
+                children=(
+                    ChildSpec(name=ROUTER, factory=lambda: Router(key, transport, cloud)),
+                    ChildSpec(name=UPLINK, factory=lambda: Uplink(key.node_id, cloud.node, None)),
+                    ChildSpec(name="reporter", factory=lambda: Reporter(report)),
+                ),
+            )
+        )
+        yield

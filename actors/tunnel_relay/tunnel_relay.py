@@ -17,6 +17,8 @@ import anyio
 import anyio.abc
 
 from atoll.actors.cloud.messages import (
+    DIRECTORY,
+    SIGNALING,
     Found,
     LookUp,
     PlaceSep,
@@ -49,8 +51,7 @@ from atoll.actors.tunnel_relay.reasons import Reason, sentence_of
 from atoll.actors.tunnel_relay.registrations import Registration, Registrations
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
 from atoll.actors.tunnel_relay.sep_paths import CircuitPath, LabelPath
-from atoll.actors.uplink.messages import PATH as UPLINK
-from atoll.actors.uplink.messages import AskCloud
+from atoll.actors.uplink.ask import ask_cloud
 from atoll.transport.base import Standing
 from atoll.transport.bearer import dial_bearer
 from atoll.transport.errors import Congested, PeerError, Unreachable, WorldError
@@ -117,9 +118,6 @@ class TunnelRelay(Actor):
                 return await super().receive(delivery)
         return LATER
 
-    async def _ask_cloud(self, actor: str, message: Any) -> Any:
-        return await self.system.ask(Address(self._own, UPLINK), AskCloud(actor, message), timeout_s=15.0)
-
     def _late(self, deadline: float | None) -> bool:
         """Tell whether the asker has gone: what is opened for it now nobody would ever close."""
         return deadline is not None and self.system.clock() >= deadline
@@ -133,7 +131,8 @@ class TunnelRelay(Actor):
     async def _open_sep(self, peer: NodeId, reply_to: ReplyTo, deadline: float | None) -> None:
         keys = [FreshKey.generate() for _ in range(ROUTES)]
         try:
-            found: Found = await self._ask_cloud("directory", LookUp(str(peer), tuple(key.public for key in keys)))
+            wanted = LookUp(str(peer), tuple(key.public for key in keys))
+            found = await ask_cloud(self.system, DIRECTORY, wanted, Found)
             if not found.routes:
                 raise AskDeclined(f"{found.record.site}/{found.record.name} is known, but its site is at no relay now")
             if self._calls + len(found.routes) > CALLS_MAX:
@@ -247,8 +246,7 @@ class TunnelRelay(Actor):
         self.system.announce(SiteServed(()))
 
     async def _place(self, message: PlaceSep) -> SepPlaced:
-        placed: SepPlaced = await self._ask_cloud("signaling", message)
-        return placed
+        return await ask_cloud(self.system, SIGNALING, message, SepPlaced)
 
     def _registrations_changed(self) -> None:
         if self._registrations is not None:
@@ -316,7 +314,7 @@ class TunnelRelay(Actor):
         self._offered[peer] += 1
         try:
             self._room_for_bearer()
-            granted: TunnelsGranted = await self._ask_cloud("signaling", TunnelRequest(PAIRS))
+            granted = await ask_cloud(self.system, SIGNALING, TunnelRequest(PAIRS), TunnelsGranted)
             if not granted.pairs:
                 raise AskDeclined("no relay takes a tunnel now")
             reply_to.answer(_offered(granted.pairs))

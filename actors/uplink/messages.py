@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 PATH = "uplink"
+LINK_S = 10.0
+"""For a link to the cloud, where none stands."""
+ANSWER_S = 5.0
+"""For an answer over it, where the asker names no other time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,10 @@ class AskCloud:
 
     actor: str
     message: Any
-    timeout_s: float = 5.0
+    timeout_s: float = ANSWER_S
+    """For the answer, once there is a link."""
+    reply_type: Any = None
+    """The only class of message that is an answer; None takes any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 import anyio
 import anyio.to_thread
 
-from atoll.actors.cloud.messages import GrantIssued, GrantRequest
+from atoll.actors.cloud.messages import ENROLMENT, GRANT_AUDIENCE, GrantIssued, GrantRequest
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import LetGo, Reach
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskTimedOut, AskUnreachable
 from atoll.actors.runtime.machine import Address
-from atoll.actors.uplink.messages import AskCloud, CloudSeen, GrantWanted
+from atoll.actors.uplink.messages import LINK_S, AskCloud, CloudSeen, GrantWanted
 from atoll.transport.base import Standing
 from atoll.transport.errors import Congested, Expired, PeerError
 from atoll.transport.identity import NodeId
@@ -31,7 +31,6 @@ from atoll.transport.tokens import GRANT_BYTES_MAX, check_grant
 
 log = logging.getLogger("atoll.uplink")
 
-LINK_S = 10.0
 RENEW_BEFORE_S = 600.0
 """A grant that ends sooner is renewed when it is needed; until its last second it is still shown if that fails."""
 ENROL_AGAIN_S_MIN = 0.5
@@ -40,7 +39,6 @@ ASKS_MAX = 256
 """Questions to the cloud under way; more means that it does not answer."""
 IDLE_S = 30.0
 """A supernode announces its site every 5 s and never comes here; the others ask now and then."""
-AUDIENCE = "atoll"
 
 
 class Uplink(Actor):
@@ -123,7 +121,7 @@ class Uplink(Actor):
     async def _answer(self, message: AskCloud | GrantWanted, reply_to: ReplyTo) -> None:
         try:
             if isinstance(message, AskCloud):
-                reply_to.answer(await self._ask(message.actor, message.message, message.timeout_s))
+                reply_to.answer(await self._ask(message))
             else:
                 reply_to.answer(await self._current_grant())
         except AskFailed as error:
@@ -131,7 +129,7 @@ class Uplink(Actor):
         finally:
             self._asks -= 1
 
-    async def _ask(self, actor: str, message: Any, timeout_s: float) -> Any:
+    async def _ask(self, asked: AskCloud) -> Any:
         cloud = self._cloud
         if cloud is None:
             raise AskUnreachable("this node has no cloud: name one in its config, below [cloud]")
@@ -142,7 +140,9 @@ class Uplink(Actor):
             raise AskUnreachable(str(error)) from error
         self._linked, self._used_at = True, self.system.clock()
         try:
-            answer = await self.system.ask(Address(cloud, actor), message, timeout_s=timeout_s)
+            answer = await self.system.ask(
+                Address(cloud, asked.actor), asked.message, timeout_s=asked.timeout_s, reply_type=asked.reply_type
+            )
         except (AskUnreachable, AskTimedOut) as error:
             self._note(reachable=False, reason=str(error))
             raise
@@ -167,7 +167,7 @@ class Uplink(Actor):
         if time.time() < self._grant_until - RENEW_BEFORE_S:
             return self._grant
         try:
-            issued: GrantIssued = await self._ask("enrolment", GrantRequest(), 5.0)
+            issued: GrantIssued = await self._ask(AskCloud(ENROLMENT, GrantRequest(), reply_type=GrantIssued))
         except AskFailed:
             if time.time() < self._grant_until:
                 return self._grant
@@ -188,7 +188,7 @@ class Uplink(Actor):
         if cloud is None:
             return False
         try:
-            read = check_grant(grant, issuer=cloud, bearer=self._own, audience=AUDIENCE, now=time.time())
+            read = check_grant(grant, issuer=cloud, bearer=self._own, audience=GRANT_AUDIENCE, now=time.time())
         except (PeerError, Expired) as error:
             log.warning("a grant is not used: %s", error)
             return False

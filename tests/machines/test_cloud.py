@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from atoll.actors.cloud.cloud import WAITING_PER_SENDER_MAX, DirectoryDoor
 from atoll.actors.cloud.directory import NODE_LEASE_S, Directory
+from atoll.actors.cloud.doors import WAITING_PER_SENDER_MAX, DirectoryDoor
 from atoll.actors.cloud.messages import (
     MESSAGES,
     AnnounceSite,
@@ -347,3 +347,18 @@ def test_an_announcement_that_fails_in_the_middle_leaves_nothing_of_it(cloud):
     assert cloud.store.node_by_id(tv.node, cloud.now) is None
     cloud.store.keep_nodes((record(tv),), (), cloud.now + 10)
     assert cloud.store.node_by_id(tv.node, cloud.now) == record(tv)
+
+
+def test_an_answer_that_is_too_long_is_declined_and_ends_nobody(cloud):
+    said = []
+
+    class Told:
+        def answer(self, message):
+            raise UsageError(f"a message has at most 4194304 bytes, {type(message).__name__} has more")
+
+        def fail(self, error):
+            said.append(str(error))
+
+    door, asker = DirectoryDoor(cloud.store, cloud.directory), cloud.enrol("asker")
+    door._answer_to(asker.node, SimpleNamespace(message=ListNodes(), reply_to=Told()))
+    assert said == ["the answer cannot be sent: a message has at most 4194304 bytes, NodeList has more"]

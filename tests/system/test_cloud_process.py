@@ -13,9 +13,12 @@ import threading
 import anyio
 import pytest
 
-from atoll.actors.cloud.cloud import DIRECTORY, ENROLMENT, SIGNALING, WAITING_PER_SENDER_MAX
 from atoll.actors.cloud.directory import LABELS_PER_NODE_MAX, NODES_PER_SITE_MAX
+from atoll.actors.cloud.doors import WAITING_PER_SENDER_MAX
 from atoll.actors.cloud.messages import (
+    DIRECTORY,
+    ENROLMENT,
+    SIGNALING,
     AnnounceSite,
     GrantIssued,
     GrantRequest,
