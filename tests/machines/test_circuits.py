@@ -3,87 +3,14 @@
 import os
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from circuit_switch import LABEL, OK_TICKET, OTHER_LABEL, ROLES, Switch, key_of, refused, ticket_of, undelivered
+from relay_keys import ISSUER, RELAY, STRANGER
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.circuit_events import Arrived, Cut, Deliver, Draining, Elapsed, Gone, Opened, Stuck
-from atoll.actors.tunnel_relay.circuits import LABEL_HOLDERS_MAX, Circuits
+from atoll.actors.tunnel_relay.circuit_events import Arrived, Deliver, Draining, Elapsed, Gone, Opened, Stuck
+from atoll.actors.tunnel_relay.circuits import LABEL_HOLDERS_MAX
 from atoll.actors.tunnel_relay.reasons import Reason
-from atoll.actors.tunnel_relay.tickets import SEP_ROLES, UNLIMITED, Role, issue, judge
-from atoll.transport.keys import NodeKey
-
-ISSUER = NodeKey(bytes([1]) * 32)
-RELAY = NodeKey(bytes([2]) * 32)
-STRANGER = NodeKey(bytes([3]) * 32)
-NOW = 1_800_000_000.0
-LABEL, OTHER_LABEL = b"l" * 16, b"o" * 16
-OK_TICKET = frames.event_frame(frames.Accepted(frames.TICKET))
-OK_LABELS = frames.event_frame(frames.Accepted(frames.LABELS))
-ROLES = [Role.REGISTER, Role.REACH]
-
-
-def key_of(name):
-    return name.ljust(32, b"k")
-
-
-def ticket_of(name, role, *, key=ISSUER, relay=RELAY, life_s=600, quota=UNLIMITED, subject=b"s" * 16):
-    return issue(
-        key,
-        role=role,
-        subject=subject,
-        relay=relay.node_id,
-        expires_at=int(NOW) + life_s,
-        quota_bytes=quota,
-        holder=key_of(name),
-    )
-
-
-def genuine(data, key, now):
-    return judge(data, issuer=ISSUER.node_id, relay=RELAY.node_id, roles=SEP_ROLES, holder=key, now=now)
-
-
-class Switch:
-    """The machine, checked after every input, with the words that tests need."""
-
-    def __init__(self, **limits):
-        self.machine = Circuits(judge=genuine, **limits)
-        self.now = NOW
-
-    def handle(self, event):
-        effects = self.machine.handle(event, self.now)
-        self.machine.check()
-        return effects
-
-    def say(self, name, frame):
-        return self.handle(Arrived(name, key_of(name), frame))
-
-    def show(self, name, role, **fields):
-        return self.say(name, frames.ticket_frame(ticket_of(name, role, **fields)))
-
-    def register(self, name, *labels, **fields):
-        assert self.show(name, Role.REGISTER, **fields) == [Deliver(name, OK_TICKET)]
-        assert self.say(name, frames.labels_frame(labels)) == [Deliver(name, OK_LABELS)]
-
-    def reach(self, name, **fields):
-        assert self.show(name, Role.REACH, **fields) == [Deliver(name, OK_TICKET)]
-
-    def call(self, name, label=LABEL, record=b"question"):
-        """The delivery that a call leads to, and what it says."""
-        [delivery] = self.say(name, frames.call_frame(label, record))
-        return delivery.connection, frames.read_event(delivery.frame)
-
-    def counted(self, name):
-        return self.machine.statistics().get(name, 0)
-
-
-def refused(name, reason):
-    return [Deliver(name, frames.denial(reason)), Cut(name, reason)]
-
-
-def undelivered(name, reason, address=LABEL):
-    return name, frames.Undelivered(reason, address)
+from atoll.actors.tunnel_relay.tickets import Role, issue
 
 
 def test_nobody_else_can_take_a_label_and_no_ticket_reaches_into_another_registration():
@@ -418,78 +345,3 @@ def test_a_ping_is_answered():
     switch = Switch()
     switch.reach(b"caller")
     assert switch.say(b"caller", frames.ping_frame()) == [Deliver(b"caller", frames.event_frame(frames.Pong()))]
-
-
-NAMES = [b"a", b"b", b"c", b"d"]
-LABELS = [bytes([number]) * 16 for number in range(3)]
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Whatever comes in whatever order: nothing without a ticket is passed on, and who is cut is silent afterwards."""
-
-    def __init__(self):
-        super().__init__()
-        self.switch = Switch(
-            connections_max=3, new_max=2, registrations_max=2, circuits_max=4, circuits_per_connection_max=2
-        )
-        self.roles = {name: set() for name in NAMES}
-        self.registered = 0
-
-    def carry_out(self, effects):
-        cut = set()
-        for effect in effects:
-            assert effect.connection not in cut, "something follows a cut"
-            if isinstance(effect, Cut):
-                cut.add(effect.connection)
-                self.roles[effect.connection] = set()
-                continue
-            event = frames.read_event(effect.frame)
-            if isinstance(event, frames.Inbound):
-                assert Role.REGISTER in self.roles[effect.connection]
-                assert Role.REACH in self.roles[effect.sender]
-            if isinstance(event, frames.Returned):
-                assert Role.REACH in self.roles[effect.connection]
-                assert Role.REGISTER in self.roles[effect.sender]
-
-    @rule(name=st.sampled_from(NAMES), role=st.sampled_from(ROLES), life_s=st.integers(1, 30))
-    def show(self, name, role, life_s):
-        life_s += int(self.switch.now - NOW)
-        effects = self.switch.show(name, role, life_s=life_s, quota=500)
-        if Deliver(name, OK_TICKET) in effects:
-            self.roles[name].add(role)
-        self.carry_out(effects)
-
-    @rule(name=st.sampled_from(NAMES), labels=st.sets(st.sampled_from(LABELS)))
-    def set_labels(self, name, labels):
-        self.carry_out(self.switch.say(name, frames.labels_frame(sorted(labels))))
-
-    @rule(name=st.sampled_from(NAMES), label=st.sampled_from(LABELS), again=st.booleans())
-    def call(self, name, label, again):
-        effects = self.switch.say(name, frames.call_frame(label, b"record"))
-        self.carry_out(effects)
-        if effects and isinstance(event := frames.read_event(effects[0].frame), frames.Inbound) and again:
-            self.carry_out(self.switch.say(effects[0].connection, frames.answer_frame(event.circuit, b"answer")))
-
-    @rule(name=st.sampled_from(NAMES), frame=st.binary(max_size=30))
-    def babble(self, name, frame):
-        self.carry_out(self.switch.say(name, frame))
-
-    @rule(name=st.sampled_from(NAMES))
-    def leave(self, name):
-        self.roles[name] = set()
-        self.carry_out(self.switch.handle(Gone(name)))
-
-    @rule(seconds=st.integers(0, 15))
-    def wait(self, seconds):
-        self.switch.now += seconds
-        self.carry_out(self.switch.handle(Elapsed()))
-
-    @invariant()
-    def nothing_is_held_for_who_is_gone(self):
-        self.switch.machine.check()
-        if not self.switch.counted("connections"):
-            assert self.switch.counted("labels") == self.switch.counted("circuits") == 0
-
-
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestAnyOrder = AnyOrder.TestCase

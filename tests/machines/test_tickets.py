@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from relay_keys import ISSUER, RELAY, STRANGER
 
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import (
@@ -21,12 +22,8 @@ from atoll.actors.tunnel_relay.tickets import (
     judge,
 )
 from atoll.transport.errors import Expired, MalformedFrame, Refused, UsageError
-from atoll.transport.keys import NodeKey
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ticket.hex"
-ISSUER = NodeKey(bytes([1]) * 32)
-RELAY = NodeKey(bytes([2]) * 32)
-STRANGER = NodeKey(bytes([3]) * 32)
 HOLDER = bytes(range(32))
 SUBJECT = bytes(range(16))
 NOW = 1_800_000_000

@@ -12,6 +12,7 @@ import time
 
 import anyio
 import pytest
+from relay_keys import ISSUER, RELAY, STRANGER
 from waiting import block_until
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
@@ -19,11 +20,7 @@ from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import UNLIMITED, Role, issue
 from atoll.transport.bearer import BearerRefused, dial_bearer, encode_preamble
 from atoll.transport.errors import Expired, MalformedFrame, Unreachable, UsageError
-from atoll.transport.keys import NodeKey
 
-ISSUER = NodeKey(bytes([1]) * 32)
-RELAY = NodeKey(bytes([2]) * 32)
-STRANGER = NodeKey(bytes([3]) * 32)
 HOST = "127.0.0.1"
 PATIENCE_S = 20
 
