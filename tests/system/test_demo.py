@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from waiting import block_until, block_until_gone
 
 from atoll.cli.demo import SPEC, picture
 from atoll.cluster_specs import read_spec
@@ -94,8 +94,8 @@ def test_a_killed_demo_leaves_no_process(surroundings, tmp_path):
         pids = pids_of(tmp_path)
         child.kill()
         child.communicate()
-    while not clean(tmp_path) or any(born(pid) for pid in pids):
-        time.sleep(0.05)  # The test's timeout ends this when the warden does not.
+    block_until_gone(pids)
+    block_until(lambda: clean(tmp_path))
 
 
 def test_the_picture_names_everybody():
