@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 from atoll.actors.container_manager.errors import NotThere, Taken, UsageFault
 
+BASE_PATH = "MCM.BASE_API_PATH"
 RESERVED = frozenset(
     {"atoll", "mcm", "mds", "jsonrpc", "at", "metrics", "openapi.json", ".well-known", "docs", "events", "static"}
 )
-BASE_PATH = "MCM.BASE_API_PATH"
+"""First segments that are the node's own; no service may have one, and the gateway asks no service for them."""
 SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}|\.[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,126}")
 SEGMENTS_MAX = 8
 
@@ -31,8 +32,14 @@ def base_path(name: str, env: Mapping[str, str]) -> str:
     return "/".join(segments)
 
 
+def reserved(path: str) -> bool:
+    """Tell whether a path (decoded, with or without its leading slash) is the node's own; the empty one is."""
+    first = path.removeprefix("/").partition("/")[0]
+    return not first or first.lower() in RESERVED
+
+
 def _check_reserved(first: str) -> None:
-    if first.lower() in RESERVED:
+    if reserved(first):
         raise UsageFault(f"{first!r} is a name of the node itself; choose another base path, name or client")
 
 

@@ -25,7 +25,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from atoll.actors.runtime.machine import Arm, Disarm, Seconds, TimerFired
+from atoll.actors.runtime.machine import Arm, Disarm, Seconds, TimerFired, insist
 
 CALL_LIMIT_S = 20.0
 CALL_LIMIT_MAX_S = 300.0
@@ -315,7 +315,7 @@ class Lifecycle:
 
     def check(self) -> None:
         """Assert the invariants."""
-        assert not self.waiting or self.state is State.STARTING, "only a starting container lets calls wait"  # noqa: S101
-        assert bool(self.running) == (self.state is State.RUNNING), "it runs exactly while it has calls"  # noqa: S101
-        assert not set(self.waiting) & set(self.running), "a call is in one place"  # noqa: S101
-        assert len(self.waiting) + len(self.running) <= self.limits.calls_max, "too many calls"  # noqa: S101
+        insist(not self.waiting or self.state is State.STARTING, "only a starting container lets calls wait")
+        insist(bool(self.running) == (self.state is State.RUNNING), "it runs exactly while it has calls")
+        insist(not set(self.waiting) & set(self.running), "a call is in one place")
+        insist(len(self.waiting) + len(self.running) <= self.limits.calls_max, "too many calls")

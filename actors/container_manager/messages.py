@@ -1,10 +1,9 @@
 """What the container manager is asked and answers: images, containers, services, and calls of services.
 
-The structs are the wire messages of the actor and at the same time what `Containers` returns; `public()` says them in
-the words of the published edge-engine interface.
+The structs are the wire messages of the actor and at the same time what `Containers` returns.
 """
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -59,18 +58,6 @@ class ImageInfo(Message, frozen=True, array_like=True, tag="container_manager.im
     created_ms: int
     status: str = "ready"
 
-    def public(self) -> dict[str, Any]:
-        """Say it as `POST /mcm/v1/images` does."""
-        return {
-            "created": self.created_ms,
-            "digest": self.digest,
-            "id": self.id,
-            "name": self.name,
-            "repoTags": list(self.repo_tags),
-            "size": self.size_bytes,
-            "status": self.status,
-        }
-
 
 class ContainerInfo(Message, frozen=True, array_like=True, tag="container_manager.container"):
     """One container, started or stopped."""
@@ -91,20 +78,6 @@ class ContainerInfo(Message, frozen=True, array_like=True, tag="container_manage
     """`started` or `stopped`."""
     status: str
     """`up`, with what it is doing just now, or `down`."""
-
-    def public(self) -> dict[str, Any]:
-        """Say it as `POST /mcm/v1/containers` does."""
-        return {
-            "clientId": self.client,
-            "created": self.created_ms,
-            "env": dict(self.env),
-            "id": self.id,
-            "image": self.image,
-            "imageId": self.image_id,
-            "name": self.name,
-            "state": self.state,
-            "status": "up" if self.state == "started" else "down",
-        }
 
 
 class ServiceInfo(Message, frozen=True, array_like=True, tag="container_manager.service"):

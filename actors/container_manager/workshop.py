@@ -6,6 +6,7 @@
 Compiling the engine takes most of the 0.7 s that a worker needs to start; the spare has done it.
 """
 
+import logging
 from pathlib import Path
 
 import anyio
@@ -14,6 +15,8 @@ import anyio.abc
 from atoll.actors.container_manager.errors import RuntimeMissing
 from atoll.actors.container_manager.runtimes.javascript import Worker, WorkerGone
 from atoll.actors.container_manager.timers import Timers
+
+log = logging.getLogger("atoll.containers")
 
 WORKERS_MAX = 16
 """About 80 MB each."""
@@ -41,8 +44,6 @@ class Workshop:
         self._spare: Worker | None = None
         self._making = False
         self._made = anyio.Event()
-        self.trouble = ""
-        """Why the last spare could not be made."""
 
     @property
     def alive(self) -> int:
@@ -75,9 +76,8 @@ class Workshop:
             worker = await self._make()
         except (RuntimeMissing, WorkerGone) as error:
             # Whoever needs a worker makes one and gets the error then.
-            self.trouble = str(error)
+            log.debug("no spare worker: %s", error)
         else:
-            self.trouble = ""
             self._spare = worker
             self._timers.set("spare", self._spare_s, self._end_spare)
         finally:

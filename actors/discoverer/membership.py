@@ -46,6 +46,7 @@ from atoll.actors.runtime.machine import (
     Seconds,
     TimerFired,
     Told,
+    insist,
 )
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon_packet import FORGET_S, Heard
@@ -213,8 +214,7 @@ class Membership:
             (all(self._peers[node].standing is None for node in self._dialling), "dials somebody linked"),
             (all(len(peer.candidates) <= CANDIDATES_MAX for peer in alone), "too many addresses"),
         ):
-            if not holds:
-                raise AssertionError(what)
+            insist(holds, what)
 
     # What comes in
 

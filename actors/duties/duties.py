@@ -107,7 +107,7 @@ class Duties(Actor):
                 self._own = NodeRecord(own.node, own.name, own.site, own.version, services, actors)
                 self._soon.set()
             case DescribeSite() if delivery.standing is None:
-                return SiteDescribed(self._known, self._holder, self._held, ())
+                return SiteDescribed(self._known, self._holder, self._held)
             case PeerUp():
                 pass
             case _:

@@ -65,4 +65,3 @@ class SiteDescribed:
     records: tuple[NodeRecord, ...]
     holder: NodeId | None
     held: tuple[str, ...]
-    problems: tuple[str, ...]

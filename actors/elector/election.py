@@ -57,7 +57,7 @@ from atoll.actors.elector.reign import Reign
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.elector.voter import Voter, insist
+from atoll.actors.elector.voter import Voter
 from atoll.actors.runtime.machine import (
     Arm,
     Disarm,
@@ -69,6 +69,7 @@ from atoll.actors.runtime.machine import (
     Seconds,
     Send,
     TimerFired,
+    insist,
 )
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId

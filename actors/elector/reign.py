@@ -10,8 +10,7 @@ than a majority of the roster.
 from collections.abc import Iterable
 
 from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.elector.voter import insist
-from atoll.actors.runtime.machine import Seconds
+from atoll.actors.runtime.machine import Seconds, insist
 from atoll.transport.identity import NodeId
 
 HEARTBEATS_OUTSTANDING_MAX = 16

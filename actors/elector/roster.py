@@ -14,7 +14,6 @@ from atoll.transport.keys import SiteKeys
 
 VOTERS_MAX = 7
 """Seven survive three deaths; more voters make every vote slower and no site safer."""
-SEAL_BYTES = 32
 
 
 class Roster(Message, frozen=True, array_like=True, tag="elector.roster"):

@@ -12,18 +12,8 @@ from dataclasses import dataclass
 
 from atoll.actors.elector.messages import Ballot, Release
 from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.runtime.machine import Effect, Persist, Seconds
+from atoll.actors.runtime.machine import Effect, Persist, Seconds, insist
 from atoll.transport.identity import NodeId
-
-
-def insist(holds: bool, what: str) -> None:  # noqa: FBT001 - it reads like an assertion
-    """Assert in a way that `python -O` keeps.
-
-    Raises:
-        AssertionError: It does not hold: a bug here, never a peer's fault.
-    """
-    if not holds:
-        raise AssertionError(what)
 
 
 @dataclass(frozen=True, slots=True)

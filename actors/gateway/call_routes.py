@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from atoll.actors.container_manager.addresses import reserved
 from atoll.actors.gateway.authority import ANY
 from atoll.actors.gateway.bodies import whole_body
 from atoll.actors.gateway.door import Door, principal_in
 from atoll.actors.gateway.headers import CORRELATION, onward, safe
 from atoll.actors.gateway.messages import FIELDS_MAX, TARGET_CHARACTERS_MAX, HttpRequest
-from atoll.actors.gateway.names import reserved
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.problems import Problem
 from atoll.actors.gateway.replies import passed_on

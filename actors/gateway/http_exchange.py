@@ -42,7 +42,6 @@ class Exchange:
         """
         self._line = line
         self._h11 = line.h11
-        self._method = request.method
         self._body_bytes = 0
         self._expected: int | None = None
         self._peeked: Any = None

@@ -279,4 +279,4 @@ def handlers_of(actor_class: type[Actor]) -> Handlers:
             raise UsageError(
                 f"{actor_class.__name__} handles a type that cannot be found: {error}; define it at module level"
             ) from error
-    return actor_class._handlers  # noqa: SLF001
+    return actor_class._handlers  # noqa: SLF001 - same module

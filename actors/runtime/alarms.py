@@ -4,8 +4,8 @@
     asleep --an earlier alarm is set--> look
 
 One task serves all of them: an own timer or cancel scope for every ask would cost more than the ask. An alarm never
-rings early, and `GRAIN_S` late at most. The loop's clock stops while a computer sleeps and the lease clock does not, so
-no sleep lasts longer than `LOOK_S`.
+rings early, and a grain (1 ms) late at most. The loop's clock stops while a computer sleeps and the lease clock does
+not, so no sleep lasts longer than `LOOK_S`.
 """
 
 import heapq
@@ -20,7 +20,7 @@ from atoll.actors.runtime.machine import Seconds
 from atoll.actors.runtime.parking import Promise, PromiseFactory
 
 GRAINS_PER_S = 1000
-GRAIN_S = 1 / GRAINS_PER_S
+"""Alarms of the same millisecond ring together."""
 LOOK_S = 1.0
 """A suspended computer is noticed this late at most, after it wakes."""
 

@@ -326,7 +326,7 @@ class Cell:
                 kind = type(delivery.message)
                 handler = self.handlers.by_type.get(kind) or self.handlers.find(kind)
                 if handler is None:
-                    raise NotUnderstood(f"{self.name} takes no {type(delivery.message).__name__}")  # noqa: TRY301
+                    raise NotUnderstood(f"{self.name} takes no {type(delivery.message).__name__}")  # noqa: TRY301 - told like every refusal
                 answer = await handler(actor, delivery.message)
             else:
                 answer = await actor.receive(delivery)

@@ -140,7 +140,8 @@ class Journal:
         self.damage = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = self._locked(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock(self._descriptor)
             _sync_folder(self.path.parent)
             return self._restore(self._read())
         except OSError as error:
@@ -150,16 +151,14 @@ class Journal:
             self.close()
             raise
 
-    def _locked(self, descriptor: int) -> int:
+    def _lock(self, descriptor: int) -> None:
         if fcntl is not None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                os.close(descriptor)
                 raise JournalFailed(
                     f"the journal {self.path} is open elsewhere: does a node run on this state directory already?"
                 ) from error
-        return descriptor
 
     def _read(self) -> bytes:
         assert self._descriptor is not None  # noqa: S101 - for mypy
@@ -236,7 +235,7 @@ class Journal:
         fresh = self.path.with_name(f"{self.path.name}.new")
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            self._locked_or_closed(descriptor)
+            self._lock(descriptor)
             self._write(descriptor, data)
             os.fsync(descriptor)
             fresh.replace(self.path)
@@ -247,11 +246,6 @@ class Journal:
         assert self._descriptor is not None  # noqa: S101 - for mypy
         os.close(self._descriptor)
         self._descriptor, self._size = descriptor, len(data)
-
-    @staticmethod
-    def _locked_or_closed(descriptor: int) -> None:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @staticmethod
     def _write(descriptor: int, data: bytes) -> None:

@@ -117,5 +117,15 @@ class Machine(Protocol):
         ...
 
     def check(self) -> None:
-        """Assert the invariants; run after every input in tests and simulation."""
+        """Assert the invariants with `insist`; run after every input in tests and simulation."""
         ...
+
+
+def insist(holds: object, what: str) -> None:
+    """Assert in a way that `python -O` keeps.
+
+    Raises:
+        AssertionError: It does not hold: a bug here, never a peer's fault.
+    """
+    if not holds:
+        raise AssertionError(what)

@@ -70,8 +70,7 @@ def _trio_promises() -> PromiseFactory:
         def __await__(self) -> Generator[Any, None, Any]:
             if not self._done:
                 self._task = lowlevel.current_task()
-                # Awaited by hand, as this is what `await` calls.
-                yield from lowlevel.wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105
+                yield from lowlevel.wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105 - as `await` does
             return self._result
 
     return TrioPromise

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from atoll.actors.runtime.machine import insist
 from atoll.actors.tunnel_relay import frames
 from atoll.actors.tunnel_relay.circuit_events import (
     Arrived,
@@ -430,5 +431,4 @@ class Circuits:
             (held == {id(each): each.holder for each in self._grants.values() if each.holder}, "grants know holders"),
             (len(self._grants) <= self.grants_max, "grants are bounded"),
         ):
-            if not holds:
-                raise AssertionError(claim)
+            insist(holds, claim)

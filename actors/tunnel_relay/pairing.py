@@ -15,6 +15,7 @@ import heapq
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from atoll.actors.runtime.machine import insist
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import Role, Ticket
 
@@ -221,5 +222,4 @@ class Pairing:
             (self.live <= self.tunnels_max, "live tunnels are bounded"),
             (len(self._expiries) >= len(tunnels), "every tunnel ends one day"),
         ):
-            if not holds:
-                raise AssertionError(claim)
+            insist(holds, claim)

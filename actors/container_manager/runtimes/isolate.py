@@ -265,7 +265,7 @@ class Isolate:
     def _handle(self) -> Any:
         # A handle is a number in the photographed memory, so it is good in every isolate that holds the photograph.
         turn = self._photograph.turn
-        return engine.QjsHandle._adopt(self.context._inst, turn._require_live(), context=self.context)  # noqa: SLF001
+        return engine.QjsHandle._adopt(self.context._inst, turn._require_live(), context=self.context)  # noqa: SLF001 - see above
 
 
 def merge(first: Outbox, then: Outbox) -> Outbox:
@@ -301,9 +301,9 @@ def warm_up(cache: Path) -> None:
         module = wasmtime.Module(shared, wasm)
         with contextlib.suppress(OSError):  # A full disk costs time, not the service.
             _leave(cache, name, bytes(module.serialize()))
-    _wasmtime._SHARED_ARTIFACTS["quickjs"] = _wasmtime.SharedWasmArtifact(  # noqa: SLF001
+    _wasmtime._SHARED_ARTIFACTS["quickjs"] = _wasmtime.SharedWasmArtifact(  # noqa: SLF001 - see above
         module=module,
-        linker=engine._build_shared_linker(shared),  # noqa: SLF001
+        linker=engine._build_shared_linker(shared),  # noqa: SLF001 - see above
         build_id=digest.digest(),
     )
     engine.QjsContext(engine.QjsRuntime()).close()
