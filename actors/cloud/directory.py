@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from atoll.actors.cloud.messages import AnnounceSite, Found, ListNodes, LookUp, NodeList, NodeRecord, SiteAnnounced
 from atoll.actors.cloud.signaling import Signaling
-from atoll.actors.cloud.store import CloudStore, Enrolled
+from atoll.actors.cloud.store import LEASE_S_MAX, CloudStore, Enrolled
 from atoll.transport.errors import Refused, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 
-NODE_LEASE_S = 15.0
+NODE_LEASE_S = LEASE_S_MAX
 """Three missed announcements of 5 s; a site that lost its uplink is found absent soon enough to say so."""
 NODES_PER_SITE_MAX = 1024
 LABELS_PER_NODE_MAX = 4
@@ -61,6 +61,7 @@ class Directory:
                 raise Refused(f"a label of {LABEL_BYTES} bytes belongs to a node of the same announcement")
         labels = tuple(label for label in message.labels if not faults[label.node])
         now = self._clock()
+        self._store.heard(now)
         self._store.keep_nodes(kept, labels, now + NODE_LEASE_S)
         self._store.sweep(now)
         return SiteAnnounced(NODE_LEASE_S, tuple(fault for fault in faults.values() if fault)[:LEFT_OUT_MAX])
@@ -92,6 +93,7 @@ class Directory:
         """
         if len(message.wanted) > WANTED_CHARACTERS_MAX:
             raise Refused(f"a node's name has at most {WANTED_CHARACTERS_MAX} characters, not {len(message.wanted)}")
+        self._store.heard(self._clock())
         record = self._find(message.wanted)
         held = self._store.labels(record.node, self._clock())
         routes = tuple(

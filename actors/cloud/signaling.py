@@ -62,6 +62,7 @@ class Signaling:
                 "a relay reports a host (a name in ASCII, or an address), two ports between 1 and 65535, and a load "
                 "between 0 and 1"
             )
+        self._store.heard(self._clock())
         self._store.keep_relay(sender.node, message, self._clock() + RELAY_LEASE_S)
         return RelayKnown(RELAY_LEASE_S)
 
@@ -143,6 +144,7 @@ class Signaling:
         return TunnelPair(relay.node, relay.host, relay.bearer_port, tunnel, offer, call, expires_at, relay.name)
 
     def _relays(self) -> tuple[LiveRelay, ...]:
+        self._store.heard(self._clock())
         relays = self._store.relays(self._clock())
         if not relays:
             raise Unreachable("no relay has reported within its lease: start one with `atoll relay run`")

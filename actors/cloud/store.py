@@ -97,6 +97,14 @@ def _hash(secret: bytes) -> bytes:
     return hashlib.sha256(b"atoll enrolment\x00" + secret).digest()
 
 
+LEASE_S_MAX = 15.0
+"""No lease is longer."""
+AWAY_S = 6.0
+"""Nobody is silent for so long: a relay speaks every 2 s, a site every 5 s."""
+GRACE_S = 10.0
+"""For links to be dialled anew, and a site's next announcement."""
+
+
 class CloudStore:
     """The cloud's tables; `with CloudStore(path) as store`. All times are Unix seconds and come in."""
 
@@ -108,6 +116,7 @@ class CloudStore:
         """
         self._path = path
         self._trouble = ""
+        self._heard_at: float | None = None
         try:
             self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -269,6 +278,31 @@ class CloudStore:
             (now,),
         )
         return tuple(LiveRelay(NodeId(row[0]), *row[1:]) for row in rows)
+
+    def heard(self, now: float) -> None:
+        """Note that somebody is heard; call it before any record is read or kept.
+
+        Relays and sites speak every few seconds. When nobody was heard for `AWAY_S`, it was this process that was away
+        (suspended, cut off, or not running), and who was alive before it left is given `GRACE_S` to speak up again:
+        else everybody would be told that nobody is there, though it was the cloud that was not.
+        """
+        since, self._heard_at = self._heard_at, now
+        if since is None:
+            # An earlier life ended some time before the newest lease that it gave.
+            (newest,) = self._run(
+                "SELECT COALESCE(MAX(lease_until), 0) FROM (SELECT lease_until FROM node"
+                " UNION ALL SELECT lease_until FROM label UNION ALL SELECT lease_until FROM relay)"
+            )[0]
+            since = newest - LEASE_S_MAX
+        if now - since < AWAY_S:
+            return
+        until = now + GRACE_S
+        for statement in (
+            "UPDATE node SET lease_until = ? WHERE lease_until > ? AND lease_until < ?",
+            "UPDATE label SET lease_until = ? WHERE lease_until > ? AND lease_until < ?",
+            "UPDATE relay SET lease_until = ? WHERE lease_until > ? AND lease_until < ?",
+        ):
+            self._run(statement, (until, since, until))
 
     def sweep(self, now: float) -> int:
         """Remove what no reader can see any more; gives the number of rows, so that nothing grows unseen."""
