@@ -1,206 +1,21 @@
-"""What every link transport keeps, on every loop: the guarantees of `transport/base.py`, one suite for all of them."""
-
-import contextlib
-import random
-import socket
+"""What every link transport keeps, on every loop: how links come up and go down (`transport/base.py`)."""
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from atoll.transport.admission import CloudAdmission, SiteAdmission
 from atoll.transport.base import (
-    MESSAGE_BYTES_MAX,
-    QUEUE_BYTES_MAX,
     Delivered,
     DialFailed,
     LinkDown,
     LinkUp,
     Standing,
 )
-from atoll.transport.credit import MESSAGE_COST_BYTES, NEIGHBOUR_WINDOW_BYTES, WINDOW_BYTES
-from atoll.transport.errors import Congested, Refused, Unreachable, UsageError
-from atoll.transport.keys import NodeKey, SiteKeys
-from atoll.transport.memory import MemoryNetwork, MemoryTransport
-from atoll.transport.zeromq import ZeroMqTransport
+from atoll.transport.errors import Unreachable, UsageError
+from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
-
-SITE = SiteKeys.generate()
-HANDSHAKE_S = 0.5
-BUFFERS_BYTES_MAX = 64 * 1024 * 1024
-"""What a slow peer may hold back between two nodes: the sender's queue, the receiver's inbox, the kernel's buffers."""
-
-
-class Node:
-    def __init__(self, transport, key):
-        self.transport, self.key = transport, key
-        self.enough, self.ended = anyio.Event(), anyio.Event()
-
-    async def live(self, *, task_status):
-        async with self.transport:
-            task_status.started()
-            await self.enough.wait()
-        self.ended.set()
-
-    async def close(self):
-        self.enough.set()
-        with anyio.fail_after(10):
-            await self.ended.wait()
-
-    @property
-    def id(self):
-        return self.key.node_id
-
-    async def next(self, kind):
-        """The next event, which must be of this kind."""
-        with anyio.fail_after(10):
-            event = await self.transport.receive()
-        assert isinstance(event, kind), event
-        return event
-
-    async def messages(self, count):
-        return [(await self.next(Delivered)).data for _ in range(count)]
-
-
-class World:
-    """Opens nodes on one kind of transport, joins them, and does to the wire what the world does."""
-
-    async def __aenter__(self):
-        self.stack = contextlib.AsyncExitStack()
-        self.group = await self.stack.enter_async_context(anyio.create_task_group())
-        self.stack.callback(self.group.cancel_scope.cancel)
-        await self.start()
-        return self
-
-    async def __aexit__(self, *error):
-        return await self.stack.__aexit__(*error)
-
-    async def start(self):
-        pass
-
-    async def open(self, *, site=SITE, admission=None, key=None, label="", port=0):
-        """A node whose transport lives in a task of its own, as in a supervision tree."""
-        key = key or NodeKey.generate()
-        admission = admission or SiteAdmission(keys=site, own=key.node_id)
-        node = Node(self.make(key, admission, label, port), key)
-        await self.group.start(node.live)
-        return node
-
-    async def join(self, first, second, *, breakable=False):
-        first.transport.dial(second.id, *await self.way(first, second, breakable=breakable))
-        return await first.next(LinkUp), await second.next(LinkUp)
-
-    async def pair(self, *, breakable=False):
-        first, second = await self.open(), await self.open()
-        await self.join(first, second, breakable=breakable)
-        return first, second
-
-
-class MemoryWorld(World):
-    silence_s = 0.2
-
-    async def start(self):
-        self.network = MemoryNetwork(silence_s=self.silence_s, connect_s=HANDSHAKE_S)
-
-    def make(self, key, admission, label, port):
-        return MemoryTransport(self.network, key, admission, label=label, host="127.0.0.1", port=port)
-
-    async def way(self, _first, second, *, breakable=False):
-        return "127.0.0.1", second.transport.port
-
-    async def freeze(self, first, second):
-        self.network.cut(first.id, second.id)
-
-    async def thaw(self, first, second):
-        self.network.heal(first.id, second.id)
-
-    async def kill(self, node):
-        node.transport.crash()
-
-    async def black_hole(self, node, peer):
-        await self.open(key=peer, port=9)
-        self.network.cut(node.id, peer.node_id)
-        return 9
-
-
-class Wire:
-    """A TCP proxy between two nodes that can stop carrying, or break."""
-
-    def __init__(self, port):
-        self.port, self.flows, self.sockets = port, anyio.Event(), []
-        self.flows.set()
-
-    async def live(self, *, task_status):
-        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-            task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
-            await listener.serve(self.serve)
-
-    async def serve(self, client):
-        server = await anyio.connect_tcp("127.0.0.1", self.port)
-        self.sockets += [client, server]
-        async with client, server, anyio.create_task_group() as group:
-            group.start_soon(self.carry, client, server, group)
-            group.start_soon(self.carry, server, client, group)
-
-    async def carry(self, source, target, group):
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while True:
-                data = await source.receive()
-                await self.flows.wait()
-                await target.send(data)
-        group.cancel_scope.cancel()
-
-    async def sever(self):
-        for each in self.sockets:
-            await anyio.aclose_forcefully(each)
-
-
-class ZeroMqWorld(World):
-    silence_s = 0.6
-    """Several heartbeats, also on a busy host."""
-
-    async def start(self):
-        self.wires = {}
-
-    def make(self, key, admission, label, port):
-        return ZeroMqTransport(
-            key,
-            admission,
-            label=label,
-            host="127.0.0.1",
-            port=port,
-            handshake_s=HANDSHAKE_S,
-            silence_s=self.silence_s,
-        )
-
-    async def way(self, first, second, *, breakable=False):
-        if not breakable:
-            return "127.0.0.1", second.transport.port
-        wire = self.wires[frozenset((first.id, second.id))] = Wire(second.transport.port)
-        return "127.0.0.1", await self.group.start(wire.live)
-
-    async def freeze(self, first, second):
-        self.wires[frozenset((first.id, second.id))].flows = anyio.Event()
-
-    async def thaw(self, first, second):
-        self.wires[frozenset((first.id, second.id))].flows.set()
-
-    async def kill(self, node):
-        # What the kernel does for a process that was killed; the process itself is killed in test_zeromq.py.
-        for pair, wire in self.wires.items():
-            if node.id in pair:
-                await wire.sever()
-
-    async def black_hole(self, _node, _peer):
-        hole = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        return hole.getsockname()[1]
-
-
-@pytest.fixture(params=[MemoryWorld, ZeroMqWorld], ids=["memory", "zeromq"])
-def world(request):
-    return request.param()
 
 
 async def test_a_link_comes_up_at_both_ends_with_standing_label_and_host(world):
@@ -212,21 +27,6 @@ async def test_a_link_comes_up_at_both_ends_with_standing_label_and_host(world):
         for node in (first, second):
             counted = node.transport.statistics()
             assert (counted["links"], counted["links_up"]) == (1, 1)
-
-
-async def test_thousands_of_messages_of_all_sizes_arrive_whole_and_in_order_both_ways(world):
-    async with world:
-        first, second = await world.pair()
-        sizes = random.Random(1)
-        sent = [b"%d " % n + bytes(sizes.choice((0, 1, 100, 3000))) for n in range(3000)]
-        sent[10:10] = [b"", bytes(MESSAGE_BYTES_MAX), b"after", bytes(256 * 1024), bytes(256 * 1024 + 1), b""]
-        for message in sent:
-            first.transport.send(second.id, message)
-            second.transport.send(first.id, message)
-        assert await second.messages(len(sent)) == sent
-        assert await first.messages(len(sent)) == sent
-        assert second.transport.statistics()["messages_received"] == len(sent)
-        assert first.transport.statistics()["bytes_sent"] == sum(map(len, sent))
 
 
 async def test_when_both_dial_at_once_one_link_comes_up_and_nothing_is_lost(world):
@@ -261,103 +61,6 @@ async def test_to_dial_again_is_harmless_before_and_after_the_link_is_up(world):
         first.transport.send(second.id, b"only this")
         assert await second.messages(1) == [b"only this"]
         assert first.transport.statistics()["links_up"] == second.transport.statistics()["links_up"] == 1
-
-
-async def test_a_slow_receiver_is_congested_at_its_sender_only_and_loses_nothing_that_was_taken(world):
-    async with world:
-        sender, slow = await world.pair()
-        quick = await world.open()
-        await world.join(sender, quick)
-        taken, refused_in_a_row = 0, 0
-        while refused_in_a_row < 20:
-            try:
-                sender.transport.send(slow.id, b"%d " % taken + bytes(100_000))
-            except Congested:
-                refused_in_a_row += 1
-                # Whoever reads notices nothing of those who do not.
-                sender.transport.send(quick.id, b"quick")
-                assert await quick.messages(1) == [b"quick"]
-            else:
-                taken, refused_in_a_row = taken + 1, 0
-            assert taken * 100_000 < BUFFERS_BYTES_MAX
-        assert taken * 100_000 > QUEUE_BYTES_MAX // 4
-        assert sender.transport.statistics()["congested"] >= 20
-        got = await slow.messages(taken)
-        assert [int(data.split()[0]) for data in got] == list(range(taken))
-        sender.transport.send(slow.id, b"room again")
-        assert await slow.messages(1) == [b"room again"]
-
-
-async def fill(sender, receiver, size):
-    """Send until nothing more is taken; how many messages were."""
-    taken = refused = 0
-    while refused < 20:
-        try:
-            sender.transport.send(receiver.id, b"%d " % taken + bytes(size))
-        except Congested:
-            refused += 1
-            await anyio.sleep(0.005)
-        else:
-            taken, refused = taken + 1, 0
-    return taken
-
-
-async def test_no_more_than_a_window_waits_at_who_does_not_read_and_all_of_it_goes_on_when_it_does(world):
-    async with world:
-        sender, slow = await world.pair()
-        for _ in range(3):
-            taken = await fill(sender, slow, 50_000)
-            assert WINDOW_BYTES // 2 < slow.transport._inbox.bytes <= WINDOW_BYTES
-            assert [int(data.split()[0]) for data in await slow.messages(taken)] == list(range(taken))
-            assert slow.transport._inbox.bytes == 0
-
-
-async def test_a_neighbour_has_a_small_window_and_shorter_messages(world):
-    async with world:
-        sender, stranger = await world.open(), await world.open(site=SiteKeys.generate())
-        await world.join(sender, stranger)
-        longest = NEIGHBOUR_WINDOW_BYTES * 3 // 4 - MESSAGE_COST_BYTES
-        with pytest.raises(UsageError, match=f"at most {longest} bytes, this one has {longest + 1}"):
-            sender.transport.send(stranger.id, bytes(longest + 1))
-        for _ in range(5):
-            sender.transport.send(stranger.id, bytes(longest))
-        assert [len(data) for data in await stranger.messages(5)] == [longest] * 5
-        taken = await fill(sender, stranger, 10_000)
-        assert stranger.transport._inbox.bytes <= NEIGHBOUR_WINDOW_BYTES
-        assert len(await stranger.messages(taken)) == taken
-
-
-async def test_credit_of_a_link_that_has_ended_is_not_the_next_ones(world):
-    async with world:
-        first, second = await world.pair()
-        taken = await fill(first, second, 50_000)
-        second.transport.hang_up(first.id, "again")
-        await first.next(LinkDown)
-        second.transport.dial(first.id, *await world.way(second, first))
-        await first.next(LinkUp)
-        waited = second.transport._inbox.bytes
-        again = await fill(first, second, 50_000)
-        assert second.transport._inbox.bytes <= waited + WINDOW_BYTES
-        arrived = 0
-        while isinstance(event := await second.transport.receive(), Delivered):
-            arrived += 1
-        # What was still at the sender when the link ended is lost, as it always was.
-        assert 0 < arrived < taken
-        assert isinstance(event, LinkDown)
-        await second.next(LinkUp)
-        assert len(await second.messages(again)) == again
-        assert second.transport.statistics().get("overdrawn", 0) == 0
-
-
-async def test_empty_messages_cost_room_too(world):
-    async with world:
-        sender, slow = await world.pair()
-        sent = 0
-        with contextlib.suppress(Congested):
-            while sent < 200_000:
-                sender.transport.send(slow.id, b"")
-                sent += 1
-        assert 0 < sent < 200_000
 
 
 async def test_to_hang_up_tells_the_other_end_why_after_all_that_was_said_before(world):
@@ -467,74 +170,6 @@ async def test_a_peer_that_restarts_closes_its_old_link_before_the_new_one_comes
         assert first.transport.statistics()["links"] == 1
 
 
-async def test_another_sites_secret_makes_a_neighbour_never_a_member(world):
-    async with world:
-        first, stranger = await world.open(), await world.open(site=SiteKeys.generate())
-        here, there = await world.join(first, stranger)
-        assert here.standing is there.standing is Standing.NEIGHBOUR
-
-
-def enrol(_peer, credential):
-    """A cloud's rules: one secret enrols, nothing shown is a stranger, anything else is refused."""
-    if credential not in {b"", b"the right secret"}:
-        raise Refused("this enrolment secret is not known here: ask for a new one")
-    return Standing.GRANTED if credential else Standing.NEIGHBOUR
-
-
-async def test_a_cloud_enrols_who_shows_its_secret(world):
-    async with world:
-        cloud = await world.open(admission=CloudAdmission(enrol))
-        key = NodeKey.generate()
-        rules = SiteAdmission(keys=SITE, own=key.node_id, clouds={cloud.id}, enrolment=b"the right secret")
-        node = await world.open(key=key, admission=rules)
-        here, there = await world.join(node, cloud)
-        assert (here.standing, there.standing) == (Standing.CLOUD, Standing.GRANTED)
-
-
-async def test_who_is_refused_hears_why_and_never_becomes_a_link(world):
-    async with world:
-        cloud = await world.open(admission=CloudAdmission(enrol))
-        key = NodeKey.generate()
-        rules = SiteAdmission(keys=SITE, own=key.node_id, clouds={cloud.id}, enrolment=b"a wrong secret")
-        node = await world.open(key=key, admission=rules)
-        node.transport.dial(cloud.id, *await world.way(node, cloud))
-        failed = await node.next(DialFailed)
-        assert failed.peer == cloud.id
-        assert "the other end refused: this enrolment secret is not known here: ask for a new one" in failed.reason
-        assert "a wrong secret" not in failed.reason
-        counted = cloud.transport.statistics()
-        assert (counted["refused_peers"], counted["links"], counted.get("links_up", 0)) == (1, 0, 0)
-        with pytest.raises(Unreachable):
-            node.transport.send(cloud.id, b"")
-        # The one who refused is as well as before, and so is its memory: the right secret is welcome from the same key.
-        await node.close()
-        rules = SiteAdmission(keys=SITE, own=key.node_id, clouds={cloud.id}, enrolment=b"the right secret")
-        _, there = await world.join(await world.open(key=key, admission=rules), cloud)
-        assert there.standing is Standing.GRANTED
-
-
-async def test_who_dials_may_refuse_as_well(world):
-    async with world:
-        picky = await world.open(admission=CloudAdmission(enrol))
-        other = await world.open()
-        picky.transport.dial(other.id, *await world.way(picky, other))
-        failed = await picky.next(DialFailed)
-        assert "refused here: this enrolment secret" in failed.reason
-        assert other.transport.statistics()["links"] == 0
-        await world.join(other, await world.open())
-
-
-async def test_a_message_too_long_is_refused_to_its_sender_and_harms_nothing(world):
-    async with world:
-        first, second = await world.pair()
-        with pytest.raises(
-            UsageError, match=f"at most {MESSAGE_BYTES_MAX} bytes, this one has {MESSAGE_BYTES_MAX + 1}"
-        ):
-            first.transport.send(second.id, bytes(MESSAGE_BYTES_MAX + 1))
-        first.transport.send(second.id, b"fits")
-        assert await second.messages(1) == [b"fits"]
-
-
 async def test_a_dial_that_finds_nobody_says_so(world):
     async with world:
         first, second = await world.open(), await world.open()
@@ -586,57 +221,6 @@ async def test_a_dial_into_a_black_hole_ends_by_itself(world):
         assert (await node.next(DialFailed)).peer == peer.node_id
 
 
-async def test_a_cancelled_receive_takes_nothing(world):
-    async with world:
-        first, second = await world.pair()
-        got = []
-
-        async def read_impatiently():
-            patience = random.Random(7)
-            while len(got) < 1000:
-                with anyio.move_on_after(patience.choice((0, 0, 0.0002, 0.002))):
-                    while True:
-                        got.append((await second.transport.receive()).data)
-
-        with anyio.fail_after(10):
-            async with anyio.create_task_group() as group:
-                group.start_soon(read_impatiently)
-                for n in range(1000):
-                    first.transport.send(second.id, b"%d" % n)
-                    if n % 7 == 0:
-                        await anyio.lowlevel.checkpoint()
-        assert got == [b"%d" % n for n in range(1000)]
-
-
-async def test_a_second_reader_is_told_that_there_is_one(world):
-    async with world:
-        node = await world.open()
-        async with anyio.create_task_group() as group:
-            group.start_soon(node.transport.receive)
-            await anyio.wait_all_tasks_blocked()
-            with pytest.raises(UsageError, match="one reader"):
-                await node.transport.receive()
-            group.cancel_scope.cancel()
-
-
-async def test_many_peers_speak_at_once_each_in_its_own_order(world):
-    async with world:
-        hub, others = await world.open(), [await world.open() for _ in range(6)]
-        for node in others:
-            await world.join(node, hub)
-        for n in range(200):
-            for node in others:
-                node.transport.send(hub.id, b"%d" % n)
-                hub.transport.send(node.id, b"%d" % n)
-        heard = {node.id: [] for node in others}
-        for _ in range(200 * len(others)):
-            event = await hub.next(Delivered)
-            heard[event.peer].append(int(event.data))
-        assert all(each == list(range(200)) for each in heard.values())
-        for node in others:
-            assert await node.messages(200) == [b"%d" % n for n in range(200)]
-
-
 async def test_a_port_in_use_is_said_with_what_to_do(world):
     async with world:
         first = await world.open()
@@ -647,30 +231,3 @@ async def test_a_port_in_use_is_said_with_what_to_do(world):
             " stop what uses it, or choose another port (0 takes any free one)"
         )
         await world.join(await world.open(), first)
-
-
-async def test_a_credential_too_long_is_our_own_fault_and_ends_the_transport(world):
-    class Boastful:
-        def credential_for(self, _peer):
-            return bytes(5000)
-
-        def judge(self, _peer, _credential):
-            return Standing.MEMBER
-
-    with pytest.raises(BaseExceptionGroup) as told:
-        await dial_with(world, Boastful())
-    assert told.group_contains(UsageError, match="at most 4096 bytes, this one has 5000")
-
-
-async def dial_with(world, admission):
-    async with world:
-        node, other = await world.open(admission=admission), await world.open()
-        node.transport.dial(other.id, *await world.way(node, other))
-        await anyio.sleep(5)
-
-
-@pytest.mark.parametrize("label", ["x" * 65, "two\nlines", "\x1b[31m"])
-async def test_a_label_that_cannot_be_shown_is_refused(world, label):
-    async with world:
-        with pytest.raises(UsageError, match="64 printable characters"):
-            await world.open(label=label)
