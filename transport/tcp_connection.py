@@ -141,10 +141,11 @@ class UnreadMeters:
         """Measure a connection no more; nothing if it is not measured."""
         self._meters.pop(descriptor, None)
 
-    def allow(self, descriptor: int, bytes_max: int) -> None:
-        """Let libzmq hold so much of a connection."""
+    def allow(self, descriptor: int, bytes_max: int) -> UnreadMeter | None:
+        """Let libzmq hold so much of a connection, and give its meter; None when it is not measured."""
         if (meter := self._meters.get(descriptor)) is not None:
             meter.bytes_max = bytes_max
+        return meter
 
     def note(self, descriptor: int, length: int) -> None:
         """Note that a whole frame of a connection was read."""

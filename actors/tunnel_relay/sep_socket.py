@@ -22,7 +22,7 @@ from atoll.actors.tunnel_relay.frames import FRAME_BYTES_MAX
 from atoll.transport.base import QUEUE_BYTES_MAX
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
-from atoll.transport.tcp_connection import UnreadMeters, peer_of, shut_down
+from atoll.transport.tcp_connection import UnreadMeter, UnreadMeters, peer_of, shut_down
 
 OVERFLOW_BYTES_MAX = QUEUE_BYTES_MAX // 2
 """What a slow peer may hold back here, counted in bytes, when libzmq's own queue is full."""
@@ -126,6 +126,7 @@ class SepSocket:
         self._overflows: dict[bytes, _Overflow] = {}
         self._overflow_bytes = 0
         self._meters = UnreadMeters()
+        self._by_name: dict[bytes, UnreadMeter] = {}
         self._lost: deque[tuple[float, bytes]] = deque()
         self._leaving: dict[bytes, bytes] = {}
         self.silent_cut = 0
@@ -173,7 +174,8 @@ class SepSocket:
             else:
                 message = self._router.recv(copy=False)
                 data, key = message.bytes, self._meet(name, message)
-            self._meters.note(self._descriptors.get(name, -1), len(data))
+            if (meter := self._by_name.get(name)) is not None:
+                meter.note_frame(len(data))
             if self._router.getsockopt(zmq.RCVMORE):
                 # Frames have one part; what has more is not worth reading, and never valid.
                 while self._router.getsockopt(zmq.RCVMORE):
@@ -296,7 +298,8 @@ class SepSocket:
             # It has gone again, or was cut, and its descriptor may be another's by now: nobody would tell of its end.
             return b""
         self._keys[name], self._descriptors[name], self._connections[descriptor] = key, descriptor, name
-        self._meters.allow(descriptor, UNREAD_BYTES_MAX)
+        if (meter := self._meters.allow(descriptor, UNREAD_BYTES_MAX)) is not None:
+            self._by_name[name] = meter
         return key
 
     def _watch(self) -> None:
@@ -320,6 +323,7 @@ class SepSocket:
     def _forget(self, name: bytes, descriptor: int) -> None:
         self._connections.pop(descriptor, None)
         self._descriptors.pop(name, None)
+        self._by_name.pop(name, None)
         if (overflow := self._overflows.pop(name, None)) is not None:
             self._drop(overflow, overflow.size)
         # Of a connection that was cut the owner has heard enough.
