@@ -47,6 +47,7 @@ from atoll.actors.container_manager.lifecycle import (
 )
 from atoll.actors.container_manager.messages import (
     BODY_BYTES_MAX,
+    CLIENT_DEFAULT,
     ContainerInfo,
     ImageInfo,
     LogEntry,
@@ -147,7 +148,7 @@ class Containers:
         # Not told of the block's error, which then comes out as it is: a task group would wrap it.
         await self._stack.__aexit__(None, None, None)
 
-    async def load_image(self, source: bytes | Path | AsyncIterable[bytes], client: str = "api") -> ImageInfo:
+    async def load_image(self, source: bytes | Path | AsyncIterable[bytes], client: str = CLIENT_DEFAULT) -> ImageInfo:
         """Take a docker-save tar: bytes, a file, or chunks as they arrive. An older one of the same name is replaced.
 
         Raises:
@@ -212,7 +213,7 @@ class Containers:
         return await self._on_disk(self._images.archive, self._images.find(name))
 
     async def run(
-        self, name: str, image: str, env: Mapping[str, str] | None = None, client: str = "api"
+        self, name: str, image: str, env: Mapping[str, str] | None = None, client: str = CLIENT_DEFAULT
     ) -> ContainerInfo:
         """Create a container and start it.
 

@@ -16,6 +16,8 @@ HEADERS_MAX = 200
 HEADER_CHARACTERS_MAX = 32 * 1024
 PATH_CHARACTERS_MAX = 32 * 1024
 NAME_CHARACTERS_MAX = 128
+CLIENT_DEFAULT = "api"
+"""Whose images and containers are meant where no client is named."""
 
 _Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=HEADER_CHARACTERS_MAX)]
 Headers: TypeAlias = Annotated[tuple[tuple[_Text, _Text], ...], msgspec.Meta(max_length=HEADERS_MAX)]
@@ -106,7 +108,7 @@ class LoadImage(Message, frozen=True, array_like=True, tag="container_manager.lo
     """Asks to take an image from a docker-save file of this host; answered by `ImageInfo`."""
 
     path: str
-    client: str = "api"
+    client: str = CLIENT_DEFAULT
 
 
 class ListImages(Message, frozen=True, array_like=True, tag="container_manager.list_images"):
@@ -141,7 +143,7 @@ class RunContainer(Message, frozen=True, array_like=True, tag="container_manager
     name: str
     image: str
     env: Pairs = ()
-    client: str = "api"
+    client: str = CLIENT_DEFAULT
 
 
 class StartContainer(Message, frozen=True, array_like=True, tag="container_manager.start"):

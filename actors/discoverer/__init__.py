@@ -1,1 +1,4 @@
-"""Who is near."""
+"""Who is near.
+
+Others use `discoverer.Discoverer` and the messages and facts in `messages.py`.
+"""

@@ -27,9 +27,8 @@ from atoll.actors.gateway.in_process import problem_message, run_app
 from atoll.actors.gateway.messages import HttpRequest
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.problems import Problem
-from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
+from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood, ReplyTo
 from atoll.transport.base import Standing
-from atoll.transport.errors import UsageError
 
 log = logging.getLogger("atoll.gateway")
 
@@ -133,7 +132,7 @@ class Gateway(Actor):
             self.counters["untold_requests"] += 1
             return None
         if delivery.standing is None or delivery.sender is None:
-            raise UsageError("a request of this node goes to `run_app` or a socket, not to the actor")
+            raise NotUnderstood("the gateway takes no HttpRequest of its own node: send that to one of its sockets")
         if self._remote_calls >= REMOTE_CALLS_MAX:
             self.counters["refused"] += 1
             return problem_message(

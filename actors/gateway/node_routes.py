@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from atoll.actors.container_manager.messages import CLIENT_DEFAULT
 from atoll.actors.gateway.bodies import json_body, uploaded_image
 from atoll.actors.gateway.door import Door
 from atoll.actors.gateway.ports import NodePort
@@ -31,7 +32,6 @@ from atoll.actors.gateway.views import (
 NODE_SCOPES = ("link-local", "account", "proximity")
 TAIL_LINES = 100
 TAIL_LINES_MAX = 1000
-DEFAULT_CLIENT = "api"
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -41,7 +41,7 @@ def client_of(request: Request) -> str:
     Raises:
         Problem: `x-client-id` is not a name.
     """
-    client = request.headers.get("x-client-id", DEFAULT_CLIENT)
+    client = request.headers.get("x-client-id", CLIENT_DEFAULT)
     if not _CLIENT.fullmatch(client):
         raise Problem(
             "bad-input", f"`x-client-id: {client[:100]}` is no client", "use at most 100 of A-Z a-z 0-9 . _ -"

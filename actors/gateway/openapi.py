@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from atoll.actors.container_manager.messages import CLIENT_DEFAULT
 from atoll.actors.gateway import views
 from atoll.actors.gateway.authority import ANY, SCOPES, Scope
 from atoll.actors.gateway.node_routes import NODE_SCOPES, TAIL_LINES, TAIL_LINES_MAX
@@ -23,7 +24,11 @@ _TAIL_PARAMETER = {
     "in": "query",
     "schema": {"type": "integer", "minimum": 1, "maximum": TAIL_LINES_MAX, "default": TAIL_LINES},
 }
-_CLIENT_PARAMETER = {"name": "x-client-id", "in": "header", "schema": {"type": "string", "default": "api"}}
+_CLIENT_PARAMETER = {
+    "name": "x-client-id",
+    "in": "header",
+    "schema": {"type": "string", "default": CLIENT_DEFAULT},
+}
 _TAR = {"type": "string", "format": "binary"}
 _IMAGE_CONTENT = {
     "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _TAR}, "required": ["image"]}},

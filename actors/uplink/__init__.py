@@ -1,1 +1,4 @@
-"""This node's side of its cloud: the link to it, and the grant it issues."""
+"""This node's side of its cloud: the link to it, and the grant it issues.
+
+Others use `ask.ask_cloud`, `uplink.Uplink`, and the messages and facts in `messages.py`.
+"""

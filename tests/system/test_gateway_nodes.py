@@ -19,7 +19,7 @@ from atoll.actors.gateway.http_server import bind_tcp
 from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.messages import BODY_BYTES_MAX, MESSAGES, HttpReply, HttpRequest
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
-from atoll.actors.runtime import ActorSystem, Address, AskTimedOut
+from atoll.actors.runtime import ActorSystem, Address, AskNotUnderstood, AskTimedOut
 from atoll.transport.base import MESSAGE_BYTES_MAX, Standing
 from atoll.transport.codec import Codec
 from atoll.transport.envelope import decode_envelope, encode_envelope
@@ -176,6 +176,15 @@ async def test_a_granted_node_reaches_services_only(tmp_path):
     async with two_nodes(tmp_path, Standing.GRANTED) as (_, _, remote):
         assert (await remote.ask(HttpRequest("GET", "/echo"))).status == 200
         assert (await remote.ask(HttpRequest("GET", "/atoll/v1/containers"))).status == 403
+
+
+async def test_an_actor_of_the_same_node_is_sent_to_the_sockets_and_ends_nothing(tmp_path):
+    async with two_nodes(tmp_path) as (_, gateways, remote):
+        local = gateways[0].system.find("gateway")
+        with pytest.raises(AskNotUnderstood, match="takes no HttpRequest of its own node"):
+            await local.ask(HttpRequest("GET", "/echo"))
+        assert (await remote.ask(HttpRequest("GET", "/echo"))).status == 200
+        assert len(gateways) == 1
 
 
 async def test_a_slow_service_holds_up_nobody(tmp_path):
