@@ -326,7 +326,7 @@ async def test_no_stranger_is_heard(world):
             world.standing = standing
             with pytest.raises(AskFailed, match=f"not open to a {standing.value}"):
                 await phone.system.ask(Address(tv.id, PATH), MemberHere(phone.record))
-        assert tv.names() == ["tv"]
+        await until(lambda: tv.names() == ["tv"])
 
 
 async def test_without_a_cloud_the_supernode_keeps_the_roll_and_holds_nothing(world):
