@@ -135,6 +135,10 @@ class Laid:
         assert heard is None or heard[0] == text
         return heard and heard[1:]
 
+    def passes_soon(self, sender, receiver):
+        """Send again where the first may be too early: the kernel looks at cables at most once a second."""
+        return next(filter(None, (self.passes(sender, receiver, wait_s=0.5) for _ in range(10))), None)
+
     def lost(self, sender, receiver, **options):
         return self.passes(sender, receiver, wait_s=SILENCE_S, **options) is None
 
@@ -263,7 +267,7 @@ def test_cables_and_addresses_go_and_come_back(laid):
     assert laid.probes["home/phone"].ask("send", lab.address_of("home/tv"), "x")[0] != "error"
     assert laid.probes["home/tv"].hear(SILENCE_S) is None
     laid.do("replug", "home/tv")
-    assert laid.passes("home/phone", "home/tv")
+    assert laid.passes_soon("home/phone", "home/tv")
     laid.do("drop_address", "home/tv")
     assert "unreachable" in laid.probes["home/tv"].ask("send", lab.address_of("relay-1"), "x")
     laid.do("give_address", "home/tv")
