@@ -11,7 +11,7 @@ from atoll.transport.codec import Message
 
 PATH = "container_manager"
 BODY_BYTES_MAX = 3_670_016
-"""Largest body of a call and of its reply: 3.5 MiB, so that either fits a message (4 MiB)."""
+"""Largest body of a call and of its reply: 3.5 MiB leaves half a megabyte of a message for the rest."""
 HEADERS_MAX = 200
 HEADER_CHARACTERS_MAX = 32 * 1024
 PATH_CHARACTERS_MAX = 32 * 1024

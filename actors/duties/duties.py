@@ -139,9 +139,9 @@ class Duties(Actor):
         if self._has_cloud:
             own, site = self._own.node, self._own.site
             # Each may crash and start again without the other; both end with the duty.
-            for name, factory in ((PROXY, Proxy), (REGISTRAR, Registrar)):
+            for name, factory in ((PROXY, partial(Proxy, own, site)), (REGISTRAR, partial(Registrar, site))):
                 if self.system.find(name) is None:
-                    await self.system.spawn(partial(factory, own, site), name, under=HELD)
+                    await self.system.spawn(factory, name, under=HELD)
         log.info(
             "this node is supernode and holds the duties %s",
             ", ".join(DUTIES) if self._has_cloud else "of none: no cloud",

@@ -33,8 +33,7 @@ class Registrar(Actor):
 
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
-    def __init__(self, own: NodeId, site: str, rng: Random | None = None) -> None:
-        self._own = own
+    def __init__(self, site: str, rng: Random | None = None) -> None:
         self._site = site
         self._rng = rng or Random()
         self._records: tuple[NodeRecord, ...] = ()

@@ -1,24 +1,21 @@
 """What Gateways say to each other: an HTTP request and its reply, as values.
 
-Field names and repeated fields keep their order; a body is whole. Longer things are streams over bearers.
+Field names and repeated fields keep their order; a body is whole. Longer things are streams over bearers. What a node
+is asked here mostly goes on to one of its services, so the limits are those of `ServiceCall` and `ServiceReply`.
 """
 
 from typing import Annotated, TypeAlias
 
 import msgspec
 
+from atoll.actors.container_manager import messages as service_messages
 from atoll.transport.codec import Message
 
-BODY_BYTES_MAX = 3_670_016
-"""3.5 MiB: leaves half a megabyte of a message for the header and the envelope."""
-TARGET_CHARACTERS_MAX = 32 * 1024
-FIELDS_MAX = 200
-FIELD_CHARACTERS_MAX = 32 * 1024
-
-_Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=FIELD_CHARACTERS_MAX)]
-Fields: TypeAlias = Annotated[tuple[tuple[_Text, _Text], ...], msgspec.Meta(max_length=FIELDS_MAX)]
-"""Names in lower case."""
-Body: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
+BODY_BYTES_MAX = service_messages.BODY_BYTES_MAX
+TARGET_CHARACTERS_MAX = service_messages.PATH_CHARACTERS_MAX
+FIELDS_MAX = service_messages.HEADERS_MAX
+Fields: TypeAlias = service_messages.Headers
+Body: TypeAlias = service_messages.Body
 
 
 class HttpRequest(Message, frozen=True, array_like=True, tag="gateway.http_request"):
