@@ -23,7 +23,9 @@ from atoll.transport.errors import UsageError
 
 log = logging.getLogger("atoll.gateway.http")
 
-LINGER_BYTES_MAX = 4 * 1024 * 1024
+LINGER_BYTES_MAX = 72 * 1024 * 1024
+"""More than the longest body that is taken anywhere, an image: who sends one to the wrong place still reads why. It is
+read and thrown away."""
 
 
 @dataclass(slots=True, eq=False)

@@ -71,7 +71,7 @@ async def test_an_early_refusal_reaches_a_client_that_is_still_sending():
         await reply(send, b"not you", 403)
 
     async with serving(app) as (port, _):
-        response, body = await fetch(port, "POST", "/", body=b"x" * 3_000_000)
+        response, body = await fetch(port, "POST", "/", body=b"x" * 30_000_000)
     assert (response.status, body) == (403, b"not you")
     assert response.headers["connection"] == "close"
 
