@@ -174,7 +174,7 @@ async def deaf(relay):
     peer = await anyio.to_thread.run_sync(CurvePeer.dial, server, relay.sep_port, (key.public, key.secret))
     try:
         peer.say(frames.ticket_frame(ticket_for(Role.REGISTER, key)), frames.labels_frame([LABEL]))
-        await until(lambda: relay.statistics()["sep_labels"])
+        await until(lambda: relay.statistics()["sep_labels"] == 1)
         yield peer
     finally:
         peer.sock.close()
@@ -188,10 +188,10 @@ async def test_one_who_does_not_read_stalls_nobody_else_is_told_about_and_cut_in
     monkeypatch.setattr(sep_socket, "STUCK_S", 60.0)
     async with (
         relaying() as relay,
+        deaf(relay),
         registered(relay, OTHER_LABEL) as lively,
         client(relay.sep_port, Role.REACH) as flooder,
         client(relay.sep_port, Role.REACH) as caller,
-        deaf(relay),
     ):
         record = bytes(frames.RECORD_BYTES_MAX)
         stuck = None

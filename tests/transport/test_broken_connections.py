@@ -1,7 +1,8 @@
 """Peers that write a heap of small messages with PINGs between them, and reset the connection in the same moment.
 
 libzmq 4.3.5 aborts the whole process then, if a receive queue was full (docs/decisions/0013). Each victim is a process
-of its own that naps: so the heap is always there before it is read. A mutant has the options that we do not set.
+of its own that naps when it is told to: so all of the heap is there before it is read. A mutant has the options that we
+do not set.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ SMALL_MESSAGES = 1500
 ECHOLESS = b"\x02\x91\xc4\x01y"
 """A link's frame with a message that is not answered."""
 PROGRAM = """
-import sys, time
+import signal, sys, time
 import anyio, zmq
 from atoll.actors.tunnel_relay.relay import Relay
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
@@ -49,6 +50,7 @@ from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
 
 kind, nap_s, options, port, server = sys.argv[1], float(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(nap_s))
 key, HOST = NodeKey(bytes([7]) * 32), "127.0.0.1"
 set_option, wanted = zmq.Socket.setsockopt, {}
 for each in filter(None, options.split(",")):
@@ -59,11 +61,6 @@ def mutated(sock, option, value):
     set_option(sock, option, wanted.get(option, value) if sock.type in (zmq.ROUTER, zmq.DEALER) else value)
 
 zmq.Socket.setsockopt = mutated
-
-async def nap():
-    while True:
-        await anyio.sleep(0.02)
-        time.sleep(nap_s)
 
 async def link():
     rules = SiteAdmission(keys=SiteKeys(bytes([9]) * 32), own=key.node_id)
@@ -95,18 +92,13 @@ async def sep_client():
     except TransportError:
         await anyio.sleep_forever()
 
-async def main():
-    async with anyio.create_task_group() as group:
-        group.start_soon({"relay": relay, "sep_client": sep_client}.get(kind, link))
-        group.start_soon(nap)
-
-anyio.run(main)
+anyio.run({"relay": relay, "sep_client": sep_client}.get(kind, link))
 """
 
 
 @contextlib.contextmanager
-def victim(kind, *, options="", nap_s=NAP_S, port=0, server=""):
-    command = [sys.executable, "-c", PROGRAM, kind, str(nap_s), options, str(port), server]
+def victim(kind, *, options="", port=0, server=""):
+    command = [sys.executable, "-c", PROGRAM, kind, str(NAP_S), options, str(port), server]
     # A mutant that aborts says so; nobody needs to read that.
     said = subprocess.DEVNULL if options else None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
@@ -117,21 +109,24 @@ def victim(kind, *, options="", nap_s=NAP_S, port=0, server=""):
             process.kill()
 
 
-def heap(peer, message=b"x"):
-    """Small messages, and a PING behind each twenty."""
-    return [peer.ping() if n % 20 == 19 else peer.message(message) for n in range(SMALL_MESSAGES)]
+def break_off(process, peer, message):
+    """Write small messages with a PING behind each twenty, and reset, while the victim naps."""
+    heap = [peer.ping() if n % 20 == 19 else peer.message(message) for n in range(SMALL_MESSAGES)]
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(NAP_S / 4)
+    peer.break_off(*heap)
 
 
-def break_in(port, *, greeted=False):
+def break_in(process, *, greeted=False):
     """Connect, write the heap and reset; a link is brought up before when `greeted`."""
     key = NodeKey.generate()
     pair = (key.node_id.curve_key, key.curve_secret) if greeted else sodium.crypto_box_keypair()
-    peer = CurvePeer.dial(VICTIM.node_id.curve_key, port, pair)
+    peer = CurvePeer.dial(VICTIM.node_id.curve_key, process.port, pair)
     if greeted:
         peer.say(hello_frame(Hello(VERSION, key.node_id, bytes(16), "", b"", 0, 3000)))
         peer.hear()
         peer.say(ready_frame(WINDOW_BYTES))
-    peer.break_off(*heap(peer, ECHOLESS if greeted else b"x"))
+    break_off(process, peer, ECHOLESS if greeted else b"x")
 
 
 def died(process, within_s):
@@ -164,15 +159,15 @@ async def test_a_link_listener_survives_and_serves_others(kind, greeted):
         async with ZeroMqTransport(key, rules, label="", host="127.0.0.1", handshake_s=5.0) as friend:
             friend.dial(VICTIM.node_id, "127.0.0.1", process.port)
             assert isinstance(await friend.receive(), LinkUp)
-            await attacked(process, lambda: break_in(process.port, greeted=greeted))
+            await attacked(process, lambda: break_in(process, greeted=greeted))
             friend.send(VICTIM.node_id, b"as ever")
             assert await friend.receive() == Delivered(VICTIM.node_id, b"as ever")
         assert process.poll() is None
 
 
 async def test_a_listener_whose_reader_takes_nothing_survives():
-    with victim("deaf", nap_s=0.0) as process:
-        await attacked(process, lambda: break_in(process.port, greeted=True))
+    with victim("deaf") as process:
+        await attacked(process, lambda: break_in(process, greeted=True))
         assert not died(process, 1.2)
 
 
@@ -189,19 +184,19 @@ async def test_a_relay_survives_and_serves_others():
     )
     with victim("relay") as process, anyio.fail_after(20):
         async with SepClient("127.0.0.1", process.port, VICTIM.node_id, ticket, key) as friend:
-            await attacked(process, lambda: break_in(process.port))
+            await attacked(process, lambda: break_in(process))
             friend.ping()
             assert await friend.receive() == Pong()
         assert process.poll() is None
 
 
-def be_dialled(listener, key, kind):
+def be_dialled(process, listener, key, kind):
     """Take a connection, answer its first frame, write the heap and reset."""
     peer = CurvePeer.take(listener, (key.node_id.curve_key, key.curve_secret))
     answer, small = DIALLED[kind]
     peer.hear()
     peer.say(answer(key))
-    peer.break_off(*heap(peer, small))
+    break_off(process, peer, small)
 
 
 DIALLED = {
@@ -217,7 +212,7 @@ async def test_who_dials_a_hostile_listener_survives(kind):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
         with victim(kind, port=listener.getsockname()[1], server=key.seed.hex()) as process:
-            await anyio.to_thread.run_sync(be_dialled, listener, key, kind)
+            await anyio.to_thread.run_sync(be_dialled, process, listener, key, kind)
             assert not died(process, 4 * NAP_S)
 
 
@@ -231,7 +226,7 @@ MUTANTS = [
 @pytest.mark.parametrize(("kind", "options"), MUTANTS)
 async def test_mutants_with_the_options_that_we_do_not_set_are_aborted(kind, options):
     with victim(kind, options=options) as process:
-        await attacked(process, lambda: break_in(process.port))
+        await attacked(process, lambda: break_in(process))
         assert process.poll() == -signal.SIGABRT
 
 
@@ -242,6 +237,6 @@ async def test_dialling_mutants_are_aborted_as_well(kind):
         listener.settimeout(10)
         port = listener.getsockname()[1]
         with victim(kind, options="RCVHWM=1000", port=port, server=key.seed.hex()) as process:
-            await anyio.to_thread.run_sync(be_dialled, listener, key, kind)
+            await anyio.to_thread.run_sync(be_dialled, process, listener, key, kind)
             assert died(process, 4 * NAP_S)
             assert process.poll() == -signal.SIGABRT
