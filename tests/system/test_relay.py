@@ -166,6 +166,14 @@ async def test_the_newest_registration_gets_the_calls_and_the_older_one_again_af
         assert (await old.receive()).record == b"to the older"
 
 
+@ONE_LOOP
+async def test_neither_end_has_a_receive_queue_or_heartbeats_that_peers_could_abort_it_by():
+    async with relaying() as relay, client(relay.sep_port, Role.REACH) as caller:
+        for sock in (relay._sep._socket._router, caller._sock):
+            found = [sock.getsockopt(each) for each in (zmq.RCVHWM, zmq.HEARTBEAT_IVL, zmq.TCP_MAXRT)]
+            assert found == [0, 0, 3000]
+
+
 @contextlib.asynccontextmanager
 async def deaf(relay):
     """A registration whose TCP connection nobody reads."""
