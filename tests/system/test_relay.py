@@ -390,7 +390,10 @@ anyio.run(main)
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 @ONE_LOOP
-async def test_a_relay_that_dies_or_freezes_gives_clients_a_clean_error(how):
+async def test_a_relay_that_dies_or_freezes_gives_clients_a_clean_error(how, monkeypatch):
+    monkeypatch.setattr(sep_client, "CHECK_S", 0.1)
+    monkeypatch.setattr(sep_client, "QUIET_S", 0.2)
+    monkeypatch.setattr(sep_client, "PATIENCE_S", 0.5)
     with anyio.fail_after(PATIENCE_S):
         async with await anyio.open_process([sys.executable, "-c", RELAY_PROGRAM], stdout=PIPE) as process:
             line = b""
