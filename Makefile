@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check sim bench format clean
+.PHONY: demo test check sim trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -22,7 +22,11 @@ check: $(READY)
 	$(VENV)/bin/mypy -p atoll
 
 sim: $(READY)
-	$(PY) -m pytest tests/sim --sim-seeds 2000 --timeout 3600
+	$(PY) -m pytest tests/sim tests/mutants --sim-seeds 2000 --timeout 3600
+
+# Faults on whole clusters of real processes, while calls go on; about 25 minutes.
+trials: $(READY)
+	$(PY) -m atoll.testing.trials_main kill freeze cut plug many rest
 
 bench: $(READY)
 	$(VENV)/bin/atoll bench actors

@@ -83,9 +83,10 @@ class _Play:
             if self.wish.check:
                 async for step in rehearsal.play():
                     self._tell(step)
+                if self.wish.stay:
+                    async for step in rehearsal.revive():
+                        self._tell(step)
             if self.wish.stay:
-                async for step in rehearsal.revive():
-                    self._tell(step)
                 cluster.tell_deaths(_tell_death)
                 _propose(self.wish.try_next or (f"atoll --at {self.spec.node_names()[0]} status",))
                 await anyio.sleep_forever()

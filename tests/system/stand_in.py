@@ -70,6 +70,9 @@ def main(kind, config_file, behaviour=""):
     if kind == "node":
         api = Api(Path(config["run_dir"]) / "api.sock", Path(config["state_dir"]) / "status.json")
         threading.Thread(target=api.serve, daemon=True).start()
+    if behaviour == "no-start":
+        sys.stderr.write("the disk is on fire\n")
+        sys.exit(3)
     if behaviour == "never-ready":
         tell("STATUS=waiting for Godot")
     else:

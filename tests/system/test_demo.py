@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from waiting import block_until, block_until_gone
 
 from atoll.cli.demo import SPEC, picture
 from atoll.cluster_specs import read_spec
@@ -84,18 +83,6 @@ def test_an_interrupted_demo_leaves_nothing(surroundings, tmp_path):
     assert "Traceback" not in err
     assert not any(born(pid) for pid in pids)
     assert clean(tmp_path)
-
-
-@pytest.mark.lab
-def test_a_killed_demo_leaves_no_process(surroundings, tmp_path):
-    with surroundings("--loopback") as child:
-        while "start two-sites" not in child.stdout.readline():
-            assert child.poll() is None, child.stderr.read()
-        pids = pids_of(tmp_path)
-        child.kill()
-        child.communicate()
-    block_until_gone(pids)
-    block_until(lambda: clean(tmp_path))
 
 
 def test_the_picture_names_everybody():

@@ -107,7 +107,7 @@ def test_without_once_the_rest_goes_on_when_a_process_dies(tmp_path):
 
 
 def test_a_process_that_cannot_start_ends_it_with_its_last_words(tmp_path):
-    with up(tmp_path, "--keep", str(tmp_path / "kept"), behaviour="early-death") as child:
+    with up(tmp_path, "--keep", str(tmp_path / "kept"), behaviour="no-start") as child:
         _, err = child.communicate(timeout=WAIT_S)
     assert child.returncode == 1
     assert "ended by itself with exit code 3" in err
