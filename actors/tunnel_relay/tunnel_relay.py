@@ -61,6 +61,8 @@ log = logging.getLogger("atoll.tunnel_relay")
 
 ROUTES = 2
 """A caller holds a path over each relay of a site."""
+ROUTES_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.5, 2.0)
+"""Between questions for a site's routes: a new supernode has its site at a relay within about a second."""
 SECOND_PATH_S = 0.25
 """How long the first path waits for the second, before calls begin without it."""
 CALLS_MAX = 256
@@ -128,13 +130,26 @@ class TunnelRelay(Actor):
 
     # Calling other sites
 
+    async def _look_up(self, peer: NodeId, keys: tuple[bytes, ...]) -> Found:
+        """Ask for the routes to a peer; wait a little for a site that is just changing its supernode.
+
+        Raises:
+            AskDeclined: The peer is not known, or its site stays at no relay.
+        """
+        pauses_s = iter(ROUTES_PAUSES_S)
+        while True:
+            found = await ask_cloud(self.system, DIRECTORY, LookUp(str(peer), keys), Found)
+            if found.routes:
+                return found
+            pause_s = next(pauses_s, None)
+            if pause_s is None:
+                raise AskDeclined(f"{found.record.site}/{found.record.name} is known, but its site is at no relay now")
+            await anyio.sleep(pause_s)
+
     async def _open_sep(self, peer: NodeId, reply_to: ReplyTo, deadline: float | None) -> None:
         keys = [FreshKey.generate() for _ in range(ROUTES)]
         try:
-            wanted = LookUp(str(peer), tuple(key.public for key in keys))
-            found = await ask_cloud(self.system, DIRECTORY, wanted, Found)
-            if not found.routes:
-                raise AskDeclined(f"{found.record.site}/{found.record.name} is known, but its site is at no relay now")
+            found = await self._look_up(peer, tuple(key.public for key in keys))
             if self._calls + len(found.routes) > CALLS_MAX:
                 raise AskDeclined(f"{CALLS_MAX} paths to other sites are open already")
             paths = await self._dial_all(list(zip(found.routes, keys, strict=False)))

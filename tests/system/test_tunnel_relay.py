@@ -223,14 +223,35 @@ async def test_changed_labels_lead_to_the_node_and_old_ones_nowhere(world):
         await until(lambda: server.router.records[-1][1] == b"under the new label")
 
 
+async def test_a_site_that_comes_to_a_relay_while_somebody_asks_for_it_is_waited_for(world):
+    async with world.node("tv") as tv, world.node("server", "office") as server:
+        server.labels = {server.id: os.urandom(16)}
+        server.announce()
+        async with anyio.create_task_group() as tasks:
+            asked = anyio.Event()
+
+            async def ask() -> None:
+                asked.set()
+                opened = await tv.ask(OpenSep(server.id))
+                assert [path.relay for path in opened.paths] == ["relay-1"]
+
+            tasks.start_soon(ask)
+            await asked.wait()
+            await world.relay("relay-1")
+            server.serve()
+            await server.wait_served("relay-1")
+
+
 async def test_whom_nobody_knows_or_no_relay_leads_to_is_declined_in_words(world, monkeypatch):
     async with world.node("tv") as tv, world.node("server", "office") as server:
         with pytest.raises(AskDeclined, match=r"the directory knows no node .* that is alive"):
             await tv.ask(OpenSep(server.id))
         server.labels = {server.id: os.urandom(16)}
         server.announce()
+        monkeypatch.setattr(module, "ROUTES_PAUSES_S", (0.01, 0.02))
         with pytest.raises(AskDeclined, match="office/server is known, but its site is at no relay now"):
             await tv.ask(OpenSep(server.id))
+        monkeypatch.undo()
         running = await world.relay("relay-1")
         server.serve()
         await server.wait_served("relay-1")
