@@ -14,7 +14,7 @@ demo: $(READY)
 	$(VENV)/bin/atoll demo --once
 
 test: $(READY)
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 4
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .
@@ -22,7 +22,7 @@ check: $(READY)
 	$(VENV)/bin/mypy -p atoll
 
 sim: $(READY)
-	$(PY) -m pytest tests/sim tests/mutants --sim-seeds 2000 --timeout 3600
+	$(PY) -m pytest tests/sim tests/mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600
 
 # Faults on whole clusters of real processes, while calls go on; about 25 minutes.
 trials: $(READY)

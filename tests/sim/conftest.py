@@ -17,4 +17,4 @@ def pytest_generate_tests(metafunc):
         seeds = range(option("--sim-seeds", SEEDS)) if one is None else [one]
         metafunc.parametrize("seed", seeds)
     if "sim_seconds" in metafunc.fixturenames:
-        metafunc.parametrize("sim_seconds", [option("--sim-seconds", None) or 40.0], ids=["s"])
+        metafunc.parametrize("sim_seconds", [option("--sim-seconds", None) or 25.0], ids=["s"])

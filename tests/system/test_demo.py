@@ -30,7 +30,7 @@ runs.default_run_dir = lambda: Path({str(tmp_path)!r})
 
     def start(*arguments):
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", code, "demo", *arguments],
+            [sys.executable, "-P", "-c", code, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -40,8 +40,8 @@ runs.default_run_dir = lambda: Path({str(tmp_path)!r})
     return start
 
 
-def pids_of(tmp_path):
-    plain = json.loads((tmp_path / "clusters" / f"{SPEC}.json").read_text())
+def pids_of(tmp_path, spec):
+    plain = json.loads((tmp_path / "clusters" / f"{spec}.json").read_text())
     return [pid for pid, _ in plain["processes"].values()]
 
 
@@ -52,7 +52,7 @@ def clean(tmp_path):
 @pytest.mark.timeout(DEMO_S)
 @pytest.mark.lab
 def test_the_demo_shows_what_it_promises_and_leaves_nothing(surroundings, tmp_path):
-    with surroundings("--once", "--json") as child:
+    with surroundings("demo", "--once", "--json") as child:
         out, err = child.communicate()
     told = json.loads(out)
     steps = {step["what"]: step["detail"] for step in told["steps"]}
@@ -71,12 +71,12 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing(surroundings, tmp_pa
 
 
 @pytest.mark.lab
-def test_an_interrupted_demo_leaves_nothing(surroundings, tmp_path):
-    with surroundings() as child:
-        while "start two-sites" not in child.stdout.readline():
+def test_an_interrupted_cluster_leaves_nothing(surroundings, tmp_path):
+    with surroundings("up", "lan-3") as child:
+        while "start lan-3" not in child.stdout.readline():
             assert child.poll() is None, child.stderr.read()
-        pids = pids_of(tmp_path)
-        assert len(pids) == 9
+        pids = pids_of(tmp_path, "lan-3")
+        assert len(pids) == 3
         child.send_signal(signal.SIGINT)
         _, err = child.communicate()
     assert "ending; everything that was made is removed" in err
