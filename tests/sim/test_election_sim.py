@@ -37,7 +37,7 @@ def test_one_lease_holder_and_one_supernode_per_epoch_despite_every_fault(seed, 
 
 
 def test_damaged_journals_never_make_two_supernodes(seed, sim_seconds, request):
-    report = site_of(seed, FORGETTING).run(sim_seconds)
+    report = site_of(seed, FORGETTING).run(sim_seconds / 2)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
