@@ -210,8 +210,6 @@ def test_the_examples_run(host):
 
 def test_the_example_is_the_one_that_is_kept_as_a_file():
     kept = ROOT / "docs" / "examples" / "embedding.py"
-    if not kept.exists():
-        pytest.skip("docs/examples/embedding.py is not there yet")
     (example,) = [text for language, _, text in fenced("README.md") if language == "python"]
     assert kept.read_text() == example
 

@@ -8,6 +8,7 @@ Senders take turns: whoever asks without end waits behind its own questions, and
 Whose message it is was proved by the link; what that key may say stands in the store.
 """
 
+import abc
 import logging
 import time
 from collections import deque
@@ -48,7 +49,7 @@ WAITING_PER_SENDER_MAX = 32
 """Questions of one key that wait in one actor; a node in order has one or two."""
 
 
-class CloudActor(Actor):
+class CloudActor(Actor, abc.ABC):
     """Base: knows who sends, and says every refusal to the asker."""
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.GRANTED})
@@ -116,9 +117,9 @@ class CloudActor(Actor):
             log.warning("an answer could not be sent: %s", error)
             reply_to.fail(AskDeclined(f"the answer cannot be sent: {error}"))
 
+    @abc.abstractmethod
     def answer(self, sender: Enrolled, message: Any) -> Any:
         """Answer one of the messages in `takes`."""
-        raise NotImplementedError
 
 
 class DirectoryDoor(CloudActor):
