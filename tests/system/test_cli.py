@@ -15,6 +15,7 @@ from atoll.actors.tunnel_relay.frames import Going, Pong
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
 from atoll.actors.tunnel_relay.tickets import Role, issue
 from atoll.cli import _COMMANDS
+from atoll.cli.foreground import DRAIN_LOOK_S
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 
@@ -128,10 +129,14 @@ def test_a_relay_that_is_terminated_lets_those_it_serves_move_first(tmp_path):
             os.kill(process.pid, signal.SIGTERM)
             while not isinstance(await client.receive(), Going):
                 pass
-            # It says that it goes, and serves on meanwhile.
-            client.ping()
-            while not isinstance(await client.receive(), Pong):
-                pass
+            # It says that it goes, and serves on, though it looks several times whether it may end.
+            enough = time.monotonic() + 5 * DRAIN_LOOK_S
+            while time.monotonic() < enough:
+                client.ping()
+                while not isinstance(await client.receive(), Pong):
+                    pass
+                await anyio.sleep(DRAIN_LOOK_S / 10)
+            assert process.poll() is None
 
     try:
         anyio.run(be_served)
