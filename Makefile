@@ -3,7 +3,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check sim trials bench format clean
+# Tests start hundreds of processes and four collections: none should compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test lab check sim trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -15,6 +18,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest -n 4
+
+# Clusters of real processes, in network namespaces where this host lets us: the demo, faults, the documents' commands.
+lab: $(READY)
+	$(PY) -m pytest tests/lab -n 2
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

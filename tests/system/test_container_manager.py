@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from compiled_engine import engines
 
 from atoll.actors.container_manager.container_manager import ContainerManager, fault_reply, order
 from atoll.actors.container_manager.containers import Containers
@@ -61,7 +62,7 @@ def archive(tmp_path):
 
 
 async def manager_of(system, folder):
-    return await system.spawn(lambda: ContainerManager(lambda: Containers(folder)), PATH)
+    return await system.spawn(lambda: ContainerManager(lambda: Containers(folder, engines=engines())), PATH)
 
 
 @pytest.fixture

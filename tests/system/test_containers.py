@@ -5,6 +5,7 @@ import signal
 
 import anyio
 import anyio.lowlevel
+import compiled_engine
 import psutil
 import pytest
 
@@ -37,10 +38,9 @@ mimikModule.exports = function (context, request, response) {
 ENV = {"MCM.BASE_API_PATH": "/echo/v1", "COLOUR": "blue"}
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory):
-    """Give one folder for the compiled engine, which takes most of a first start."""
-    return tmp_path_factory.mktemp("engines")
+@pytest.fixture
+def engines():
+    return compiled_engine.engines()
 
 
 async def running(containers, **env):

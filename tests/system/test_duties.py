@@ -382,7 +382,7 @@ async def test_crashed_duties_learn_the_election_again(world):
         crashed.tasks.start_soon(crash)
         await until(lambda: tv.actor(PATH) not in (None, crashed))
         await until(lambda: tv.held == set(DUTIES))
-        assert tv.names() == ["tv"]
+        await until(lambda: tv.names() == ["tv"])
 
 
 async def crash():

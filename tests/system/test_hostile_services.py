@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
+import compiled_engine
 import pytest
 
 from atoll.actors.container_manager.containers import Containers
@@ -21,7 +22,7 @@ from atoll.testing.services import service_archive
 pytestmark = pytest.mark.anyio
 LOOPS = [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True}), ("trio", {})]
 PROGRAM = Path(__file__).with_name("hostile_services.js").read_text("utf-8")
-SHORT_S = 0.25
+SHORT_S = 0.1
 PATIENCE_S = 10.0
 """How much later than its limit a call may end on a host that is busy."""
 
@@ -157,10 +158,9 @@ async def next_answer(containers, service):
                 await anyio.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory):
-    """Give one folder for the compiled engine, which takes most of a first start."""
-    return tmp_path_factory.mktemp("engines")
+@pytest.fixture
+def engines():
+    return compiled_engine.engines()
 
 
 def in_turn(acts):

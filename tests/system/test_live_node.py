@@ -7,6 +7,7 @@ import socket
 
 import anyio
 import pytest
+from compiled_engine import lend_engine
 from ports import free_port
 from test_node import config
 
@@ -39,6 +40,7 @@ async def site(folder):
     port = free_port(socket.SOCK_DGRAM)
     keys = {name: NodeKey.generate() for name in ("one", "two")}
     voters = [key.node_id for key in keys.values()]
+    lend_engine(folder / "two")
     nodes = [Node.open(config(folder, name, beacon_port=port, voters=voters), key=key) for name, key in keys.items()]
     async with nodes[0] as here, nodes[1] as there:
         opened = Site(here, there)
