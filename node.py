@@ -1,6 +1,7 @@
 """The composition root: what a node, a relay and a cloud are made of, from their configs.
 
-    node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, site (duties), discoverer
+    node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, site (duties), suspicion,
+            discoverer
             container_manager, gateway, users' actors
     relay   its two ports (`Relay`); where a cloud is told of it: router, uplink, reporter (`reporting`)
     cloud   router, directory, signaling, enrolment (`run_cloud`)
@@ -10,7 +11,7 @@ believe in its links start anew. Nothing here decides anything at run time.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ from atoll.actors.container_manager.container_manager import ContainerManager
 from atoll.actors.container_manager.containers import Containers, ContextFacts
 from atoll.actors.discoverer import messages as discoverer_messages
 from atoll.actors.discoverer.discoverer import Discoverer
+from atoll.actors.discoverer.failure_detector import FailureDetector
+from atoll.actors.discoverer.messages import Leaving
 from atoll.actors.duties import messages as duties_messages
 from atoll.actors.duties.duties import HELD as DUTIES_HELD
 from atoll.actors.duties.duties import Duties
@@ -154,6 +157,8 @@ class Node:
         """Give up the supernode's place in good order, then stop everything, last first."""
         if kind is None:
             self.system.announce(Resign("it leaves"))
+            with suppress(AskFailed):
+                await self._ask_here(discoverer_messages.SUSPICION, Leaving(), 0.2)
             with anyio.move_on_after(LEAVE_S):
                 while await self._holds_duties():  # noqa: ASYNC110 - others' duties have no event here
                     await anyio.sleep(LEAVE_S / 10)
@@ -277,6 +282,7 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
                     ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, has_cloud=cloud is not None)),
                 ),
             ),
+            ChildSpec(name=discoverer_messages.SUSPICION, factory=lambda: FailureDetector(node)),
             ChildSpec(name=discoverer_messages.PATH, factory=lambda: Discoverer(node, beacon)),
         ),
     )

@@ -58,13 +58,14 @@ def show_nodes(scope: str, *, as_json: bool) -> None:
         print_json(answer.plain())
         return
     print_table(
-        ("NAME", "SITE", "ID", "STANDING", "BY", "SEEN", "ROLE"),
+        ("NAME", "SITE", "ID", "STANDING", "STATE", "BY", "SEEN", "ROLE"),
         [
             (
                 each.name,
                 each.site,
                 each.short,
                 each.standing,
+                each.state,
                 each.route,
                 f"{span(each.seen_s_ago)} ago" if each.seen_s_ago is not None else "",
                 ", ".join(role for role, is_it in (("this node", each.self), ("supernode", each.supernode)) if is_it),
@@ -93,6 +94,7 @@ def show_node(node: str, *, as_json: bool) -> None:
             ("site", view.site),
             ("id", view.id),
             ("standing", view.standing),
+            ("state", f"{view.state}: {view.state_why}" if view.state_why else view.state),
             ("this node", "yes" if view.self else "no"),
             ("supernode", "yes" if view.supernode else "no"),
             ("addresses", ", ".join(view.addresses)),

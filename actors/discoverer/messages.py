@@ -1,8 +1,9 @@
-"""What the Discoverer announces, what it is told, and what it answers."""
+"""What the Discoverer announces, what it is told, what it answers, and what the Suspicions of members say."""
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -10,10 +11,16 @@ from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
 PATH = "discoverer"
+SUSPICION = "suspicion"
+"""The actor beside it, which decides who is alive."""
 SEEN_MAX = 8192
 """Nodes in one list; more than are ever remembered."""
 CANDIDATES_MAX = 8
 """Addresses of one node."""
+GOSSIP_MAX = 8
+"""Rumours in one message: at most 900 bytes, so that gossip never makes two packets of one."""
+INCARNATION_MAX = 2**53
+SEQUENCE_MAX = 2**32 - 1
 
 
 class ListSeen(Message, frozen=True, array_like=True, tag="discoverer.list_seen"):
@@ -47,7 +54,128 @@ class SeenNodes(Message, frozen=True, array_like=True, tag="discoverer.seen_node
     notes: tuple[str, ...] = ()
 
 
-MESSAGES: tuple[type[Message], ...] = (ListSeen, SeenNodes)
+class Life(enum.IntEnum):
+    """What is believed of a member."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+Incarnation: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_MAX)]
+Sequence: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
+
+
+class Rumour(msgspec.Struct, frozen=True, array_like=True):
+    """What one member says of another, or of itself."""
+
+    node: NodeId
+    life: Life
+    incarnation: Incarnation
+    """Raised by nobody but the node itself; what is said of an earlier one is old."""
+    by: NodeId
+    """Who found it; independent accusers shorten a suspicion."""
+
+
+Gossip: TypeAlias = Annotated[tuple[Rumour, ...], msgspec.Meta(max_length=GOSSIP_MAX)]
+
+
+class Ping(Message, frozen=True, array_like=True, tag="suspicion.ping"):
+    """Asks for a sign of life; answered with `Ack`."""
+
+    sequence: Sequence
+    gossip: Gossip = ()
+
+
+class PingRequest(Message, frozen=True, array_like=True, tag="suspicion.ping_request"):
+    """Asks a third member to ping `target`; answered with `Ack`, or `Nack` in time when it hears nothing either."""
+
+    sequence: Sequence
+    target: NodeId
+    gossip: Gossip = ()
+
+
+class Ack(Message, frozen=True, array_like=True, tag="suspicion.ack"):
+    """The member with this ping's number lives."""
+
+    sequence: Sequence
+    gossip: Gossip = ()
+
+
+class Nack(Message, frozen=True, array_like=True, tag="suspicion.nack"):
+    """I live, and have no word of the member you asked me to ping."""
+
+    sequence: Sequence
+
+
+class Rumours(Message, frozen=True, array_like=True, tag="suspicion.rumours"):
+    """Gossip that does not wait for a ping: a greeting on a new link, a farewell."""
+
+    gossip: Gossip
+
+
+MESSAGES: tuple[type[Message], ...] = (ListSeen, SeenNodes, Ping, PingRequest, Ack, Nack, Rumours)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSuspected:
+    """Fact out: a member gives no sign of life; it has some seconds to refute it."""
+
+    node: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDied:
+    """Fact out: a suspected member did not refute it in time."""
+
+    node: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAlive:
+    """Fact out: a member that was suspected, dead or gone is alive."""
+
+    node: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """Fact out: a member said goodbye."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Ask the Suspicion to tell the others that this node ends in good order; answered when it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeMembers:
+    """Ask the Suspicion of this node; answered with `MembersDescribed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberState:
+    """What is believed of one member, since when, and why."""
+
+    node: NodeId
+    life: Life
+    since_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembersDescribed:
+    """All members known, by id; and how far this node distrusts itself (0 is well)."""
+
+    members: tuple[MemberState, ...]
+    health: int
+    counters: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

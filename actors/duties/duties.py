@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import anyio
 
 from atoll.actors.cloud.messages import NodeRecord
+from atoll.actors.discoverer.messages import MemberDied, MemberLeft
 from atoll.actors.duties.messages import (
     DUTIES,
     PATH,
@@ -71,7 +72,7 @@ class Duties(Actor):
 
     async def started(self) -> None:
         """Listen to the election, to links, and to what this node offers."""
-        for fact in (SupernodeElected, SupernodeLost, PeerUp, PeerDown, OwnRecordChanged):
+        for fact in (SupernodeElected, SupernodeLost, PeerUp, PeerDown, MemberDied, MemberLeft, OwnRecordChanged):
             self.system.subscribe(fact, self.ref)
         # Elected before this began to listen, perhaps: a fresh Duties after a crash has missed it.
         election = Address(self._own.node, ELECTOR)
@@ -81,7 +82,7 @@ class Duties(Actor):
                 self.ref.tell(SupernodeElected(status.supernode, status.epoch, status.confirmed, status.why))
         self.tasks.start_soon(self._report)
 
-    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901 - one case a message
+    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0912 - one case a message
         """Take facts, members' records and the supernode's roll."""
         sender = delivery.sender.address.node if delivery.sender is not None else self._own.node
         match delivery.message:
@@ -99,8 +100,10 @@ class Duties(Actor):
                 self._members.add(peer)
                 self._soon.set()
             case PeerDown(peer=peer):
+                # No more than suspected: others may reach it, and a link comes again.
                 self._members.discard(peer)
-                if self._roll.lost(peer) and self._serving:
+            case MemberDied(node=node) | MemberLeft(node=node):
+                if self._roll.lost(node) and self._serving:
                     self._tell_roll()
             case OwnRecordChanged(services=services, actors=actors):
                 own = self._own

@@ -1,6 +1,6 @@
 """Who belongs to the site now, as its supernode keeps it. Without I/O.
 
-absent --MemberHere--> present --RECORD_S without another, or its link is down--> absent
+absent --MemberHere--> present --RECORD_S without another, or it died, or left--> absent
 """
 
 from atoll.actors.cloud.messages import NodeRecord
@@ -28,7 +28,7 @@ class Roll:
         return known is None or known[0] != record
 
     def lost(self, node: NodeId) -> bool:
-        """Strike a member off whose link is down."""
+        """Strike a member off that died or said goodbye; a suspected one stays."""
         return self._records.pop(node, None) is not None
 
     def sweep(self, now: float) -> bool:

@@ -1,6 +1,7 @@
 """What this node knows at one moment, as views: its actors describe themselves, and nothing is kept.
 
-    take_picture --asks all at once--> elector, router, duties, tunnel_relay, discoverer --> Picture --> views
+    take_picture --asks all at once--> elector, router, duties, tunnel_relay, discoverer, suspicion
+                 --> Picture --> views
 
 An actor that does not answer in time is a sentence among the problems, never a failed status.
 """
@@ -13,7 +14,15 @@ import anyio
 
 from atoll.actors.cloud.messages import NodeRecord
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
-from atoll.actors.discoverer.messages import ListSeen, SeenNode, SeenNodes
+from atoll.actors.discoverer.messages import (
+    SUSPICION,
+    DescribeMembers,
+    ListSeen,
+    MembersDescribed,
+    MemberState,
+    SeenNode,
+    SeenNodes,
+)
 from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.elector.messages import PATH as ELECTOR
@@ -51,6 +60,7 @@ _QUESTIONS: Mapping[str, Any] = {
     DUTIES: DescribeSite(),
     TUNNEL_RELAY: DescribeTunnels(),
     DISCOVERER: ListSeen(),
+    SUSPICION: DescribeMembers(),
 }
 
 
@@ -66,6 +76,7 @@ class Picture:
     site: SiteDescribed | None = None
     tunnels: TunnelsDescribed | None = None
     seen: SeenNodes | None = None
+    watched: MembersDescribed | None = None
     problems: list[str] = field(default_factory=list)
     far_names: Mapping[NodeId, str] = field(default_factory=dict)
     """What nodes of other sites are called, where somebody has asked."""
@@ -160,7 +171,7 @@ class Picture:
         ]
 
     def _counters(self) -> dict[str, int]:
-        described = (("router", self.routes), ("tunnel_relay", self.tunnels))
+        described = (("router", self.routes), ("tunnel_relay", self.tunnels), ("suspicion", self.watched))
         return {
             f"{actor}.{name}": value
             for actor, each in described
@@ -180,18 +191,26 @@ class Picture:
         members = self.members()
         links = {link.peer: link for link in (self.routes.links if self.routes else ())}
         heard = {each.node: each for each in (self.seen.nodes if self.seen else ())}
-        everybody = sorted({*members, *links, *heard})
+        watched = {each.node: each for each in (self.watched.members if self.watched else ())}
+        everybody = sorted({*members, *links, *heard, *watched})
         return {
-            node: self._node(node, members.get(node), links.get(node), heard.get(node))
+            node: self._node(node, members.get(node), links.get(node), heard.get(node), watched.get(node))
             for node in everybody
             if node not in links or links[node].standing is not Standing.CLOUD
         }
 
-    def _node(self, node: NodeId, record: NodeRecord | None, link: LinkSeen | None, heard: SeenNode | None) -> NodeView:
+    def _node(
+        self,
+        node: NodeId,
+        record: NodeRecord | None,
+        link: LinkSeen | None,
+        heard: SeenNode | None,
+        watched: MemberState | None,
+    ) -> NodeView:
         own = node == self.own.node
         route = next((each.route for each in (self.routes.routes if self.routes else ()) if each.peer == node), None)
         label = (link.label if link else "") or (heard.label if heard else "") or node.short
-        standing = "member" if record else (link.standing.value if link else "neighbour")
+        standing = "member" if record or watched else (link.standing.value if link else "neighbour")
         addresses = [f"{host}:{port}" for host, port in heard.addresses] if heard else []
         unheard = heard is None or heard.heard_s_ago < 0
         return NodeView(
@@ -206,6 +225,8 @@ class Picture:
             route="here" if own else (route.way.value if route else "none"),
             why="it is this node" if own else (route.reason if route else (heard.why if heard else "")),
             seen_s_ago=0.0 if own or link else (None if unheard or heard is None else round(heard.heard_s_ago, 1)),
+            state="alive" if own else (watched.life.name.lower() if watched else ""),
+            state_why="it is this node" if own else (watched.why if watched else ""),
             services=offers(record),
         )
 
@@ -232,6 +253,7 @@ async def take_picture(system: ActorSystem, own: NodeRecord, far_names: Mapping[
         site=answers.get(DUTIES),
         tunnels=answers.get(TUNNEL_RELAY),
         seen=answers.get(DISCOVERER),
+        watched=answers.get(SUSPICION),
         problems=sorted(problems),
         far_names=far_names,
     )

@@ -150,6 +150,9 @@ class NodeView(View, frozen=True, kw_only=True):
     route: RouteKind = "none"
     why: str = ""
     seen_s_ago: float | None = None
+    state: str = ""
+    """`alive`, `suspect`, `dead` or `left`, of a member; empty of others, who are not watched."""
+    state_why: str = ""
     services: list[OfferView] = []
     """What it has announced; a service started a moment ago may be missing."""
 

@@ -6,7 +6,14 @@ from membership_bench import HIGH, LOW, OWN, PORT
 
 from atoll.actors.discoverer.messages import (
     MESSAGES,
+    Ack,
+    Life,
     ListSeen,
+    Nack,
+    Ping,
+    PingRequest,
+    Rumour,
+    Rumours,
     SeenNode,
     SeenNodes,
 )
@@ -45,6 +52,11 @@ def test_a_list_nobody_asked_for_and_other_messages_are_ignored(bench):
 EXAMPLES = (
     ListSeen(),
     SeenNodes((SeenNode(HIGH, "tv", "0.1.0", True, "member", (("192.0.2.7", 8085),), 0.5, ""),), ("note",)),
+    Ping(7, (Rumour(HIGH, Life.SUSPECT, 5, LOW),)),
+    PingRequest(8, HIGH, (Rumour(LOW, Life.ALIVE, 6, LOW),)),
+    Ack(7, (Rumour(HIGH, Life.DEAD, 5, LOW),)),
+    Nack(8),
+    Rumours((Rumour(HIGH, Life.LEFT, 5, HIGH),)),
 )
 CODEC = Codec(MESSAGES)
 

@@ -33,7 +33,7 @@ def test_who_says_nothing_for_too_long_is_struck_off_and_who_reports_is_not():
     assert not roll.sweep(RECORD_S)
 
 
-def test_a_lost_link_strikes_a_member_off_at_once():
+def test_a_dead_member_is_struck_off_at_once():
     roll = Roll()
     roll.take(record(1), 0.0)
     assert roll.lost(record(1).node)

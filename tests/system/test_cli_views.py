@@ -59,7 +59,7 @@ def test_texts_of_other_nodes_cannot_move_the_cursor(gate):
 
 def test_nodes_are_listed_by_scope(gate):
     lines = fine(gate("node", "list")).splitlines()
-    assert lines[0].split() == ["NAME", "SITE", "ID", "STANDING", "BY", "SEEN", "ROLE"]
+    assert lines[0].split() == ["NAME", "SITE", "ID", "STANDING", "STATE", "BY", "SEEN", "ROLE"]
     assert [line.split()[:2] for line in lines[1:]] == [["tv", "home"], ["phone", "home"], ["tv", "office"]]
     assert lines[1].endswith("this node, supernode")
     assert len(gate.json("node", "list")["nodes"]) == 3

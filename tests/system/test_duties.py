@@ -7,6 +7,7 @@ from waiting import until
 
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, OfferedService, SiteAnnounced
+from atoll.actors.discoverer.messages import MemberDied, MemberLeft
 from atoll.actors.duties import duties as module
 from atoll.actors.duties import messages as duties_messages
 from atoll.actors.duties import registrar as registrar_module
@@ -225,7 +226,7 @@ async def test_the_proxy_labels_every_member_and_the_registrar_announces_them_wh
         tv.system.announce(SiteServed(RELAYS[:1]))
         await until(lambda: {each.relay for each in tv.announced[-1].labels} == {RELAYS[0]})
         world.cut.add(frozenset((tv.id, phone.id)))
-        tv.system.announce(PeerDown(phone.id, "silent for 3 s"))
+        tv.system.announce(MemberDied(phone.id, "silent though suspected"))
         await until(lambda: set(tv.told[-1].labels) == {tv.id})
         await until(lambda: [each.node for each in tv.announced[-1].nodes] == [tv.id])
         assert {each.node for each in tv.announced[-1].labels} == {tv.id}
@@ -261,14 +262,20 @@ async def test_being_elected_again_starts_nothing_twice(world):
         assert tv.actor("proxy") is proxy
 
 
-async def test_a_member_that_falls_silent_is_struck_off_and_one_whose_link_dies_at_once(world, monkeypatch):
+@pytest.mark.parametrize("end", [lambda node: MemberDied(node, "silent though suspected"), MemberLeft])
+async def test_a_member_that_falls_silent_is_struck_off_and_one_that_dies_or_leaves_at_once(world, end, monkeypatch):
     monkeypatch.setattr("atoll.actors.duties.roll.RECORD_S", 0.6)
     async with world.node("tv") as tv, world.node("phone") as phone, world.node("desk") as desk:
         world.link(tv, phone, desk)
         world.elect(tv, phone, desk)
         await until(lambda: desk.names() == ["desk", "phone", "tv"])
-        world.cut.add(frozenset((tv.id, phone.id)))
+        # A link that is down is a suspicion, and strikes nobody off.
         tv.system.announce(PeerDown(phone.id, "silent for 3 s"))
+        await tv.described()
+        assert tv.names() == ["desk", "phone", "tv"]
+        world.link(tv, phone)
+        world.cut.add(frozenset((tv.id, phone.id)))
+        tv.system.announce(end(phone.id))
         await until(lambda: desk.names() == ["desk", "tv"])
         world.cut.add(frozenset((tv.id, desk.id)))
         await until(lambda: tv.names() == ["tv"])

@@ -1,0 +1,547 @@
+"""Decides which members are alive: SWIM (Das, Gupta, Motivala 2002) with Lifeguard (Dadgar, Phillips, Currey 2018).
+
+    alive    --no ack, neither direct nor through others; others say so--> suspect
+    suspect  --it refutes with a higher incarnation--> alive     --not in time--> dead
+    dead     --a higher incarnation, a link--> alive             any --it says goodbye--> left
+
+Every period one member in turn, of those that this node has or had a link with, is pinged over the link; without an
+ack three others with links are asked to ping it. A link that broke puts its member first. A suspicion lasts long when
+one node has it and short when several do, and the suspect is told at once. Rumours ride on pings and acks.
+
+A sick observer distrusts itself first: failures stretch its own waits (`local_health.py`), time in which this process
+stood still is not held against anybody, and a link that is up outweighs a rumour of death. Malformed things never come
+this far; what is old, unasked for or about strangers changes nothing and is counted. It must never suspect itself.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from atoll.actors.discoverer.gossip import GossipQueue
+from atoll.actors.discoverer.local_health import LocalHealth
+from atoll.actors.discoverer.messages import (
+    GOSSIP_MAX,
+    INCARNATION_MAX,
+    SEQUENCE_MAX,
+    Ack,
+    Leaving,
+    Life,
+    MemberAlive,
+    MemberDied,
+    MemberLeft,
+    MembersDescribed,
+    MemberState,
+    MemberSuspected,
+    Nack,
+    Ping,
+    PingRequest,
+    Rumour,
+    Rumours,
+)
+from atoll.actors.router.messages import PeerDown, PeerUp
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Effect,
+    Input,
+    Received,
+    Record,
+    Seconds,
+    Send,
+    TimerFired,
+    Told,
+    insist,
+)
+from atoll.transport.identity import NodeId
+
+MEMBERS_MAX = 1024
+RELAYED_MAX = 64
+"""Pings for others under way at once; one more is answered with `Nack` at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspicionSettings:
+    """Numbers of one site's suspicion."""
+
+    period_s: Seconds = 1.0
+    """One probe each; its ping and ack replace two signs of life of that link."""
+    direct_s: Seconds = 0.3
+    """For an ack over the link, and for a third member to hear one; a LAN's round trip is a hundredth of it."""
+    indirect: int = 3
+    """Members asked to ping another."""
+    alpha: float = 5.0
+    """The shortest suspicion is this times log10 of the members, in periods."""
+    beta: float = 6.0
+    """The longest is this times the shortest."""
+    confirmations: int = 3
+    """Accusers beside the first that make a suspicion shortest."""
+    asks_min: int = 5
+    """Nobody to whom a link is up is declared dead before it left so many questions of this very node unanswered."""
+    dead_kept_s: Seconds = 300.0
+    """How long a dead or departed member is shown."""
+    unheard_s: Seconds = 600.0
+    """After so long a member is forgotten that others told of, and of whom nobody speaks."""
+
+
+@dataclass(slots=True)
+class _Member:
+    node: NodeId
+    since: Seconds
+    heard_at: Seconds
+    life: Life = Life.ALIVE
+    incarnation: int = 0
+    """0: not told yet."""
+    linked: bool = False
+    ours: bool = False
+    """There was a link since it was last dead: then its silence means something here."""
+    accusers: dict[NodeId, None] = field(default_factory=dict)
+    until: Seconds = math.inf
+    asked: int = 0
+    """How often since it is suspected."""
+    why: str = ""
+
+    @property
+    def gone(self) -> bool:
+        return self.life in (Life.DEAD, Life.LEFT)
+
+
+@dataclass(slots=True)
+class _Probe:
+    target: NodeId
+    sequence: int
+    relays: tuple[NodeId, ...] = ()
+    nacks: int = 0
+    acked: bool = False
+
+
+@dataclass(slots=True)
+class _Relayed:
+    origin: NodeId
+    origin_sequence: int
+    target: NodeId
+    until: Seconds
+
+
+class Suspicion:
+    """The failure detector of one member; see the module."""
+
+    health_kind = LocalHealth
+    gossip_kind = GossipQueue
+
+    def __init__(
+        self, own: NodeId, *, incarnation: int, rng: Random, settings: SuspicionSettings | None = None
+    ) -> None:
+        """Take an incarnation above that of the node's earlier starts: milliseconds of the wall clock will do."""
+        self.own = own
+        self.incarnation = incarnation
+        self.rng = rng
+        self.settings = settings or SuspicionSettings()
+        self.health = self.health_kind()
+        self.gossip = self.gossip_kind(own)
+        self.counts: Counter[str] = Counter()
+        self._members: dict[NodeId, _Member] = {}
+        self._turn: list[NodeId] = []
+        self._urgent: list[NodeId] = []
+        self._probe: _Probe | None = None
+        self._relayed: dict[int, _Relayed] = {}
+        self._sequence = 0
+        self._tick_due: Seconds = math.inf
+        self._fill = 0
+        self._leaving = False
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        del restored  # nothing is persisted: the incarnation rises with every start
+        return [self._arm_tick(now, self.rng.uniform(0, self.settings.period_s))]
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        effects: list[Effect] = []
+        match event:
+            case TimerFired("tick"):
+                effects = self._tick(now)
+            case TimerFired("direct"):
+                effects = self._go_round()
+            case TimerFired("relayed"):
+                effects = self._end_relayed(now)
+            case Received(sender, Ping() | PingRequest() | Ack() | Nack() | Rumours() as message):
+                effects = self._on_message(sender, message, now)
+            case Told(PeerUp(peer=peer)):
+                effects = self._on_up(peer, now)
+            case Told(PeerDown(peer=peer)):
+                self._on_down(peer)
+            case Told(Leaving()):
+                effects = self._leave()
+            case _:
+                self.counts["ignored"] += 1
+        return effects
+
+    def described(self, now: Seconds) -> MembersDescribed:
+        """Say of every member what is believed, and why."""
+        members = tuple(
+            MemberState(each.node, each.life, round(now - each.since, 3), each.why)
+            for _, each in sorted(self._members.items())
+        )
+        return MembersDescribed(members, self.health.score, dict(sorted(self.counts.items())))
+
+    def life(self, node: NodeId) -> Life | None:
+        """Tell what is believed of a node; None for one never heard of."""
+        member = self._members.get(node)
+        return None if member is None else member.life
+
+    def check(self) -> None:
+        for holds, what in (
+            (self.own not in self._members, "a node suspects itself"),
+            (len(self._members) <= MEMBERS_MAX, "too many members"),
+            (len(self._relayed) <= RELAYED_MAX, "too many pings for others"),
+            (len(self.gossip) <= len(self._members) + 1, "gossip about strangers"),
+            (0 <= self.incarnation <= INCARNATION_MAX, "an incarnation out of range"),
+        ):
+            insist(holds, what)
+
+    # Links
+
+    def _on_up(self, peer: NodeId, now: Seconds) -> list[Effect]:
+        if peer == self.own:
+            return []
+        member = self._members.get(peer)
+        if member is None:
+            member = self._enter(peer, now)
+            if member is None:
+                return []
+        effects: list[Effect] = []
+        # What is believed of it here goes along, so that it can refute it.
+        greeting = [Rumour(self.own, Life.ALIVE, self.incarnation, self.own)]
+        if member.life is not Life.ALIVE:
+            greeting.append(Rumour(peer, member.life, member.incarnation, self.own))
+        if member.gone:
+            effects = self._revive(member, member.incarnation, "its link is up again", now)
+        member.linked = member.ours = True
+        member.why = member.why or "a link to it came up"
+        return [*effects, Send(peer, Rumours(tuple(greeting)))]
+
+    def _on_down(self, peer: NodeId) -> None:
+        member = self._members.get(peer)
+        if member is not None and member.linked:
+            member.linked = False
+            if not member.gone:
+                # The transport had no ack from it either; others are asked in the next period.
+                self._hurry(peer)
+
+    def _hurry(self, node: NodeId) -> None:
+        if node not in self._urgent:
+            self._urgent.append(node)
+
+    def _leave(self) -> list[Effect]:
+        self._leaving = True
+        farewell = Rumours((Rumour(self.own, Life.LEFT, self.incarnation, self.own),))
+        return [Send(each.node, farewell) for _, each in sorted(self._members.items()) if each.linked]
+
+    # Probes
+
+    def _arm_tick(self, now: Seconds, after_s: Seconds) -> Effect:
+        self._tick_due = now + after_s
+        return Arm("tick", after_s)
+
+    def _tick(self, now: Seconds) -> list[Effect]:
+        self._note_standstill(now - self._tick_due)
+        effects = self._conclude(now)
+        for member in list(self._members.values()):
+            if member.life is Life.SUSPECT and self._expired(member, now):
+                effects += self._bury(member, Life.DEAD, self.own, f"silent though suspected: {member.why}", now)
+            elif not member.linked and self._stale(member, now):
+                del self._members[member.node]
+                self.gossip.forget(member.node)
+        return [*effects, *self._begin_probe(), *self._warn(now), self._arm_tick(now, self._period_s())]
+
+    def _period_s(self) -> Seconds:
+        return self.health.stretch(self.settings.period_s)
+
+    def _expired(self, member: _Member, now: Seconds) -> bool:
+        return member.until <= now and (not member.linked or member.asked >= self.settings.asks_min)
+
+    def _stale(self, member: _Member, now: Seconds) -> bool:
+        if member.gone:
+            return now - member.since >= self.settings.dead_kept_s
+        return not member.ours and now - member.heard_at >= self.settings.unheard_s
+
+    def _note_standstill(self, late_s: Seconds) -> None:
+        """Hold nobody to account for the time in which this very process stood still."""
+        if late_s < self.settings.period_s / 2:
+            return
+        self.counts["standstills"] += 1
+        self.health.note(1)
+        self._probe = None
+        for member in self._members.values():
+            member.until += late_s
+
+    def _conclude(self, now: Seconds) -> list[Effect]:
+        probe, self._probe = self._probe, None
+        if probe is None:
+            return []
+        member = self._members.get(probe.target)
+        if probe.acked:
+            self.health.note(-1)
+            if member is not None:
+                member.heard_at = now
+            return []
+        missing = len(probe.relays) - probe.nacks
+        # A nack shows that our own network is well; where all came, the fault is not here.
+        self.health.note(missing if probe.relays else 1)
+        self.counts["probes_failed"] += 1
+        if member is None or member.gone:
+            return []
+        asked = len(probe.relays)
+        why = f"no answer to this node, nor to {asked} others it asked" if asked else "no answer to this node"
+        return self._suspect(member, member.incarnation, self.own, why, now)
+
+    def _begin_probe(self) -> list[Effect]:
+        target = self._next_target()
+        if target is None:
+            return []
+        self.counts["probes"] += 1
+        self._probe = _Probe(target.node, self._next_sequence())
+        if not target.linked:
+            return self._go_round()
+        ping = Ping(self._probe.sequence, self._gossip_for(target.node))
+        return [Send(target.node, ping), Arm("direct", self.health.stretch(self.settings.direct_s))]
+
+    def _next_target(self) -> _Member | None:
+        """Take the members in turn, in an order drawn anew each round, so that none waits longer than two rounds."""
+        while self._urgent:
+            member = self._members.get(self._urgent.pop(0))
+            if member is not None and not member.gone:
+                return member
+        for _ in range(2):
+            while self._turn:
+                member = self._members.get(self._turn.pop())
+                if member is not None and member.ours and not member.gone:
+                    return member
+            self._turn = sorted(node for node, each in self._members.items() if each.ours and not each.gone)
+            self.rng.shuffle(self._turn)
+        return None
+
+    def _next_sequence(self) -> int:
+        self._sequence = self._sequence % SEQUENCE_MAX + 1
+        return self._sequence
+
+    def _go_round(self) -> list[Effect]:
+        """Ask others to ping who gives no ack."""
+        probe = self._probe
+        if probe is None or probe.acked or probe.relays:
+            return []
+        able = sorted(
+            each.node for each in self._members.values() if each.linked and not each.gone and each.node != probe.target
+        )
+        probe.relays = tuple(self.rng.sample(able, min(self.settings.indirect, len(able))))
+        return [
+            Send(relay, PingRequest(probe.sequence, probe.target, self._gossip_for(relay))) for relay in probe.relays
+        ]
+
+    def _warn(self, now: Seconds) -> list[Effect]:
+        """Ask suspects once more, those first who will be dead soonest: their ack brings the refutation.
+
+        Whoever accuses does so from the beginning, everybody else when half of the time is over: gossip alone misses
+        one member in some hundreds, and that one would believe a death that all others know to be none.
+        """
+        suspects = [
+            each
+            for _, each in sorted(self._members.items())
+            if each.life is Life.SUSPECT
+            and each.linked
+            and (self.own in each.accusers or now - each.since >= each.until - now)
+        ]
+        suspects.sort(key=lambda each: each.until)
+        chosen = suspects[: self.settings.asks_min]
+        for each in chosen:
+            each.asked += 1
+        return [Send(each.node, Ping(0, self._gossip_for(each.node))) for each in chosen]
+
+    def _gossip_for(self, to: NodeId) -> tuple[Rumour, ...]:
+        rumours = self.gossip.take(len(self._members), to)
+        member = self._members.get(to)
+        if member is not None and member.life is Life.SUSPECT and all(each.node != to for each in rumours):
+            # The buddy system: whoever pings a suspect says so.
+            rumours = (Rumour(to, Life.SUSPECT, member.incarnation, self.own), *rumours[: GOSSIP_MAX - 1])
+        if len(rumours) < GOSSIP_MAX and (filler := self._first_hand()) is not None:
+            rumours = (*rumours, filler)
+        return rumours
+
+    def _first_hand(self) -> Rumour | None:
+        """Give in turn what this node knows by a link of its own, so that who came late learns of everybody."""
+        for _ in range(min(4, len(self._turn))):
+            self._fill = (self._fill + 1) % len(self._turn)
+            member = self._members.get(self._turn[self._fill])
+            if member is not None and member.linked and member.life is Life.ALIVE and member.incarnation:
+                return Rumour(member.node, Life.ALIVE, member.incarnation, self.own)
+        return None
+
+    # Messages
+
+    def _on_message(
+        self, sender: NodeId, message: Ping | PingRequest | Ack | Nack | Rumours, now: Seconds
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        if not isinstance(message, Nack):
+            for rumour in message.gossip:
+                effects += self._hear(rumour, now)
+        match message:
+            case Ping(sequence):
+                effects.append(Send(sender, Ack(sequence, self._gossip_for(sender))))
+            case PingRequest(sequence, target):
+                effects += self._ping_for(sender, sequence, target, now)
+            case Ack(sequence):
+                effects += self._on_ack(sender, sequence)
+            case Nack(sequence):
+                probe = self._probe
+                if probe is None or probe.sequence != sequence or sender not in probe.relays:
+                    self.counts["stray"] += 1
+                else:
+                    probe.nacks = min(probe.nacks + 1, len(probe.relays))
+        return effects
+
+    def _ping_for(self, origin: NodeId, sequence: int, target: NodeId, now: Seconds) -> list[Effect]:
+        if target == self.own:
+            return [Send(origin, Ack(sequence, self._gossip_for(origin)))]
+        member = self._members.get(target)
+        if member is None or not member.linked or len(self._relayed) >= RELAYED_MAX:
+            self.counts["pings_refused"] += 1
+            return [Send(origin, Nack(sequence))]
+        own_sequence = self._next_sequence()
+        until = now + self.settings.direct_s
+        self._relayed[own_sequence] = _Relayed(origin, sequence, target, until)
+        effects: list[Effect] = [Send(target, Ping(own_sequence, self._gossip_for(target)))]
+        if len(self._relayed) == 1:
+            effects.append(Arm("relayed", self.settings.direct_s))
+        return effects
+
+    def _end_relayed(self, now: Seconds) -> list[Effect]:
+        over = [sequence for sequence, each in self._relayed.items() if each.until <= now + 1e-6]
+        ended = [self._relayed.pop(sequence) for sequence in over]
+        effects: list[Effect] = [Send(each.origin, Nack(each.origin_sequence)) for each in ended]
+        if self._relayed:
+            effects.append(Arm("relayed", max(0.0, min(each.until for each in self._relayed.values()) - now)))
+        return effects
+
+    def _on_ack(self, sender: NodeId, sequence: int) -> list[Effect]:
+        probe = self._probe
+        if probe is not None and sequence == probe.sequence and (sender == probe.target or sender in probe.relays):
+            probe.acked = True
+        elif (relayed := self._relayed.get(sequence)) is not None and relayed.target == sender:
+            del self._relayed[sequence]
+            gossip = self._gossip_for(relayed.origin)
+            return [Send(relayed.origin, Ack(relayed.origin_sequence, gossip))]
+        elif sequence:
+            self.counts["stray"] += 1
+        return []
+
+    # Rumours
+
+    def _hear(self, rumour: Rumour, now: Seconds) -> list[Effect]:
+        if rumour.node == self.own:
+            return self._hear_of_self(rumour)
+        member = self._members.get(rumour.node)
+        if member is None:
+            # Who is unknown and alive is worth knowing; who is unknown and dead is forgotten already.
+            if rumour.life is Life.ALIVE and (member := self._enter(rumour.node, now)) is not None:
+                member.incarnation = rumour.incarnation
+                member.why = f"{rumour.by.short} has a link to it" if rumour.by != rumour.node else "it says so"
+                self.gossip.spread(rumour)
+            return []
+        if self._outdated(rumour, member):
+            self.counts["old_rumours"] += 1
+            if rumour.life is Life.ALIVE and not member.gone and rumour.incarnation == member.incarnation:
+                member.heard_at = now
+            return []
+        if rumour.life is Life.ALIVE:
+            return self._revive(member, rumour.incarnation, "it says so", now, rumour)
+        if rumour.life is Life.SUSPECT or (rumour.life is Life.DEAD and self._witnessed(member)):
+            why = f"{rumour.by.short} has no answer from it"
+            return self._suspect(member, rumour.incarnation, rumour.by, why, now)
+        why = "it said goodbye" if rumour.life is Life.LEFT else f"{rumour.by.short} found it dead"
+        member.incarnation = rumour.incarnation
+        return self._bury(member, rumour.life, rumour.by, why, now)
+
+    def _outdated(self, rumour: Rumour, member: _Member) -> bool:
+        if rumour.incarnation != member.incarnation:
+            return rumour.incarnation < member.incarnation
+        # In one incarnation the worse news wins: alive, suspect, dead, left.
+        return rumour.life < member.life or (rumour.life == member.life and rumour.life is not Life.SUSPECT)
+
+    def _witnessed(self, member: _Member) -> bool:
+        """A link that is up outweighs a rumour of death: the member is probed, and suspected like any other."""
+        if member.linked:
+            self._hurry(member.node)
+        return member.linked
+
+    def _hear_of_self(self, rumour: Rumour) -> list[Effect]:
+        if self._leaving or rumour.life is Life.ALIVE:
+            return []
+        if rumour.incarnation >= self.incarnation:
+            self.incarnation = min(rumour.incarnation + 1, INCARNATION_MAX)
+            self.health.note(1)
+            self.counts["refutations"] += 1
+        self.gossip.spread(Rumour(self.own, Life.ALIVE, self.incarnation, self.own))
+        return []
+
+    def _enter(self, node: NodeId, now: Seconds) -> _Member | None:
+        if len(self._members) >= MEMBERS_MAX:
+            self.counts["refused"] += 1
+            return None
+        member = self._members[node] = _Member(node, since=now, heard_at=now)
+        return member
+
+    def _revive(
+        self, member: _Member, incarnation: int, why: str, now: Seconds, rumour: Rumour | None = None
+    ) -> list[Effect]:
+        before = member.life
+        member.incarnation, member.heard_at = incarnation, now
+        if rumour is not None:
+            self.gossip.spread(rumour)
+        if before is Life.ALIVE:
+            return []
+        member.life, member.since, member.until, member.why = Life.ALIVE, now, math.inf, why
+        member.accusers.clear()
+        return [Announce(MemberAlive(member.node, why))]
+
+    def _suspect(self, member: _Member, incarnation: int, by: NodeId, why: str, now: Seconds) -> list[Effect]:
+        rumour = Rumour(member.node, Life.SUSPECT, incarnation, by)
+        if member.life is Life.SUSPECT and incarnation == member.incarnation:
+            if by not in member.accusers and len(member.accusers) <= self.settings.confirmations:
+                member.accusers[by] = None
+                member.until = min(member.until, member.since + self._timeout_s(len(member.accusers) - 1))
+                # The first few confirmations are news to everybody; more would change nothing.
+                self.gossip.spread(rumour)
+            return []
+        member.life, member.incarnation, member.since, member.why = Life.SUSPECT, incarnation, now, why
+        member.accusers, member.asked = {by: None}, 0
+        member.until = now + self._timeout_s(0)
+        self.gossip.spread(rumour)
+        self.counts["suspicions"] += 1
+        warning = (
+            [Send(member.node, Ping(0, self._gossip_for(member.node)))] if by == self.own and member.linked else []
+        )
+        return [Announce(MemberSuspected(member.node, why)), *warning]
+
+    def _timeout_s(self, confirmations: int) -> Seconds:
+        """Give how long a suspicion lasts: Lifeguard's formula, section 3.2."""
+        settings = self.settings
+        members = len(self._members) + 1
+        shortest = settings.alpha * max(1.0, math.log10(members)) * settings.period_s
+        longest = settings.beta * shortest
+        # A site of three has no three others who could confirm.
+        needed = min(settings.confirmations, members - 2)
+        if needed < 1:
+            return shortest
+        share = math.log(confirmations + 1) / math.log(needed + 1)
+        return max(shortest, longest - (longest - shortest) * share)
+
+    def _bury(self, member: _Member, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
+        member.life, member.since, member.until, member.why = life, now, math.inf, why
+        member.accusers.clear()
+        member.ours = member.linked
+        self.gossip.spread(Rumour(member.node, life, member.incarnation, by))
+        if life is Life.LEFT:
+            return [Announce(MemberLeft(member.node))]
+        self.counts["deaths"] += 1
+        return [Announce(MemberDied(member.node, why))]

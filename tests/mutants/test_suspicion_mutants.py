@@ -1,0 +1,167 @@
+"""Each rule of suspicion has a mutant that breaks it, and a nemesis that must notice.
+
+The real machine runs under the very same seeds. Some rules keep members alive, some find the dead, some only keep the
+site quiet; a nemesis asks for what its rule is there for.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from atoll.actors.discoverer.gossip import GossipQueue
+from atoll.actors.discoverer.local_health import LocalHealth
+from atoll.actors.discoverer.suspicion import Suspicion, SuspicionSettings
+from atoll.testing.discovery import (
+    SICK_OBSERVERS,
+    BoundedGossip,
+    FewSuspicions,
+    NoFalseDeath,
+    suspicion_simulation,
+    time_to_find,
+)
+from atoll.testing.faults import FaultPlan, Loss, Slow
+from atoll.testing.invariants import Invariant
+
+SEEDS = range(6)
+
+
+class NeverRefutes(Suspicion):
+    def _hear_of_self(self, _rumour):
+        return []
+
+
+class NeverDistrustsItself(LocalHealth):
+    def note(self, _change):
+        pass
+
+
+class AsksNobodyElse(Suspicion):
+    def _go_round(self):
+        return []
+
+
+class BelievesWhatIsOld(Suspicion):
+    def _outdated(self, rumour, member):
+        return rumour.life <= member.life and rumour.incarnation <= member.incarnation
+
+
+class SuspicionNeverExpires(Suspicion):
+    def _expired(self, _member, _now):
+        return False
+
+
+class ManyAccusersAreAsGoodAsOne(Suspicion):
+    def _timeout_s(self, _confirmations):
+        return super()._timeout_s(0)
+
+
+class DeclaresDeathWithoutAsking(Suspicion):
+    def _expired(self, member, now):
+        return member.until <= now
+
+
+class HoldsItsOwnStandstillAgainstOthers(Suspicion):
+    def _note_standstill(self, _late_s):
+        pass
+
+
+class PassesOnAllItHas(GossipQueue):
+    def room(self):
+        return len(self)
+
+
+HASTY = SuspicionSettings(alpha=0.5)
+"""Suspicions are so short that a question more or less decides; safety must not lean on their length alone."""
+SLOW = FaultPlan(weights={}, script=((5.0, Slow(0.8, math.inf)),))
+PARTIAL_CUTS = FaultPlan(weights={"partial": 1.0}, every_s=(2.0, 4.0), cut_s=(1.0, 2.0))
+REPEATED = FaultPlan(
+    weights={}, late_ratio=0, duplicate_ratio=0.5, duplicate_s_max=30.0, script=((0.0, Loss(0.1, math.inf)),)
+)
+STANDSTILLS = FaultPlan(
+    weights={"pause": 1.0},
+    every_s=(1.0, 4.0),
+    pause_s=(1.5, 4.0),
+    aim=1.0,
+    late_ratio=0,
+    duplicate_ratio=0,
+    latency_s=0.1,
+)
+
+
+@dataclass(frozen=True)
+class Nemesis:
+    faults: FaultPlan
+    nodes: int
+    seconds: float
+    probe: Callable[..., Invariant]
+    limit: float = 0.0
+    settings: SuspicionSettings | None = None
+
+    def violations(self, kind, seed):
+        probe = self.probe(self.limit) if self.limit else self.probe()
+        simulation = suspicion_simulation(
+            seed,
+            nodes=self.nodes,
+            faults=self.faults,
+            kind=kind,
+            settings=self.settings,
+            probes=(probe,),
+            violations_max=1,
+        )
+        return simulation.run(self.seconds).violations
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """A member dies, and must be found within so long."""
+
+    nodes: int
+    within_s: float
+
+    def violations(self, kind, seed):
+        found = time_to_find(seed, nodes=self.nodes, kind=kind, bound_s=self.within_s)
+        return () if found.last_s <= self.within_s else (f"not everybody knows it after {self.within_s:g} s",)
+
+
+def hearsay(limit):
+    return FewSuspicions(limit, hearsay=True)
+
+
+def of_settled(limit):
+    return FewSuspicions(limit, settled_s=10.0)
+
+
+NEMESES = {
+    NeverRefutes: Nemesis(SICK_OBSERVERS, 20, 120, NoFalseDeath),
+    NeverDistrustsItself: Nemesis(SLOW, 12, 120, FewSuspicions, 600),
+    AsksNobodyElse: Nemesis(PARTIAL_CUTS, 12, 120, FewSuspicions, 300),
+    BelievesWhatIsOld: Nemesis(REPEATED, 12, 60, hearsay, 1500),
+    SuspicionNeverExpires: Hunt(12, 30.0),
+    ManyAccusersAreAsGoodAsOne: Hunt(12, 20.0),
+    DeclaresDeathWithoutAsking: Nemesis(SICK_OBSERVERS, 20, 120, NoFalseDeath, settings=HASTY),
+    HoldsItsOwnStandstillAgainstOthers: Nemesis(STANDSTILLS, 12, 120, of_settled, 2),
+    PassesOnAllItHas: Nemesis(SICK_OBSERVERS, 30, 60, BoundedGossip),
+}
+
+
+def suspicion_with(mutant):
+    if issubclass(mutant, LocalHealth):
+        return type(mutant.__name__, (Suspicion,), {"health_kind": mutant})
+    if issubclass(mutant, GossipQueue):
+        return type(mutant.__name__, (Suspicion,), {"gossip_kind": mutant})
+    return mutant
+
+
+@pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
+def test_the_nemesis_of_a_rule_kills_its_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
+    nemesis = NEMESES[mutant]
+    survived = {seed: nemesis.violations(Suspicion, seed) for seed in right_seeds}
+    assert not any(survived.values()), f"the real machine breaks: {survived}"
+    killed: list[int] = []
+    for seed in SEEDS:
+        if len(killed) * 2 >= len(SEEDS):
+            return
+        killed += [seed] if nemesis.violations(suspicion_with(mutant), seed) else []
+    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"
