@@ -32,7 +32,9 @@ PHASE_S_MAX = 0.5
 
 def site_of(nodes: int) -> ClusterSpec:
     """Make the spec of one local network of so many nodes that are alike, without a cloud."""
-    return ClusterSpec(f"lan-of-{nodes}", (SiteSpec(SITE, tuple(NodeSpec(f"n{each}") for each in range(1, nodes + 1))),))
+    return ClusterSpec(
+        f"lan-of-{nodes}", (SiteSpec(SITE, tuple(NodeSpec(f"n{each}") for each in range(1, nodes + 1))),)
+    )
 
 
 @dataclass(frozen=True, slots=True)

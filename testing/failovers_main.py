@@ -42,7 +42,9 @@ async def main(nodes: int, plan: list[How], seed: int) -> bool:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     leases = failovers.watch.leases
-    echo(f"\n{nodes} nodes, {time.monotonic() - began:.0f} s, load {' '.join(f'{each:.1f}' for each in os.getloadavg())}")
+    echo(
+        f"\n{nodes} nodes, {time.monotonic() - began:.0f} s, load {' '.join(f'{each:.1f}' for each in os.getloadavg())}"
+    )
     echo("\n".join([HEAD, *failovers.rows()]))
     echo(f"{leases.looks} looks, {len(leases.contradictions)} contradictions of leases")
     for each in (*leases.contradictions, *(f"{late.line}; {late.why}" for late in failovers.late), *deaths):

@@ -4,10 +4,10 @@
 
 A look is an instant somewhere between question and answer. What can be told from looks alone:
 - one epoch, two confirmed supernodes: never, whoever says it;
-- a reign goes on without a gap: who was seen to hold epoch 7 twice held it all the time between. So two nodes that each
-  say of themselves that they are confirmed, at times that certainly overlap, held two leases at once.
-What cannot: a lease that nobody was asked for, or two that overlap by less than the time between two looks. No lease can
-be seen to run on in a process that is dead; how soon its successor comes says something of it, and is counted elsewhere.
+- a reign goes on without a gap: who was seen to hold epoch 7 twice held it all the time between. So two nodes that
+  each say of themselves that they are confirmed, at times that certainly overlap, held two leases at once.
+What cannot: a lease that nobody asked for, or two that overlap by less than the time between two looks. No lease can be
+seen to run on in a process that is dead; how soon its successor comes says something of it, and is counted elsewhere.
 """
 
 from collections import OrderedDict
@@ -48,9 +48,9 @@ class _Claim:
 
     def overlaps(self, other: "_Claim") -> bool:
         begin, end = max(self.first.told_at, other.first.told_at), min(self.last.asked_at, other.last.asked_at)
-        return begin <= end or self._spans(other.first) or self._spans(other.last) or other._spans(self.first)
+        return begin <= end or self.spans(other.first) or self.spans(other.last) or other.spans(self.first)
 
-    def _spans(self, look: Look) -> bool:
+    def spans(self, look: Look) -> bool:
         return self.first.told_at <= look.asked_at and look.told_at <= self.last.asked_at
 
 
