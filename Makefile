@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lab check sim trials bench format clean
+.PHONY: demo test lab lab-long check sim trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -22,6 +22,10 @@ test: $(READY)
 # Clusters of real processes, in network namespaces where this host lets us: the demo, faults, the documents' commands.
 lab: $(READY)
 	$(PY) -m pytest tests/lab -n 2
+
+# The supernode of a site of real nodes killed 300 times and stopped 300 times; about 40 minutes.
+lab-long: $(READY)
+	$(PY) -m atoll.testing.failovers_main
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .
