@@ -33,8 +33,11 @@ from atoll.actors.discoverer.messages import Leaving
 from atoll.actors.duties import messages as duties_messages
 from atoll.actors.duties.duties import HELD as DUTIES_HELD
 from atoll.actors.duties.duties import Duties
-from atoll.actors.duties.messages import DescribeSite, SiteDescribed
+from atoll.actors.duties.duty import Duty
+from atoll.actors.duties.messages import PROXY, REGISTRAR, DescribeSite, SiteDescribed
 from atoll.actors.duties.offer import Offer
+from atoll.actors.duties.proxy import Proxy
+from atoll.actors.duties.registrar import Registrar
 from atoll.actors.elector import messages as elector_messages
 from atoll.actors.elector.elector import Elector
 from atoll.actors.elector.host_facts import HostFacts, StatedFacts
@@ -170,7 +173,7 @@ class Node:
             site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 0.2)
         except AskFailed:
             return False
-        return site.holder == self.id and len(site.records) > 1
+        return (bool(site.held) or site.supernode == self.id) and len(site.records) > 1
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self.config
@@ -261,6 +264,7 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
     cloud = _cloud_address(config.cloud)
     links = _Links(config, key, site)
     beacon = links.beacon if config.beacon.enabled else None
+    duties = {} if cloud is None else _duties_with_cloud(own)
     return SupervisorSpec(
         name=NETWORK,
         strategy=Strategy.REST_FOR_ONE,
@@ -279,13 +283,21 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
                 strategy=Strategy.ONE_FOR_ALL,
                 children=(
                     SupervisorSpec(name=DUTIES_HELD),
-                    ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, has_cloud=cloud is not None)),
+                    ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, duties)),
                 ),
             ),
             ChildSpec(name=discoverer_messages.SUSPICION, factory=lambda: FailureDetector(node)),
             ChildSpec(name=discoverer_messages.PATH, factory=lambda: Discoverer(node, beacon)),
         ),
     )
+
+
+def _duties_with_cloud(own: NodeRecord) -> dict[str, Callable[[], Duty]]:
+    """Give what makes each duty that is of use with a cloud only."""
+    return {
+        REGISTRAR: lambda: Registrar(own.site),
+        PROXY: lambda: Proxy(own.node, own.site),
+    }
 
 
 class _Links:

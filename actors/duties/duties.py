@@ -1,192 +1,183 @@
-"""Who does the site's soft duties, and what every member knows of the site.
+"""The Duties of a node: the shell of the board, and what begins and ends the duties that are placed here.
 
-    member     --SupernodeElected(another)--> reports to it, learns the roll from it
-    supernode  --SupernodeElected(this one)--> keeps the roll, starts registrar and proxy
-               --SupernodeElected(another), SupernodeLost--> stops them
+    wanted  --asks the source for its state, spawns the duty under HELD-->  begun
+    begun   --DropDuty-->                                                   ended
 
-Soft duties may be held twice for a moment, on two sides of a cut: nothing they do harms anybody then. The supernode's
-own record goes through the same roll as everybody's.
+What is wanted may change while a duty begins: each duty has one task that follows the last order.
 """
 
 import contextlib
 import logging
-from collections import Counter
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import anyio
 
 from atoll.actors.cloud.messages import NodeRecord
 from atoll.actors.discoverer.messages import MemberDied, MemberLeft
+from atoll.actors.duties.board import DutyBoard
+from atoll.actors.duties.duty import Duty, Snapshot, TakeSnapshot
 from atoll.actors.duties.messages import (
-    DUTIES,
     PATH,
-    PROXY,
-    REGISTRAR,
+    STATE_BYTES_MAX,
     DescribeSite,
-    MemberHere,
+    DrainWanted,
+    DropDuty,
+    DutyFailed,
+    DutyReady,
+    HoldDuty,
+    LabelsChanged,
     OwnRecordChanged,
-    SiteDescribed,
-    SiteKnown,
-    SiteRoll,
+    StateGiven,
+    StateWanted,
 )
-from atoll.actors.duties.proxy import Proxy
-from atoll.actors.duties.registrar import Registrar
-from atoll.actors.duties.roll import Roll, sane
 from atoll.actors.elector.messages import PATH as ELECTOR
-from atoll.actors.elector.messages import DescribeElection, ElectionStatus, SupernodeElected, SupernodeLost
+from atoll.actors.elector.messages import (
+    DescribeElection,
+    ElectionStatus,
+    ScoreChanged,
+    SupernodeElected,
+    SupernodeLost,
+)
 from atoll.actors.router.messages import PeerDown, PeerUp
-from atoll.actors.runtime.actor import LATER, Actor, Delivery
-from atoll.actors.runtime.errors import AskFailed
+from atoll.actors.runtime import AskFailed, Declined, Delivery, MachineActor, StartFailed
 from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
-from atoll.transport.errors import Congested
-from atoll.transport.identity import NodeId
+from atoll.transport.errors import MalformedFrame
 
 log = logging.getLogger("atoll.duties")
 
 HELD = "duties_held"
 """The supervisor of the duties that this node holds."""
 ELECTION_S = 2.0
-REPORT_S = 5.0
-"""A record lives for three of these."""
+STATE_S = 1.0
+"""How long the holder before may take to give its state; then the duty begins afresh."""
 
 
-class Duties(Actor):
-    """Holds this node's share of the site's duties."""
+class Duties(MachineActor):
+    """Holds this node's share of the site's duties; tells the node who belongs to its site (`SiteKnown`)."""
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER})
 
-    def __init__(self, own: NodeRecord, *, has_cloud: bool) -> None:
-        self._own = own
-        self._has_cloud = has_cloud
-        self._roll = Roll()
-        self._members: set[NodeId] = set()
-        self._supernode: NodeId | None = None
-        self._known: tuple[NodeRecord, ...] = (own,)
-        self._held: tuple[str, ...] = ()
-        self._holder: NodeId | None = None
-        self._serving = False
-        self._soon = anyio.Event()
-        self._counts: Counter[str] = Counter()
+    def __init__(self, own: NodeRecord, duties: Mapping[str, Callable[[], Duty]]) -> None:
+        """Take this node's record, and what makes each duty that it is able to hold."""
+        self.board = DutyBoard(own, duties)
+        self._makers = dict(duties)
+        self._wanted: dict[str, HoldDuty] = {}
+        self._ordered: dict[str, anyio.Event] = {}
+        super().__init__(self.board)
 
     async def started(self) -> None:
         """Listen to the election, to links, and to what this node offers."""
-        for fact in (SupernodeElected, SupernodeLost, PeerUp, PeerDown, MemberDied, MemberLeft, OwnRecordChanged):
+        for duty in sorted(self._makers):
+            self._ordered[duty] = anyio.Event()
+            self.tasks.start_soon(self._follow_orders, duty)
+        facts = (
+            SupernodeElected,
+            SupernodeLost,
+            PeerUp,
+            PeerDown,
+            MemberDied,
+            MemberLeft,
+            OwnRecordChanged,
+            ScoreChanged,
+            DutyReady,
+            LabelsChanged,
+            DrainWanted,
+        )
+        for fact in facts:
             self.system.subscribe(fact, self.ref)
+        await super().started()
         # Elected before this began to listen, perhaps: a fresh Duties after a crash has missed it.
-        election = Address(self._own.node, ELECTOR)
+        election = Address(self.board.own.node, ELECTOR)
         with contextlib.suppress(AskFailed):
             status: ElectionStatus = await self.system.ask(election, DescribeElection(), timeout_s=ELECTION_S)
             if status.supernode is not None:
                 self.ref.tell(SupernodeElected(status.supernode, status.epoch, status.confirmed, status.why))
-        self.tasks.start_soon(self._report)
 
-    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0912 - one case a message
-        """Take facts, members' records and the supernode's roll."""
-        sender = delivery.sender.address.node if delivery.sender is not None else self._own.node
+    async def receive(self, delivery: Delivery) -> Any:
+        """Describe the site to this node, give a duty's state to its next holder; the rest is the board's."""
         match delivery.message:
-            case MemberHere(record=record):
-                self._take_record(sender, record)
-            case SiteRoll() as roll if sender == self._supernode:
-                self._learn(roll.records, sender, roll.held)
-            case SiteRoll():
-                self._counts["rolls_of_others"] += 1
-            case SupernodeElected(node=node):
-                await self._follow(node)
-            case SupernodeLost():
-                await self._follow(None)
-            case PeerUp(peer=peer, standing=Standing.MEMBER):
-                self._members.add(peer)
-                self._soon.set()
-            case PeerDown(peer=peer):
-                # No more than suspected: others may reach it, and a link comes again.
-                self._members.discard(peer)
-            case MemberDied(node=node) | MemberLeft(node=node):
-                if self._roll.lost(node) and self._serving:
-                    self._tell_roll()
-            case OwnRecordChanged(services=services, actors=actors):
-                own = self._own
-                self._own = NodeRecord(own.node, own.name, own.site, own.version, services, actors)
-                self._soon.set()
             case DescribeSite() if delivery.standing is None:
-                return SiteDescribed(self._known, self._holder, self._held)
-            case PeerUp():
-                pass
+                return self.board.describe()
+            case StateWanted(duty=duty):
+                sender = delivery.sender.address.node if delivery.sender is not None else self.board.own.node
+                if not self.board.may_give(duty, sender):
+                    raise Declined(f"the duty {duty} does not move from here to {sender.short}")
+                return StateGiven(await self._snapshot(duty))
             case _:
                 return await super().receive(delivery)
-        return LATER
 
-    def _take_record(self, sender: NodeId, record: NodeRecord) -> None:
-        if record.node != sender or record.site != self._own.site or not sane(record):
-            self._counts["records_refused"] += 1
-            return
-        if self._roll.take(record, self.system.clock()) and self._serving:
-            self._tell_roll()
+    def announce(self, fact: Any) -> None:
+        """Begin and end duties as the board says; everything else is for the node."""
+        match fact:
+            case HoldDuty(duty=duty):
+                self._wanted[duty] = fact
+                self._ordered[duty].set()
+            case DropDuty(duty=duty):
+                self._wanted.pop(duty, None)
+                self._ordered[duty].set()
+            case _:
+                super().announce(fact)
 
-    async def _follow(self, supernode: NodeId | None) -> None:
-        if supernode == self._supernode:
-            return
-        self._supernode = supernode
-        if supernode == self._own.node:
-            await self._begin_to_serve()
-        elif self._serving:
-            await self._stop_to_serve()
-        if supernode is None:
-            self._learn((self._own,), None, ())
-        self._soon.set()
+    def statistics(self) -> dict[str, int]:
+        """Count what was refused."""
+        return dict(sorted(self.board.counts.items()))
 
-    async def _begin_to_serve(self) -> None:
-        self._serving = True
-        self._roll.take(self._own, self.system.clock())
-        if self._has_cloud:
-            own, site = self._own.node, self._own.site
-            # Each may crash and start again without the other; both end with the duty.
-            for name, factory in ((PROXY, partial(Proxy, own, site)), (REGISTRAR, partial(Registrar, site))):
-                if self.system.find(name) is None:
-                    await self.system.spawn(factory, name, under=HELD)
-        log.info(
-            "this node is supernode and holds the duties %s",
-            ", ".join(DUTIES) if self._has_cloud else "of none: no cloud",
-        )
-        self._tell_roll()
-
-    async def _stop_to_serve(self) -> None:
-        self._serving = False
-        for name in (REGISTRAR, PROXY):
-            ref = self.system.find(name)
-            if ref is not None:
-                await self.system.stop(ref)
-        log.info("this node gives its duties up")
-
-    def _tell_roll(self) -> None:
-        """Tell every member what the roll says now."""
-        records = self._roll.records()
-        held = DUTIES if self._has_cloud else ()
-        self._learn(records, self._own.node, held)
-        for member in sorted(self._members):
-            self._tell(member, SiteRoll(records, held))
-
-    def _learn(self, records: tuple[NodeRecord, ...], holder: NodeId | None, held: tuple[str, ...]) -> None:
-        self._known, self._holder, self._held = records, holder, held
-        self.system.announce(SiteKnown(records, holder, held))
-
-    async def _report(self) -> None:
-        """Say again what must not be forgotten: to the supernode, or as it."""
-        while True:
-            self._soon = anyio.Event()
-            if self._serving:
-                self._roll.take(self._own, self.system.clock())
-                self._roll.sweep(self.system.clock())
-                self._tell_roll()
-            elif self._supernode is not None:
-                self._tell(self._supernode, MemberHere(self._own))
-            with anyio.move_on_after(REPORT_S):
-                await self._soon.wait()
-
-    def _tell(self, node: NodeId, message: MemberHere | SiteRoll) -> None:
+    async def _snapshot(self, duty: str) -> bytes:
+        held = self.system.find(duty)
+        if held is None:
+            return b""
         try:
-            self.system.tell(Address(node, PATH), message, sender=self.ref)
-        except Congested:
-            # It is said again in a few seconds.
-            self._counts["congested"] += 1
+            snapshot: Snapshot = await held.ask(TakeSnapshot(), timeout_s=STATE_S)
+        except AskFailed as error:
+            raise Declined(f"the duty {duty} does not tell its state: {error}") from error
+        if len(snapshot.state) > STATE_BYTES_MAX:
+            raise Declined(f"the state of {duty} has {len(snapshot.state)} bytes, {STATE_BYTES_MAX} can be sent")
+        return snapshot.state
+
+    async def _follow_orders(self, duty: str) -> None:
+        while True:
+            await self._ordered[duty].wait()
+            self._ordered[duty] = anyio.Event()
+            order = self._wanted.get(duty)
+            running = self.system.find(duty)
+            if order is not None and running is None:
+                await self._begin(order)
+            elif order is None and running is not None:
+                log.info("this node gives the duty %s up", duty)
+                await self.system.stop(running)
+
+    async def _begin(self, order: HoldDuty) -> None:
+        state = await self._fetch_state(order)
+        try:
+            await self.system.spawn(lambda: self._made(order.duty, state), order.duty, under=HELD)
+        except StartFailed as error:
+            log.warning("the duty %s cannot be done here: %s", order.duty, error)
+            self.ref.tell(DutyFailed(order.duty))
+            return
+        log.info("this node holds the duty %s%s", order.duty, ", with the state it had" if state else "")
+        for fact in self.board.recent():
+            self.system.announce(fact)
+
+    def _made(self, duty: str, state: bytes) -> Duty:
+        made = self._makers[duty]()
+        if state:
+            try:
+                made.restore(state)
+            except MalformedFrame as error:
+                log.warning("the duty %s begins afresh: its state cannot be read: %s", duty, error)
+                return self._makers[duty]()
+        return made
+
+    async def _fetch_state(self, order: HoldDuty) -> bytes:
+        if order.source is None:
+            return b""
+        try:
+            given: StateGiven = await self.system.ask(
+                Address(order.source, PATH), StateWanted(order.duty), timeout_s=STATE_S
+            )
+        except AskFailed as error:
+            log.info("the duty %s begins afresh: %s", order.duty, error)
+            return b""
+        return given.state

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import anyio
 
 from atoll.actors.cloud.messages import DIRECTORY, AnnounceSite, NodeRecord, SepLabel, SiteAnnounced
-from atoll.actors.duties.messages import LabelsChanged, SiteKnown
-from atoll.actors.runtime.actor import LATER, Actor, Delivery
+from atoll.actors.duties.duty import Duty
+from atoll.actors.duties.messages import REGISTRAR, LabelsChanged, SiteKnown
+from atoll.actors.runtime.actor import LATER, Delivery
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.uplink.ask import ask_cloud
 from atoll.transport.base import Standing
@@ -28,9 +29,10 @@ GATHER_S = 0.05
 """Changes come in groups when a supernode begins; one announcement carries them all."""
 
 
-class Registrar(Actor):
-    """Announces the site."""
+class Registrar(Duty):
+    """Announces the site; it has nothing to hand over, since every member knows the roll."""
 
+    name = REGISTRAR
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
     def __init__(self, site: str, rng: Random | None = None) -> None:
@@ -47,6 +49,7 @@ class Registrar(Actor):
         self.system.subscribe(SiteKnown, self.ref)
         self.system.subscribe(LabelsChanged, self.ref)
         self.tasks.start_soon(self._announce)
+        self.ready()
 
     async def receive(self, delivery: Delivery) -> Any:
         """Note what changed."""

@@ -27,6 +27,10 @@ class Roll:
         self._records[record.node] = (record, now + RECORD_S)
         return known is None or known[0] != record
 
+    def has(self, node: NodeId) -> bool:
+        """Tell whether a member is on it."""
+        return node in self._records
+
     def lost(self, node: NodeId) -> bool:
         """Strike a member off that died or said goodbye; a suspected one stays."""
         return self._records.pop(node, None) is not None

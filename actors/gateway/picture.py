@@ -298,10 +298,14 @@ def _supernode(election: ElectionStatus | None, names: Mapping[NodeId, str]) -> 
 
 
 def _duties(site: SiteDescribed | None, names: Mapping[NodeId, str]) -> list[DutyView]:
-    if site is None or site.holder is None:
+    if site is None:
         return []
-    holder = site.holder
     return [
-        DutyView(duty=duty, node=str(holder), name=names.get(holder, holder.short), why="it is the supernode")
-        for duty in site.held
+        DutyView(
+            duty=place.duty,
+            node=str(place.holder),
+            name=names.get(place.holder, place.holder.short),
+            why=place.why if place.source is None else f"{place.why}; it takes over from {place.source.short}",
+        )
+        for place in site.places
     ]

@@ -110,13 +110,17 @@ class MachineActor(Actor):
                 case Disarm(name):
                     self._disarm(name)
                 case Announce(fact):
-                    self.system.announce(fact)
+                    self.announce(fact)
                 case Persist(record):
                     if self._journal is None:
                         raise UsageError(f"the machine of {self.ref.address.path} persists, but has no journal")
                     self._journal.append(record)
         if __debug__ and self._check:
             self.machine.check()
+
+    def announce(self, fact: Any) -> None:
+        """Tell this node a fact of the machine; override it where some of them are orders to the shell."""
+        self.system.announce(fact)
 
     def _send(self, effect: Send) -> None:
         target = Address(effect.target, effect.path or self.ref.address.path)

@@ -8,20 +8,25 @@ from waiting import until
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.messages import AnnounceSite, NodeRecord, OfferedService, SiteAnnounced
 from atoll.actors.discoverer.messages import MemberDied, MemberLeft
-from atoll.actors.duties import duties as module
+from atoll.actors.duties import board
 from atoll.actors.duties import messages as duties_messages
 from atoll.actors.duties import registrar as registrar_module
 from atoll.actors.duties.duties import HELD, Duties
 from atoll.actors.duties.messages import (
-    DUTIES,
     PATH,
+    PROXY,
+    REGISTRAR,
     DescribeSite,
+    DrainWanted,
     LabelsChanged,
     MemberHere,
     SiteKnown,
     SiteRoll,
+    StateWanted,
 )
 from atoll.actors.duties.offer import Offer
+from atoll.actors.duties.proxy import Proxy
+from atoll.actors.duties.registrar import Registrar
 from atoll.actors.elector.messages import DescribeElection, SupernodeElected, SupernodeLost
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
@@ -39,6 +44,7 @@ pytestmark = pytest.mark.anyio
 
 CODEC = Codec([*RUNTIME_MESSAGES, *duties_messages.MESSAGES, *cloud_messages.MESSAGES])
 PATIENCE_S = 10
+DUTIES = (REGISTRAR, PROXY)
 RELAYS = tuple(NodeKey(bytes([number]) * 32).node_id for number in (100, 101))
 
 
@@ -126,6 +132,10 @@ class Node:
         facts = [each for each in self.actor("witness").seen if isinstance(each, SiteKnown)]
         return facts[-1] if facts else SiteKnown((), None, ())
 
+    def holders(self):
+        """Who holds what, as far as this node knows."""
+        return {place.duty: place.holder for place in self.known().places}
+
     def names(self):
         return [each.name for each in self.known().records]
 
@@ -168,7 +178,8 @@ class World:
             await system.spawn(Tunnels, "tunnel_relay")
             await system.spawn(lambda: Cloud(self), "uplink")
             await system.supervise(SupervisorSpec(name=HELD))
-            await system.spawn(lambda: Duties(record, has_cloud=has_cloud), PATH)
+            makers = {REGISTRAR: lambda: Registrar(site), PROXY: lambda: Proxy(key.node_id, site)}
+            await system.spawn(lambda: Duties(record, makers if has_cloud else {}), PATH)
             yield node
             del self.nodes[key.node_id]
 
@@ -185,7 +196,8 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch):
-    monkeypatch.setattr(module, "REPORT_S", 0.2)
+    monkeypatch.setattr(board, "REPORT_S", 0.2)
+    monkeypatch.setattr("atoll.actors.duties.proxy.READY_S", 0.01)
     monkeypatch.setattr(registrar_module, "ANNOUNCE_S", 0.2)
     return World()
 
@@ -196,10 +208,11 @@ async def test_only_the_supernode_holds_the_duties_and_every_member_knows_the_si
         world.elect(tv, phone, desk)
         for node in (tv, phone, desk):
             await until(lambda node=node: node.names() == ["desk", "phone", "tv"])
-            assert node.known().holder == tv.id
-            assert node.known().held == DUTIES
+            await until(lambda node=node: node.holders() == dict.fromkeys(DUTIES, tv.id))
+            assert node.known().supernode == tv.id
             described = await node.described()
-            assert (described.records, described.holder) == (node.known().records, tv.id)
+            assert (described.records, described.places) == (node.known().records, node.known().places)
+        await until(lambda: tv.held == set(DUTIES))
         assert (tv.held, phone.held, desk.held) == (set(DUTIES), set(), set())
         assert phone.announced == desk.announced == []
         assert phone.told == desk.told == []
@@ -232,24 +245,75 @@ async def test_the_proxy_labels_every_member_and_the_registrar_announces_them_wh
         assert {each.node for each in tv.announced[-1].labels} == {tv.id}
 
 
-async def test_a_lost_supernode_gives_its_duties_up_and_the_next_one_takes_them(world):
+async def test_duties_are_held_on_while_no_supernode_is_known_and_stay_where_they_are_under_the_next(world):
     async with world.node("tv") as tv, world.node("phone") as phone:
         world.link(tv, phone)
         world.elect(tv, phone)
-        await until(lambda: phone.names() == ["phone", "tv"])
+        await until(lambda: phone.names() == ["phone", "tv"] and tv.held == set(DUTIES))
+        proxy = tv.actor("proxy")
         for node in (tv, phone):
             node.system.announce(SupernodeLost(tv.id, 1, "the lease ran out"))
-        await until(lambda: tv.held == set())
-        assert isinstance(tv.told[-1], StopServing)
-        await until(lambda: phone.known().holder is None)
-        assert phone.names() == ["phone"]
-        assert tv.known().held == ()
-        count = len(tv.announced)
+        await until(lambda: phone.known().supernode is None and tv.known().supernode is None)
         world.elect(phone, tv, epoch=2)
-        await until(lambda: phone.held == set(DUTIES) and tv.names() == ["phone", "tv"])
-        assert tv.known().holder == phone.id
-        await until(lambda: phone.announced and len(phone.announced[-1].nodes) == 2)
-        assert len(tv.announced) == count
+        await until(lambda: {place.epoch for place in tv.known().places} == {2})
+        assert tv.holders() == dict.fromkeys(DUTIES, tv.id)
+        assert tv.actor("proxy") is proxy
+        assert phone.held == set()
+        assert not [each for each in tv.told if isinstance(each, StopServing)]
+
+
+async def test_the_duties_of_a_supernode_that_died_are_done_by_the_next_one(world):
+    async with world.node("phone") as phone, contextlib.AsyncExitStack() as stack:
+        tv = await stack.enter_async_context(world.node("tv"))
+        world.link(tv, phone)
+        world.elect(tv, phone)
+        await until(lambda: phone.names() == ["phone", "tv"] and tv.held == set(DUTIES))
+        await stack.aclose()
+        phone.system.announce(PeerDown(tv.id, "gone"))
+        world.elect(phone, epoch=2)
+        await until(lambda: phone.held == set(DUTIES) and phone.names() == ["phone"])
+        await until(lambda: phone.announced and [each.node for each in phone.announced[-1].nodes] == [phone.id])
+
+
+async def test_a_drained_node_gives_its_duties_on_with_the_labels_that_callers_hold(world):
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        world.link(tv, phone)
+        world.elect(tv, phone)
+        await until(lambda: tv.held == set(DUTIES) and tv.told and set(tv.told[-1].labels) == {tv.id, phone.id})
+        labels = tv.told[-1].labels
+        tv.system.announce(DrainWanted(draining=True))
+        await until(lambda: (tv.held, phone.held) == (set(), set(DUTIES)))
+        assert phone.told[0].labels == labels
+        # Not before the other one had taken over.
+        assert isinstance(tv.told[-1], StopServing)
+        await until(lambda: all(place.source is None for place in tv.known().places))
+        phone.system.announce(SiteServed(RELAYS))
+        await until(lambda: phone.announced and len(phone.announced[-1].labels) == 4)
+        assert {each.label for each in phone.announced[-1].labels} == set(labels.values())
+
+
+async def test_a_registrar_on_another_node_than_the_proxy_announces_its_labels(world, monkeypatch):
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        monkeypatch.delitem(phone.actor(PATH)._makers, PROXY)
+        phone.actor(PATH).board._able = (REGISTRAR,)
+        world.link(tv, phone)
+        world.elect(tv, phone)
+        await until(lambda: tv.held == set(DUTIES) and phone.names() == ["phone", "tv"])
+        tv.system.announce(SiteServed(RELAYS))
+        tv.system.announce(DrainWanted(draining=True))
+        await until(lambda: (tv.held, phone.held) == ({PROXY}, {REGISTRAR}))
+        await until(lambda: phone.announced and len(phone.announced[-1].labels) == 4)
+        assert {each.label for each in phone.announced[-1].labels} == set(tv.told[-1].labels.values())
+
+
+async def test_the_state_of_a_duty_is_for_its_next_holder_only(world):
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        world.link(tv, phone)
+        world.elect(tv, phone)
+        await until(lambda: tv.held == set(DUTIES))
+        for duty in (PROXY, "none"):
+            with pytest.raises(AskFailed, match="does not move from here"):
+                await phone.system.ask(Address(tv.id, PATH), StateWanted(duty))
 
 
 async def test_being_elected_again_starts_nothing_twice(world):
@@ -312,7 +376,7 @@ async def test_a_record_that_is_not_the_senders_own_or_not_sane_is_refused(world
             "insane": NodeRecord(phone.id, "pho\x1bne", "home"),
         }[who]
         phone.say(tv, MemberHere(record))
-        await until(lambda: tv.actor(PATH)._counts["records_refused"] == 1)
+        await until(lambda: tv.actor(PATH).board.counts["records_refused"] == 1)
         assert tv.names() == ["phone", "tv"]
 
 
@@ -322,7 +386,7 @@ async def test_a_roll_is_believed_of_the_supernode_only(world):
         world.elect(tv, phone, desk)
         await until(lambda: phone.names() == ["desk", "phone", "tv"])
         desk.say(phone, SiteRoll((desk.record,), ()))
-        await until(lambda: phone.actor(PATH)._counts["rolls_of_others"] == 1)
+        await until(lambda: phone.actor(PATH).board.counts["rolls_of_others"] == 1)
         assert phone.names() == ["desk", "phone", "tv"]
 
 
@@ -343,7 +407,7 @@ async def test_without_a_cloud_the_supernode_keeps_the_roll_and_holds_nothing(wo
         world.elect(tv, phone)
         await until(lambda: phone.names() == ["phone", "tv"])
         assert tv.held == set()
-        assert phone.known().held == ()
+        assert phone.known().places == ()
         assert tv.told == tv.announced == []
 
 

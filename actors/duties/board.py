@@ -1,0 +1,327 @@
+"""The duties of a site, as one of its nodes sees them: who belongs to it, who does what, and what this node does.
+
+    member     --SupernodeElected(another)-->   tells it about itself, learns the roll and the places from it
+    supernode  --SupernodeElected(this one)-->  keeps the roll, places the duties (`placing.py`), tells everybody
+    any        --the roll places a duty here--> HoldDuty; DutyReady --> told to the supernode, which settles it
+    any        --the roll has it elsewhere-->   DropDuty, but not while it is the source of a move
+
+Soft duties may be held twice for a moment, on two sides of a cut: nothing they do harms anybody then. So what this node
+holds it goes on holding while no supernode is known. It must never obey a roll of anybody but the supernode.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from atoll.actors.cloud.messages import NodeRecord
+from atoll.actors.discoverer.messages import MemberDied, MemberLeft
+from atoll.actors.duties.messages import (
+    PROXY,
+    REGISTRAR,
+    DrainWanted,
+    DropDuty,
+    DutyFailed,
+    DutyPlace,
+    DutyReady,
+    HeldDuty,
+    HoldDuty,
+    LabelsChanged,
+    MemberHere,
+    OwnRecordChanged,
+    SiteDescribed,
+    SiteKnown,
+    SiteLabels,
+    SiteRoll,
+)
+from atoll.actors.duties.placing import Candidate, Placing
+from atoll.actors.duties.roll import Roll, sane
+from atoll.actors.elector.messages import ScoreChanged, SupernodeElected, SupernodeLost
+from atoll.actors.elector.score import Score
+from atoll.actors.router.messages import PeerDown, PeerUp
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Effect,
+    Input,
+    Received,
+    Record,
+    Seconds,
+    Send,
+    TimerFired,
+    Told,
+    insist,
+)
+from atoll.transport.base import Standing
+from atoll.transport.identity import NodeId
+
+REPORT_S = 5.0
+"""A record lives for three of these."""
+SOON_S = 0.005
+"""Changes come in groups; one report carries them all."""
+GATHER_S = 0.2
+"""How long a new supernode listens to its members before it places what nobody holds: a few round trips of a LAN."""
+DECIDE_S_MIN = 0.05
+
+
+@dataclass(slots=True)
+class _Holding:
+    epoch: int
+    turn: int
+    ready: bool = False
+
+
+class DutyBoard:
+    """The machine of one node; see the module."""
+
+    def __init__(self, own: NodeRecord, able: Iterable[str]) -> None:
+        """Take this node's record and the duties that it could hold."""
+        self.own = own
+        self.counts: Counter[str] = Counter()
+        self._able = tuple(sorted(able))
+        self._score = Score()
+        self._draining = False
+        self._members: set[NodeId] = set()
+        """Those with a link."""
+        self._supernode: NodeId | None = None
+        self._roll = Roll()
+        self._told: dict[NodeId, MemberHere] = {}
+        """What members in the roll said last, while this node is supernode."""
+        self._placing: Placing | None = None
+        """Present exactly while this node is supernode."""
+        self._gathered = False
+        self._records: tuple[NodeRecord, ...] = (own,)
+        self._places: tuple[DutyPlace, ...] = ()
+        self._holding: dict[str, _Holding] = {}
+        self._labels: SiteLabels | None = None
+        """Of the proxy: held here, or told by its node."""
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        del restored, now  # Nothing is kept: the supernode says it again.
+        return [Arm("report", SOON_S)]
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        match event:
+            case Received(sender=sender, message=message):
+                return self._receive(sender, message, now)
+            case TimerFired(name="decide"):
+                self._gathered = True
+                return self._decide(now)
+            case TimerFired():
+                return self._report(now)
+            case Told(fact=fact):
+                return self._take_fact(fact, now)
+
+    def describe(self) -> SiteDescribed:
+        """Say what `status` shows."""
+        return SiteDescribed(self._records, self._supernode, self._places, tuple(sorted(self._holding)), self._draining)
+
+    def recent(self) -> list[object]:
+        """Give the facts that a duty which begins now has missed."""
+        facts: list[object] = [SiteKnown(self._records, self._supernode, self._places)]
+        if self._labels is not None:
+            facts.append(LabelsChanged(self._labels.labels, self._labels.relays))
+        return facts
+
+    def may_give(self, duty: str, to: NodeId) -> bool:
+        """Tell whether a node may have the state of a duty held here: only who was placed next."""
+        return duty in self._holding and any(
+            place.duty == duty and place.holder == to and place.source == self.own.node for place in self._places
+        )
+
+    def check(self) -> None:
+        insist((self._placing is not None) == (self._supernode == self.own.node), "places without being supernode")
+        insist(set(self._holding) <= set(self._able), "holds what it is not able to")
+        if self._placing is not None:
+            self._placing.check()
+
+    # What comes in
+
+    def _receive(self, sender: NodeId, message: object, now: Seconds) -> list[Effect]:
+        match message:
+            case MemberHere():
+                return self._on_member(sender, message, now)
+            case SiteRoll() if sender == self._supernode and self._placing is None:
+                return self._learn(message.records, message.places)
+            case SiteRoll():
+                self.counts["rolls_of_others"] += 1
+            case SiteLabels(labels=labels, relays=relays) if self._holder(PROXY) == sender:
+                self._labels = message
+                return [Announce(LabelsChanged(labels, relays))]
+            case SiteLabels():
+                self.counts["labels_of_others"] += 1
+            case _:
+                self.counts["ignored"] += 1
+        return []
+
+    def _on_member(self, sender: NodeId, message: MemberHere, now: Seconds) -> list[Effect]:
+        record = message.record
+        if record.node != sender or record.site != self.own.site or not sane(record):
+            self.counts["records_refused"] += 1
+            return []
+        changed = self._roll.take(record, now)
+        if self._placing is None or not self._roll.has(sender):
+            return []
+        self._told[sender] = message
+        effects = self._decide(now)
+        if changed and not effects:
+            effects = self._tell_roll()
+        return effects
+
+    def _take_fact(self, fact: object, now: Seconds) -> list[Effect]:
+        match fact:
+            case SupernodeElected(node=node, epoch=epoch):
+                return self._follow(node, epoch, now)
+            case SupernodeLost():
+                return self._follow(None, 0, now)
+            case PeerDown(peer=peer):
+                # No more than suspected: it stays on the roll. But a duty is not left to whom nobody here can reach.
+                self._members.discard(peer)
+                self._told.pop(peer, None)
+                return self._decide(now)
+            case MemberDied(node=node) | MemberLeft(node=node):
+                return self._lose(node, now)
+            case LabelsChanged(labels=labels, relays=relays) if PROXY in self._holding:
+                self._labels = SiteLabels(labels, relays)
+                return self._pass_labels_on()
+        return [Arm("report", SOON_S)] if self._note(fact) else []
+
+    def _note(self, fact: object) -> bool:
+        """Take a fact that others should hear of soon; False for one that is none of theirs."""
+        match fact:
+            case PeerUp(peer=peer, standing=Standing.MEMBER):
+                self._members.add(peer)
+            case OwnRecordChanged(services=services, actors=actors):
+                own = self.own
+                self.own = NodeRecord(own.node, own.name, own.site, own.version, services, actors)
+            case ScoreChanged(score=score):
+                self._score = score
+            case DrainWanted(draining=draining):
+                self._draining = draining
+            case DutyReady(duty=duty) if duty in self._holding:
+                self._holding[duty].ready = True
+            case DutyFailed(duty=duty):
+                self._holding.pop(duty, None)
+                self.counts["duties_failed"] += 1
+            case _:
+                return False
+        return True
+
+    def _lose(self, peer: NodeId, now: Seconds) -> list[Effect]:
+        self._told.pop(peer, None)
+        if not self._roll.lost(peer) or self._placing is None:
+            return []
+        return self._decide(now) or self._tell_roll()
+
+    def _follow(self, supernode: NodeId | None, epoch: int, now: Seconds) -> list[Effect]:
+        before, self._supernode = self._supernode, supernode
+        if supernode == self.own.node:
+            if self._placing is not None:
+                return []
+            self._placing = Placing(self.own.node, epoch, self._places, now)
+            self._gathered = False
+            self._told.clear()
+            self._take_self(now)
+            return [Arm("report", SOON_S), Arm("decide", GATHER_S), *self._publish()]
+        self._placing = None
+        self._told.clear()
+        if supernode == before:
+            return []
+        return [Arm("report", SOON_S), Announce(SiteKnown(self._records, supernode, self._places))]
+
+    # As supernode
+
+    def _take_self(self, now: Seconds) -> None:
+        own = self._own_report()
+        self._roll.take(own.record, now)
+        self._told[self.own.node] = own
+
+    def _decide(self, now: Seconds) -> list[Effect]:
+        """Place the duties by what is known; tell everybody where something changed."""
+        if self._placing is None or not self._gathered:
+            return []
+        self._take_self(now)
+        candidates = {
+            node: Candidate(
+                said.score,
+                frozenset(said.able),
+                said.draining,
+                {each.duty: (each.epoch, each.turn) for each in said.held},
+            )
+            for node, said in self._told.items()
+            if self._roll.has(node)
+        }
+        changed = self._placing.decide(candidates, now)
+        again = self._placing.due_in(now)
+        effects: list[Effect] = [] if again is None else [Arm("decide", max(DECIDE_S_MIN, again))]
+        return effects + (self._tell_roll() if changed else [])
+
+    def _tell_roll(self) -> list[Effect]:
+        effects = self._publish()
+        roll = SiteRoll(self._records, self._places)
+        return [*effects, *(Send(member, roll) for member in sorted(self._members))]
+
+    def _publish(self) -> list[Effect]:
+        """Take over, at this node, what this node decided as supernode."""
+        assert self._placing is not None  # noqa: S101 - for the type checker: callers have looked
+        return self._learn(self._roll.records(), self._placing.places())
+
+    # As whoever does what was decided
+
+    def _learn(self, records: tuple[NodeRecord, ...], places: tuple[DutyPlace, ...]) -> list[Effect]:
+        effects: list[Effect] = []
+        if (records, places) != (self._records, self._places):
+            moved = self._holder(REGISTRAR)
+            self._records, self._places = records, places
+            if self._holder(REGISTRAR) != moved:
+                effects += self._pass_labels_on()
+        effects.append(Announce(SiteKnown(records, self._supernode, places)))
+        return effects + self._obey()
+
+    def _obey(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for place in self._places:
+            duty, held = place.duty, self._holding.get(place.duty)
+            if place.holder == self.own.node and duty in self._able:
+                if held is None:
+                    self._holding[duty] = _Holding(place.epoch, place.turn)
+                    effects.append(Announce(HoldDuty(duty, place.source)))
+                elif (held.epoch, held.turn) != (place.epoch, place.turn):
+                    held.epoch, held.turn = place.epoch, place.turn
+                    effects.append(Arm("report", SOON_S))
+            elif held is not None and place.source != self.own.node:
+                effects += self._drop(duty)
+        placed = {place.duty for place in self._places}
+        for duty in sorted(set(self._holding) - placed):
+            effects += self._drop(duty)
+        return effects
+
+    def _drop(self, duty: str) -> list[Effect]:
+        del self._holding[duty]
+        return [Announce(DropDuty(duty)), Arm("report", SOON_S)]
+
+    def _holder(self, duty: str) -> NodeId | None:
+        return next((place.holder for place in self._places if place.duty == duty), None)
+
+    def _pass_labels_on(self) -> list[Effect]:
+        registrar = self._holder(REGISTRAR)
+        if self._labels is None or PROXY not in self._holding or registrar is None or registrar == self.own.node:
+            return []
+        return [Send(registrar, self._labels)]
+
+    def _own_report(self) -> MemberHere:
+        held = tuple(
+            HeldDuty(duty, each.epoch, each.turn) for duty, each in sorted(self._holding.items()) if each.ready
+        )
+        return MemberHere(self.own, self._score, self._able, held, self._draining)
+
+    def _report(self, now: Seconds) -> list[Effect]:
+        """Say again what must not be forgotten: to the supernode, or as it."""
+        effects: list[Effect] = [Arm("report", REPORT_S)]
+        if self._placing is not None:
+            self._take_self(now)
+            self._roll.sweep(now)
+            effects += self._decide(now)
+            return effects + self._tell_roll()
+        if self._supernode is not None:
+            effects.append(Send(self._supernode, self._own_report()))
+        return effects + self._pass_labels_on()
