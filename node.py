@@ -29,7 +29,7 @@ from atoll.actors.container_manager.containers import Containers, ContextFacts
 from atoll.actors.discoverer import messages as discoverer_messages
 from atoll.actors.discoverer.discoverer import Discoverer
 from atoll.actors.discoverer.failure_detector import FailureDetector
-from atoll.actors.discoverer.messages import Leaving
+from atoll.actors.discoverer.messages import Leaving, Seed
 from atoll.actors.duties import messages as duties_messages
 from atoll.actors.duties.duties import HELD as DUTIES_HELD
 from atoll.actors.duties.duties import Duties
@@ -287,7 +287,7 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
                 ),
             ),
             ChildSpec(name=discoverer_messages.SUSPICION, factory=lambda: FailureDetector(node)),
-            ChildSpec(name=discoverer_messages.PATH, factory=lambda: Discoverer(node, beacon)),
+            ChildSpec(name=discoverer_messages.PATH, factory=lambda: Discoverer(node, beacon, seeds=_seeds(config))),
         ),
     )
 
@@ -338,6 +338,10 @@ class _Links:
             beacon_port=config.beacon.port,
             interfaces=config.beacon.interfaces,
         )
+
+
+def _seeds(config: NodeConfig) -> tuple[Seed, ...]:
+    return tuple(Seed(each.node, each.host, each.port) for each in config.discovery.seeds)
 
 
 def _elector(config: NodeConfig, node: NodeId, site: SiteKeys, *, founded: bool) -> Elector:

@@ -20,6 +20,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta, inspect
 
+from atoll.cluster_specs.node_address import NodeAddress
 from atoll.cluster_specs.reading import Name, Secret, SpecInvalid, as_plain, as_struct, read_toml
 from atoll.transport.identity import NodeId
 
@@ -27,6 +28,8 @@ Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 PortOrNone: TypeAlias = Annotated[int, Meta(ge=-1, le=65535)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
+SEEDS_MAX = 64
+"""Addresses of seeds; each costs a dial now and then while its node is away."""
 CLIENT_VARIABLES = frozenset({"ATOLL_API_KEY", "ATOLL_AT", "ATOLL_CONFIG", "ATOLL_LAB"})
 """Variables of the commands, which are no settings of a process."""
 SECRETS = frozenset({"site.secret", "cloud.enrolment"})
@@ -95,6 +98,13 @@ class BeaconConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Names of interfaces; empty means every one that can do multicast."""
 
 
+class DiscoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How nodes find each other beside beacons."""
+
+    seeds: Annotated[tuple[NodeAddress, ...], Meta(max_length=SEEDS_MAX)] = ()
+    """Nodes that are dialled where no multicast reaches them: `NODEID@host:port`, as many addresses each as it has."""
+
+
 class CloudRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cloud of a node or relay, pinned by its id."""
 
@@ -144,6 +154,7 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
     gateway: GatewayConfig = GatewayConfig()
     links: LinksConfig = LinksConfig()
     beacon: BeaconConfig = BeaconConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
     cloud: CloudRef | None = None
     facts: FactsConfig = FactsConfig()
     election: ElectionConfig = ElectionConfig()

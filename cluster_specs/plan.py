@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atoll.cluster_specs.config import (
+    SEEDS_MAX,
     BeaconConfig,
     CloudConfig,
     CloudRef,
+    DiscoveryConfig,
     ElectionConfig,
     Enrolment,
     FactsConfig,
@@ -24,6 +26,7 @@ from atoll.cluster_specs.config import (
     RelayConfig,
     SiteConfig,
 )
+from atoll.cluster_specs.node_address import NodeAddress
 from atoll.cluster_specs.reading import Secret, as_plain, to_toml
 from atoll.cluster_specs.spec import ClusterSpec, NodeSpec, SiteSpec
 from atoll.transport.keys import NodeKey
@@ -172,11 +175,23 @@ def _node_config(
         ),
         gateway=GatewayConfig(port=seat.ports.get("gateway", 8083)),
         links=LinksConfig(host=_listen(seat), port=seat.ports.get("links", 8085)),
-        beacon=BeaconConfig(port=seat.ports.get("beacon", 8086)),
+        beacon=BeaconConfig(enabled=site.beacons, port=seat.ports.get("beacon", 8086)),
+        discovery=DiscoveryConfig(seeds=_seeds(materials, seats, site, node)),
         cloud=_cloud_ref(spec, materials, seats, name),
         facts=FactsConfig(power=node.power, wired=node.wired, memory_mb=node.memory_mb),
         election=ElectionConfig(),
         services=node.services,
+    )
+
+
+def _seeds(materials: Materials, seats: Mapping[str, Seat], site: SiteSpec, node: NodeSpec) -> tuple[NodeAddress, ...]:
+    """Name the other nodes of a site that has no beacons, as many as a config holds."""
+    if site.beacons:
+        return ()
+    others = [f"{site.name}/{each.name}" for each in site.node if each is not node]
+    return tuple(
+        NodeAddress(materials.keys[name].node_id, seats[name].host, seats[name].ports.get("links", 8085))
+        for name in others[:SEEDS_MAX]
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta, inspect
 
+from atoll.cluster_specs.node_address import NodeAddress
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
 
@@ -95,9 +96,9 @@ def _decode(kind: type, value: Any) -> Any:
         raise TypeError(f"a text is expected, this is {value!r}")
     if kind is Path:
         return Path(value).expanduser()
-    if kind is NodeId:
+    if kind in (NodeId, NodeAddress):
         try:
-            return NodeId.parse(value)
+            return kind.parse(value)
         except UsageError as error:
             raise ValueError(str(error)) from error
     if kind is Secret:

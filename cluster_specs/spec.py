@@ -42,6 +42,8 @@ class SiteSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nat: Literal["none", "masquerade", "symmetric"] = "none"
     secret: Secret = Secret()
     open: bool = False
+    beacons: bool = True
+    """Without them its nodes find each other by seeds: each is told where all others are."""
 
     @property
     def voters(self) -> tuple[NodeSpec, ...]:

@@ -95,7 +95,10 @@ class Transport(Protocol):
     """Links to other nodes. Open and close it with `async with`."""
 
     def dial(self, peer: NodeId, host: str, port: int) -> None:
-        """Begin to open a link; `LinkUp` or `DialFailed` follows. Harmless when one is up or under way."""
+        """Begin to open a link; `LinkUp` or `DialFailed` follows. Harmless when one is up.
+
+        While one is under way another address joins it: `DialFailed` comes when none of them led anywhere.
+        """
         ...
 
     def hang_up(self, peer: NodeId, reason: str) -> None:

@@ -16,6 +16,9 @@ from atoll.transport.identity import NodeId
 from atoll.transport.link_frames import Assembly, Backlog
 from atoll.transport.zmq_dealer import Dealer
 
+PLACES_MAX = 8
+"""Addresses of one dial."""
+
 
 class Stage(enum.Enum):
     """How far a connection's greeting is."""
@@ -83,11 +86,20 @@ class Connection:
 
 
 class Dial:
-    """An attempt to open a link, over one connection after another."""
+    """An attempt to open a link, over one connection after another; addresses may join while it is under way."""
 
-    __slots__ = ("connection", "host", "peer", "port", "scope")
+    __slots__ = ("connection", "host", "joined", "peer", "places", "port", "scope")
 
     def __init__(self, peer: NodeId, host: str, port: int) -> None:
         self.peer, self.host, self.port = peer, host, port
+        self.places = [(host, port)]
+        """All there were, in the order in which they came; `host` and `port` are those in hand."""
+        self.joined = anyio.Event()
         self.connection: Connection | None = None
         self.scope = anyio.CancelScope()
+
+    def join(self, host: str, port: int) -> None:
+        """Try this address too; harmless for one that was tried, and beyond `PLACES_MAX`."""
+        if (host, port) not in self.places and len(self.places) < PLACES_MAX:
+            self.places.append((host, port))
+            self.joined.set()

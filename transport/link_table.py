@@ -108,8 +108,11 @@ class LinkTable:
         """Dials that wait for what becomes of the peer's own."""
 
     def dial(self, peer: NodeId, host: str, port: int) -> None:
-        """Begin a dial, unless there is a link, or one under way from either end."""
-        if peer in self.links or peer in self.dials or peer in self._wanted:
+        """Begin a dial, unless there is a link, or one under way; to a dial of our own the address is added."""
+        if peer in self.links or peer in self._wanted:
+            return
+        if (under_way := self.dials.get(peer)) is not None:
+            under_way.join(host, port)
             return
         if peer in self._theirs:
             self._wanted[peer] = (host, port)

@@ -148,6 +148,8 @@ class MemoryTransport:
         self._network, self._admission, self._host = network, admission, host
         self._links: dict[NodeId, _End] = {}
         self._dials: dict[NodeId, anyio.CancelScope] = {}
+        self._joined: dict[NodeId, list[tuple[str, int]]] = {}
+        """Addresses that came while a dial was under way."""
         self._inbox = Inbox()
         self._counts: Counter[str] = Counter()
         self._open = False
@@ -180,7 +182,10 @@ class MemoryTransport:
         """Begin to open a link to whoever listens there."""
         if not 0 < port < 65536:
             raise UsageError(f"{port} is no port; ports are 1 to 65535")
-        if peer in self._links or peer in self._dials:
+        if peer in self._links:
+            return
+        if peer in self._dials:
+            self._joined.setdefault(peer, []).append((host, port))
             return
         if not self._open or peer == self.own:
             why = "this is the node itself" if self._open else "this transport is not open"
@@ -192,6 +197,7 @@ class MemoryTransport:
 
     def hang_up(self, peer: NodeId, reason: str) -> None:
         """Close the link to `peer`, or give up a dial; the other end is told `reason`."""
+        self._joined.pop(peer, None)
         if (scope := self._dials.pop(peer, None)) is not None:
             scope.cancel()
             self._inbox.put(DialFailed(peer, reason))
@@ -301,6 +307,7 @@ class MemoryTransport:
         """Take a link whose both ends were judged."""
         if (former := self._links.get(end.peer)) is not None:
             self.end_link(former, "the peer opened a newer link")
+        self._joined.pop(end.peer, None)
         if (scope := self._dials.pop(end.peer, None)) is not None:
             scope.cancel()
         self._links[end.peer] = end
@@ -339,7 +346,9 @@ class MemoryTransport:
                 reason = self._greet(listener, host)
         if self._dials.get(peer) is scope:
             del self._dials[peer]
-            if reason is not None:
+            if reason is not None and (joined := self._joined.get(peer)):
+                self.dial(peer, *joined.pop(0))
+            elif reason is not None:
                 self._counts["dials_failed"] += 1
                 self._inbox.put(DialFailed(peer, reason))
 

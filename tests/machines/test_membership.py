@@ -8,6 +8,7 @@ from atoll.actors.discoverer.membership import (
     CANDIDATES_MAX,
     DIAL_S,
     FALLBACK_S,
+    HEAD_START_S,
     LOOK_S,
     MOVED_S,
     PAUSE_S_MAX,
@@ -90,6 +91,22 @@ def test_an_address_that_says_nothing_makes_place_for_the_next(bench):
     assert [wanted.host for _, wanted in bench.dials] == ["192.0.2.7"]
     bench.wait(DIAL_S + LOOK_S)
     assert [wanted.host for _, wanted in bench.dials] == ["192.0.2.7", "192.0.2.8"]
+
+
+def test_more_addresses_join_a_dial_one_by_one():
+    bench = Bench()
+    bench.tell(Heard(HIGH, "192.0.2.1", PORT, 1, 1, True, "tv", ""))
+    for number in range(2, 6):
+        bench.tell(Heard(HIGH, f"192.0.2.{number}", PORT, 1, 1, True, "tv", ""))
+    begun = bench.now
+    assert [wanted.host for _, wanted in bench.dials] == ["192.0.2.1"]
+    bench.wait(1.4)
+    assert sorted(wanted.host for _, wanted in bench.dials) == [f"192.0.2.{number}" for number in range(1, 6)]
+    assert max(at for at, _ in bench.dials) - begun <= 4 * max(HEAD_START_S, LOOK_S) + 0.01
+    # They are one dial, and fail together.
+    bench.tell(DialFailed(HIGH, "nobody there"))
+    assert len(bench.dials) == 5
+    assert "nobody there" in bench.line().why
 
 
 def test_a_failed_dial_makes_place_for_the_next_address_at_once(bench):

@@ -18,7 +18,9 @@ from atoll.cluster_specs import (
     read_spec,
     shipped_specs,
 )
-from atoll.cluster_specs.reading import to_toml
+from atoll.cluster_specs.config import SEEDS_MAX
+from atoll.cluster_specs.node_address import NodeAddress
+from atoll.cluster_specs.reading import as_struct, parse_toml, to_toml
 from atoll.cluster_specs.spec import parse_spec
 from atoll.transport.keys import NodeKey
 
@@ -272,3 +274,69 @@ PLAIN = st.recursive(
 @given(st.dictionaries(st.text(), PLAIN | st.lists(st.dictionaries(st.text(), PLAIN), min_size=1, max_size=3)))
 def test_toml_that_is_written_reads_the_same(plain):
     assert tomllib.loads(to_toml(plain)) == plain
+
+
+# Seeds
+
+SEED = NodeKey(bytes(32)).node_id
+
+
+@pytest.mark.parametrize(
+    ("place", "host"),
+    [
+        ("192.0.2.7:8085", "192.0.2.7"),
+        ("[2001:db8::7]:8085", "2001:db8::7"),
+        ("[fe80::1%eth0]:8085", "fe80::1%eth0"),
+        ("tv.example.:8085", "tv.example."),
+        ("tv:8085", "tv"),
+    ],
+)
+def test_a_seed_is_a_node_and_an_address(tmp_path, place, host):
+    text = f'[discovery]\nseeds = ["{SEED}@{place}"]\n'
+    (seed,) = config(tmp_path, text).config.discovery.seeds
+    assert (seed.node, seed.host, seed.port) == (SEED, host, 8085)
+    assert NodeAddress.parse(str(seed)) == seed
+    settled = config(tmp_path, "", environment={"ATOLL_DISCOVERY_SEEDS": f"{SEED}@{place}, {SEED}@192.0.2.9:1"})
+    assert settled.config.discovery.seeds == (seed, NodeAddress(SEED, "192.0.2.9", 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("192.0.2.7:8085", "names no node: write NODEID@host:port"),
+        ("abc@192.0.2.7:8085", "a node id"),
+        (f"{SEED}@192.0.2.7", "has no port"),
+        (f"{SEED}@192.0.2.7:0", "'0' is no port; ports are 1 to 65535"),
+        (f"{SEED}@192.0.2.7:65536", "'65536' is no port"),
+        (f"{SEED}@192.0.2.7:http", "'http' is no port"),
+        (f"{SEED}@192.0.2.700:8085", "'192.0.2.700' is no host"),
+        (f"{SEED}@2001:db8::7:8085", "is no host: write NODEID@host:port"),
+        (f"{SEED}@[192.0.2.7]:8085", "is no host"),
+        (f"{SEED}@tv tv:8085", "is no host"),
+        (f"{SEED}@:8085", "'' is no host"),
+        (f"{SEED}@{'x' * 500}:8085", "characters is none"),
+    ],
+)
+def test_each_malformed_seed_is_told_with_its_place_and_what_would_be_right(tmp_path, text, words):
+    with pytest.raises(SpecInvalid) as caught:
+        config(tmp_path, f'[discovery]\nseeds = ["{SEED}@tv:1", "{text}"]\n')
+    assert "discovery.seeds[1]: " in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_seeds_are_limited(tmp_path):
+    seeds = ", ".join(f'"{SEED}@tv:{port}"' for port in range(1, SEEDS_MAX + 2))
+    with pytest.raises(SpecInvalid, match=r"discovery\.seeds"):
+        config(tmp_path, f"[discovery]\nseeds = [{seeds}]\n")
+
+
+def test_nodes_of_a_site_without_beacons_are_told_where_the_others_are():
+    spec = parse_spec(MINIMAL.replace('name = "home"', 'name = "home"\nbeacons = false') + "count = 3\n", "x.toml")
+    materials = Materials.generate(spec)
+    seats = {name: Seat(Path("/x"), host="192.0.2.1", ports={"links": 4000}) for name in spec.process_names()}
+    for process in plan(spec, materials, seats):
+        others = {key.node_id for name, key in materials.keys.items() if name != process.name}
+        assert {each.node for each in process.config.discovery.seeds} == others
+        assert {(each.host, each.port) for each in process.config.discovery.seeds} == {("192.0.2.1", 4000)}
+        assert not process.config.beacon.enabled
+        assert as_struct(parse_toml(process.toml, "x"), NodeConfig, "x") == process.config

@@ -121,6 +121,57 @@ async def test_a_name_is_looked_up_and_every_address_tried():
         assert (await node.next(LinkUp)).host == "127.0.0.1"
 
 
+@contextlib.contextmanager
+def black_holes(count):
+    """Ports that answer no SYN: sockets whose queue of connections is full, as a dead host behind a live switch."""
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            hole = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(hole.getsockname())
+            ports.append(hole.getsockname()[1])
+        yield ports
+
+
+@pytest.mark.parametrize("place", range(5))
+async def test_dead_addresses_hold_up_no_living_one(place):
+    # Each of them alone would take a minute.
+    async with Node(handshake_s=30.0) as node, Node() as peer:
+        with black_holes(3) as holes, socket.create_server(("127.0.0.1", 0)) as closed:
+            refuses = closed.getsockname()[1]
+            closed.close()
+            ports = [*holes, refuses]
+            ports.insert(place, peer.port)
+            for port in ports:
+                node.dial(peer.id, "127.0.0.1", port)
+            assert (await node.next(LinkUp)).peer == peer.id
+            assert node.count("links_up") == 1
+        await peer.next(LinkUp)
+        assert peer.count("links_up") == 1
+
+
+async def test_a_dial_of_many_addresses_fails_once_and_when_all_have_failed():
+    async with Node() as node:
+        peer = NodeKey.generate().node_id
+        with black_holes(2) as holes:
+            for port in holes:
+                node.dial(peer, "127.0.0.1", port)
+            assert (await node.next(DialFailed)).peer == peer
+        assert node.count("dials_failed") == node.count("dials") == 1
+
+
+async def test_another_node_at_an_address_that_joined_does_not_end_the_dial():
+    async with Node() as node, Node() as peer, Node() as stranger:
+        with black_holes(1) as holes:
+            node.dial(peer.id, "127.0.0.1", holes[0])
+            node.dial(peer.id, "127.0.0.1", stranger.port)
+            node.dial(peer.id, "127.0.0.1", peer.port)
+            assert (await node.next(LinkUp)).peer == peer.id
+
+
 async def test_a_node_on_every_interface_hears_both_families():
     with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         async with Node(host="0.0.0.0") as node, Node() as four, Node() as six:
