@@ -275,7 +275,7 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
                 factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),
             ),
             ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node)),
-            ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, node, site, founded=founded)),
+            ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, key, site, founded=founded)),
             ChildSpec(name="host_facts", factory=lambda: HostFacts(_stated(config))),
             # Together, the place for held duties first: a node alone is elected before Duties has looked around.
             SupervisorSpec(
@@ -344,14 +344,16 @@ def _seeds(config: NodeConfig) -> tuple[Seed, ...]:
     return tuple(Seed(each.node, each.host, each.port) for each in config.discovery.seeds)
 
 
-def _elector(config: NodeConfig, node: NodeId, site: SiteKeys, *, founded: bool) -> Elector:
+def _elector(config: NodeConfig, key: NodeKey, site: SiteKeys, *, founded: bool) -> Elector:
+    node, voters = key.node_id, config.site.voters
     roster = Roster()
-    if config.site.voters:
-        roster = Roster.found(site, config.site.voters)
+    if voters:
+        roster = Roster.found(site, voters)
     elif founded:
         roster = Roster.found(site, [node])
     settings = ElectionSettings(**config.election.given())
-    return Elector(node, site, roster, journal=config.state_dir / "election.journal", settings=settings)
+    journal = config.state_dir / "election.journal"
+    return Elector(node, site, roster, sign=key.sign, journal=journal, settings=settings, named=voters)
 
 
 def _stated(config: NodeConfig) -> StatedFacts:

@@ -21,7 +21,7 @@ from atoll.actors.elector.messages import (
     Vote,
     VoteRequest,
 )
-from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster import Notary, Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Record, Send
@@ -40,6 +40,20 @@ CODEC = Codec(MESSAGES)
 def simulated_node(number: int) -> NodeId:
     """Make an id for a simulated node; no key belongs to it."""
     return NodeId(hashlib.sha256(b"simulated node %d" % number).digest())
+
+
+def _signature(node: NodeId, data: bytes) -> bytes:
+    return hashlib.sha256(node + data).digest()
+
+
+def simulated_notary(node: NodeId) -> Notary:
+    """Make what signs for a simulated node: anybody could forge it, and nobody in a simulation does."""
+    return Notary(
+        roster_key=SITE.roster_key,
+        site_tag=SITE.tag,
+        sign=lambda data: _signature(node, data),
+        verify=lambda signer, data, signature: signature == _signature(signer, data),
+    )
 
 
 class OneLeaseHolder(Invariant):
@@ -185,8 +199,12 @@ def election_simulation(
     kind: type[Election] = Election,
     settings: ElectionSettings | None = None,
     violations_max: int = VIOLATIONS_MAX,
+    chooses: bool = False,
 ) -> Simulation:
-    """Prepare a site of so many voters and members without a vote; with `until_s` in the plan, recovery is checked."""
+    """Prepare a site of so many voters and members without a vote; with `until_s` in the plan, recovery is checked.
+
+    The voters are named, and stay; a site that `chooses` changes its roster as members come, go and leave.
+    """
     plan = faults or FaultPlan()
     used = settings or ElectionSettings()
     nodes = [simulated_node(number) for number in range(voters + bystanders)]
@@ -196,8 +214,11 @@ def election_simulation(
     def maker(node: NodeId, score: Score) -> Callable[[Random], Election]:
         # Members without a vote have joined: they learn the roster from the others.
         known = roster if node in roster.voters else Roster()
-        return lambda rng: kind(node, known, rng=rng, roster_key=SITE.roster_key, score=score, settings=used)
+        return lambda rng: kind(
+            node, known, rng=rng, notary=simulated_notary(node), score=score, settings=used, named=named
+        )
 
+    named = () if chooses else roster.voters
     probes = invariants()
     if math.isfinite(plan.until_s):
         probes.append(Recovery(plan.until_s, 3 * used.lease_s))

@@ -16,7 +16,9 @@ for L on the voter's clock (`voter.py`). The supernode counts its lease from whe
 acknowledged, and only L * (1 - 2 * drift) (`reign.py`): on any two clocks within the drift bound it ends before those
 promises do. Another candidate needs a majority too, so at least one of the same voters, whose promise has ended and who
 follows no lower epoch again. For the same reason a heartbeat needs no look at promises: its sender had a majority, so
-every lower lease is over.
+every lower lease is over. Rosters change by one voter at a time, so that this holds from each to the next; how, and why
+no further, is told in `roster_change.py`. A node that becomes a voter needs no rest: its ballot and its promises have
+stayed with it.
 
 It must never answer before the ballot is on disk, never count anybody who is not on the roster, and never read a clock:
 `now` is the lease clock, which goes on while the host sleeps (CLOCK_BOOTTIME).
@@ -36,25 +38,34 @@ from atoll.actors.elector.messages import (
     Fitness,
     Heartbeat,
     HeartbeatAck,
+    Leave,
+    Leaving,
     MemberReachable,
     MemberUnreachable,
     Outdated,
+    PlacementSettled,
     Presiding,
     PreVote,
     PreVoteReply,
     Recall,
     Recalled,
+    Reform,
     Release,
     Resign,
+    RosterChain,
+    RosterProposed,
+    RosterSigned,
     ScoreChanged,
     Vote,
     VoteRequest,
+    mark_of,
 )
 from atoll.actors.elector.outlook import Belief, Outlook
 from atoll.actors.elector.patience import TIMER_S_MIN, Patience
 from atoll.actors.elector.recollection import RECALL_S, Recollection
 from atoll.actors.elector.reign import Reign
-from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster import Notary, Roster
+from atoll.actors.elector.rosters import Rosters
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.elector.voter import Voter
@@ -89,9 +100,10 @@ class Role(enum.Enum):
 class Election:
     """The election machine of one node; the module tells its states and its argument.
 
-    The three kinds exist for the mutants of the tests.
+    The kinds exist for the mutants of the tests.
     """
 
+    rosters_kind = Rosters
     voter_kind = Voter
     reign_kind = Reign
     recollection_kind = Recollection
@@ -102,22 +114,26 @@ class Election:
         roster: Roster,
         *,
         rng: Random,
-        roster_key: bytes,
+        notary: Notary,
         score: Score | None = None,
         settings: ElectionSettings | None = None,
+        named: Sequence[NodeId] = (),
+        gated: bool = True,
     ) -> None:
         """Take a roster of the site, or `Roster()` where none is known yet.
+
+        `named` are voters that a person chose; with none the site chooses. `gated`: the roster is only changed after
+        `PlacementSettled` was told for this epoch and the roster in force.
 
         Raises:
             MalformedFrame: The roster is not sealed with the site's secret.
         """
         if roster.version:
-            roster.verify(roster_key)
+            roster.verify(notary.roster_key)
         self.own = own
-        self.roster = roster
-        self.roster_key = roster_key
         self.rng = rng
         self.settings = settings or ElectionSettings()
+        self.rosters = self.rosters_kind(own, roster, notary, self.settings, named=named, gated=gated)
         self.outlook = Outlook(own, score or Score(), self.settings)
         self.voter = self.voter_kind(own, self.settings)
         self.role = Role.BYSTANDER
@@ -130,7 +146,8 @@ class Election:
         self.patience = Patience(self.outlook, self.settings, rng)
         self._votes = False
         self._stood_at: Seconds = 0.0
-        self._for: dict[NodeId, None] = {}
+        self._for: dict[NodeId, Roster | None] = {}
+        """Who would vote, or voted, for this node, and what each has signed that may be final."""
         self._against: dict[NodeId, None] = {}
         self._from_voters: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
             PreVote: self._on_prevote,
@@ -140,14 +157,17 @@ class Election:
             Heartbeat: self._on_heartbeat,
             HeartbeatAck: self._on_ack,
             Outdated: self._on_outdated,
-            Release: self._on_release,
-            Recall: self._on_recall_asked,
-            Recalled: self._on_recalled,
+            RosterSigned: self._on_roster_signed,
         }
         self._from_members: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
             Presiding: self._on_presiding,
             Fitness: self._on_fitness,
-            Roster: self._on_roster,
+            Release: self._on_release,
+            Recall: self._on_recall_asked,
+            Recalled: self._on_recalled,
+            RosterProposed: self._on_roster_proposed,
+            RosterChain: self._on_roster_chain,
+            Leaving: self._on_leaving,
         }
         self._timers: dict[str, Callable[[Seconds], list[Effect]]] = {
             "heartbeat": self._beat,
@@ -162,6 +182,11 @@ class Election:
     def epoch(self) -> int:
         """The highest epoch this voter has taken part in."""
         return self.voter.epoch
+
+    @property
+    def roster(self) -> Roster:
+        """Who votes, as far as this node knows."""
+        return self.rosters.current
 
     @property
     def quorum(self) -> int:
@@ -186,6 +211,9 @@ class Election:
             roster_version=self.roster.version,
             voters=self.roster.voters,
             voters_in_reach=self.outlook.voters_in_reach(self.roster),
+            incarnation=self.roster.incarnation,
+            roster_reason=self.roster.reason,
+            change=self.rosters.describe(),
         )
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
@@ -196,14 +224,15 @@ class Election:
                 ballot = record
             elif isinstance(record, Amnesia):
                 damage = record.damage
-            elif isinstance(record, Roster) and record.version > self.roster.version:
-                record.verify(self.roster_key)
-                self.roster = record
+        effects = self.rosters.restore(restored)
         if damage:
-            self.recollection = self.recollection_kind(damage, self.rng)
+            self.recollection = self.recollection_kind(damage, self.own, self.rosters.book, self.rng)
         self.voter.restart(ballot, now, forgetful=self.recollection is not None)
         self.outlook.unconfirmed_since = now
-        return [Arm("tick", self.settings.announce_s), *self._begin_to_vote(now)]
+        effects += [Arm("tick", self.settings.announce_s), *self._enter(self.roster)]
+        if self.recollection is not None:
+            effects.append(Arm("recall", max(TIMER_S_MIN, self.voter.no_vote_until - now)))
+        return effects + self._begin_to_vote(now)
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         effects: list[Effect] = []
@@ -222,6 +251,7 @@ class Election:
         role, ballot, promise = self.role, self.voter.ballot, self.voter.promise
         self.voter.check()
         insist((self.reign is not None) == (role is Role.SUPERNODE), "a reign and the role of supernode come together")
+        insist((self.reign is None) == (self.rosters.change is None), "only a supernode changes rosters")
         insist((role is not Role.BYSTANDER) == self._votes, "exactly those on the roster take part")
         insist((role is Role.RECALLING) == (self._votes and self.recollection is not None), "who forgot takes part")
         if role is Role.CANDIDATE or role is Role.SUPERNODE:
@@ -231,28 +261,41 @@ class Election:
             self.reign.check()
 
     def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
+        theirs = mark_of(message)
+        known = theirs is None or theirs == self.roster.mark or sender == self.own
+        effects = [] if known or theirs is None else self.rosters.compare(sender, theirs, self.outlook.score)
         from_voter = self._from_voters.get(type(message))
-        if from_voter and self._votes and sender in self.roster.voters and sender != self.own:
-            return from_voter(sender, message, now)
+        if from_voter and sender != self.own and self._heeds(sender, message):
+            return effects + from_voter(sender, message, now)
         if from_member := self._from_members.get(type(message)):
-            return from_member(sender, message, now)
+            return effects + from_member(sender, message, now)
         self.ignored += 1
-        return []
+        return effects
+
+    def _heeds(self, sender: NodeId, message: Message) -> bool:
+        """Tell whether a voter's message is from a voter, or between a supernode and whom it is about to add."""
+        if self._votes and sender in self.roster.voters:
+            return True
+        if isinstance(message, Heartbeat):
+            return self.recollection is None and self.rosters.guest_of == (sender, message.epoch)
+        change = self.rosters.change
+        return isinstance(message, HeartbeatAck | Outdated) and change is not None and change.newcomer == sender
 
     def _on_prevote(self, sender: NodeId, message: PreVote, now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
-        refusal = self.voter.refusal(sender, message.epoch, message.roster_version, now)
+        refusal = self.voter.refusal(sender, message.epoch, (message.incarnation, message.roster_version), now)
         if not refusal and message.epoch <= self.epoch:
             refusal = "that epoch has begun already"
         return [Send(sender, PreVoteReply(message.epoch, refusal, self.epoch, self.outlook.score))]
 
     def _on_vote_request(self, sender: NodeId, message: VoteRequest, now: Seconds) -> list[Effect]:
-        if refusal := self.voter.refusal(sender, message.epoch, message.roster_version, now):
+        roster = message.incarnation, message.roster_version
+        if refusal := self.voter.refusal(sender, message.epoch, roster, now):
             return [Send(sender, Vote(message.epoch, refusal, self.epoch))]
         effects = self._follow(now, f"{sender.short} stands in epoch {message.epoch}")
         self.voter.bind(sender, message.epoch, now)
         self.patience.wait(now + self.settings.lease_s)
-        grant = Send(sender, Vote(message.epoch, "", message.epoch))
+        grant = Send(sender, Vote(message.epoch, "", message.epoch, self.rosters.signer.pending()))
         return effects + self.voter.durably(message.epoch, sender, grant)
 
     def _on_heartbeat(self, sender: NodeId, message: Heartbeat, now: Seconds) -> list[Effect]:
@@ -261,7 +304,7 @@ class Election:
         if message.epoch < self.epoch:
             return [Send(sender, Outdated(self.epoch))]
         effects: list[Effect] = []
-        if self.role is not Role.FOLLOWER:
+        if self.role is not Role.FOLLOWER and self._votes:
             effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
         if self.patience.followed != sender:
             self.patience.followed = sender
@@ -269,14 +312,15 @@ class Election:
         self.voter.bind_by_ack(sender, message.epoch, now)
         self.patience.wait(now + self.settings.lease_s)
         effects += self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
-        ack = Send(sender, HeartbeatAck(message.epoch, message.sequence))
+        incarnation, version = self.roster.mark
+        ack = Send(sender, HeartbeatAck(message.epoch, message.sequence, version, incarnation))
         if message.epoch == self.epoch:
             return [*effects, ack]
         # The epoch is decided: a vote for anybody else in it could only do harm.
         return effects + self.voter.durably(message.epoch, sender, ack)
 
     def _on_release(self, sender: NodeId, message: Release, now: Seconds) -> list[Effect]:
-        if not self.voter.releases(sender, message):
+        if not self._votes or not self.voter.releases(sender, message):
             return []
         self.voter.pass_on(message.successor)
         named = message.successor == self.own and message.epoch == self.epoch
@@ -285,41 +329,46 @@ class Election:
         return []
 
     def _begin_to_vote(self, now: Seconds) -> list[Effect]:
-        self.voter.roster_version = self.roster.version
         self._votes = self.own in self.roster.voters
         if not self._votes:
+            self.role = Role.BYSTANDER
             return []
         if self.recollection is not None:
             self.role = Role.RECALLING
-            return [Arm("recall", max(TIMER_S_MIN, self.voter.no_vote_until - now))]
+            return []
         self.role = Role.FOLLOWER
         if self.quorum == 1 and now >= self.voter.no_vote_until:
             return self._stand(self.epoch + 1, now)
         self.patience.draw(self.roster)
-        self.patience.wait(max(now, self.voter.no_vote_until))
+        self.patience.wait(self.voter.free_at(self.own, self.epoch + 1, now))
         return [self.patience.arm(now)]
 
     def _on_recall(self, now: Seconds) -> list[Effect]:
         if self.recollection is None:
             return []
-        if self.recollection.complete(self.roster):
+        if self.recollection.complete():
             return self._remember(self.recollection, now)
-        ask = Recall(self.recollection.nonce)
-        silent = [voter for voter in self.roster.voters if voter != self.own and voter not in self.recollection.told]
-        return [*(Send(voter, ask) for voter in silent), Arm("recall", RECALL_S)]
+        incarnation, version = self.roster.mark
+        ask = Recall(self.recollection.nonce, version, incarnation)
+        return [*(Send(voter, ask) for voter in self.recollection.asked()), Arm("recall", RECALL_S)]
 
     def _on_recall_asked(self, sender: NodeId, message: Recall, _now: Seconds) -> list[Effect]:
-        return [Send(sender, Recalled(message.nonce, self.epoch, self.recollection is None))]
+        (incarnation, version), signer = self.roster.mark, self.rosters.signer
+        sure = self.recollection is None
+        told = Send(sender, Recalled(message.nonce, self.epoch, sure, version, incarnation, signer.pending()))
+        return signer.fence(self.epoch, told) if sure else [told]
 
     def _on_recalled(self, sender: NodeId, message: Recalled, now: Seconds) -> list[Effect]:
         if self.recollection is None:
             return []
         self.recollection.take(sender, message)
-        return self._remember(self.recollection, now) if self.recollection.complete(self.roster) else []
+        return self._remember(self.recollection, now) if self.recollection.complete() else []
 
     def _remember(self, learned: Recollection, now: Seconds) -> list[Effect]:
         """Vote again from the highest epoch on that may have been won with this node's vote."""
-        effects = self.voter.recover(learned.epoch())
+        effects = self.voter.recover(max(learned.epoch(), self.roster.epoch))
+        if (pending := learned.pending()) is not None:
+            effects += self.rosters.signer.sign(pending)
         self.recollection = None
         return [*effects, Persist(Amnesia()), Disarm("recall"), *self._begin_to_vote(now)]
 
@@ -345,10 +394,11 @@ class Election:
             return self._stand(self.epoch + 1, now)
         return [*self._to_others(self._question()), Arm("again", self.settings.again_s)]
 
-    def _question(self) -> Message:
+    def _question(self, epoch: int | None = None) -> Message:
+        incarnation, version = self.roster.mark
         if self.role is Role.ASKING:
-            return PreVote(self.epoch + 1, self.roster.version, self.outlook.score)
-        return VoteRequest(self.epoch, self.roster.version)
+            return PreVote(self.epoch + 1, version, self.outlook.score, incarnation)
+        return VoteRequest(self.epoch if epoch is None else epoch, version, incarnation)
 
     def _ask_again(self, _now: Seconds) -> list[Effect]:
         """Ask who has not answered: a lost message would cost all the others a whole delay, or a lease."""
@@ -373,13 +423,13 @@ class Election:
         return self._stand(self.epoch + 1, now) if len(self._for) >= self.quorum else []
 
     def _stand(self, epoch: int, now: Seconds) -> list[Effect]:
-        self.role, self.reign = Role.CANDIDATE, None
+        self.role, self.reign, self.rosters.change = Role.CANDIDATE, None, None
         self._stood_at = now
         self._for, self._against = {self.own: None}, {}
         self.voter.bind(self.own, epoch, now)
         self.patience.draw(self.roster)
         self.patience.wait(now)
-        effects = self.voter.durably(epoch, self.own, *self._to_others(VoteRequest(epoch, self.roster.version)))
+        effects = self.voter.durably(epoch, self.own, *self._to_others(self._question(epoch)))
         if len(self._for) >= self.quorum:
             return effects + self._preside(now)
         return [*effects, self.patience.arm(now), Arm("again", self.settings.again_s)]
@@ -394,7 +444,7 @@ class Election:
             # Refused by so many that no majority is left: nobody should wait until our patience runs out.
             hopeless = len(self.roster.voters) - len(self._against) < self.quorum
             return self._give_up(now) if hopeless else []
-        self._for[sender] = None
+        self._for[sender] = message.pending
         return self._preside(now) if len(self._for) >= self.quorum else []
 
     def _answers_this_candidacy(self, message: Vote) -> bool:
@@ -411,12 +461,13 @@ class Election:
         return self._follow(now, "not elected again in a new epoch") + self._to_others(Release(self.epoch))
 
     def _preside(self, now: Seconds) -> list[Effect]:
-        reign = self.reign_kind(self.own, self.epoch, self.quorum, self.settings)
+        reign = self.reign_kind(self.own, self.epoch, self.roster.voters, self.quorum, self.settings)
         reign.begin(self._for, self._stood_at)
         if now >= reign.lease_until:
             # The votes came so late that the promises may be over.
             return self._give_up(now)
         self.role, self.reign = Role.SUPERNODE, reign
+        self.rosters.begin_reign(self.epoch, self._for.values())
         belief = Belief(self.own, self.epoch, True, self.outlook.why_elected(self.roster, len(self._for)), now)
         effects: list[Effect] = [Disarm("patience"), *self.outlook.believe(belief), *self._beat(now)]
         return effects + self.outlook.tell(self._bystanders())
@@ -427,17 +478,24 @@ class Election:
         self.voter.bind(self.own, self.epoch, now)
         sequence = self.reign.beat(now)
         belief = self.outlook.belief
-        effects = self._to_others(Heartbeat(self.epoch, sequence, belief.reason if belief else ""))
+        incarnation, version = self.roster.mark
+        beat = Heartbeat(self.epoch, sequence, belief.reason if belief else "", version, incarnation)
+        effects = self._to_others(beat)
+        if self.rosters.change is not None and self.rosters.change.newcomer is not None:
+            effects.append(Send(self.rosters.change.newcomer, beat))
         effects.append(Arm("heartbeat", self.settings.heartbeat_s))
         left = self.reign.lease_until - now
         if left < self.settings.heartbeat_s:
             effects.append(Arm("lease", max(TIMER_S_MIN, left)))
-        return effects
+        return effects + self._change_roster(now)
 
     def _on_ack(self, sender: NodeId, message: HeartbeatAck, now: Seconds) -> list[Effect]:
-        if self.reign is not None:
-            self.reign.acknowledge(sender, message.epoch, message.sequence, now)
-        return []
+        if self.reign is None or self.rosters.change is None:
+            return []
+        self.reign.acknowledge(sender, message.epoch, message.sequence, now)
+        if self.reign.answers(message.epoch):
+            self.rosters.change.adopted[sender] = message.incarnation, message.roster_version
+        return self._change_roster(now) if self.rosters.change.proposal else []
 
     def _on_outdated(self, _sender: NodeId, message: Outdated, now: Seconds) -> list[Effect]:
         if self.reign is None or message.epoch <= self.epoch:
@@ -452,10 +510,95 @@ class Election:
         self.patience.wait(now + self.settings.lease_s)
         return effects + self._to_others(Release(self.epoch, successor))
 
+    def _change_roster(self, now: Seconds) -> list[Effect]:
+        change = self.rosters.change
+        if self.reign is None or change is None:
+            return []
+        effects = self.rosters.pursue(change, self.reign, self.outlook.scores, now)
+        if change.blocked:
+            # Some voter signs nothing more in this epoch; those promised to us may vote for us at once in the next.
+            return [*effects, Disarm("heartbeat"), *self._stand(max(self.epoch, change.blocked) + 1, now)]
+        if (roster := change.final(self.reign, now)) is None:
+            return effects
+        before = self.roster
+        self.rosters.book.adopt(roster)
+        return effects + self._in_force(before, now)
+
+    def _on_roster_proposed(self, sender: NodeId, message: RosterProposed, _now: Seconds) -> list[Effect]:
+        if self.recollection is not None or (self._votes and sender not in self.roster.voters):
+            return []
+        return self.rosters.answer(sender, message, self.epoch, votes=self._votes)
+
+    def _on_roster_signed(self, sender: NodeId, message: RosterSigned, now: Seconds) -> list[Effect]:
+        if self.rosters.change is None:
+            return []
+        self.rosters.change.take(sender, message)
+        return self._change_roster(now)
+
+    def _on_roster_chain(self, _sender: NodeId, message: RosterChain, now: Seconds) -> list[Effect]:
+        before = self.roster
+        if self.rosters.book.take(message):
+            return self._in_force(before, now)
+        self.ignored += bool(self.rosters.book.refused)
+        return []
+
+    def _on_leaving(self, sender: NodeId, message: Leaving, _now: Seconds) -> list[Effect]:
+        self.rosters.electorate.leaves(sender, message.reason)
+        return []
+
+    def reform_refusal(self) -> str:
+        """Say why a person should not reform the site now; empty: nothing speaks against it."""
+        belief, in_reach = self.outlook.belief, self.outlook.voters_in_reach(self.roster)
+        if belief and belief.confirmed:
+            return f"{belief.node.short} is supernode with a majority of the voters: nothing needs to be reformed"
+        if self.roster.version and in_reach >= self.roster.quorum and self.recollection is None:
+            return f"{self.outlook.no_majority_because(self.roster)}; wait for it"
+        return ""
+
+    def _reform(self, reason: str, now: Seconds) -> list[Effect]:
+        """Begin a new incarnation, as a person wants it; what the damaged journal had said counts no more."""
+        before, effects = self.roster, self._give_up(now) if self.role is Role.CANDIDATE else []
+        effects += [*self._follow(now, reason), *self.outlook.disbelieve(reason, now)]
+        self.rosters.reformed(max(self.epoch, self.outlook.highest_epoch), reason, self.rng)
+        if self.recollection is not None:
+            self.recollection, self.voter.forgetful = None, False
+            effects += [Persist(Amnesia()), Disarm("recall")]
+        self.voter.no_vote_until = now + self.settings.lease_s
+        return effects + self._in_force(before, now) + self.rosters.tell(self.outlook.members(), before.mark)
+
+    def _in_force(self, before: Roster, now: Seconds) -> list[Effect]:
+        """Let a roster that has just come into force change what this node is."""
+        roster, effects = self.roster, self.rosters.in_force()
+        leads, voted = self.reign is not None, self._votes
+        if leads:
+            effects += self.rosters.tell([*self.outlook.members(), *before.voters, *roster.voters], before.mark)
+        if leads and self.own not in roster.voters and (heir := self.outlook.best_among(roster.voters)):
+            release = Release(self.epoch, heir)
+            effects += [Send(voter, release) for voter in roster.voters]
+        if self.role is Role.CANDIDATE:
+            effects += self._give_up(now)
+        if self.reign is not None:
+            self.reign.follow(roster.voters, self.quorum)
+            foreign = roster.incarnation != before.incarnation or roster.epoch > self.epoch
+            if foreign or self.own not in roster.voters or now >= self.reign.lease_until:
+                effects += self._follow(now, f"the roster has changed: {roster.reason or 'a newer one is known'}")
+        if self.role is Role.ASKING:
+            self.role = Role.FOLLOWER
+        effects += self._enter(roster)
+        if voted and self.own in roster.voters and self.role is not Role.RECALLING:
+            return effects
+        return [*effects, *(Disarm(timer) for timer in ("patience", "again") if voted), *self._begin_to_vote(now)]
+
+    def _enter(self, roster: Roster) -> list[Effect]:
+        """Be in no lower epoch than the roster in force is of."""
+        self.voter.roster = self.outlook.roster = roster.mark
+        return self.voter.durably(roster.epoch, None) if roster.epoch > self.epoch else []
+
     def _follow(self, now: Seconds, reason: str) -> list[Effect]:
         """Be a follower, whatever it was; who was supernode says so, with `reason`."""
-        was, self.role, self.reign = self.role, Role.FOLLOWER, None
-        if was is Role.FOLLOWER or was is Role.ASKING:
+        was, self.reign, self.rosters.change = self.role, None, None
+        self.role = Role.FOLLOWER if self._votes and self.recollection is None else was
+        if was is not Role.CANDIDATE and was is not Role.SUPERNODE:
             return []
         effects: list[Effect] = []
         if was is Role.SUPERNODE:
@@ -476,6 +619,7 @@ class Election:
     def _on_tick(self, now: Seconds) -> list[Effect]:
         effects: list[Effect] = [Arm("tick", self.settings.announce_s)]
         belief = self.outlook.belief
+        self.rosters.electorate.look(self.roster, now)
         if self.reign is not None:
             effects += self.outlook.tell(self._bystanders())
             if successor := self.outlook.clearly_better(self.roster.voters, now):
@@ -487,21 +631,36 @@ class Election:
 
     def _take_fact(self, fact: Any, now: Seconds) -> list[Effect]:
         if isinstance(fact, MemberReachable):
-            return self._on_reachable(fact.node)
+            return self._on_reachable(fact.node, now)
         if isinstance(fact, MemberUnreachable):
             self.outlook.part(fact.node)
+            self.rosters.electorate.part(fact.node)
         elif isinstance(fact, ScoreChanged):
             self.outlook.rate(self.own, fact.score)
-            return [Send(member, Fitness(fact.score, self.roster.version)) for member in self.outlook.members()]
+            return [Send(member, self._fitness()) for member in self.outlook.members()]
         elif isinstance(fact, Resign):
             successor = self.outlook.best_among(self.roster.voters)
             if successor and self.reign is not None:
                 return self._hand_over(successor, f"{fact.reason}; handed over to {successor.short}", now)
+        elif isinstance(fact, PlacementSettled) and self.rosters.change is not None:
+            self.rosters.change.settle(fact.epoch, (fact.incarnation, fact.roster_version))
+        elif isinstance(fact, Leave):
+            self.rosters.electorate.leaves(self.own, fact.reason)
+            return [Send(member, Leaving(fact.reason)) for member in self.outlook.members()]
+        elif isinstance(fact, Reform):
+            return self._reform(fact.reason, now)
         return []
 
-    def _on_reachable(self, member: NodeId) -> list[Effect]:
+    def _fitness(self) -> Fitness:
+        incarnation, version = self.roster.mark
+        return Fitness(self.outlook.score, version, incarnation)
+
+    def _on_reachable(self, member: NodeId, now: Seconds) -> list[Effect]:
         self.outlook.meet(member)
-        effects: list[Effect] = [Send(member, Fitness(self.outlook.score, self.roster.version))]
+        self.rosters.electorate.meet(member, now)
+        effects: list[Effect] = [Send(member, self._fitness())]
+        if reason := self.rosters.electorate.leaving:
+            effects.append(Send(member, Leaving(reason)))
         if self.outlook.provisional or (self.reign is not None and member not in self.roster.voters):
             effects += self.outlook.tell([member])
         return effects
@@ -514,12 +673,4 @@ class Election:
         self.outlook.rate(sender, message.score)
         if self.role is Role.FOLLOWER:
             self.patience.redraw(self.roster)
-        return [Send(sender, self.roster)] if message.roster_version < self.roster.version else []
-
-    def _on_roster(self, _sender: NodeId, message: Roster, now: Seconds) -> list[Effect]:
-        if self.roster.version or message.fault(self.roster_key):
-            # Replacing a known roster needs a majority of it; that comes with the changes of rosters.
-            self.ignored += message != self.roster
-            return []
-        self.roster = message
-        return [Persist(message), *self._begin_to_vote(now)]
+        return []

@@ -4,6 +4,7 @@ It votes with members only: a link's standing decides who is within reach, and a
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -14,16 +15,23 @@ from atoll.actors.elector.messages import (
     Amnesia,
     Ballot,
     DescribeElection,
+    ElectionStatus,
+    Leave,
     MemberReachable,
     MemberUnreachable,
+    PlacementSettled,
+    Reform,
+    ReformSite,
     Resign,
+    RosterChain,
     ScoreChanged,
+    Signing,
 )
-from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster import Notary, Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
-from atoll.actors.runtime import Delivery, Journal, MachineActor
+from atoll.actors.runtime import Declined, Delivery, Journal, MachineActor
 from atoll.actors.runtime.machine import Input, Told
 from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
@@ -49,29 +57,50 @@ class Elector(MachineActor):
         site: SiteKeys,
         roster: Roster,
         *,
+        sign: Callable[[bytes], bytes],
         journal: Path,
         score: Score | None = None,
         settings: ElectionSettings | None = None,
+        named: Sequence[NodeId] = (),
         rng: Random | None = None,
     ) -> None:
+        """Take the node's `sign`, which gives its Ed25519 signature; `named`: voters that a person chose."""
+        # Not gated: nothing announces `PlacementSettled` yet.
         self.election = Election(
-            own, roster, rng=rng or Random(), roster_key=site.roster_key, score=score, settings=settings
+            own,
+            roster,
+            rng=rng or Random(),
+            notary=Notary(roster_key=site.roster_key, site_tag=site.tag, sign=sign),
+            score=score,
+            settings=settings,
+            named=named,
+            gated=False,
         )
-        super().__init__(self.election, Journal(journal, [Ballot, Roster, Amnesia], loss=Amnesia))
+        super().__init__(self.election, Journal(journal, [Ballot, RosterChain, Signing, Amnesia], loss=Amnesia))
 
     async def started(self) -> None:
         """Restore what was promised, then listen to what happens on this node."""
         await super().started()
         if (recollection := self.election.recollection) is not None:
             log.warning("%s", recollection.because(self.election.roster))
-        for fact in (PeerUp, PeerDown, ScoreChanged, Resign):
+        for fact in (PeerUp, PeerDown, ScoreChanged, Resign, Leave, PlacementSettled):
             self.system.subscribe(fact, self.ref)
 
     async def receive(self, delivery: Delivery) -> Any:
         """Say how the election stands, to those who ask on this node; everything else is the machine's."""
         if isinstance(delivery.message, DescribeElection) and delivery.standing is None:
             return self.election.status(self.system.clock())
+        if isinstance(delivery.message, ReformSite) and delivery.standing is None:
+            return self._reform(delivery.message)
         return await super().receive(delivery)
+
+    def _reform(self, asked: ReformSite) -> ElectionStatus:
+        why_not = self.election.reform_refusal()
+        if why_not and not asked.force:
+            raise Declined(why_not)
+        log.warning("the site is reformed, with this node as its only voter: %s", asked.reason)
+        self.handle(Told(Reform(asked.reason)))
+        return self.election.status(self.system.clock())
 
     def handle(self, event: Input) -> None:
         """Let the machine take one input; say it when a voter has its vote back."""

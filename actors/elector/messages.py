@@ -1,6 +1,8 @@
 """What Electors say to each other, what they keep on disk, and the facts that go in and come out.
 
 Ask (`PreVote`) → stand (`VoteRequest`) → preside (`Heartbeat` to voters, `Presiding` to everybody else) → `Release`.
+A change of the roster: `RosterProposed` → `RosterSigned` → `RosterChain`. Messages name the sender's roster by version
+and incarnation; version 0 says nothing of it, except in a `Fitness`, where it says that none is known.
 """
 
 from dataclasses import dataclass
@@ -8,15 +10,23 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster import (
+    FIRST_INCARNATION,
+    REASON_CHARACTERS_MAX,
+    VERSION_MAX,
+    Mark,
+    Roster,
+    Version,
+)
 from atoll.actors.elector.score import Score
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
 PATH = "elector"
-EPOCH_MAX = 2**53
+EPOCH_MAX = VERSION_MAX
 """No honest site gets there: one election a second takes 285 million years."""
-REASON_CHARACTERS_MAX = 300
+ROSTERS_MAX = 64
+"""More than a chain has here, so that a later version may keep longer ones."""
 
 Epoch: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=EPOCH_MAX)]
 Nonce: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**52)]
@@ -27,8 +37,9 @@ class PreVote(Message, frozen=True, array_like=True, tag="elector.prevote"):
     """Would you vote for me in this epoch? Binds nobody and raises no epoch."""
 
     epoch: Epoch
-    roster_version: int
+    roster_version: Version
     score: Score
+    incarnation: Version = FIRST_INCARNATION
 
 
 class PreVoteReply(Message, frozen=True, array_like=True, tag="elector.prevote_reply"):
@@ -45,7 +56,8 @@ class VoteRequest(Message, frozen=True, array_like=True, tag="elector.vote_reque
     """Vote for me in this epoch."""
 
     epoch: Epoch
-    roster_version: int
+    roster_version: Version
+    incarnation: Version = FIRST_INCARNATION
 
 
 class Vote(Message, frozen=True, array_like=True, tag="elector.vote"):
@@ -55,6 +67,8 @@ class Vote(Message, frozen=True, array_like=True, tag="elector.vote"):
     refusal: Reason
     epoch: Epoch
     """The answering voter's own epoch."""
+    pending: Roster | None = None
+    """With a grant: the roster that this voter signed last and does not know to be final; its epoch is that of then."""
 
 
 class Heartbeat(Message, frozen=True, array_like=True, tag="elector.heartbeat"):
@@ -64,6 +78,8 @@ class Heartbeat(Message, frozen=True, array_like=True, tag="elector.heartbeat"):
     sequence: int
     reason: Reason
     """Why this node is supernode, for those who show it."""
+    roster_version: Version = 0
+    incarnation: Version = FIRST_INCARNATION
 
 
 class HeartbeatAck(Message, frozen=True, array_like=True, tag="elector.heartbeat_ack"):
@@ -71,6 +87,8 @@ class HeartbeatAck(Message, frozen=True, array_like=True, tag="elector.heartbeat
 
     epoch: Epoch
     sequence: int
+    roster_version: Version = 0
+    incarnation: Version = FIRST_INCARNATION
 
 
 class Outdated(Message, frozen=True, array_like=True, tag="elector.outdated"):
@@ -87,18 +105,54 @@ class Release(Message, frozen=True, array_like=True, tag="elector.release"):
 
 
 class Recall(Message, frozen=True, array_like=True, tag="elector.recall"):
-    """This voter's journal was damaged: which epoch are you in? Binds nobody."""
+    """This voter's journal was damaged: which epoch are you in, which roster have you, which have you signed?"""
 
     nonce: Nonce
+    roster_version: Version = 0
+    incarnation: Version = FIRST_INCARNATION
 
 
 class Recalled(Message, frozen=True, array_like=True, tag="elector.recalled"):
-    """The answer to the `Recall` of that nonce."""
+    """The answer to the `Recall` of that nonce; the answering voter signs nothing more in its epoch."""
 
     nonce: Nonce
     epoch: Epoch
     sure: bool
     """False: the answering voter's own journal is damaged too, so that its epoch proves nothing."""
+    roster_version: Version = 0
+    incarnation: Version = FIRST_INCARNATION
+    pending: Roster | None = None
+    """The roster that this voter signed last and does not know to be final."""
+
+
+class RosterProposed(Message, frozen=True, array_like=True, tag="elector.roster_proposed"):
+    """The supernode asks its voters to sign what shall follow the roster in force; the node to be added is told too."""
+
+    epoch: Epoch
+    proposal: Roster
+
+
+class RosterSigned(Message, frozen=True, array_like=True, tag="elector.roster_signed"):
+    """The signature, on disk before it is sent; or why there is none."""
+
+    epoch: Epoch
+    version: Version
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)]
+    refusal: Reason = ""
+    fenced: Epoch = 0
+    """Up to this epoch the voter signs nothing any more: a voter with a damaged journal relies on it."""
+
+
+class RosterChain(Message, frozen=True, array_like=True, tag="elector.roster_chain"):
+    """Rosters that follow each other, the one in force last; on disk too."""
+
+    rosters: Annotated[tuple[Roster, ...], msgspec.Meta(max_length=ROSTERS_MAX)] = ()
+
+
+class Leaving(Message, frozen=True, array_like=True, tag="elector.leaving"):
+    """The sender leaves its site for good, or for long: it should vote no more."""
+
+    reason: Reason
 
 
 class Presiding(Message, frozen=True, array_like=True, tag="elector.presiding"):
@@ -108,13 +162,16 @@ class Presiding(Message, frozen=True, array_like=True, tag="elector.presiding"):
     confirmed: bool
     reason: Reason
     score: Score
+    roster_version: Version = 0
+    incarnation: Version = FIRST_INCARNATION
 
 
 class Fitness(Message, frozen=True, array_like=True, tag="elector.fitness"):
     """How fit the sender is; sent when a member comes into reach and when it changes."""
 
     score: Score
-    roster_version: int
+    roster_version: Version
+    incarnation: Version = FIRST_INCARNATION
 
 
 class Ballot(msgspec.Struct, frozen=True, array_like=True, tag="elector.ballot"):
@@ -123,6 +180,13 @@ class Ballot(msgspec.Struct, frozen=True, array_like=True, tag="elector.ballot")
     epoch: Epoch = 0
     voted_for: NodeId | None = None
     roster_version: int = 0
+
+
+class Signing(msgspec.Struct, frozen=True, array_like=True, tag="elector.signing"):
+    """On disk before the signature is sent: the proposal that this voter signed last, and where it signs no more."""
+
+    proposal: Roster | None = None
+    fenced: Epoch = 0
 
 
 class Amnesia(msgspec.Struct, frozen=True, array_like=True, tag="elector.amnesia"):
@@ -144,9 +208,23 @@ MESSAGES: tuple[type[Message], ...] = (
     Recalled,
     Presiding,
     Fitness,
-    Roster,
+    RosterProposed,
+    RosterSigned,
+    RosterChain,
+    Leaving,
 )
 """Everything an Elector sends, for the codec."""
+
+_MARKED = (PreVote, VoteRequest, Heartbeat, HeartbeatAck, Recall, Recalled, Presiding)
+
+
+def mark_of(message: Message) -> Mark | None:
+    """Give the mark of the sender's roster, where the message names it."""
+    if isinstance(message, Fitness):
+        return (message.incarnation, message.roster_version) if message.roster_version else (0, 0)
+    if isinstance(message, _MARKED) and message.roster_version:
+        return message.incarnation, message.roster_version
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +252,39 @@ class ScoreChanged:
 class Resign:
     """Fact in: this node should not be supernode any longer (it drains, or leaves); `reason` is shown."""
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Fact in: this node leaves its site in good order and should vote no more; `reason` is shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSettled:
+    """Fact in: what the voters keep for the supernode of this epoch is on a majority of that roster's voters."""
+
+    epoch: int
+    incarnation: int
+    roster_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reform:
+    """Fact in, by a person's word: begin a new incarnation of the site with this node as its only voter."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RosterInForce:
+    """Fact out: these vote from now on."""
+
+    incarnation: int
+    version: int
+    voters: tuple[NodeId, ...]
     reason: str
 
 
@@ -212,6 +323,20 @@ class ElectionStatus:
     roster_version: int
     voters: tuple[NodeId, ...]
     voters_in_reach: int
+    incarnation: int = 0
+    roster_reason: str = ""
+    """Why the roster in force differs from the one before."""
+    change: str = ""
+    """What is being done to the roster, or what stands in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReformSite:
+    """Ask this node's Elector, for a person, to begin a new incarnation; the answer is its `ElectionStatus`."""
+
+    reason: str
+    force: bool = False
+    """Do it although a majority of the voters is in reach."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atoll.actors.elector.messages import Presiding, SupernodeElected, SupernodeLost
-from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster import Mark, Roster
 from atoll.actors.elector.score import Score, best_of, why_best
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Announce, Effect, Seconds, Send
@@ -43,6 +43,8 @@ class Outlook:
         self.scores: dict[NodeId, Score] = {own: score}
         self.reachable: dict[NodeId, None] = {}
         self.belief: Belief | None = None
+        self.roster: Mark = (0, 0)
+        """Of the roster in force; told to those without a vote, so that they notice a newer one."""
         self.highest_epoch = 0
         """The highest that a supernode was heard of in; what a node without a vote shows."""
         self._better: tuple[NodeId, Seconds] | None = None
@@ -110,7 +112,7 @@ class Outlook:
     def no_majority_because(self, roster: Roster) -> str:
         """Say in words why there is no confirmed supernode."""
         if not roster.voters:
-            return "no roster of this site is known yet"
+            return "no roster of this site is known yet: `atoll site reform` at one node founds one"
         in_reach = self.voters_in_reach(roster)
         verdict = "an election is under way" if in_reach >= roster.quorum else "no majority"
         return f"{in_reach} of {len(roster.voters)} voters in reach, {roster.quorum} needed: {verdict}"
@@ -187,5 +189,6 @@ class Outlook:
         """Tell `members` that this node presides."""
         if self.belief is None or self.belief.node != self.own:
             return []
-        message = Presiding(self.belief.epoch, self.belief.confirmed, self.belief.reason, self.score)
+        (incarnation, version), belief = self.roster, self.belief
+        message = Presiding(belief.epoch, belief.confirmed, belief.reason, self.score, version, incarnation)
         return [Send(member, message) for member in members]

@@ -1,18 +1,24 @@
-"""How a voter whose journal was damaged gets its vote back: by learning which epochs may have been won with it.
+"""How a node whose journal was damaged gets its vote back: by learning what may have been decided with it.
 
-    sound --a start finds the journal damaged--> resting --L is over--> asking --enough voters answered--> sound
+    sound --a start finds the journal damaged--> resting --L is over--> asking --enough answered--> sound
 
-What is lost may have been a vote in any epoch and a promise to anybody. So until the end of this a voter must not vote,
-stand, or acknowledge a heartbeat: each could be the second half of a majority that it was the first half of already.
+What is lost may have been a vote in any epoch, a promise to anybody, a signature under any roster, and the knowledge of
+a newer roster. So until the end of this a voter must not vote, stand, sign, or acknowledge a heartbeat: each could be
+the second half of a majority that it was the first half of already.
 
 - *Not before L is over*: a candidacy that had our vote is decided by then, and a lease on our promise has ended. An
   answer from before that could be older than the last vote of the winner's majority.
-- *Enough is n - q + 1 others*: whoever won an epoch with our vote had q - 1 other voters, who have it on disk, and of
-  n - 1 others these two sets cannot miss each other. Only voters with a sound journal count.
+- *Enough is n - q + 1 others of a roster*: whoever won an epoch with our vote had q - 1 other voters, who have it on
+  disk, and of n - 1 others these two sets cannot miss each other. Only nodes with a sound journal count.
+- *Of which rosters*: of ours, of the one before (its voters may have elected somebody after ours was final, not knowing
+  it), and of each that anybody told to have signed. Whatever is newer, a majority of ours has signed or taken over, so
+  that one of those who answer knows it.
+- *Whoever answers signs nothing more in its epoch*: so a certificate that our forgotten signature is half of is either
+  told to us by another signer, or never complete.
 - *The vote of the highest epoch that is told counts as spent*: it may be the one that was won with ours.
 
-Where too many voters are damaged at once nobody can know, and a person must decide; the reason says so. A site's only
-voter needs nobody: in no epoch can anybody else have been elected.
+Where too many voters are damaged at once nobody can know, and a person must decide; the reason says so. That holds for
+a site's only voter too: it may have made its roster larger, and forgotten so.
 
 Source: Liskov and Cowling, Viewstamped Replication Revisited (2012), section 4.3, with a lease in place of the view.
 """
@@ -20,56 +26,93 @@ Source: Liskov and Cowling, Viewstamped Replication Revisited (2012), section 4.
 from random import Random
 
 from atoll.actors.elector.messages import Recalled
-from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster import Mark, Roster
+from atoll.actors.elector.roster_book import RosterBook
+from atoll.actors.elector.roster_change import follows
 from atoll.transport.identity import NodeId
 
 RECALL_S = 0.25
 """How often voters that have not answered are asked again."""
 NONCE_BITS = 52
+TOLD_MAX = 4096
+"""Answers that are kept; no site has more members."""
 
 
 class Recollection:
-    """What one voter has learned since it found its journal damaged."""
+    """What one node has learned since it found its journal damaged."""
 
-    def __init__(self, damage: str, rng: Random) -> None:
+    def __init__(self, damage: str, own: NodeId, book: RosterBook, rng: Random) -> None:
         self.damage = damage
+        self.own = own
+        self.book = book
         self.nonce = rng.getrandbits(NONCE_BITS)
         """New at each start: only answers to questions of this life count."""
         self.told: dict[NodeId, int] = {}
-        """Voters with a sound journal, and the highest epoch each has taken part in."""
+        """Nodes with a sound journal, and the highest epoch each has taken part in."""
         self.damaged: dict[NodeId, None] = {}
-        """Voters that cannot help, since theirs is damaged too."""
+        """Nodes that cannot help, since theirs is damaged too."""
+        self._marks: dict[NodeId, Mark] = {}
+        self._pending: dict[NodeId, Roster] = {}
 
     def needed(self, roster: Roster) -> int:
-        """Say how many others must answer."""
-        return 0 if len(roster.voters) == 1 else len(roster.voters) - roster.quorum + 1
+        """Say how many others of its voters must answer."""
+        return len(roster.voters) - roster.quorum + 1
 
     def take(self, sender: NodeId, answer: Recalled) -> None:
-        """Note a voter's answer; one to an earlier question changes nothing."""
-        if answer.nonce != self.nonce:
+        """Note an answer; one to an earlier question changes nothing."""
+        if answer.nonce != self.nonce or (sender not in self.told and len(self.told) >= TOLD_MAX):
             return
-        if answer.sure:
-            self.told[sender] = max(answer.epoch, self.told.get(sender, 0))
-            self.damaged.pop(sender, None)
-        else:
+        if not answer.sure:
             self.damaged[sender] = None
+            return
+        self.told[sender] = max(answer.epoch, self.told.get(sender, 0))
+        self._marks[sender] = answer.incarnation, answer.roster_version
+        self._pending.pop(sender, None)
+        if answer.pending is not None:
+            self._pending[sender] = answer.pending
+        self.damaged.pop(sender, None)
 
-    def complete(self, roster: Roster) -> bool:
+    def pending(self) -> Roster | None:
+        """Give what was signed last, as far as anybody told, and may be final."""
+        told = [each for each in self._pending.values() if follows(each, self.book.current)]
+        return max(told, key=lambda each: each.epoch, default=None)
+
+    def rosters(self) -> list[Roster]:
+        """List the rosters under which our vote or signature may have counted, or that tell of newer ones."""
+        pending = {each.digest: each for each in self._pending.values() if follows(each, self.book.current)}
+        before = self.book.previous
+        counted = [before] if before is not None and self.own in before.voters else []
+        return [self.book.current, *counted, *(pending[key] for key in sorted(pending))]
+
+    def asked(self) -> list[NodeId]:
+        """List who has to be asked still."""
+        voters = {voter for roster in self.rosters() for voter in roster.voters}
+        return sorted(voter for voter in voters if voter != self.own and voter not in self.told)
+
+    def lacks(self, roster: Roster) -> int:
+        """Count the answers that are missing from voters of `roster`."""
+        return max(0, self.needed(roster) - sum(voter in self.told for voter in roster.voters if voter != self.own))
+
+    def complete(self) -> bool:
         """Tell whether enough is known to vote again."""
-        return len(self.told) >= self.needed(roster)
+        current = self.book.current
+        newest = max(self._marks.values(), default=(0, 0))
+        return bool(current.version) and newest <= current.mark and not any(map(self.lacks, self.rosters()))
 
     def epoch(self) -> int:
-        """Give the highest epoch that any voter told."""
+        """Give the highest epoch that any voter told, or that the roster in force is of."""
         return max(self.told.values(), default=0)
 
     def because(self, roster: Roster) -> str:
         """Say in words why this node has no vote, and what helps."""
-        others, needed = len(roster.voters) - 1, self.needed(roster)
+        others, needed = len([voter for voter in roster.voters if voter != self.own]), self.needed(roster)
+        told = sum(voter in self.told for voter in roster.voters)
+        damaged = sum(voter in self.damaged for voter in roster.voters)
         words = f"this node has no vote, because its election journal is damaged ({self.damage[:120]})"
-        if others - len(self.damaged) < needed:
+        if others - damaged < needed:
+            whose = f"so are those of {damaged} of {others} other voters" if others else "it is the only voter"
             return (
-                f"{words}, and so are those of {len(self.damaged)} of {others} other voters, too many to know who was "
-                "elected: stop all nodes of the site, remove election.journal* from their state directories, and "
-                "start them again after a second"
+                f"{words}, and {whose}, too many to know who was elected: when all of them run, "
+                "`atoll site reform` at one node begins anew with its word alone"
             )
-        return f"{words}; {len(self.told)} of the {needed} other voters have answered whose word it needs to vote again"
+        return f"{words}; {told} of the {needed} other voters have answered whose word it needs to vote again"

@@ -7,7 +7,7 @@ It must never count from the moment an answer arrives (the promise behind it is 
 than a majority of the roster.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Seconds, insist
@@ -20,21 +20,34 @@ HEARTBEATS_OUTSTANDING_MAX = 16
 class Reign:
     """One epoch of one supernode; a new one is made for each."""
 
-    def __init__(self, own: NodeId, epoch: int, quorum: int, settings: ElectionSettings) -> None:
+    def __init__(
+        self, own: NodeId, epoch: int, voters: Sequence[NodeId], quorum: int, settings: ElectionSettings
+    ) -> None:
         self.own = own
         self.epoch = epoch
+        self.voters = tuple(voters)
         self.quorum = quorum
         self.settings = settings
         self.lease_until: Seconds = 0.0
         self.sequence = 0
         self.acknowledged: dict[NodeId, Seconds] = {}
-        """Voter to when the latest message that it promised upon was sent."""
+        """Voter, or who is to become one, to when the latest message that it promised upon was sent."""
         self._sent_at: dict[int, Seconds] = {}
 
     def begin(self, voters: Iterable[NodeId], asked_at: Seconds) -> None:
         """Start from votes that were asked for at `asked_at`."""
         self.acknowledged = dict.fromkeys(voters, asked_at)
         self._renew()
+
+    def follow(self, voters: Sequence[NodeId], quorum: int) -> None:
+        """Go on under another roster: from now on a lease rests on a majority of it, and on nothing else."""
+        self.voters, self.quorum = tuple(voters), quorum
+        self.lease_until = self.lease_under(self.voters, quorum)
+
+    def lease_under(self, voters: Sequence[NodeId], quorum: int) -> Seconds:
+        """Say until when a majority of these voters has promised; 0 for never."""
+        latest_first = sorted((self.acknowledged[each] for each in voters if each in self.acknowledged), reverse=True)
+        return self.lease_from(latest_first[quorum - 1]) if len(latest_first) >= quorum else 0.0
 
     def lease_from(self, sent_at: Seconds) -> Seconds:
         """Say when a lease ends that rests on promises made after `sent_at`.
@@ -68,10 +81,9 @@ class Reign:
         return sent_at
 
     def _renew(self) -> None:
-        if len(self.acknowledged) >= self.quorum:
-            latest_first = sorted(self.acknowledged.values(), reverse=True)
-            self.lease_until = max(self.lease_until, self.lease_from(latest_first[self.quorum - 1]))
+        self.lease_until = max(self.lease_until, self.lease_under(self.voters, self.quorum))
 
     def check(self) -> None:
         """Assert what always holds."""
-        insist(len(self.acknowledged) >= self.quorum, "presides without a majority")
+        promised = sum(voter in self.acknowledged for voter in self.voters)
+        insist(promised >= self.quorum, "presides without a majority")

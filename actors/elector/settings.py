@@ -30,6 +30,11 @@ class ElectionSettings:
     better_for_s: float = 30.0
     """How long another voter must be better before the supernode hands over: a move costs more than it gains."""
 
+    settle_s: float = 60.0
+    """How long a member must be in reach before it may become a voter: who has just come may go again."""
+    absent_s: float = 86_400.0
+    """How long a voter may be unseen before the supernode takes it out: longer than a night."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.drift < 0.25:
             raise UsageError(f"a clock drift bound of {self.drift} leaves no lease; 0.02 is usual")

@@ -11,6 +11,7 @@ second one comes with: the lease of the first rests on it.
 from dataclasses import dataclass
 
 from atoll.actors.elector.messages import Ballot, Release
+from atoll.actors.elector.roster import Mark
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Effect, Persist, Seconds, insist
 from atoll.transport.identity import NodeId
@@ -36,8 +37,8 @@ class Voter:
         self.no_vote_until: Seconds = 0.0
         self.forgetful = False
         """Its journal was damaged, and it does not know yet in which epochs it may have voted."""
-        self.roster_version = 0
-        """Of the roster in force here; goes onto every ballot."""
+        self.roster: Mark = (0, 0)
+        """Of the roster in force here; its version goes onto every ballot."""
 
     @property
     def epoch(self) -> int:
@@ -75,11 +76,15 @@ class Voter:
             return True
         return epoch == self.epoch and self.ballot.voted_for not in (None, candidate)
 
-    def refusal(self, candidate: NodeId, epoch: int, roster_version: int, now: Seconds) -> str:
+    def outdated(self, roster: Mark) -> bool:
+        """Tell whether a candidate's roster is older than ours: a majority of ours may have decided without its own."""
+        return roster < self.roster
+
+    def refusal(self, candidate: NodeId, epoch: int, roster: Mark, now: Seconds) -> str:
         """Say why this voter cannot vote for the candidate now; empty when it can."""
         if self.forgetful:
             return "its journal is damaged, and it may have voted already"
-        if roster_version < self.roster_version:
+        if self.outdated(roster):
             return "its roster is older than ours"
         if now < self.no_vote_until:
             return "just restarted, older promises may still bind"
@@ -114,7 +119,7 @@ class Voter:
 
     def durably(self, epoch: int, voted_for: NodeId | None, *effects: Effect) -> list[Effect]:
         """Enter `epoch` with this vote, and only then do what rests on it."""
-        ballot = Ballot(epoch, voted_for, self.roster_version)
+        ballot = Ballot(epoch, voted_for, self.roster[1])
         if ballot == self.ballot:
             return list(effects)
         self.ballot = ballot

@@ -19,8 +19,13 @@ from atoll.actors.elector.messages import (
     Presiding,
     PreVote,
     PreVoteReply,
+    Recall,
     Release,
     Resign,
+    RosterChain,
+    RosterInForce,
+    RosterProposed,
+    RosterSigned,
     ScoreChanged,
     SupernodeElected,
     SupernodeLost,
@@ -31,7 +36,7 @@ from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Announce, Arm, Persist, Received, Send, TimerFired, Told
-from atoll.testing.elections import SITE, simulated_node
+from atoll.testing.elections import SITE, simulated_node, simulated_notary
 from atoll.transport.codec import Codec
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.keys import SiteKeys
@@ -42,7 +47,7 @@ L = ElectionSettings().lease_s
 
 
 def machine(own=A, roster=ROSTER, *, restored=(), now=0.0, score=None):
-    election = Election(own, roster, rng=Random(1), roster_key=SITE.roster_key, score=score)
+    election = Election(own, roster, rng=Random(1), notary=simulated_notary(own), score=score)
     return election, election.start(list(restored), now)
 
 
@@ -317,8 +322,10 @@ def test_the_fittest_voter_draws_the_shortest_delay():
 
 def test_a_member_without_a_vote_learns_the_roster_and_the_supernode_and_forgets_a_silent_one():
     member, _ = machine(own=D, roster=Roster())
-    assert member.status(0.0).why == "no roster of this site is known yet"
-    assert receive(member, B, ROSTER, 0.0) == [Persist(ROSTER)]
+    assert member.status(0.0).why.startswith("no roster of this site is known yet: `atoll site reform`")
+    effects = receive(member, B, RosterChain((ROSTER,)), 0.0)
+    assert effects[0] == Persist(RosterChain((ROSTER,)))
+    assert announced(effects) == [RosterInForce(*ROSTER.mark, ROSTER.voters, "")]
     effects = receive(member, A, Presiding(3, True, "chosen", Score()), 1.0)
     assert announced(effects) == [SupernodeElected(A, 3, confirmed=True, reason="chosen")]
     assert not announced(fire(member, "tick", 3.9))
@@ -329,23 +336,24 @@ def test_a_member_without_a_vote_learns_the_roster_and_the_supernode_and_forgets
 def test_a_roster_of_another_site_or_a_second_one_is_not_taken():
     foreign = Roster.found(SiteKeys(bytes(32)), [D])
     member, _ = machine(own=D, roster=Roster())
-    assert receive(member, B, foreign, 0.0) == []
+    assert receive(member, B, RosterChain((foreign,)), 0.0) == []
     assert member.roster.version == 0
-    receive(member, B, ROSTER, 0.0)
-    assert receive(member, B, Roster.found(SITE, [D]), 0.0) == []
+    receive(member, B, RosterChain((ROSTER,)), 0.0)
+    assert receive(member, B, RosterChain((Roster.found(SITE, [D]),)), 0.0) == []
     assert member.roster == ROSTER
+    assert "another roster of version 1 is known here" in member.status(0.0).change
     with pytest.raises(MalformedFrame, match="not made with this site's secret"):
         machine(own=D, roster=foreign)
 
 
 def test_a_restarted_member_takes_the_newer_roster_from_disk():
-    member, _ = machine(own=D, roster=Roster(), restored=[ROSTER, Ballot(0, None, 1)])
+    member, _ = machine(own=D, roster=Roster(), restored=[RosterChain((ROSTER,)), Ballot(0, None, 1)])
     assert member.roster == ROSTER
 
 
 def test_whoever_asks_with_an_older_roster_is_sent_ours():
     election, _ = machine()
-    assert receive(election, D, Fitness(Score(), 0), 1.0) == [Send(D, ROSTER)]
+    assert receive(election, D, Fitness(Score(), 0), 1.0) == [Send(D, RosterChain((ROSTER,)))]
 
 
 def test_without_a_majority_the_fittest_in_reach_serves_provisionally_until_one_is_back():
@@ -411,7 +419,12 @@ MESSAGE = st.one_of(
     st.builds(Release, EPOCHS, st.sampled_from([None, A, B, D])),
     st.builds(Presiding, EPOCHS, st.booleans(), WORDS, SCORES),
     st.builds(Fitness, SCORES, st.integers(0, 2)),
-    st.sampled_from([ROSTER, Roster(), Roster(2, (D,), b"x")]),
+    st.builds(RosterChain, st.lists(st.sampled_from([ROSTER, Roster(), Roster(2, (D,), b"x")]), max_size=2).map(tuple)),
+    st.builds(
+        RosterProposed, EPOCHS, st.builds(ROSTER.next, st.sampled_from([(A, B), (A, D), (A, B, C, D)]), EPOCHS, WORDS)
+    ),
+    st.builds(RosterSigned, EPOCHS, st.integers(0, 3), st.just(b"x"), WORDS, EPOCHS),
+    st.builds(Recall, EPOCHS),
 )
 INPUT = st.one_of(
     st.builds(Received, st.sampled_from([A, B, C, D]), MESSAGE),

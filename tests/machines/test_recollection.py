@@ -15,16 +15,19 @@ from atoll.actors.elector.messages import (
     PreVoteReply,
     Recall,
     Recalled,
+    Reform,
+    Signing,
     SupernodeElected,
     Vote,
     VoteRequest,
 )
 from atoll.actors.elector.recollection import Recollection
 from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.roster_book import RosterBook
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.runtime.machine import Announce, Arm, Persist, Received, Send, TimerFired
-from atoll.testing.elections import SITE, simulated_node
+from atoll.actors.runtime.machine import Announce, Arm, Persist, Received, Send, TimerFired, Told
+from atoll.testing.elections import SITE, simulated_node, simulated_notary
 
 A, B, C = (simulated_node(number) for number in range(3))
 ROSTER = Roster.found(SITE, [A, B, C])
@@ -33,7 +36,7 @@ DAMAGE = Amnesia("no record at byte 60 of 120")
 
 
 def forgetful(*, restored=(), roster=ROSTER):
-    election = Election(A, roster, rng=Random(1), roster_key=SITE.roster_key)
+    election = Election(A, roster, rng=Random(1), notary=simulated_notary(A))
     return election, election.start([*restored, DAMAGE], 0.0)
 
 
@@ -127,27 +130,40 @@ def test_answers_to_another_question_and_of_voters_that_forgot_too_do_not_count(
 
 
 def test_a_voter_tells_its_epoch_and_whether_it_is_sure():
-    sound = Election(A, ROSTER, rng=Random(1), roster_key=SITE.roster_key)
+    sound = Election(A, ROSTER, rng=Random(1), notary=simulated_notary(A))
     sound.start([Ballot(4, B, 1)], 0.0)
-    assert receive(sound, B, Recall(42), 0.1) == [Send(B, Recalled(42, 4, sure=True))]
+    assert receive(sound, B, Recall(42), 0.1) == [
+        Persist(Signing(None, 4)),
+        Send(B, Recalled(42, 4, sure=True, roster_version=1)),
+    ]
+    assert receive(sound, C, Recall(43), 0.1) == [Send(C, Recalled(43, 4, sure=True, roster_version=1))]
     election, _ = forgetful(restored=[Ballot(4, B, 1)])
-    assert receive(election, B, Recall(42), 0.1) == [Send(B, Recalled(42, 4, sure=False))]
+    assert receive(election, B, Recall(42), 0.1) == [Send(B, Recalled(42, 4, sure=False, roster_version=1))]
 
 
 def test_whoever_won_with_a_forgotten_vote_is_always_among_those_who_are_asked():
     for count in range(2, 8):
         roster = Roster.found(SITE, [simulated_node(number) for number in range(count)])
         others, winners = count - 1, roster.quorum - 1
-        needed = Recollection("", Random(1)).needed(roster)
+        needed = Recollection("", A, RosterBook(roster, simulated_notary(A)), Random(1)).needed(roster)
         assert others - needed < winners, "so many may be left out that all the winner's voters are"
         assert others - (needed - 1) >= winners, "one answer fewer would not be enough: it asks no more than it must"
 
 
-def test_the_only_voter_of_a_site_goes_on_after_a_lease():
-    election, effects = forgetful(roster=Roster.found(SITE, [A]), restored=[Ballot(3, A, 1)])
-    assert not any(isinstance(effect, Announce) for effect in effects)
-    facts = [effect.fact for effect in recall(election, L) if isinstance(effect, Announce)]
-    assert [(fact.node, fact.epoch) for fact in facts if isinstance(fact, SupernodeElected)] == [(A, 4)]
+def test_the_only_voter_of_a_site_may_have_forgotten_others_and_waits_for_a_person():
+    election, _ = forgetful(roster=Roster.found(SITE, [A]), restored=[Ballot(3, A, 1)])
+    assert recall(election, 100.0) == [Arm("recall", pytest.approx(0.25))]
+    assert "it is the only voter" in election.status(100.0).why
+    assert "atoll site reform" in election.status(100.0).why
+    assert election.reform_refusal() == ""
+    effects = election.handle(Told(Reform("a person's word")), 101.0)
+    assert Persist(Amnesia()) in effects
+    facts = [
+        effect.fact
+        for effect in election.handle(TimerFired("patience"), 101.0 + L + 0.01)
+        if isinstance(effect, Announce)
+    ]
+    assert [fact.node for fact in facts if isinstance(fact, SupernodeElected)] == [A]
 
 
 def test_the_reason_names_the_damage_and_how_many_are_waited_for():
@@ -158,9 +174,9 @@ def test_the_reason_names_the_damage_and_how_many_are_waited_for():
 
 
 def test_what_was_forgotten_once_is_known_after_the_next_start():
-    election = Election(A, ROSTER, rng=Random(1), roster_key=SITE.roster_key)
+    election = Election(A, ROSTER, rng=Random(1), notary=simulated_notary(A))
     election.start([Ballot(3, B, 1), DAMAGE, Ballot(7, A, 1), Amnesia()], 0.0)
     assert election.role is Role.FOLLOWER
-    election = Election(A, ROSTER, rng=Random(1), roster_key=SITE.roster_key)
+    election = Election(A, ROSTER, rng=Random(1), notary=simulated_notary(A))
     election.start([DAMAGE, Ballot(7, A, 1)], 0.0)
     assert election.role is Role.RECALLING

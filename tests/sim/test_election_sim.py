@@ -41,7 +41,7 @@ def test_damaged_journals_never_make_two_supernodes(seed, sim_seconds, request):
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
-@pytest.mark.parametrize(("voters", "damaged"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
+@pytest.mark.parametrize(("voters", "damaged"), [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
 def test_a_site_recovers_as_usual_with_as_many_damaged_journals_as_can_be(voters, damaged):
     for seed in range(8):
         script = [(10.0, Forget(host, 0.1 + 0.2 * host)) for host in range(damaged)]
@@ -60,7 +60,7 @@ def test_with_too_many_damaged_journals_nobody_is_elected_and_the_status_says_wh
     told = [host.machine.status(simulation.local(host)) for host in simulation.hosts]
     assert [status.role for status in told[:2]] == ["recalling", "recalling"]
     for status in told[:2]:
-        assert "remove election.journal* from their state directories" in status.why
+        assert "`atoll site reform` at one node" in status.why
 
 
 def everybody_at_once(seed, stop_s, hosts):

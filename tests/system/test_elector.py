@@ -43,8 +43,10 @@ class Site:
     def __init__(self, folder, count, settings=None):
         self.folder, self.settings = folder, settings
         self.keys = SiteKeys.generate()
-        self.nodes = sorted(NodeKey.generate().node_id for _ in range(count))
+        self.signers = {key.node_id: key.sign for key in (NodeKey.generate() for _ in range(count))}
+        self.nodes = sorted(self.signers)
         self.roster = Roster.found(self.keys, self.nodes)
+        self.named = self.roster.voters
         self.systems = {}
         self.heard = {node: [] for node in self.nodes}
         self.standing = Standing.MEMBER
@@ -74,6 +76,8 @@ class Site:
                     node,
                     self.keys,
                     self.roster,
+                    sign=self.signers[node],
+                    named=self.named,
                     journal=self.folder / f"{node.short}.journal",
                     score=Score(mains=mains),
                     settings=self.settings,
