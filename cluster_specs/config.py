@@ -64,7 +64,7 @@ class SiteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     secret: Secret = Secret()
     """`generated`: made at first start and kept in the state directory."""
     voters: Annotated[tuple[NodeId, ...], Meta(max_length=7)] = ()
-    """The first roster; empty: this node founds none by itself unless it is alone."""
+    """Who votes, and nobody else; empty: the site chooses, once it has a roster."""
     open: bool = False
     """Anybody on the local network may join."""
 

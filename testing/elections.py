@@ -17,11 +17,15 @@ from atoll.actors.elector.messages import (
     Ballot,
     MemberReachable,
     MemberUnreachable,
+    PlacementSettled,
+    RosterChain,
+    RosterProposed,
+    Signing,
     SupernodeElected,
     Vote,
     VoteRequest,
 )
-from atoll.actors.elector.roster import Notary, Roster
+from atoll.actors.elector.roster import Mark, Notary, Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.runtime.machine import Record, Send
@@ -35,6 +39,8 @@ from atoll.transport.keys import SiteKeys
 
 SITE = SiteKeys(hashlib.sha256(b"a simulated site").digest())
 CODEC = Codec(MESSAGES)
+SETTLED_AFTER_S = 0.1
+"""How long the simulated placement takes to write to a majority."""
 
 
 def simulated_node(number: int) -> NodeId:
@@ -57,7 +63,7 @@ def simulated_notary(node: NodeId) -> Notary:
 
 
 class OneLeaseHolder(Invariant):
-    """Never two leases at one real instant, whatever each host's clock says.
+    """Never two leases of one incarnation at one real instant, whatever each host's clock says.
 
     An overlap can only begin when somebody's lease is prolonged, so that is when all clocks are compared.
     """
@@ -75,6 +81,8 @@ class OneLeaseHolder(Invariant):
         for other in simulation.hosts:
             if other is host or other.machine is None or not other.machine.lease_held(simulation.local(other)):
                 continue
+            if other.machine.roster.incarnation != host.machine.roster.incarnation:
+                continue  # A person has said that the old one is dead.
             simulation.violate(
                 f"two lease holders: {host.node.short} in epoch {host.machine.epoch}, "
                 f"{other.node.short} in epoch {other.machine.epoch}"
@@ -120,6 +128,65 @@ class OneVotePerEpoch(Invariant):
         cast = self._cast.setdefault((host.index, epoch), candidate)
         if cast != candidate:
             simulation.violate(f"{host.node.short} votes for {candidate.short} in epoch {epoch}, after {cast.short}")
+
+
+class OneRosterEach(Invariant):
+    """One roster has each place, whoever takes it over, and follows from the one before by one voter."""
+
+    def __init__(self) -> None:
+        self._final: dict[Mark, Roster] = {}
+
+    def persisted(self, simulation: Simulation, host: Host, record: Record) -> None:
+        for roster in record.rosters if isinstance(record, RosterChain) else ():
+            known = self._final.setdefault(roster.mark, roster)
+            if known is roster:
+                simulation.changes += 1
+                self._follows(simulation, roster)
+            elif known.digest != roster.digest:
+                simulation.violate(f"{host.node.short} has another roster of version {roster.version} than others")
+
+    def _follows(self, simulation: Simulation, roster: Roster) -> None:
+        before = self._final.get((roster.incarnation, roster.version - 1))
+        if before is not None and before.digest != roster.previous:
+            simulation.violate(f"version {roster.version} of the roster does not follow from the one before")
+        if before is not None and len(before.difference(roster)) != 1:
+            simulation.violate(f"version {roster.version} changes {len(before.difference(roster))} voters")
+
+
+class ChangesWaitForThePlacement(Invariant):
+    """A supernode begins a change only when something is settled in its epoch under its roster.
+
+    It plays the placement too: it writes to a majority, and that takes a moment.
+    """
+
+    def __init__(self) -> None:
+        self._settled_at: dict[tuple[NodeId, int, Mark], float] = {}
+        self._begun: set[bytes] = set()
+
+    def handled(self, simulation: Simulation, host: Host) -> None:
+        machine = host.machine
+        if machine.reign is None:
+            return
+        place = host.node, machine.epoch, machine.roster.mark
+        if place not in self._settled_at:
+            self._settled_at[place] = simulation.now + SETTLED_AFTER_S
+            simulation.tell_later(host, PlacementSettled(machine.epoch, *machine.roster.mark), SETTLED_AFTER_S)
+
+    def persisted(self, simulation: Simulation, host: Host, record: Record) -> None:
+        if isinstance(record, Signing) and record.proposal is not None:
+            self._begin(simulation, host, record.proposal)
+
+    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
+        if isinstance(effect.message, RosterProposed):
+            self._begin(simulation, host, effect.message.proposal)
+
+    def _begin(self, simulation: Simulation, host: Host, proposal: Roster) -> None:
+        if proposal.digest in self._begun:
+            return  # Whoever finishes what another has begun does not wait.
+        self._begun.add(proposal.digest)
+        place = host.node, proposal.epoch, (proposal.incarnation, proposal.version - 1)
+        if simulation.now < self._settled_at.get(place, math.inf):
+            simulation.violate(f"{host.node.short} changes the roster before anything is settled in its epoch")
 
 
 class EpochsRiseOnDisk(Invariant):
@@ -187,7 +254,15 @@ class Recovery(Invariant):
 
 def invariants() -> list[Invariant]:
     """Make one of each that every election must keep."""
-    return [OneLeaseHolder(), OneSupernodePerEpoch(), OneVotePerEpoch(), EpochsRiseOnDisk(), Service()]
+    return [
+        OneLeaseHolder(),
+        OneSupernodePerEpoch(),
+        OneVotePerEpoch(),
+        EpochsRiseOnDisk(),
+        OneRosterEach(),
+        ChangesWaitForThePlacement(),
+        Service(),
+    ]
 
 
 def election_simulation(

@@ -47,5 +47,7 @@ class Report:
     crashes: int
     partitions: int
     elections: int
+    changes: int
+    """Of what the probes count; for an election, rosters that came into force."""
     gaps_s: tuple[float, ...]
     """Spans without what the probes call service; for an election, without a lease holder."""

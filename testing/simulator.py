@@ -97,7 +97,7 @@ class Simulation:
         self.now: Seconds = 0.0
         self.plan = faults
         self.rng = Random(f"atoll simulation {seed}")
-        self.events = self.crashes = self.partitions = self.elections = 0
+        self.events = self.crashes = self.partitions = self.elections = self.changes = 0
         self.gaps_s: list[float] = []
         self.violations: list[str] = []
         self.hosts = [
@@ -151,6 +151,7 @@ class Simulation:
             crashes=self.crashes,
             partitions=self.partitions,
             elections=self.elections,
+            changes=self.changes,
             gaps_s=tuple(self.gaps_s),
         )
 
@@ -168,6 +169,10 @@ class Simulation:
         """Tell a running machine a fact now."""
         if host.state is State.UP:
             self._handle(host, Told(fact))
+
+    def tell_later(self, host: Host, fact: Any, after_s: Seconds) -> None:
+        """Tell a machine a fact in a while, if its host is up then."""
+        self._push(self.now + after_s, _Kind.SCRIPT, Tell(host.index, fact))
 
     def _begin(self) -> None:
         self._begun = True

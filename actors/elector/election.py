@@ -487,7 +487,7 @@ class Election:
         left = self.reign.lease_until - now
         if left < self.settings.heartbeat_s:
             effects.append(Arm("lease", max(TIMER_S_MIN, left)))
-        return effects + self._change_roster(now)
+        return effects + self._change_roster(now, beats=True)
 
     def _on_ack(self, sender: NodeId, message: HeartbeatAck, now: Seconds) -> list[Effect]:
         if self.reign is None or self.rosters.change is None:
@@ -510,11 +510,11 @@ class Election:
         self.patience.wait(now + self.settings.lease_s)
         return effects + self._to_others(Release(self.epoch, successor))
 
-    def _change_roster(self, now: Seconds) -> list[Effect]:
+    def _change_roster(self, now: Seconds, *, beats: bool = False) -> list[Effect]:
         change = self.rosters.change
         if self.reign is None or change is None:
             return []
-        effects = self.rosters.pursue(change, self.reign, self.outlook.scores, now)
+        effects = self.rosters.pursue(self.reign, self.outlook.scores, now, beats=beats)
         if change.blocked:
             # Some voter signs nothing more in this epoch; those promised to us may vote for us at once in the next.
             return [*effects, Disarm("heartbeat"), *self._stand(max(self.epoch, change.blocked) + 1, now)]

@@ -150,8 +150,8 @@ class RosterChange:
         """Tell whether something was committed in this epoch, under this roster."""
         return not self.gated or self._settled == self.book.current.mark
 
-    def advance(self, reign: Reign, wish: Wish | None, now: Seconds) -> list[Effect]:
-        """Do what is next; called at each heartbeat and each answer."""
+    def advance(self, reign: Reign, wish: Wish | None, now: Seconds, *, beats: bool) -> list[Effect]:
+        """Do what is next; called at each answer, and with each heartbeat, when who is silent is asked again."""
         current = self.book.current
         if self.proposal is not None and not follows(self.proposal, current):
             self._drop()
@@ -167,7 +167,7 @@ class RosterChange:
                 self.declined = self.inviting
                 self._drop()
                 return []
-        return self.ask()
+        return self.ask() if beats else []
 
     def _begin(self, current: Roster, wish: Wish | None, now: Seconds) -> list[Effect]:
         if self.inherited is not None:

@@ -108,10 +108,13 @@ class Rosters:
         self.change = self.change_kind(self.own, epoch, self.signer, gated=self.gated)
         self.change.inherit([*pending, self.signer.pending()])
 
-    def pursue(self, change: RosterChange, reign: Reign, scores: dict[NodeId, Score], now: Seconds) -> list[Effect]:
-        """Go on with a change, or begin one that is wished for."""
-        wish = None if change.proposal else self.electorate.wish(self.current, scores, now)
-        effects = change.advance(reign, wish, now)
+    def pursue(self, reign: Reign, scores: dict[NodeId, Score], now: Seconds, *, beats: bool) -> list[Effect]:
+        """Go on with a change, or with a heartbeat begin one that is wished for."""
+        change = self.change
+        if change is None:
+            return []
+        wish = self.electorate.wish(self.current, scores, now) if beats and change.proposal is None else None
+        effects = change.advance(reign, wish, now, beats=beats)
         if change.declined is not None:
             self.electorate.decline(change.declined, now)
             change.declined = None
