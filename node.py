@@ -47,6 +47,7 @@ from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
+from atoll.actors.placement import messages as placement_messages
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import Reach
 from atoll.actors.router.router import CloudAddress, Router
@@ -95,6 +96,7 @@ def codec() -> Codec:
         [
             *RUNTIME_MESSAGES,
             *elector_messages.MESSAGES,
+            *placement_messages.MESSAGES,
             *discoverer_messages.MESSAGES,
             *router_messages.MESSAGES,
             *tunnel_messages.MESSAGES,

@@ -1,0 +1,198 @@
+"""What is asked of the placement, what the voters that keep it say to each other, and what each has on disk.
+
+    FindPlace -> PlaceFound        SwapPlace -> PlaceSwapped        ListPlaces -> PlacesListed     asked of any member
+    Prepare -> Prepared            Write -> Written                 Committed                      supernode to voters
+
+Only the supernode knows; any other member answers with `why`, and names the supernode so that the caller can ask there.
+"""
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from atoll.actors.elector.messages import REASON_CHARACTERS_MAX, Epoch, Nonce
+from atoll.transport.codec import Message
+from atoll.transport.identity import NodeId
+
+PATH = "placement"
+GENERATION_MAX = 2**53
+"""No honest actor gets there, moving a thousand times a second."""
+VERSION_MAX = 2**53
+ACTORS_MAX = 512
+"""Exclusive actors of one site. The table goes whole with each write, 280 KiB at most."""
+ACTOR_NAME_CHARACTERS_MAX = 64
+STORES_MAX = 7
+"""As many as a roster has voters; three are usual."""
+
+ActorName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ACTOR_NAME_CHARACTERS_MAX)]
+Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=GENERATION_MAX)]
+Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=VERSION_MAX)]
+Why: TypeAlias = Annotated[str, msgspec.Meta(max_length=REASON_CHARACTERS_MAX)]
+
+
+class Placed(msgspec.Struct, frozen=True, array_like=True):
+    """Where an exclusive actor is; the generation is its fence."""
+
+    generation: Generation
+    """Rises by one with each swap, also when the actor stays where it is."""
+    host: NodeId
+    stores: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=STORES_MAX)] = ()
+    """Who keeps its operation log; none for an actor without one."""
+
+
+class ActorPlace(msgspec.Struct, frozen=True, array_like=True):
+    """One line of the table."""
+
+    actor: ActorName
+    placed: Placed
+
+
+Places: TypeAlias = Annotated[tuple[ActorPlace, ...], msgspec.Meta(max_length=ACTORS_MAX)]
+
+
+class FindPlace(Message, frozen=True, array_like=True, tag="placement.find"):
+    """Ask where an actor is; answered by `PlaceFound`."""
+
+    actor: ActorName
+
+
+class PlaceFound(Message, frozen=True, array_like=True, tag="placement.found"):
+    """Where it is. With an empty `why` this was so at a moment between question and answer; else it is a hint."""
+
+    actor: ActorName
+    placed: Placed | None
+    """None: it never had a place, as far as the answering node knows."""
+    supernode: NodeId | None = None
+    """Who knows better, where the answering node has somebody to name."""
+    why: Why = ""
+    """Why the answer is only what this node heard last; empty when it is certain."""
+
+
+class SwapPlace(Message, frozen=True, array_like=True, tag="placement.swap"):
+    """Put `wanted` in the place of `expected`, if that is what stands there; answered by `PlaceSwapped`.
+
+    `wanted` has the generation after that of `expected`: 1 where none is expected.
+    """
+
+    actor: ActorName
+    expected: Placed | None
+    wanted: Placed
+
+
+class PlaceSwapped(Message, frozen=True, array_like=True, tag="placement.swapped"):
+    """What became of a `SwapPlace`.
+
+    `done`: it is on a majority of the voters. Not done and `decided`: this question changed nothing and never will.
+    Not `decided`: it may be done, or not; a `FindPlace` that is answered without a `why` by a later supernode tells.
+    The same holds when no answer comes at all.
+    """
+
+    actor: ActorName
+    done: bool
+    current: Placed | None = None
+    """What stands there now, where this is known."""
+    why: Why = ""
+    """Why not; empty when it is done."""
+    supernode: NodeId | None = None
+    """Whom to ask instead, where the answering node has somebody to name."""
+    decided: bool = True
+
+
+class ListPlaces(Message, frozen=True, array_like=True, tag="placement.list"):
+    """Ask for the whole table; answered by `PlacesListed`."""
+
+
+class PlacesListed(Message, frozen=True, array_like=True, tag="placement.listed"):
+    """The table, by name; `why` as in `PlaceFound`."""
+
+    places: Places
+    supernode: NodeId | None = None
+    why: Why = ""
+    voters: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """On how many voters the answering supernode knows it to be; 0 from any other node."""
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="placement.accepted"):
+    """On disk before it is acknowledged: the table that this voter took last. Its epoch is a promise too."""
+
+    epoch: Epoch
+    version: Version
+    incarnation: Version
+    roster_version: Version
+    """Whose majority the writer wanted."""
+    places: Places
+
+
+class Promised(msgspec.Struct, frozen=True, array_like=True, tag="placement.promised"):
+    """On disk before it is answered: this voter takes nothing from a supernode of a lower epoch."""
+
+    epoch: Epoch
+
+
+class Amnesia(msgspec.Struct, frozen=True, array_like=True, tag="placement.amnesia"):
+    """On disk from when the journal was found damaged until a supernode has filled it again; then without text."""
+
+    damage: str = ""
+
+
+class Prepare(Message, frozen=True, array_like=True, tag="placement.prepare"):
+    """A new supernode asks a voter to take nothing from a lower epoch, and what it took last."""
+
+    epoch: Epoch
+
+
+class Prepared(Message, frozen=True, array_like=True, tag="placement.prepared"):
+    """The answer to `Prepare`."""
+
+    epoch: Epoch
+    accepted: Accepted | None
+    """None: it never took anything."""
+    nonce: Nonce = 0
+    """Not 0: this voter's journal is damaged, and `accepted` proves nothing; the nonce is this life's."""
+
+
+class Write(Message, frozen=True, array_like=True, tag="placement.write"):
+    """Take this table."""
+
+    accepted: Accepted
+    nonce: Nonce = 0
+    """That of a voter with a damaged journal, from a supernode that held its lease when it heard of the damage."""
+
+
+class Written(Message, frozen=True, array_like=True, tag="placement.written"):
+    """The table of that epoch and version is on this voter's disk."""
+
+    epoch: Epoch
+    version: Version
+
+
+class Outbid(Message, frozen=True, array_like=True, tag="placement.outbid"):
+    """The voter took nothing: it promised a higher epoch, or (with a nonce) its journal is damaged."""
+
+    asked: Epoch
+    promised: Epoch
+    nonce: Nonce = 0
+
+
+class Committed(Message, frozen=True, array_like=True, tag="placement.committed"):
+    """The table of that epoch and version is on a majority: voters may show it as what was agreed."""
+
+    epoch: Epoch
+    version: Version
+
+
+MESSAGES: tuple[type[Message], ...] = (
+    FindPlace,
+    PlaceFound,
+    SwapPlace,
+    PlaceSwapped,
+    ListPlaces,
+    PlacesListed,
+    Prepare,
+    Prepared,
+    Write,
+    Written,
+    Outbid,
+    Committed,
+)
+"""Everything that crosses nodes, for the codec."""
