@@ -10,7 +10,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from atoll.actors.elector.messages import REASON_CHARACTERS_MAX, Epoch, Nonce
+from atoll.actors.elector.messages import Epoch, Nonce
+from atoll.actors.elector.roster import REASON_CHARACTERS_MAX
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
