@@ -26,6 +26,9 @@ Direction: TypeAlias = Literal["both", "out", "in"]
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
 """Programs, and the packages that have them (on Debian, Arch and Alpine; Fedora says `iproute`)."""
+SITE_PREFIX_LENGTH = 16
+MOVED_FROM = 200
+"""Third number of the addresses that nodes move to; wirings use lower ones, for at most 1,024 nodes."""
 
 
 class Lab(Ground):
@@ -37,6 +40,9 @@ class Lab(Ground):
         self._tools: dict[str, str] = {}
         self._broken: dict[str, set[str]] = {}
         """Elements in each switch's fault sets, as `set element`."""
+        self._moved: dict[str, str] = {}
+        """Addresses of those that have another one than they began with."""
+        self._moves = 0
 
     @property
     def words(self) -> str:
@@ -71,7 +77,7 @@ class Lab(Ground):
 
     def address_of(self, name: str) -> str:
         """Also takes `uplink of SITE`: the public address of its router."""
-        return self.wiring.plug(name).address
+        return self._moved.get(name, self.wiring.plug(name).address)
 
     async def run(self, name: str, argv: Sequence[str], **options: Any) -> Process:
         """Start a program in the place of `name`; `options` are those of `anyio.open_process`. The caller ends it."""
@@ -124,8 +130,37 @@ class Lab(Ground):
     async def give_address(self, name: str) -> None:
         """Give the IPv4 address and the routes back."""
         plug = self.wiring.plug(name)
-        address = f"addr add {plug.address}/{plug.prefix_length} dev {plug.interface}"
+        address = f"addr add {self.address_of(name)}/{plug.prefix_length} dev {plug.interface}"
         await self._ip(plug.host, [address, *self.wiring.route_lines(plug.host)])
+
+    async def change_address(self, name: str) -> str:
+        """Give a node of a site another IPv4 address of its network in place of the one it has; gives the new one.
+
+        Raises:
+            UnknownName: It is no node of a site.
+        """
+        plug = self.wiring.plug(name)
+        if plug.prefix_length != SITE_PREFIX_LENGTH:
+            raise UnknownName(f"{name} is no node of a site; only those can move to another address")
+        self._moves += 1
+        network, place = plug.address.split(".")[:2], [str(MOVED_FROM + self._moves // 250), str(self._moves % 250 + 1)]
+        await self.drop_address(name)
+        self._moved[name] = ".".join(network + place)
+        await self.give_address(name)
+        return self._moved[name]
+
+    async def lose(self, switch: str, ratio: float) -> None:
+        """Lose this share of all that goes through `switch of SITE`, each frame by chance; 0 ends it.
+
+        Raises:
+            UnknownName: There is no such switch.
+        """
+        if switch not in {plug.switch for plug in self.wiring.all_plugs}:
+            raise UnknownName(f"the lab has no switch {switch!r}")
+        text = "flush chain bridge faults chance\n"
+        if ratio:
+            text += f"add rule bridge faults chance numgen random mod 1000 < {round(1000 * ratio)} drop\n"
+        await self._jobs([{"in": switch, "argv": [self._tools["nft"], "-f", "-"], "input": text}])
 
     async def _break(self, switch: str, element: str) -> None:
         await self._nft(switch, "add", element)

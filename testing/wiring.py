@@ -23,7 +23,7 @@ PUBLIC = "203.0.113."
 RELAYS_MAX = 80
 
 # On a switch, by the ports' names: `muted` sends nothing, `deaf` gets nothing, `apart` are pairs, in one direction.
-# Who has which address is still told, or else nothing could be lost in one direction alone.
+# Who has which address is still told, or else nothing could be lost in one direction alone. `chance` loses anything.
 FAULT_TABLE = """\
 table bridge faults {
   set muted { type ifname; }
@@ -36,6 +36,9 @@ table bridge faults {
     iifname @muted drop
     oifname @deaf drop
     iifname . oifname @apart drop
+  }
+  chain chance {
+    type filter hook forward priority 1; policy accept;
   }
 }
 """

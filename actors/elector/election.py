@@ -201,11 +201,14 @@ class Election:
         """Describe the election as this node sees it."""
         belief = self.outlook.belief
         why = belief.reason if belief else self.outlook.no_majority_because(self.roster)
+        # A lease that ran out while the process stood still is over, also before the first input after that.
+        lapsed = self.reign is not None and not self.lease_held(now)
         return ElectionStatus(
             role=self.role.value,
-            epoch=max(self.epoch, self.outlook.highest_epoch),
+            # Who has voted in a later epoch than its supernode's must not show the one with the other.
+            epoch=belief.epoch if belief else max(self.epoch, self.outlook.highest_epoch),
             supernode=belief.node if belief else None,
-            confirmed=belief is not None and belief.confirmed,
+            confirmed=belief is not None and belief.confirmed and not lapsed,
             lease_remaining_s=max(0.0, self.reign.lease_until - now) if self.reign else 0.0,
             why=f"{why}; {self.recollection.because(self.roster)}" if self.recollection else why,
             roster_version=self.roster.version,

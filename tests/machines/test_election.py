@@ -179,6 +179,21 @@ def test_an_acknowledgement_of_another_epoch_prolongs_nothing():
     assert election.status(1.3) == before
 
 
+def test_a_lease_that_ran_out_while_the_process_stood_still_is_not_shown_as_confirmed():
+    election, _ = supernode(now=1.0)
+    assert election.status(1.5).confirmed
+    shown = election.status(1.0 + L)
+    assert (shown.supernode, shown.confirmed, shown.lease_remaining_s) == (A, False, 0.0)
+
+
+def test_the_supernode_is_shown_with_its_own_epoch_though_a_vote_of_a_later_one_is_cast():
+    election, _ = follower_of(B, epoch=1, now=1.0)
+    (vote,) = sent(receive(election, C, VoteRequest(2, 1), 1.0 + L), Vote)
+    assert vote.refusal == ""
+    shown = election.status(1.0 + L)
+    assert (shown.supernode, shown.epoch, election.epoch) == (B, 1, 2)
+
+
 def test_a_supernode_steps_down_when_its_lease_is_over_and_says_so():
     election, _ = supernode(now=1.0)
     assert not election.lease_held(1.0 + L)
