@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lab lab-long check sim trials bench format clean
+.PHONY: demo test lab lab-long check sim nightly trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -23,8 +23,9 @@ test: $(READY)
 lab: $(READY)
 	$(PY) -m pytest tests/lab -n 2
 
-# The supernode of a site of real nodes killed 300 times and stopped 300 times; about 40 minutes.
+# The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
 lab-long: $(READY)
+	$(PY) -m atoll.testing.site_faults_main
 	$(PY) -m atoll.testing.failovers_main
 
 check: $(READY)
@@ -34,6 +35,11 @@ check: $(READY)
 
 sim: $(READY)
 	$(PY) -m pytest tests/sim tests/mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600
+	$(PY) -m atoll.testing.site_hours_main --hours 100
+
+# A night of the election: about nine hours of one core.
+nightly: $(READY)
+	$(PY) -m atoll.testing.site_hours_main --hours 10000
 
 # Faults on whole clusters of real processes, while calls go on; about 25 minutes.
 trials: $(READY)

@@ -4,51 +4,46 @@ import click
 
 from atoll.cli.output import fail, print_json
 
-SECONDS_PER_RUN = 60.0
-"""Each seed is one world of this length: many short worlds find more than one long one."""
-
 
 @click.command("sim")
 @click.argument("spec", metavar="SPEC")
 @click.option("--hours", default=0.1, type=click.FloatRange(0.001, 10_000), help="Simulated hours, over all seeds.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="The first seed; a failing one is printed.")
+@click.option("--faults", default="", help="Only these kinds, with commas between; `none` for a quiet site.")
+@click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Processes that share the seeds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(spec: str, hours: float, seed: int, *, as_json: bool) -> None:
+def command(spec: str, hours: float, seed: int, faults: str, jobs: int, *, as_json: bool) -> None:
     """Simulate the supernode election of SPEC's first site under crashes, cuts, loss, pauses, suspends and drift."""
-    import hashlib
     import time
 
     from atoll.cluster_specs import SpecInvalid, read_spec
-    from atoll.testing.elections import election_simulation
+    from atoll.testing.site_hours import WORLD_S, World, plan_with, run_all
+    from atoll.transport.errors import UsageError
 
     try:
-        site = read_spec(spec).site[0]
+        site, plan = read_spec(spec).site[0], plan_with(faults)
     except SpecInvalid as error:
         fail(str(error), "mend the spec and run this again", code=2)
-    runs = max(1, round(hours * 3600 / SECONDS_PER_RUN))
-    voters, bystanders = len(site.voters), len(site.node) - len(site.voters)
-    seconds = hours * 3600 / runs
-    digest, began = hashlib.sha256(), time.monotonic()
-    totals = {"events": 0, "elections": 0, "crashes": 0, "partitions": 0}
-    violations: list[str] = []
-    failing: list[int] = []
-    for number in range(seed, seed + runs):
-        report = election_simulation(number, voters=voters, bystanders=bystanders).run(seconds)
-        digest.update(report.trace_hash.encode())
-        for name in totals:
-            totals[name] += getattr(report, name)
-        if report.violations:
-            failing.append(number)
-            violations += [f"seed {number}: {each}" for each in report.violations]
+    except UsageError as error:
+        fail(str(error), "name those of --faults that there are", code=2)
+    count = max(1, round(hours * 3600 / WORLD_S))
+    voters, seconds = len(site.voters), hours * 3600 / count
+    began = time.monotonic()
+    worlds = (World(each, voters, len(site.node) - voters, plan, seconds) for each in range(seed, seed + count))
+    total = run_all(worlds, min(jobs, count))
     outcome = {
         "spec": spec,
         "site": site.name,
         "seed": seed,
-        "seeds": runs,
-        "simulated_s": runs * seconds,
-        **totals,
-        "trace_hash": digest.hexdigest(),
-        "violations": violations,
+        "seeds": count,
+        "faults": faults or "all",
+        "simulated_s": total.simulated_s,
+        "events": total.events,
+        "elections": total.elections,
+        "crashes": total.crashes,
+        "partitions": total.partitions,
+        "trace_hash": total.trace_hash,
+        "violations": total.violations,
         "took_s": round(time.monotonic() - began, 3),
     }
     if as_json:
@@ -56,6 +51,9 @@ def command(spec: str, hours: float, seed: int, *, as_json: bool) -> None:
     else:
         for name, value in outcome.items():
             print(f"{name:12} {value}")
-    if failing:
-        replay = f"atoll sim {spec} --seed {failing[0]} --hours {seconds / 3600:g}"
-        fail(f"{len(violations)} violations in {len(failing)} of {runs} seeds", f"replay the first with: {replay}")
+    if total.failing:
+        chosen = f" --faults {faults}" if faults else ""
+        replay = f"atoll sim {spec} --seed {total.failing[0]} --hours {seconds / 3600!r}{chosen}"
+        fail(
+            f"{len(total.violations)} violations in {total.failed} of {count} seeds", f"replay the first with: {replay}"
+        )
