@@ -105,6 +105,10 @@ class Transport(Protocol):
         """Close the link to `peer`, if there is one; `LinkDown` follows at both ends."""
         ...
 
+    def links_over(self, addresses: frozenset[str]) -> list[NodeId]:
+        """Give the peers whose links end at one of these addresses of this host."""
+        ...
+
     def send(self, peer: NodeId, data: bytes) -> None:
         """Queue one message of at most `MESSAGE_BYTES_MAX` bytes, without waiting.
 

@@ -41,6 +41,8 @@ PORT = 8086
 PERIOD_S = 1.0
 JITTER = 0.2
 """A beat comes up to this part of the period earlier or later, so that nodes started together drift apart."""
+HURRY_S = 0.05
+"""Between two beacons that are said because the network has changed."""
 INTERFACES_MAX = 64
 """A container host has hundreds; neighbours are on the first few."""
 ADDRESSES_MAX = 4
@@ -264,7 +266,12 @@ class Beacon:
         """Wait for the next hint; one reader at a time."""
         return await self._heard.receive()
 
+    def hurry(self) -> None:
+        """Look at the interfaces and say a beacon at once: the network has changed."""
+        self._hurried.set()
+
     async def __aenter__(self) -> Self:
+        self._hurried = anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         # Ears before voice: who answers our first beacon at once shall be heard.
@@ -288,7 +295,11 @@ class Beacon:
         while True:
             self._look()
             self._say()
-            await anyio.sleep(self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
+            with anyio.move_on_after(self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER)):
+                await self._hurried.wait()
+                # A network that changes all the time must not make us a flood.
+                await anyio.sleep(HURRY_S)
+            self._hurried = anyio.Event()
 
     def _look(self) -> None:
         """Take the interfaces as they are now: they come and go with cables, networks and sleep."""

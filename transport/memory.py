@@ -237,6 +237,11 @@ class MemoryTransport:
         """Counters since the start, and how many links there are now."""
         return {**self._counts, "links": len(self._links), "connections": len(self._links)}
 
+    def links_over(self, addresses: frozenset[str]) -> list[NodeId]:
+        """Give nobody: a memory network has no addresses to lose."""
+        del addresses
+        return []
+
     # What the network does here.
 
     @property

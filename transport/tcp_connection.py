@@ -61,6 +61,13 @@ def peer_of(descriptor: int) -> Any:
     return None
 
 
+def own_address_of(descriptor: int) -> str:
+    """Give the address at this end, without its scope; empty when it has none any more."""
+    with contextlib.suppress(OSError), _duplicate(descriptor) as sock:
+        return plain_host(str(sock.getsockname()[0]).partition("%")[0].lower())
+    return ""
+
+
 def shut_down(descriptor: int, peer: Any) -> None:
     """Shut a connection down if it still is the one to `peer`; libzmq's thread then closes it."""
     with contextlib.suppress(OSError), _duplicate(descriptor) as sock:

@@ -188,6 +188,14 @@ class ZeroMqTransport:
             "flooding_cut": self._router.flooding_cut + self._dialling.flooding_cut,
         }
 
+    def links_over(self, addresses: frozenset[str]) -> list[NodeId]:
+        """Give the peers whose links end at one of these addresses of ours."""
+        return [
+            peer
+            for peer, link in self._table.links.items()
+            if (link.dealer.own_address if link.dealer else self._router.own_address_of(link.name)) in addresses
+        ]
+
     # What comes from the sockets.
 
     async def _repeat(self, act: Callable[[], None], descriptor: int) -> None:

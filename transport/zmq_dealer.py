@@ -13,7 +13,7 @@ from zmq.utils.monitor import parse_monitor_message
 from atoll.transport.errors import Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, peer_of, shut_down
+from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, own_address_of, peer_of, shut_down
 from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits
 
 _DEALER_EVENTS = (
@@ -68,6 +68,11 @@ class Dealer:
     def descriptors(self) -> tuple[int, int]:
         """What to wait on for frames, and for `watch`."""
         return int(self._sock.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))
+
+    @property
+    def own_address(self) -> str:
+        """The address at this end of the connection; empty before there is one."""
+        return own_address_of(self._descriptor) if self.connected else ""
 
     def receive_nowait(self) -> bytes | None:
         """Give the next frame, or None when nothing more has come."""

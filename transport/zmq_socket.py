@@ -20,7 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.keys import NodeKey
-from atoll.transport.tcp_connection import UnreadMeters, peer_of, plain_host, shut_down
+from atoll.transport.tcp_connection import UnreadMeters, own_address_of, peer_of, plain_host, shut_down
 
 CUT_DELAY_S = 0.25
 """Between the last frame to a connection and its end, so that the reason arrives; libzmq cannot be asked whether."""
@@ -191,6 +191,11 @@ class KeyedRouter:
     def host_of(self, connection: bytes) -> str:
         """Give the address a connection comes from."""
         return self._hosts.get(connection, "")
+
+    def own_address_of(self, connection: bytes) -> str:
+        """Give the address at this end of a connection; empty when it is gone."""
+        descriptor = self._descriptors.get(connection)
+        return "" if descriptor is None else own_address_of(descriptor)
 
     def admit(self) -> None:
         """Let everybody in whose handshake waits, and write the key down."""

@@ -18,6 +18,7 @@ from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon import Beacon
 from atoll.transport.errors import Congested
 from atoll.transport.identity import NodeId
+from atoll.transport.network_watch import NetworkChanged, NetworkWatch
 
 log = logging.getLogger("atoll.actors")
 
@@ -40,8 +41,11 @@ class Discoverer(MachineActor):
         *,
         seeds: Iterable[Seed] = (),
         rng: Random | None = None,
+        watch: Callable[[Callable[[NetworkChanged], None]], NetworkWatch] = NetworkWatch,
     ) -> None:
         """Take what makes the node's beacon, or None where there shall be none, and nodes whose address is known."""
+        self._watch = watch
+        self._changes = 0
         self.membership = Membership(own, rng=rng or Random(), seeds=seeds)
         self._make_beacon = beacon
         self._beacon: Beacon | None = None
@@ -53,6 +57,7 @@ class Discoverer(MachineActor):
             self.system.subscribe(fact, self.ref)
         await super().started()
         await self._learn_links()
+        self.tasks.start_soon(self._watch(self._network_changed).run, name="watching the network")
         if self._make_beacon is not None:
             self.tasks.start_soon(self._listen, self._make_beacon, name="hearing beacons")
 
@@ -69,6 +74,7 @@ class Discoverer(MachineActor):
         beacon = self._beacon.statistics() if self._beacon is not None else {}
         return {
             **{f"beacon {name}": count for name, count in beacon.items()},
+            "network_changes": self._changes,
             **self.membership.statistics(self.system.clock()),
         }
 
@@ -87,6 +93,16 @@ class Discoverer(MachineActor):
             return
         for link in described.links:
             self.handle(Told(PeerUp(link.peer, link.standing, link.label, link.host)))
+
+    def _network_changed(self, change: NetworkChanged) -> None:
+        """Say where we are now, and let links over lost addresses be dialled again."""
+        if change.gone:
+            log.info("this host has lost %s (%s)", ", ".join(sorted(change.gone)), change.why)
+        self._changes += 1
+        self.system.announce(change)
+        self.ref.tell(change)
+        if self._beacon is not None:
+            self._beacon.hurry()
 
     async def _listen(self, make_beacon: Callable[[], Beacon]) -> None:
         async with make_beacon() as beacon:

@@ -51,6 +51,7 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon_packet import FORGET_S, Heard
 from atoll.transport.identity import NodeId
+from atoll.transport.network_watch import NetworkChanged
 
 FALLBACK_S = 1.5
 """How long the higher id waits for the lower one's link, while it hears it: a beacon and a handshake."""
@@ -63,6 +64,8 @@ HEAD_START_S = 0.25
 which three are dead cost less than a second."""
 MOVED_S = 0.25
 """How soon a new address of a node that does not answer is dialled."""
+MOVED_FOR_S = 5.0
+"""How long after a change of our own addresses we dial without waiting for lower ids."""
 PAUSE_S_MIN = 0.5
 PAUSE_S_MAX = 8.0
 """Between two rounds; doubled from round to round, and shortened by up to a half at random."""
@@ -158,6 +161,8 @@ class Membership:
         self._wanted: frozenset[NodeId] = frozenset()
         self._chosen: frozenset[NodeId] | None = None
         """Members to have links with; None when it has to be chosen anew."""
+        self._moved_until: Seconds = 0.0
+        """Until then the order of who dials does not hold: our address has changed, and only we know it."""
         self._hurried = False
         """The next look is `LOOK_S` away, not `IDLE_LOOK_S`."""
 
@@ -186,6 +191,8 @@ class Membership:
                 effects = self._on_down(node, now)
             case Told(DialFailed(peer=node, reason=reason)):
                 effects = self._on_failed(node, reason, now)
+            case Told(NetworkChanged()):
+                effects = self._on_moved(now)
             case Told(Wanted(peers=peers)):
                 self._wanted, self._chosen = peers, None
                 effects = self._look(now)
@@ -269,7 +276,7 @@ class Membership:
         if peer is None or peer.standing is None:
             return []
         peer.standing, peer.alone_since, peer.beats_before = None, now, peer.beats
-        if now - peer.linked_at >= STABLE_S:
+        if now - peer.linked_at >= STABLE_S or now < self._moved_until:
             peer.rounds = 0
             peer.not_before = now + self.rng.uniform(0, RELINK_S_MAX)
         else:
@@ -286,6 +293,17 @@ class Membership:
         peer.failure = reason
         peer.dialling_until = peer.not_before = now
         return self._consider(peer, now) + self._hurry(peer)
+
+    def _on_moved(self, now: Seconds) -> list[Effect]:
+        """Dial everybody soon: what failed before may work now, and others cannot know that it is our turn."""
+        self._moved_until = now + MOVED_FOR_S
+        for peer in self._peers.values():
+            if peer.standing is None and peer.node not in self._dialling:
+                peer.rounds = 0
+                peer.not_before = min(peer.not_before, now + self.rng.uniform(0, RELINK_S_MAX))
+                peer.tried.clear()
+        self._hurried = True
+        return [*self._look(now), Arm("look", RELINK_S_MAX)]
 
     def _note_beacon(self, peer: _Peer, heard: Heard, now: Seconds) -> None:
         peer.label, peer.release, peer.heard_at = heard.label, heard.release, now
@@ -388,7 +406,7 @@ class Membership:
         waited = now - peer.alone_since >= FALLBACK_S and (
             peer.beats - peer.beats_before >= FALLBACK_BEATS or peer.static
         )
-        if self.own > peer.node and not waited:
+        if self.own > peer.node and not waited and now >= self._moved_until:
             return "it dials, having the lower id"
         if peer.node in under_way:
             return ""

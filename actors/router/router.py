@@ -50,6 +50,7 @@ from atoll.transport.envelope import Envelope, Kind, decode_envelope, encode_env
 from atoll.transport.errors import MalformedFrame, PeerError, Refused, Unreachable, WorldError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
+from atoll.transport.network_watch import NetworkChanged
 from atoll.transport.tokens import check_grant
 
 log = logging.getLogger("atoll.router")
@@ -111,6 +112,7 @@ class Router(Actor):
             UsageError: The port is taken; the text says what to do.
         """
         self.system.subscribe(DialWanted, self.ref)
+        self.system.subscribe(NetworkChanged, self.ref)
         self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._converse)
         await self.tasks.start(self._hold_transport)
         self.tasks.start_soon(self._keep_time)
@@ -216,7 +218,7 @@ class Router(Actor):
 
     # Messages of this node and of Routers
 
-    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901 - one case a message
+    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0912 - one case a message
         """Take facts, records and orders."""
         match delivery.message:
             case RecordsArrived(path, records):
@@ -236,6 +238,13 @@ class Router(Actor):
                 self._let_go(peer, reason)
             case DialWanted(peer, host, port):
                 self._transport.dial(peer, host, port)
+            case NetworkChanged(gone=gone) if gone:
+                # TCP would notice after seconds of silence; the peer is dialled again from an address that is there.
+                for peer in self._transport.links_over(gone):
+                    self._counts["links_left_behind"] += 1
+                    self._let_go(peer, "this host has lost the address that the link ended at")
+            case NetworkChanged():
+                return None
             case Reach(peer) if delivery.standing is None and delivery.reply_to is not None:
                 self._begin_to_reach(peer, delivery.reply_to)
             case DescribeRoutes() if delivery.standing is None:

@@ -12,6 +12,7 @@ from atoll.actors.discoverer.membership import (
     LOOK_S,
     MOVED_S,
     PAUSE_S_MAX,
+    RELINK_S_MAX,
     STABLE_S,
 )
 from atoll.actors.discoverer.messages import (
@@ -21,6 +22,7 @@ from atoll.actors.discoverer.messages import (
 from atoll.actors.router.messages import PeerDown
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon_packet import FORGET_S, Heard
+from atoll.transport.network_watch import NetworkChanged
 
 
 def test_the_lower_id_dials_at_once_and_once(bench):
@@ -146,6 +148,32 @@ def test_a_new_address_cuts_the_pause_short(bench):
     # At worst a dial of the old address has just begun, and nobody says that it failed.
     assert at - moved_at <= DIAL_S + MOVED_S
     assert wanted.peer == HIGH
+
+
+def moved(*gone):
+    return NetworkChanged(frozenset({"192.0.2.9"}), frozenset(gone), "an interface changed")
+
+
+def test_after_a_change_of_our_addresses_links_are_dialled_again_at_once_whoever_has_the_lower_id(bench):
+    for who, host in ((LOW, "192.0.2.1"), (HIGH, "192.0.2.7")):
+        bench.hear(who, host)
+        bench.up(who)
+    bench.tell(moved("192.0.2.8"))
+    for who in (LOW, HIGH):
+        bench.tell(PeerDown(who, "this host has lost the address that the link ended at"))
+    bench.wait(RELINK_S_MAX + 2 * LOOK_S)
+    assert bench.dialled[-2:] == [LOW, HIGH]
+
+
+def test_a_change_of_our_addresses_cuts_every_pause_short(bench):
+    bench.hear(HIGH)
+    bench.wait(60, hearing=[(HIGH, "192.0.2.7")])
+    bench.wait(DIAL_S)
+    bench.hear(HIGH)
+    before = len(bench.dials)
+    bench.tell(moved())
+    bench.wait(DIAL_S + RELINK_S_MAX + LOOK_S)
+    assert len(bench.dials) > before
 
 
 def test_a_restart_of_the_peer_cuts_the_pause_short(bench):

@@ -18,6 +18,7 @@ from atoll.transport.base import Standing
 from atoll.transport.beacon import Beacon
 from atoll.transport.codec import Codec
 from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.transport.network_watch import NetworkChanged
 
 pytestmark = pytest.mark.anyio
 CODEC = Codec([*RUNTIME_MESSAGES, *MESSAGES])
@@ -172,6 +173,41 @@ async def test_a_node_without_beacons_is_quiet_and_answers():
     async with ActorSystem(key.node_id, CODEC) as system:
         await system.spawn(lambda: Discoverer(key.node_id, None), PATH)
         assert (await seen(system)).nodes == ()
+
+
+async def test_a_change_of_the_network_is_announced_and_a_beacon_said_at_once():
+    key, told, witnessed = NodeKey.generate(), [], []
+    port = free_port(socket.SOCK_DGRAM)
+
+    class Watch:
+        def __init__(self, tell):
+            told.append(tell)
+
+        async def run(self):
+            await anyio.sleep_forever()
+
+    class Witness(Actor):
+        async def started(self):
+            self.system.subscribe(NetworkChanged, self.ref)
+
+        async def receive(self, delivery):
+            witnessed.append(delivery.message)
+
+    def beacon():
+        # The next one by itself would come when this test is long over.
+        return Beacon(key, 1000, SITE, beacon_port=port, interfaces=("lo",), period_s=3600.0)
+
+    async with ActorSystem(key.node_id, CODEC) as system:
+        await system.spawn(Witness, "witness")
+        await system.spawn(lambda: Discoverer(key.node_id, beacon, watch=Watch), PATH)
+        statistics = system._cells[PATH].actor.statistics
+        await until(lambda: statistics().get("beacon sent"))
+        sent = statistics()["beacon sent"]
+        change = NetworkChanged(frozenset({"127.0.0.1"}), frozenset(), "awake after 60 s")
+        told[0](change)
+        await until(lambda: statistics()["beacon sent"] == 2 * sent)
+        assert witnessed == [change]
+        assert statistics()["network_changes"] == 1
 
 
 async def test_only_members_are_told_who_is_near():

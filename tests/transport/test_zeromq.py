@@ -187,3 +187,14 @@ def test_a_port_that_needs_rights_is_said_with_what_to_do():
     words = zmq_socket._bind_failure("0.0.0.0", 80, zmq.ZMQError(13))
     assert "port 80 needs rights" in words
     assert "above 1023" in words
+
+
+async def test_links_are_told_by_the_address_they_end_at():
+    async with Node(host="0.0.0.0") as node, Node(host="0.0.0.0") as peer:
+        node.dial(peer.id, "127.0.0.2", peer.port)
+        await node.next(LinkUp)
+        await peer.next(LinkUp)
+        assert peer.links_over(frozenset({"127.0.0.2"})) == [node.id]
+        assert peer.links_over(frozenset({"127.0.0.1"})) == []
+        assert node.links_over(frozenset({"127.0.0.1", "192.0.2.7"})) == [peer.id]
+        assert node.links_over(frozenset({"127.0.0.2"})) == []
