@@ -34,14 +34,13 @@ from atoll.actors.duties import messages as duties_messages
 from atoll.actors.duties.duties import HELD as DUTIES_HELD
 from atoll.actors.duties.duties import Duties
 from atoll.actors.duties.duty import Duty
-from atoll.actors.duties.messages import PROXY, REGISTRAR, DescribeSite, SiteDescribed
+from atoll.actors.duties.messages import PROXY, REGISTRAR, DescribeSite, Drain, SiteDescribed
 from atoll.actors.duties.offer import Offer
 from atoll.actors.duties.proxy import Proxy
 from atoll.actors.duties.registrar import Registrar
 from atoll.actors.elector import messages as elector_messages
 from atoll.actors.elector.elector import Elector
 from atoll.actors.elector.host_facts import HostFacts, StatedFacts
-from atoll.actors.elector.messages import Resign
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.gateway import messages as gateway_messages
@@ -81,8 +80,8 @@ from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
 
 NETWORK, USERS = "network", "users"
-LEAVE_S = 0.5
-"""How long a supernode that ends waits for its successor."""
+LEAVE_S = 1.5
+"""How long a node that ends waits until others do what it did: a proxy needs two relays, an election a vote."""
 
 try:
     VERSION = version("atoll")
@@ -159,23 +158,14 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Give up the supernode's place in good order, then stop everything, last first."""
+        """Give duties and the supernode's place away in good order, then stop everything, last first."""
         if kind is None:
-            self.system.announce(Resign("it leaves"))
+            with suppress(AskFailed):
+                await self._ask_here(duties_messages.PATH, Drain(within_s=LEAVE_S), 2 * LEAVE_S)
             with suppress(AskFailed):
                 await self._ask_here(discoverer_messages.SUSPICION, Leaving(), 0.2)
-            with anyio.move_on_after(LEAVE_S):
-                while await self._holds_duties():  # noqa: ASYNC110 - others' duties have no event here
-                    await anyio.sleep(LEAVE_S / 10)
         self._open = False
         return await self._stack.__aexit__(kind, error, trace)
-
-    async def _holds_duties(self) -> bool:
-        try:
-            site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 0.2)
-        except AskFailed:
-            return False
-        return (bool(site.held) or site.supernode == self.id) and len(site.records) > 1
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self.config

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atoll.cli.connection import connection, json_option, segment
-from atoll.cli.output import print_json
+from atoll.cli.output import Failed, print_json
 from atoll.cli.process import config_of, flags_given, process_options
 from atoll.cli.tables import print_facts, print_table, span
 
@@ -104,3 +104,42 @@ def show_node(node: str, *, as_json: bool) -> None:
             ("seen", f"{span(view.seen_s_ago)} ago" if view.seen_s_ago is not None else ""),
         ]
     )
+
+
+@command.command("drain")
+@click.option(
+    "--within",
+    "within_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 300),
+    default=10.0,
+    show_default=True,
+    help="How long others may take to take everything over.",
+)
+@click.option("--undo", is_flag=True, help="Let it hold duties and preside again.")
+@json_option
+def drain(within_s: float, *, undo: bool, as_json: bool) -> None:
+    """Give the node's duties and the supernode's place to others; it takes none until `--undo` or a restart."""
+    import json
+
+    from atoll.actors.gateway.views import DrainReply
+
+    body = json.dumps({"draining": not undo, "within_s": within_s}).encode()
+    headers = {"content-type": "application/json"}
+    answer = connection().ask("POST", "/atoll/v1/drain", body=body, headers=headers)
+    view = answer.view(DrainReply)
+    if as_json:
+        print_json(answer.plain())
+    elif undo:
+        click.echo("it may hold duties and preside again")
+    else:
+        print_table(
+            ("WHAT", "NOW AT", "TOOK", "PAUSE"),
+            [(each.what, each.name, f"{each.took_ms:.0f} ms", f"{each.pause_ms:.0f} ms") for each in view.moved],
+            none="it held nothing that others do" if not view.stayed else "nothing was moved",
+        )
+    if view.stayed:
+        left = "; ".join(f"{each.what}: {each.why}" for each in view.stayed)
+        raise Failed(
+            f"not everything was moved: {left}", "start another node of this site, or try again with --within 60"
+        )

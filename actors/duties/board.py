@@ -18,7 +18,6 @@ from atoll.actors.discoverer.messages import MemberDied, MemberLeft
 from atoll.actors.duties.messages import (
     PROXY,
     REGISTRAR,
-    DrainWanted,
     DropDuty,
     DutyFailed,
     DutyPlace,
@@ -35,7 +34,7 @@ from atoll.actors.duties.messages import (
 )
 from atoll.actors.duties.placing import Candidate, Placing
 from atoll.actors.duties.roll import Roll, sane
-from atoll.actors.elector.messages import ScoreChanged, SupernodeElected, SupernodeLost
+from atoll.actors.elector.messages import DrainWanted, ScoreChanged, SupernodeElected, SupernodeLost
 from atoll.actors.elector.score import Score
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import (
@@ -115,6 +114,12 @@ class DutyBoard:
         """Say what `status` shows."""
         return SiteDescribed(self._records, self._supernode, self._places, tuple(sorted(self._holding)), self._draining)
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else could take anything over, as far as this node knows."""
+        others = [said for node, said in self._told.items() if node != self.own.node]
+        return not self._members or (bool(others) and all(said.draining for said in others))
+
     def recent(self) -> list[object]:
         """Give the facts that a duty which begins now has missed."""
         facts: list[object] = [SiteKnown(self._records, self._supernode, self._places)]
@@ -144,7 +149,7 @@ class DutyBoard:
                 return self._learn(message.records, message.places)
             case SiteRoll():
                 self.counts["rolls_of_others"] += 1
-            case SiteLabels(labels=labels, relays=relays) if self._holder(PROXY) == sender:
+            case SiteLabels(labels=labels, relays=relays) if self.holder(PROXY) == sender:
                 self._labels = message
                 return [Announce(LabelsChanged(labels, relays))]
             case SiteLabels():
@@ -270,9 +275,9 @@ class DutyBoard:
     def _learn(self, records: tuple[NodeRecord, ...], places: tuple[DutyPlace, ...]) -> list[Effect]:
         effects: list[Effect] = []
         if (records, places) != (self._records, self._places):
-            moved = self._holder(REGISTRAR)
+            moved = self.holder(REGISTRAR)
             self._records, self._places = records, places
-            if self._holder(REGISTRAR) != moved:
+            if self.holder(REGISTRAR) != moved:
                 effects += self._pass_labels_on()
         effects.append(Announce(SiteKnown(records, self._supernode, places)))
         return effects + self._obey()
@@ -299,11 +304,12 @@ class DutyBoard:
         del self._holding[duty]
         return [Announce(DropDuty(duty)), Arm("report", SOON_S)]
 
-    def _holder(self, duty: str) -> NodeId | None:
+    def holder(self, duty: str) -> NodeId | None:
+        """Say where a duty is, as far as this node knows."""
         return next((place.holder for place in self._places if place.duty == duty), None)
 
     def _pass_labels_on(self) -> list[Effect]:
-        registrar = self._holder(REGISTRAR)
+        registrar = self.holder(REGISTRAR)
         if self._labels is None or PROXY not in self._holding or registrar is None or registrar == self.own.node:
             return []
         return [Send(registrar, self._labels)]

@@ -9,6 +9,7 @@ What is wanted may change while a duty begins: each duty has one task that follo
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
@@ -21,26 +22,32 @@ from atoll.actors.duties.messages import (
     PATH,
     STATE_BYTES_MAX,
     DescribeSite,
-    DrainWanted,
+    Drain,
+    Drained,
     DropDuty,
     DutyFailed,
     DutyReady,
     HoldDuty,
     LabelsChanged,
+    Moved,
     OwnRecordChanged,
     StateGiven,
     StateWanted,
+    Stayed,
 )
 from atoll.actors.elector.messages import PATH as ELECTOR
 from atoll.actors.elector.messages import (
     DescribeElection,
+    DrainWanted,
     ElectionStatus,
+    Resign,
     ScoreChanged,
     SupernodeElected,
     SupernodeLost,
 )
 from atoll.actors.router.messages import PeerDown, PeerUp
-from atoll.actors.runtime import AskFailed, Declined, Delivery, MachineActor, StartFailed
+from atoll.actors.runtime import LATER, AskFailed, Declined, Delivery, MachineActor, StartFailed
+from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
 from atoll.transport.errors import MalformedFrame
@@ -65,6 +72,8 @@ class Duties(MachineActor):
         self._makers = dict(duties)
         self._wanted: dict[str, HoldDuty] = {}
         self._ordered: dict[str, anyio.Event] = {}
+        self._changed = anyio.Event()
+        """Set when the board says anything."""
         super().__init__(self.board)
 
     async def started(self) -> None:
@@ -98,6 +107,12 @@ class Duties(MachineActor):
     async def receive(self, delivery: Delivery) -> Any:
         """Describe the site to this node, give a duty's state to its next holder; the rest is the board's."""
         match delivery.message:
+            case Drain() as wanted if delivery.standing is None:
+                self.system.announce(DrainWanted(wanted.draining))
+                if not wanted.draining:
+                    return Drained(draining=False)
+                self.tasks.start_soon(self._drain, delivery.reply_to, wanted.within_s)
+                return LATER
             case DescribeSite() if delivery.standing is None:
                 return self.board.describe()
             case StateWanted(duty=duty):
@@ -119,10 +134,51 @@ class Duties(MachineActor):
                 self._ordered[duty].set()
             case _:
                 super().announce(fact)
+        self._note_change()
 
     def statistics(self) -> dict[str, int]:
         """Count what was refused."""
         return dict(sorted(self.board.counts.items()))
+
+    async def _drain(self, asked: ReplyTo | None, within_s: float) -> None:
+        """Wait until what is held here is held elsewhere, then give the supernode's place up too."""
+        began = self.system.clock()
+        moved: list[Moved] = []
+        with anyio.move_on_after(within_s):
+            for duty in sorted(self.board.describe().held):
+                await self._wait(partial(self._given, duty))
+                to = self.board.holder(duty)
+                if to is not None and to != self.board.own.node:
+                    moved.append(Moved(duty, to, self.system.clock() - began, 0.0))
+            if self._presides() and not self.board.alone:
+                resigned = self.system.clock()
+                self.system.announce(Resign("it drains"))
+                await self._wait(self._another_presides)
+                now, to = self.system.clock(), self.board.describe().supernode
+                if to is not None:
+                    moved.append(Moved("supernode", to, now - began, now - resigned))
+        why = "no other member could take it" if self.board.alone else f"no other member took it within {within_s:g} s"
+        left = [*self.board.describe().held, *(["supernode"] if self._presides() else [])]
+        if asked is not None:
+            asked.answer(Drained(True, tuple(moved), tuple(Stayed(each, why) for each in left)))
+
+    def _given(self, duty: str) -> bool:
+        ended = duty not in self.board.describe().held and self.system.find(duty) is None
+        return ended or self.board.alone
+
+    def _another_presides(self) -> bool:
+        return self.board.describe().supernode not in (None, self.board.own.node)
+
+    def _presides(self) -> bool:
+        return self.board.describe().supernode == self.board.own.node
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
 
     async def _snapshot(self, duty: str) -> bytes:
         held = self.system.find(duty)
@@ -147,6 +203,7 @@ class Duties(MachineActor):
             elif order is None and running is not None:
                 log.info("this node gives the duty %s up", duty)
                 await self.system.stop(running)
+                self._note_change()
 
     async def _begin(self, order: HoldDuty) -> None:
         state = await self._fetch_state(order)

@@ -147,10 +147,40 @@ class DutyFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainWanted:
-    """Fact in: this node shall hold no duty from now on, or may hold some again."""
+class Drain:
+    """Ask this node's Duties to give everything away and to take nothing more; answered with `Drained`."""
+
+    draining: bool = True
+    """False: it may hold duties again, and preside."""
+    within_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a drained node gave away."""
+
+    what: str
+    to: NodeId
+    took_s: float
+    pause_s: float
+    """How long nobody did it, as this node saw it; 0 where the next holder had begun before this one ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stayed:
+    """What a drained node could not give away."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The answer to `Drain`."""
 
     draining: bool
+    moved: tuple[Moved, ...] = ()
+    stayed: tuple[Stayed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

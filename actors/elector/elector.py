@@ -15,6 +15,7 @@ from atoll.actors.elector.messages import (
     Amnesia,
     Ballot,
     DescribeElection,
+    DrainWanted,
     ElectionStatus,
     Leave,
     MemberReachable,
@@ -76,6 +77,9 @@ class Elector(MachineActor):
             named=named,
             gated=False,
         )
+        self._draining = False
+        """While it does it calls itself as unfit as can be, so that nobody hands the lead to it."""
+        self._score = score or Score()
         super().__init__(self.election, Journal(journal, [Ballot, RosterChain, Signing, Amnesia], loss=Amnesia))
 
     async def started(self) -> None:
@@ -83,7 +87,7 @@ class Elector(MachineActor):
         await super().started()
         if (recollection := self.election.recollection) is not None:
             log.warning("%s", recollection.because(self.election.roster))
-        for fact in (PeerUp, PeerDown, ScoreChanged, Resign, Leave, PlacementSettled):
+        for fact in (PeerUp, PeerDown, ScoreChanged, Resign, Leave, DrainWanted, PlacementSettled):
             self.system.subscribe(fact, self.ref)
 
     async def receive(self, delivery: Delivery) -> Any:
@@ -119,4 +123,10 @@ class Elector(MachineActor):
                 return None
             case Told(PeerDown(peer=peer)):
                 return Told(MemberUnreachable(peer))
+            case Told(DrainWanted(draining=draining)):
+                self._draining = draining
+                return Told(ScoreChanged(Score() if draining else self._score))
+            case Told(ScoreChanged(score=score)):
+                self._score = score
+                return None if self._draining else event
         return event

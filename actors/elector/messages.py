@@ -289,6 +289,13 @@ class RosterInForce:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainWanted:
+    """Fact in: this node shall neither preside nor hold duties from now on, or may do so again."""
+
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SupernodeElected:
     """Fact out: who is supernode; replaces what was announced before."""
 

@@ -29,6 +29,8 @@ class Scope(enum.Enum):
     """Calls to this node's services."""
     FORWARD = "atoll:forward"
     """Calls to other nodes in this node's name."""
+    MANAGE = "atoll:manage"
+    """What changes the node's place in its site."""
 
 
 class Kind(enum.Enum):
@@ -68,6 +70,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("GET", "/atoll/v1/links"): Scope.READ,
         ("GET", "/atoll/v1/relays"): Scope.READ,
         ("GET", "/atoll/v1/duties"): Scope.READ,
+        ("POST", "/atoll/v1/drain"): Scope.MANAGE,
         ("GET", "/atoll/v1/images"): Scope.CONTAINERS,
         ("POST", "/atoll/v1/images"): Scope.CONTAINERS,
         ("DELETE", "/atoll/v1/images/{image}"): Scope.CONTAINERS,

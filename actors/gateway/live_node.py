@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import anyio
 
 from atoll.actors.cloud.messages import DIRECTORY, Found, ListNodes, LookUp, NodeList, NodeRecord
+from atoll.actors.duties.messages import PATH as DUTIES
+from atoll.actors.duties.messages import Drain, Drained
 from atoll.actors.gateway.authority import Kind, Principal
 from atoll.actors.gateway.far_nodes import FarNodes, fits
 from atoll.actors.gateway.http_line import Application
@@ -19,7 +21,16 @@ from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.picture import Picture, far_view, take_picture
 from atoll.actors.gateway.ports import AmbiguousName, UnknownName
-from atoll.actors.gateway.views import NodeView, RelayView, RouteTaken, ServiceView, StatusView
+from atoll.actors.gateway.views import (
+    DrainReply,
+    MovedView,
+    NodeView,
+    RelayView,
+    RouteTaken,
+    ServiceView,
+    StatusView,
+    StayedView,
+)
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import Reach
 from atoll.actors.router.routes import Route
@@ -32,6 +43,8 @@ from atoll.transport.identity import SHORT_CHARACTERS, NodeId
 
 CLOUD_AGAIN_S = 2.0
 """For the cloud to tell anew of a node that is known already."""
+DRAIN_SLACK_S = 2.0
+"""For the answer itself, beyond what others may take."""
 ATTEMPTS = 3
 """A call is sent again when a way dies under it; the callee handles it once."""
 GATEWAY = "gateway"
@@ -100,6 +113,27 @@ class LiveNode(LiveContainers):
             return known[0]
         self.far.remember(answer.record, time.monotonic())
         return answer.record
+
+    async def drain(self, *, draining: bool, within_s: float) -> DrainReply:
+        """Have the Duties give everything away."""
+        drained: Drained = await self.system.ask(
+            Address(self.own.node, DUTIES), Drain(draining, within_s), timeout_s=within_s + DRAIN_SLACK_S
+        )
+        names = (await self._picture()).names()
+        return DrainReply(
+            draining=drained.draining,
+            moved=[
+                MovedView(
+                    what=each.what,
+                    node=str(each.to),
+                    name=names.get(each.to, each.to.short),
+                    took_ms=round(1000 * each.took_s, 1),
+                    pause_ms=round(1000 * each.pause_s, 1),
+                )
+                for each in drained.moved
+            ],
+            stayed=[StayedView(what=each.what, why=each.why) for each in drained.stayed],
+        )
 
     async def relays(self) -> list[RelayView]:
         """List the relays that this node uses now."""

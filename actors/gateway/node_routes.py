@@ -17,6 +17,7 @@ from atoll.actors.gateway.replies import json_reply
 from atoll.actors.gateway.views import (
     ContainerReply,
     ContainersReply,
+    DrainNode,
     DutiesReply,
     ImageReply,
     ImagesReply,
@@ -68,6 +69,7 @@ class NodeRoutes:
             door.route("GET", f"{base}/links", self.links),
             door.route("GET", f"{base}/relays", self.relays),
             door.route("GET", f"{base}/duties", self.duties),
+            door.route("POST", f"{base}/drain", self.drain),
             door.route("GET", f"{base}/images", self.images),
             door.route("POST", f"{base}/images", self.load_image),
             door.route("DELETE", base + "/images/{image}", self.remove_image),
@@ -109,6 +111,11 @@ class NodeRoutes:
     async def duties(self, _request: Request) -> Response:
         """Duties of the site and their holders."""
         return json_reply(DutiesReply(duties=(await self.node.status()).duties))
+
+    async def drain(self, request: Request) -> Response:
+        """Give duties and the supernode's place to others."""
+        wanted = await json_body(request, DrainNode)
+        return json_reply(await self.node.drain(draining=wanted.draining, within_s=wanted.within_s))
 
     async def images(self, _request: Request) -> Response:
         """Images on this node."""

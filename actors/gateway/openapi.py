@@ -66,6 +66,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/atoll/v1/links"): Operation(summary="Links to neighbours", reply=views.LinksReply),
     ("GET", "/atoll/v1/relays"): Operation(summary="Relays it knows", reply=views.RelaysReply),
     ("GET", "/atoll/v1/duties"): Operation(summary="Duties of the site", reply=views.DutiesReply),
+    ("POST", "/atoll/v1/drain"): Operation(
+        summary="Give duties and the supernode's place to others",
+        reply=views.DrainReply,
+        takes=views.DrainNode,
+        errors=(400,),
+    ),
     ("GET", "/atoll/v1/images"): Operation(summary="Images on this node", reply=views.ImagesReply),
     ("POST", "/atoll/v1/images"): Operation(
         summary="Load an image",

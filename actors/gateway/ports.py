@@ -12,6 +12,7 @@ from atoll.actors.gateway.authority import Principal
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.views import (
     ContainerView,
+    DrainReply,
     ImageView,
     LogLine,
     NodeView,
@@ -90,6 +91,10 @@ class NodePort(Protocol):
     async def images(self) -> list[ImageView]: ...
 
     async def relays(self) -> list[RelayView]: ...
+
+    async def drain(self, *, draining: bool, within_s: float) -> DrainReply:
+        """Give everything to others that only one node of a site does, or be ready to take it again."""
+        ...
 
     async def load_image(self, client: str, tar: Path) -> ImageView:
         """Take an image from a file, which may be moved away, and which the gateway deletes afterwards."""

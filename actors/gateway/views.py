@@ -4,7 +4,7 @@ Fields may be added with a default, never renamed or removed. Ids are the 52 cha
 first ten. Every reply has `version` at the top.
 """
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -292,6 +292,40 @@ class LogsReply(Reply, frozen=True, kw_only=True):
 
     container: str
     lines: list[LogLine]
+
+
+class DrainNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that drains a node, or ends that."""
+
+    draining: bool = True
+    within_s: Annotated[float, msgspec.Meta(ge=0.1, le=300)] = 10.0
+    """How long others may take to take everything over."""
+
+
+class MovedView(View, frozen=True, kw_only=True):
+    """What a drained node gave away."""
+
+    what: str
+    node: str
+    name: str
+    took_ms: float
+    pause_ms: float
+    """How long nobody did it; 0 where the next holder had begun before this one ended."""
+
+
+class StayedView(View, frozen=True, kw_only=True):
+    """What a drained node could not give away."""
+
+    what: str
+    why: str
+
+
+class DrainReply(View, frozen=True, kw_only=True):
+    """What became of everything the node held."""
+
+    draining: bool
+    moved: list[MovedView]
+    stayed: list[StayedView]
 
 
 class RunContainer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):

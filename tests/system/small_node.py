@@ -10,10 +10,12 @@ from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownImage, UnknownName
 from atoll.actors.gateway.views import (
     ContainerView,
+    DrainReply,
     DutyView,
     ImageView,
     LinkView,
     LogLine,
+    MovedView,
     NodeRef,
     NodeView,
     RelayView,
@@ -48,6 +50,9 @@ class SmallNode:
         self.calls = []
         """(node or None, request, principal or None) of every call."""
         self.timeouts_s = []
+        self.drains = []
+        """(draining, within_s) of every order to drain."""
+        self.stays = []
         self.canned = {}
         """Path → reply, where a service shall not echo."""
         self.gates = {}
@@ -91,6 +96,13 @@ class SmallNode:
 
     async def images(self):
         return list(self.kept_images.values())
+
+    async def drain(self, *, draining, within_s):
+        self.drains.append((draining, within_s))
+        if not draining:
+            return DrainReply(draining=False, moved=[], stayed=[])
+        moved = [MovedView(what="proxy", node=PHONE, name="phone", took_ms=80.5, pause_ms=0.0)]
+        return DrainReply(draining=True, moved=moved, stayed=self.stays)
 
     async def relays(self):
         return [RelayView(name="relay-1", address="127.0.0.1:8088", state="up")]

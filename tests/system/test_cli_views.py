@@ -13,6 +13,7 @@ from atoll.actors.gateway.views import (
     RouteView,
     SepView,
     StatusView,
+    StayedView,
 )
 
 
@@ -55,6 +56,25 @@ def test_texts_of_other_nodes_cannot_move_the_cursor(gate):
     text = fine(gate("status"))
     assert text.replace("\n", "").isprintable()
     assert "tv?[2J" in text
+
+
+def test_a_drained_node_says_what_went_where(gate):
+    lines = fine(gate("node", "drain", "--within", "3")).splitlines()
+    assert [line.split() for line in lines] == [
+        ["WHAT", "NOW", "AT", "TOOK", "PAUSE"],
+        ["proxy", "phone", "80", "ms", "0", "ms"],
+    ]
+    assert gate.json("node", "drain")["moved"][0]["name"] == "phone"
+    assert "again" in fine(gate("node", "drain", "--undo"))
+    assert gate.node.drains == [(True, 3.0), (True, 10.0), (False, 10.0)]
+
+
+def test_what_a_drained_node_could_not_give_away_is_a_failure_with_its_reason(gate):
+    gate.node.stays = [StayedView(what="supernode", why="no other member could take it")]
+    failed(gate("node", "drain"), "supernode: no other member could take it", "start another node of this site")
+    impatient = gate("node", "drain", "--within", "0")
+    assert impatient.exit_code == 2
+    assert "0.0 is not in the range" in impatient.stderr
 
 
 def test_nodes_are_listed_by_scope(gate):

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import anyio
 import pytest
 from waiting import until
 
@@ -17,7 +18,7 @@ from atoll.actors.duties.messages import (
     PROXY,
     REGISTRAR,
     DescribeSite,
-    DrainWanted,
+    Drain,
     LabelsChanged,
     MemberHere,
     SiteKnown,
@@ -27,7 +28,7 @@ from atoll.actors.duties.messages import (
 from atoll.actors.duties.offer import Offer
 from atoll.actors.duties.proxy import Proxy
 from atoll.actors.duties.registrar import Registrar
-from atoll.actors.elector.messages import DescribeElection, SupernodeElected, SupernodeLost
+from atoll.actors.elector.messages import DescribeElection, DrainWanted, Resign, SupernodeElected, SupernodeLost
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, Address, Declined, SupervisorSpec
@@ -290,6 +291,49 @@ async def test_a_drained_node_gives_its_duties_on_with_the_labels_that_callers_h
         phone.system.announce(SiteServed(RELAYS))
         await until(lambda: phone.announced and len(phone.announced[-1].labels) == 4)
         assert {each.label for each in phone.announced[-1].labels} == set(labels.values())
+
+
+async def test_draining_says_what_moved_where_to_and_without_a_pause(world):
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        world.link(tv, phone)
+        world.elect(tv, phone)
+        await until(lambda: tv.held == set(DUTIES))
+        tv.system.subscribe(Resign, tv.system.find("witness"))
+        drained = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answered, tv, Drain(), drained)
+            # The Elector, which this test stands for, hands over when it is asked to, and not before.
+            await until(lambda: any(isinstance(each, Resign) for each in tv.actor("witness").seen))
+            assert (tv.held, phone.held) == (set(), set(DUTIES))
+            world.elect(phone, tv, epoch=2)
+        (answer,) = drained
+        assert [(each.what, each.to) for each in answer.moved] == [
+            ("proxy", phone.id),
+            ("registrar", phone.id),
+            ("supernode", phone.id),
+        ]
+        assert [each.pause_s for each in answer.moved][:2] == [0.0, 0.0]
+        assert answer.moved[2].pause_s > 0
+        assert answer.stayed == ()
+        assert phone.told[0].labels
+
+
+async def test_a_node_that_drains_alone_says_what_stays(world):
+    async with world.node("tv") as tv:
+        tv.elect(tv)
+        await until(lambda: tv.held == set(DUTIES))
+        answer = await tv.system.ask(tv.system.find(PATH), Drain())
+        assert answer.moved == ()
+        assert [(each.what, each.why) for each in answer.stayed] == [
+            (what, "no other member could take it") for what in (PROXY, REGISTRAR, "supernode")
+        ]
+        assert (await tv.described()).draining
+        assert not (await tv.system.ask(tv.system.find(PATH), Drain(draining=False))).draining
+        await until(lambda: not tv.actor(PATH).board.describe().draining)
+
+
+async def answered(node, message, answers):
+    answers.append(await node.system.ask(node.system.find(PATH), message, timeout_s=PATIENCE_S))
 
 
 async def test_a_registrar_on_another_node_than_the_proxy_announces_its_labels(world, monkeypatch):
