@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from atoll.actors.elector.lease_news import LeaseNews
 from atoll.actors.elector.messages import (
     Amnesia,
     Ballot,
@@ -144,6 +145,7 @@ class Election:
         self.recollection: Recollection | None = None
         """Present exactly while a damaged journal costs this node its vote."""
         self.patience = Patience(self.outlook, self.settings, rng)
+        self._lease_news = LeaseNews()
         self._votes = False
         self._stood_at: Seconds = 0.0
         self._for: dict[NodeId, Roster | None] = {}
@@ -220,6 +222,12 @@ class Election:
         )
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        return self._lease_news.added_to(self._start(restored, now), self.reign, self.roster)
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        return self._lease_news.added_to(self._handle(event, now), self.reign, self.roster)
+
+    def _start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         ballot: Ballot | None = None
         damage = ""
         for record in restored:
@@ -237,7 +245,7 @@ class Election:
             effects.append(Arm("recall", max(TIMER_S_MIN, self.voter.no_vote_until - now)))
         return effects + self._begin_to_vote(now)
 
-    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+    def _handle(self, event: Input, now: Seconds) -> list[Effect]:
         effects: list[Effect] = []
         if self.reign is not None and now >= self.reign.lease_until:
             because = self.outlook.no_majority_because(self.roster)

@@ -296,6 +296,27 @@ class DrainWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """Fact out: this node is the confirmed supernode of that epoch until `until` on its lease clock, or `LeaseEnded`.
+
+    Told each time the lease is renewed, and when the roster in force is another.
+    """
+
+    epoch: int
+    until: float
+    incarnation: int
+    roster_version: int
+    voters: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """Fact out: this node holds the lease of that epoch no longer, whatever was said of its end."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class SupernodeElected:
     """Fact out: who is supernode; replaces what was announced before."""
 
