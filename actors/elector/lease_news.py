@@ -15,7 +15,9 @@ class LeaseNews:
     def added_to(self, effects: list[Effect], reign: Reign | None, roster: Roster) -> list[Effect]:
         """Put the news before what the machine does because a lease ended, and behind what made a new one."""
         before = self._told
-        self._told = reign and LeaseRenewed(reign.epoch, reign.lease_until, *roster.mark, roster.voters)
+        self._told = None
+        if reign is not None:
+            self._told = LeaseRenewed(reign.epoch, reign.lease_until, *roster.mark, roster.voters)
         if before is not None and (self._told is None or self._told.epoch != before.epoch):
             # First: with a `Release` that is sent next, another may hold a lease within a round trip.
             effects = [Announce(LeaseEnded(before.epoch)), *effects]
