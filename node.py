@@ -2,7 +2,7 @@
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, site (duties), suspicion,
             discoverer
-            container_manager, gateway, users' actors
+            container_manager, images, gateway, users' actors
     relay   its two ports (`Relay`); where a cloud is told of it: router, uplink, reporter (`reporting`)
     cloud   router, directory, signaling, enrolment (`run_cloud`)
 
@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import anyio
 
@@ -26,11 +26,13 @@ from atoll.actors.cloud.store import CloudStore
 from atoll.actors.container_manager import messages as container_messages
 from atoll.actors.container_manager.container_manager import ContainerManager
 from atoll.actors.container_manager.containers import Containers, ContextFacts
+from atoll.actors.container_manager.errors import StorageFault
 from atoll.actors.discoverer import messages as discoverer_messages
 from atoll.actors.discoverer.discoverer import Discoverer
 from atoll.actors.discoverer.failure_detector import FailureDetector
 from atoll.actors.discoverer.messages import Leaving, Seed
 from atoll.actors.duties import messages as duties_messages
+from atoll.actors.duties.cache import Cache
 from atoll.actors.duties.duties import HELD as DUTIES_HELD
 from atoll.actors.duties.duties import Duties
 from atoll.actors.duties.duty import Duty
@@ -46,6 +48,10 @@ from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
+from atoll.actors.image_exchange import messages as image_messages
+from atoll.actors.image_exchange.blob_store import BlobStore
+from atoll.actors.image_exchange.exchange import ImageExchange
+from atoll.actors.image_exchange.messages import CACHE
 from atoll.actors.placement import messages as placement_messages
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import Reach
@@ -80,6 +86,7 @@ from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
 
 NETWORK, USERS = "network", "users"
+_DutyMakers: TypeAlias = dict[str, Callable[[], Duty]]
 LEAVE_S = 1.5
 """How long a node that ends waits until others do what it did: a proxy needs two relays, an election a vote."""
 
@@ -102,6 +109,7 @@ def codec() -> Codec:
             *duties_messages.MESSAGES,
             *gateway_messages.MESSAGES,
             *container_messages.MESSAGES,
+            *image_messages.MESSAGES,
             *cloud_messages.MESSAGES,
         ]
     )
@@ -174,9 +182,12 @@ class Node:
         own = NodeRecord(key.node_id, config.name, config.site.name, VERSION)
         self.system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
         self._offer = Offer(self.system)
+        store = stack.enter_context(_blob_store(config))
+        duties = _duties(own, store, has_cloud=config.cloud is not None)
         with _own_faults():
-            await self.system.supervise(_network(config, key, site, own, founded=founded))
+            await self.system.supervise(_network(config, key, site, own, duties=duties, founded=founded))
             await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
+            await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
             await self._serve_gateway(own, site)
         await self.system.supervise(SupervisorSpec(name=USERS))
 
@@ -250,13 +261,14 @@ class Node:
         return await self.system.ask(Address(self.id, path), message, timeout_s=timeout_s)
 
 
-def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, *, founded: bool) -> SupervisorSpec:
+def _network(
+    config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, *, duties: _DutyMakers, founded: bool
+) -> SupervisorSpec:
     """Say which actors make a node part of its site and of the cloud, in the order in which they need each other."""
     node = key.node_id
     cloud = _cloud_address(config.cloud)
     links = _Links(config, key, site)
     beacon = links.beacon if config.beacon.enabled else None
-    duties = {} if cloud is None else _duties_with_cloud(own)
     return SupervisorSpec(
         name=NETWORK,
         strategy=Strategy.REST_FOR_ONE,
@@ -284,9 +296,12 @@ def _network(config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, 
     )
 
 
-def _duties_with_cloud(own: NodeRecord) -> dict[str, Callable[[], Duty]]:
-    """Give what makes each duty that is of use with a cloud only."""
-    return {
+def _duties(own: NodeRecord, store: BlobStore, *, has_cloud: bool) -> _DutyMakers:
+    """Give what makes each duty that this node is able to hold."""
+    duties: _DutyMakers = {CACHE: lambda: Cache(own.node, store)}
+    if not has_cloud:
+        return duties
+    return duties | {
         REGISTRAR: lambda: Registrar(own.site),
         PROXY: lambda: Proxy(own.node, own.site),
     }
@@ -355,6 +370,13 @@ def _stated(config: NodeConfig) -> StatedFacts:
         wired=facts.wired,
         memory_free_bytes=None if facts.memory_mb is None else facts.memory_mb * 2**20,
     )
+
+
+def _blob_store(config: NodeConfig) -> BlobStore:
+    try:
+        return BlobStore(config.state_dir / "cache")
+    except StorageFault as error:
+        raise UsageError(str(error)) from error
 
 
 def _container_manager(config: NodeConfig, node: NodeId) -> ContainerManager:

@@ -36,7 +36,7 @@ def command() -> None:
 def run(
     image: str, name: str | None, settings: tuple[str, ...], node: str | None, client: str | None, *, as_json: bool
 ) -> None:
-    """Make a container of IMAGE and start it."""
+    """Make a container of IMAGE and start it; an image that is not there is pulled from the site first."""
     from atoll.actors.gateway.views import ContainerReply
 
     if not image or name == "":
@@ -50,6 +50,8 @@ def run(
         print_json(answer.plain())
     else:
         click.echo(f"{shown(view.id)}  {shown(view.state)}  {shown(view.path)}")
+    if view.pulled_from:
+        click.echo(f"pulled {shown(image)} from {shown(view.pulled_from)}", err=True)
     suggest("call it with", atoll(), "call", f"{view.name}@{node}" if node else view.name, "/")
     suggest("stop it with", atoll(), "container", "stop", view.name, node=node)
 

@@ -1,21 +1,31 @@
 """`atoll image`: images of services on a node."""
 
 import contextlib
+import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from atoll.cli.connection import connection, for_each, json_option, node_option, segment
-from atoll.cli.output import fail, print_json
+from atoll.cli.connection import Answer, connection, for_each, json_option, node_option, segment
+from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.tables import moment, print_table, shown, size, suggest
 from atoll.cli.uploads import ImageForm
 
+if TYPE_CHECKING:
+    from atoll.actors.gateway.views import PullReply
+
 PUSH_S = 120.0
 """For the node to take a piece, and to unpack the image at the end."""
+PULL_S = 900.0
+PULL_WAIT_MS = 20_000
+"""For the node to say how far it is, when nobody watches;"""
+PULL_LOOK_MS = 300
+"""and when somebody does."""
 client_option = click.option("--client", metavar="NAME", help="The client it belongs to; default: api.")
 
 
@@ -26,7 +36,7 @@ def client_header(client: str | None) -> dict[str, str]:
 
 @click.group("image")
 def command() -> None:
-    """Push, list and remove images of services."""
+    """Push, pull, list and remove images of services."""
 
 
 @command.command("push")
@@ -79,6 +89,47 @@ def _progress(name: str, length: int | None) -> Iterator[Callable[[int], None]]:
 
 def _nothing(_count: int) -> None:
     """Show no progress: nobody watches."""
+
+
+@command.command("pull")
+@click.argument("image", metavar="NAME[:VERSION]")
+@click.option("--from", "source", metavar="NODE", help="The node whose image it shall be. Default: whoever has it.")
+@node_option
+@client_option
+@json_option
+def pull(image: str, source: str | None, node: str | None, client: str | None, *, as_json: bool) -> None:
+    """Pull an image from another node of the site, by way of its cache."""
+    answer, reply = _pulled(image, source or "", node, client)
+    if as_json:
+        print_json(answer.plain())
+    elif (held := reply.image) is not None:
+        origin = "the cache at " if reply.cached else ""
+        click.echo(f"{shown(held.id)}  {shown(held.repo_tags[0])}  {shown(held.digest)}  {size(held.size_bytes)}")
+        click.echo(f"pulled from {origin}{shown(reply.source_name)}", err=True)
+    suggest("run it with", atoll(), "container", "run", image, "--name", image.partition(":")[0], node=node)
+
+
+def _pulled(image: str, source: str, node: str | None, client: str | None) -> "tuple[Answer, PullReply]":
+    from atoll.actors.gateway.views import PullReply
+
+    headers = {"content-type": "application/json"} | client_header(client)
+    wait_ms = PULL_LOOK_MS if sys.stderr.isatty() else PULL_WAIT_MS
+    body = json.dumps({"image": image, "from": source, "wait_ms": wait_ms}).encode()
+    deadline = time.monotonic() + PULL_S
+    with contextlib.ExitStack() as stack:
+        bar: Callable[[int], None] | None = None
+        seen = 0
+        while time.monotonic() < deadline:
+            answer = connection(node).ask("POST", "/atoll/v1/images/pull", body=body, headers=headers)
+            reply = answer.view(PullReply)
+            if reply.image is not None:
+                return answer, reply
+            if bar is None and reply.size_bytes:
+                bar = stack.enter_context(_progress(image, reply.size_bytes))
+            if bar is not None:
+                bar(reply.got_bytes - seen)
+                seen = reply.got_bytes
+    raise Failed(f"{image} is still on its way after {PULL_S:g} s", "run the same command again to wait on")
 
 
 @command.command("list")

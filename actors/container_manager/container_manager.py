@@ -2,13 +2,14 @@
 
     started --async with Containers--> takes orders and calls --stopped--> workers ended, containers kept
 
-Calls of services run beside the mailbox, as many at once as the containers take. Other nodes never reach it: they ask
+Calls of services run beside the mailbox, as many at once as the containers take; so do readers of archives, whom a
+long load must not keep waiting. Other nodes never reach it: they ask
 the gateway, which knows who may do what.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import anyio
 import anyio.abc
@@ -17,6 +18,7 @@ from atoll.actors.container_manager.containers import Containers
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.actors.container_manager.lifecycle import CALL_LIMIT_MAX_S, LAUNCH_S
 from atoll.actors.container_manager.messages import (
+    ArchivePart,
     ContainerInfo,
     ContainerList,
     ImageInfo,
@@ -26,6 +28,7 @@ from atoll.actors.container_manager.messages import (
     ListServices,
     LoadImage,
     Logs,
+    ReadArchive,
     ReadLogs,
     RemoveContainer,
     RemoveImage,
@@ -41,6 +44,7 @@ from atoll.actors.runtime.errors import AskDeclined
 from atoll.transport.base import Standing
 from atoll.transport.codec import Message
 
+_Asked = TypeVar("_Asked", bound=Message)
 ORDER_S = CALL_LIMIT_MAX_S + LAUNCH_S
 """Longer than the longest call; what it is asked ends by limits of its own."""
 
@@ -67,18 +71,27 @@ class ContainerManager(Actor):
 
     async def receive(self, delivery: Delivery) -> Any:
         """Take a call beside the mailbox, anything else in its turn."""
-        if isinstance(delivery.message, ServiceCall):
-            self.tasks.start_soon(self._call, delivery.message, delivery.reply_to)
-            return LATER
+        match delivery.message:
+            case ServiceCall() as call:
+                self.tasks.start_soon(self._beside, delivery.reply_to, self._containers.call, call)
+                return LATER
+            case ReadArchive() as read:
+                self.tasks.start_soon(self._beside, delivery.reply_to, self._read_archive, read)
+                return LATER
         try:
             return await super().receive(delivery)
         except ContainerError as error:
             _decline(delivery.reply_to, error)
             return LATER
 
-    async def _call(self, call: ServiceCall, reply_to: ReplyTo | None) -> None:
+    async def _read_archive(self, read: ReadArchive) -> ArchivePart:
+        return await self._containers.archive_part(read.digest, read.offset)
+
+    async def _beside(
+        self, reply_to: ReplyTo | None, do: Callable[[_Asked], Awaitable[Message]], message: _Asked
+    ) -> None:
         try:
-            reply = await self._containers.call(call)
+            reply = await do(message)
         except ContainerError as error:
             _decline(reply_to, error)
         else:
@@ -88,7 +101,7 @@ class ContainerManager(Actor):
     @handles
     async def load_image(self, message: LoadImage) -> ImageInfo:
         """Take an image from a file."""
-        return await self._containers.load_image(Path(message.path), message.client)
+        return await self._containers.load_image(Path(message.path), message.client, message.expected)
 
     @handles
     async def list_images(self, _: ListImages) -> Images:
@@ -143,7 +156,7 @@ def _decline(reply_to: ReplyTo | None, error: ContainerError) -> None:
         reply_to.fail(declined)
 
 
-async def order(manager: ActorRef, message: Message, *, timeout_s: float = ORDER_S) -> Any:
+async def order(manager: ActorRef, message: Any, *, timeout_s: float = ORDER_S) -> Any:
     """Ask the container manager of this node, and get its errors as they are there.
 
     Raises:

@@ -48,6 +48,7 @@ from atoll.actors.container_manager.lifecycle import (
 from atoll.actors.container_manager.messages import (
     BODY_BYTES_MAX,
     CLIENT_DEFAULT,
+    ArchivePart,
     ContainerInfo,
     ImageInfo,
     LogEntry,
@@ -148,8 +149,12 @@ class Containers:
         # Not told of the block's error, which then comes out as it is: a task group would wrap it.
         await self._stack.__aexit__(None, None, None)
 
-    async def load_image(self, source: bytes | Path | AsyncIterable[bytes], client: str = CLIENT_DEFAULT) -> ImageInfo:
+    async def load_image(
+        self, source: bytes | Path | AsyncIterable[bytes], client: str = CLIENT_DEFAULT, expected: str = ""
+    ) -> ImageInfo:
         """Take a docker-save tar: bytes, a file, or chunks as they arrive. An older one of the same name is replaced.
+
+        With `expected`, a `name:version`, no archive of another name is taken.
 
         Raises:
             ImageRefused: It is broken, hostile or too large; nothing is left of it.
@@ -158,9 +163,9 @@ class Containers:
         """
         check_client(client)
         if isinstance(source, bytes):
-            record = await self._on_disk(self._images.load, (source,), client)
+            record = await self._on_disk(self._images.load, (source,), client, expected)
         elif isinstance(source, Path):
-            record = await self._on_disk(self._load_file, source, client)
+            record = await self._on_disk(self._load_file, source, client, expected)
         else:
             # Spooled first: a slow sender must not keep others from the disk.
             with tempfile.TemporaryFile() as spool:
@@ -171,7 +176,7 @@ class Containers:
                         raise ImageRefused(f"the archive has more than {ARCHIVE_BYTES_MAX} bytes")
                     await anyio.to_thread.run_sync(spool.write, chunk)
                 spool.seek(0)
-                record = await self._on_disk(self._images.load, _chunks(spool), client)
+                record = await self._on_disk(self._images.load, _chunks(spool), client, expected)
         # Not before: a refused archive costs no process, and a node without images has none.
         if record.runtime == "js":
             self.prepare()
@@ -182,10 +187,10 @@ class Containers:
         if importlib.util.find_spec("quickjs_rs") is not None:
             self._workshop.want()
 
-    def _load_file(self, path: Path, client: str) -> ImageRecord:
+    def _load_file(self, path: Path, client: str, expected: str) -> ImageRecord:
         try:
             with path.open("rb") as file:
-                return self._images.load(_chunks(file), client)
+                return self._images.load(_chunks(file), client, expected)
         except OSError as error:
             raise UsageFault(f"{path} cannot be read: {error.strerror}") from error
 
@@ -207,6 +212,17 @@ class Containers:
                 raise Taken(f"the image {image.id} is used by {', '.join(users)}; remove that first")
             await self._on_disk(self._images.remove, image)
         return image.info()
+
+    async def archive_part(self, digest: str, offset: int) -> ArchivePart:
+        """Give a part of the archive with that digest (64 hexadecimal digits), as it was pushed.
+
+        Raises:
+            ImageNotThere: No image has that digest, or it ends before.
+            StorageFault: It cannot be read.
+        """
+        # Not one at a time like what changes something: a load that takes long must not keep readers waiting.
+        data, last = await anyio.to_thread.run_sync(self._images.archive_part, digest, offset, CHUNK_BYTES)
+        return ArchivePart(data, last)
 
     async def read_archive(self, name: str) -> bytes:
         """Give an image's archive as it was pushed; its SHA-256 is the image's digest."""

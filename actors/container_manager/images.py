@@ -123,6 +123,8 @@ class Images:
         self._images_max = images_max
         self.images: dict[str, ImageRecord] = {}
         self.containers: dict[str, ContainerRecord] = {}
+        self._given: set[str] = set()
+        """Archives that others read, and that were compared with their digest."""
         if self._vault.size(INDEX) is not None:
             data = self._vault.read(INDEX, bytes_max=INDEX_BYTES_MAX)
             try:
@@ -143,8 +145,10 @@ class Images:
         """Give the folder back."""
         self._vault.close()
 
-    def load(self, chunks: Iterable[bytes], client: str) -> ImageRecord:
+    def load(self, chunks: Iterable[bytes], client: str, expected: str = "") -> ImageRecord:
         """Take an archive; one that the client pushed under the same name before is replaced.
+
+        With `expected`, a `name:version`, no archive of another name is taken.
 
         Raises:
             ImageRefused: It is broken, hostile or too large; nothing is left of it.
@@ -153,14 +157,14 @@ class Images:
         """
         check_client(client)
         try:
-            record = self._take(chunks, client)
+            record = self._take(chunks, client, expected)
         except OSError as error:
             raise StorageFault(f"the image cannot be stored: {error.strerror}; is the disk full?") from error
         self._commit(images={**self.images, record.id: record})
         self._sweep()
         return record
 
-    def _take(self, chunks: Iterable[bytes], client: str) -> ImageRecord:
+    def _take(self, chunks: Iterable[bytes], client: str, expected: str) -> ImageRecord:
         room = self._quota_bytes - self._vault.total_bytes()
         digest, size = hashlib.sha256(), 0
         with self._vault.writing() as upload:
@@ -176,6 +180,8 @@ class Images:
                 upload.file.write(chunk)
             upload.file.flush()
             program = read_program(upload.file, size)
+            if expected not in ("", f"{program.name}:{program.version}"):
+                raise ImageRefused(f"the archive is of {program.name}:{program.version}, not of {expected}")
             if size + len(program.code) > room:
                 raise LimitReached(f"images may take {self._quota_bytes} bytes here; remove one first")
             record = ImageRecord(
@@ -225,6 +231,26 @@ class Images:
             StorageFault: It is not there, or not what was pushed.
         """
         return self._sound(f"{image.digest}.tar", image.digest, f"the image {image.id}", ARCHIVE_BYTES_MAX)
+
+    def archive_part(self, digest: str, offset: int, bytes_max: int) -> tuple[bytes, bool]:
+        """Read a part of the archive with that digest (64 hexadecimal digits), and whether it is the last.
+
+        Before the first part of it is given away, the whole is compared with its digest.
+
+        Raises:
+            ImageNotThere: No image has that digest, or it ends before.
+            StorageFault: It cannot be read, or is not what was pushed.
+        """
+        image = next((each for each in tuple(self.images.values()) if each.digest == digest), None)
+        if image is None:
+            raise ImageNotThere(f"no image here has the digest {digest}")
+        if digest not in self._given:
+            self.archive(image)
+            self._given.add(digest)
+        data, last = self._vault.read_part(f"{digest}.tar", offset, bytes_max)
+        if not data:
+            raise ImageNotThere(f"the archive {digest} has no byte {offset}")
+        return data, last
 
     def _sound(self, name: str, digest: str, what: str, bytes_max: int) -> bytes:
         data = self._vault.read(name, bytes_max=bytes_max)

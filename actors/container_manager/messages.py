@@ -109,6 +109,8 @@ class LoadImage(Message, frozen=True, array_like=True, tag="container_manager.lo
 
     path: str
     client: str = CLIENT_DEFAULT
+    expected: str = ""
+    """The `name:version` that the archive must have; empty for any."""
 
 
 class ListImages(Message, frozen=True, array_like=True, tag="container_manager.list_images"):
@@ -119,6 +121,21 @@ class Images(Message, frozen=True, array_like=True, tag="container_manager.image
     """All images of this node."""
 
     images: tuple[ImageInfo, ...]
+
+
+class ReadArchive(Message, frozen=True, array_like=True, tag="container_manager.read_archive"):
+    """Asks for the bytes of an image's archive from `offset` on; answered by `ArchivePart`."""
+
+    digest: str
+    """64 hexadecimal digits."""
+    offset: int = 0
+
+
+class ArchivePart(Message, frozen=True, array_like=True, tag="container_manager.archive_part"):
+    """At most 256 KiB of an archive; `last` when nothing follows."""
+
+    data: bytes
+    last: bool
 
 
 class RemoveImage(Message, frozen=True, array_like=True, tag="container_manager.remove_image"):
@@ -197,6 +214,8 @@ MESSAGES: tuple[type[Message], ...] = (
     LoadImage,
     ListImages,
     Images,
+    ReadArchive,
+    ArchivePart,
     RemoveImage,
     ListContainers,
     ContainerList,

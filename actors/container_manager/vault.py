@@ -88,6 +88,21 @@ class Vault:
             raise StorageFault(f"{name} in {self.folder} is longer than the {bytes_max} bytes it may have")
         return data
 
+    def read_part(self, name: str, offset: int, bytes_max: int) -> tuple[bytes, bool]:
+        """Read at most so many bytes from `offset` on; the second value says whether they are the last.
+
+        Raises:
+            StorageFault: It is not there, or no regular file.
+        """
+        try:
+            with self.open(name) as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(offset)
+                data = file.read(bytes_max)
+        except OSError as error:
+            raise StorageFault(f"{name} in {self.folder} cannot be read: {error.strerror}") from error
+        return data, offset + len(data) >= size
+
     def open(self, name: str) -> BinaryIO:
         """Open a regular file to read it."""
         fd = os.open(self._at(name), os.O_RDONLY | _NOFOLLOW | _CLOEXEC, dir_fd=self._fd)

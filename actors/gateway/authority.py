@@ -73,6 +73,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("POST", "/atoll/v1/drain"): Scope.MANAGE,
         ("GET", "/atoll/v1/images"): Scope.CONTAINERS,
         ("POST", "/atoll/v1/images"): Scope.CONTAINERS,
+        ("POST", "/atoll/v1/images/pull"): Scope.CONTAINERS,
         ("DELETE", "/atoll/v1/images/{image}"): Scope.CONTAINERS,
         ("GET", "/atoll/v1/containers"): Scope.CONTAINERS,
         ("POST", "/atoll/v1/containers"): Scope.CONTAINERS,

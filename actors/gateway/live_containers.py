@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from atoll.actors.cloud.messages import NodeRecord, OfferedService
 from atoll.actors.container_manager import errors as container_errors
 from atoll.actors.container_manager.container_manager import fault_reply, order
@@ -30,13 +32,25 @@ from atoll.actors.container_manager.messages import (
     StartContainer,
     StopContainer,
 )
+from atoll.actors.duties.messages import PATH as DUTIES
+from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.duties.offer import Offer
 from atoll.actors.gateway.authority import Principal
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
-from atoll.actors.gateway.ports import Conflict, PortError, Unacceptable, UnknownImage, UnknownName
-from atoll.actors.gateway.views import ContainerView, ImageView, LogLine, ServiceView
+from atoll.actors.gateway.ports import AmbiguousName, Conflict, PortError, Unacceptable, UnknownImage, UnknownName
+from atoll.actors.gateway.views import ContainerView, ImageView, LogLine, PullReply, ServiceView
+from atoll.actors.image_exchange.errors import NotDelivered, SeveralHaveIt
+from atoll.actors.image_exchange.messages import PATH as IMAGE_EXCHANGE
+from atoll.actors.image_exchange.messages import PullImage, PullState
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
+from atoll.transport.errors import Expired, Unreachable
+from atoll.transport.identity import NodeId
+
+PULL_S = 5.0
+"""Beyond what the caller waits: for the ImageExchange to answer."""
+RUN_PULLS_S = 25.0
+"""How long a container's start waits for its image; the image comes all the same."""
 
 
 @dataclass(slots=True)
@@ -77,9 +91,40 @@ class LiveContainers:
         """Remove an image."""
         return _image_view(await self._order(RemoveImage(image)))
 
+    async def pull(self, client: str, image: str, source: NodeId | None, wait_s: float) -> PullReply:
+        """Get an image from `source`, or from whoever of the site has it; after `wait_s` say how far it is."""
+        exchange = self.system.ref(Address(self.own.node, IMAGE_EXCHANGE))
+        try:
+            state: PullState = await order(
+                exchange, PullImage(image, client, source, wait_s), timeout_s=wait_s + PULL_S
+            )
+        except container_errors.ContainerError as error:
+            raise _port_error(error) from error
+        return PullReply(
+            name=state.name,
+            got_bytes=state.got_bytes,
+            size_bytes=state.size_bytes,
+            source="" if state.source is None else str(state.source),
+            source_name="" if state.source is None else await self._called(state.source),
+            cached=state.cached,
+            image=None if state.image is None else _image_view(state.image),
+        )
+
+    async def _called(self, node: NodeId) -> str:
+        site: SiteDescribed = await self.system.ask(Address(self.own.node, DUTIES), DescribeSite())
+        return next((each.name for each in site.records if each.node == node), node.short)
+
     async def run_container(self, client: str, name: str, image: str, env: Mapping[str, str]) -> ContainerView:
-        """Create a container and start it."""
-        return await self._changed(RunContainer(name, image, tuple(env.items()), client))
+        """Create a container and start it; an image that is not here is pulled from the site first."""
+        wanted = RunContainer(name, image, tuple(env.items()), client)
+        try:
+            return await self._changed(wanted)
+        except UnknownImage:
+            pulled = await self.pull(client, image, None, RUN_PULLS_S)
+        if pulled.image is None:
+            share = f"{pulled.got_bytes} of {pulled.size_bytes} bytes"
+            raise Expired(f"the image {image} is not here yet: {share} came within {RUN_PULLS_S:g} s")
+        return msgspec.structs.replace(await self._changed(wanted), pulled_from=pulled.source_name)
 
     async def start_container(self, container: str) -> ContainerView:
         """Start a container."""
@@ -163,15 +208,19 @@ def _port_error(error: container_errors.ContainerError) -> Exception:
     # Those texts are written as `what was wrong; what to do`.
     what, _, remedy = str(error).rpartition("; ")
     text, remedy = (what, remedy) if what else (remedy, "")
-    match error:
-        case container_errors.ImageNotThere():
-            return UnknownImage(text, remedy)
-        case container_errors.NotThere():
-            return UnknownName(text, remedy)
-        case container_errors.Taken():
-            return Conflict(text, remedy)
-        case container_errors.ImageRefused():
-            return Unacceptable(text, remedy or "write the image again, with `docker save -o FILE IMAGE`")
-        case container_errors.UsageFault():
-            return Unacceptable(text, remedy)
-    return PortError(text, remedy)
+    if isinstance(error, SeveralHaveIt):
+        return AmbiguousName(str(error), error.candidates)
+    if isinstance(error, NotDelivered):
+        return Unreachable(str(error))
+    if isinstance(error, container_errors.ImageRefused):
+        remedy = remedy or "write the image again, with `docker save -o FILE IMAGE`"
+    return next((said for kind, said in _SAID if isinstance(error, kind)), PortError)(text, remedy)
+
+
+_SAID: tuple[tuple[type[container_errors.ContainerError], type[PortError]], ...] = (
+    (container_errors.ImageNotThere, UnknownImage),
+    (container_errors.NotThere, UnknownName),
+    (container_errors.Taken, Conflict),
+    (container_errors.ImageRefused, Unacceptable),
+    (container_errors.UsageFault, Unacceptable),
+)

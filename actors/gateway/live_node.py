@@ -20,11 +20,12 @@ from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.picture import Picture, far_view, take_picture
-from atoll.actors.gateway.ports import AmbiguousName, UnknownName
+from atoll.actors.gateway.ports import AmbiguousName, Unacceptable, UnknownName
 from atoll.actors.gateway.views import (
     DrainReply,
     MovedView,
     NodeView,
+    PullReply,
     RelayView,
     RouteTaken,
     ServiceView,
@@ -134,6 +135,16 @@ class LiveNode(LiveContainers):
             ],
             stayed=[StayedView(what=each.what, why=each.why) for each in drained.stayed],
         )
+
+    async def pull_image(self, client: str, image: str, source: str, wait_s: float) -> PullReply:
+        """Get an image from the node called `source`, or from whoever of the site has it."""
+        if not source:
+            return await self.pull(client, image, None, wait_s)
+        view = await self.node(source)
+        if view.self or view.standing != "member":
+            why = "it is this node itself" if view.self else "it is no member of this site"
+            raise Unacceptable(f"no image can be pulled from {view.name}: {why}", _LIST_NODES)
+        return await self.pull(client, image, NodeId.parse(view.id), wait_s)
 
     async def relays(self) -> list[RelayView]:
         """List the relays that this node uses now."""

@@ -25,6 +25,7 @@ from atoll.actors.gateway.views import (
     LogsReply,
     NodeReply,
     NodesReply,
+    PullImage,
     RelaysReply,
     RunContainer,
     ServicesReply,
@@ -72,6 +73,7 @@ class NodeRoutes:
             door.route("POST", f"{base}/drain", self.drain),
             door.route("GET", f"{base}/images", self.images),
             door.route("POST", f"{base}/images", self.load_image),
+            door.route("POST", f"{base}/images/pull", self.pull_image),
             door.route("DELETE", base + "/images/{image}", self.remove_image),
             door.route("GET", f"{base}/containers", self.containers),
             door.route("POST", f"{base}/containers", self.run_container),
@@ -126,6 +128,12 @@ class NodeRoutes:
         client = client_of(request)
         async with uploaded_image(request, self.spool) as tar:
             return json_reply(ImageReply(image=await self.node.load_image(client, tar)), 201)
+
+    async def pull_image(self, request: Request) -> Response:
+        """Get an image from another node of the site, or say how far that is."""
+        wanted = await json_body(request, PullImage)
+        wait_s = wanted.wait_ms / 1000
+        return json_reply(await self.node.pull_image(client_of(request), wanted.image, wanted.source, wait_s))
 
     async def remove_image(self, request: Request) -> Response:
         """Remove an image."""

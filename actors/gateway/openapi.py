@@ -81,6 +81,13 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         parameters=[_CLIENT_PARAMETER],
         errors=(400, 409, 413, 507),
     ),
+    ("POST", "/atoll/v1/images/pull"): Operation(
+        summary="Pull an image from the site",
+        reply=views.PullReply,
+        takes=views.PullImage,
+        parameters=[_CLIENT_PARAMETER],
+        errors=(400, 404, 409, 413, 502),
+    ),
     ("DELETE", "/atoll/v1/images/{image}"): Operation(
         summary="Remove an image", reply=views.ImageReply, errors=(404, 409)
     ),
@@ -91,7 +98,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         status=201,
         takes=views.RunContainer,
         parameters=[_CLIENT_PARAMETER],
-        errors=(400, 404, 409, 413),
+        errors=(400, 404, 409, 413, 502, 504),
     ),
     ("DELETE", "/atoll/v1/containers/{container}"): Operation(
         summary="Remove a container", reply=views.ContainerReply, errors=(404, 409)
@@ -122,7 +129,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         reply=views.McmContainer,
         takes=views.RunContainer,
         parameters=[_CLIENT_PARAMETER],
-        errors=(400, 404, 409, 413),
+        errors=(400, 404, 409, 413, 502, 504),
     ),
     ("DELETE", "/mcm/v1/containers/{container}"): Operation(
         summary="Remove a container (published interface)", reply=views.McmContainer, errors=(404, 409)

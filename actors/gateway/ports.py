@@ -16,6 +16,7 @@ from atoll.actors.gateway.views import (
     ImageView,
     LogLine,
     NodeView,
+    PullReply,
     RelayView,
     RouteTaken,
     ServiceView,
@@ -100,11 +101,20 @@ class NodePort(Protocol):
         """Take an image from a file, which may be moved away, and which the gateway deletes afterwards."""
         ...
 
+    async def pull_image(self, client: str, image: str, source: str, wait_s: float) -> PullReply:
+        """Get an image from another node of the site; after `wait_s` say how far it is, and go on.
+
+        `source` names the node whose image it shall be; empty for any.
+        """
+        ...
+
     async def remove_image(self, image: str) -> ImageView:
         """Remove by id (`<client>-<name>`) or, where it is unambiguous, by name; so with containers."""
         ...
 
-    async def run_container(self, client: str, name: str, image: str, env: Mapping[str, str]) -> ContainerView: ...
+    async def run_container(self, client: str, name: str, image: str, env: Mapping[str, str]) -> ContainerView:
+        """Create a container and start it; an image that is not here is pulled from the site first."""
+        ...
 
     async def start_container(self, container: str) -> ContainerView: ...
 

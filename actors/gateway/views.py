@@ -182,6 +182,32 @@ class ImageView(View, frozen=True, kw_only=True):
     created_ms: int
 
 
+class PullImage(View, frozen=True, kw_only=True):
+    """What is asked of `POST /atoll/v1/images/pull`."""
+
+    image: str
+    """`NAME` or `NAME:VERSION`."""
+    source: str = msgspec.field(name="from", default="")
+    """The node whose image it shall be; empty for whoever of the site has it."""
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 20_000
+    """After that the answer says how far it is; ask again to wait on."""
+
+
+class PullReply(Reply, frozen=True, kw_only=True):
+    """How far a pull is; it has ended when `image` is there."""
+
+    name: str
+    got_bytes: int
+    size_bytes: int
+    """As a holder says it; 0 while nobody has been found."""
+    source: str = ""
+    """Whose bytes they are; this node's own when it had them already."""
+    source_name: str = ""
+    cached: bool = False
+    """It is the site's cache."""
+    image: ImageView | None = None
+
+
 class ContainerView(View, frozen=True, kw_only=True):
     """A container on this node."""
 
@@ -197,6 +223,8 @@ class ContainerView(View, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     path: str = ""
     """Where its service lives."""
+    pulled_from: str = ""
+    """The node whose image was pulled to run it; empty when it was here."""
 
 
 class RelayView(View, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from atoll.actors.gateway.views import (
     MovedView,
     NodeRef,
     NodeView,
+    PullReply,
     RelayView,
     RouteTaken,
     ServiceView,
@@ -47,6 +48,11 @@ class SmallNode:
         ]
         self.kept_images = {}
         self.kept_containers = {}
+        self.site_images = []
+        """What can be pulled."""
+        self.pulls = []
+        self.looks_needed = 0
+        """How often a pull is asked about before it has ended."""
         self.calls = []
         """(node or None, request, principal or None) of every call."""
         self.timeouts_s = []
@@ -127,6 +133,24 @@ class SmallNode:
         )
         self.kept_images[view.id] = view
         return view
+
+    async def pull_image(self, client, image, source, wait_s):
+        found = next((each for each in self.site_images if each.repo_tags[0] == image), None)
+        if found is None:
+            raise UnknownImage(f"cannot find image with name {image}")
+        self.pulls.append((client, image, source, wait_s))
+        here = len(self.pulls) > self.looks_needed
+        if here:
+            self.kept_images[found.id] = found
+        return PullReply(
+            name=found.name,
+            got_bytes=found.size_bytes if here else found.size_bytes // 2,
+            size_bytes=found.size_bytes,
+            source=PHONE,
+            source_name="phone",
+            cached=not source,
+            image=found if here else None,
+        )
 
     async def remove_image(self, image):
         return self.kept_images.pop(self._found(self.kept_images, image))

@@ -1,0 +1,38 @@
+"""Whom of its site a node asks for images, as its Duties know it."""
+
+from dataclasses import dataclass
+
+from atoll.actors.duties.messages import PATH as DUTIES
+from atoll.actors.duties.messages import DescribeSite, SiteDescribed
+from atoll.actors.image_exchange.messages import CACHE
+from atoll.actors.runtime.errors import AskFailed
+from atoll.actors.runtime.machine import Address
+from atoll.actors.runtime.system import ActorSystem
+from atoll.transport.identity import NodeId
+
+LOOK_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """The other members of the site, and who holds its cache."""
+
+    members: tuple[NodeId, ...] = ()
+    cache: NodeId | None = None
+
+
+async def find_site(system: ActorSystem) -> Neighbourhood:
+    """Ask the Duties of this node; nobody is there while they do not answer."""
+    try:
+        site: SiteDescribed = await system.ask(Address(system.node_id, DUTIES), DescribeSite(), timeout_s=LOOK_S)
+    except AskFailed:
+        return Neighbourhood()
+    members = tuple(sorted({record.node for record in site.records} - {system.node_id}))
+    return Neighbourhood(members, cache_of(site))
+
+
+def cache_of(site: SiteDescribed) -> NodeId | None:
+    """Say who holds the site's cache."""
+    place = next((each for each in site.places if each.duty == CACHE), None)
+    # While it moves, the holder before goes on.
+    return None if place is None else place.source or place.holder
