@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import anyio
+import ifaddr
 
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.cloud import Cloud, run_cloud
@@ -78,8 +79,9 @@ from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.uplink import Uplink
 from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, RelayConfig, read_config
 from atoll.transport.admission import SiteAdmission
-from atoll.transport.beacon import Beacon
+from atoll.transport.beacon import Beacon, faces_of
 from atoll.transport.codec import Codec
+from atoll.transport.dnssd import Announced, DnsSd
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys
@@ -269,6 +271,7 @@ def _network(
     cloud = _cloud_address(config.cloud)
     links = _Links(config, key, site)
     beacon = links.beacon if config.beacon.enabled else None
+    dnssd = links.dnssd if config.discovery.dnssd else None
     return SupervisorSpec(
         name=NETWORK,
         strategy=Strategy.REST_FOR_ONE,
@@ -291,7 +294,10 @@ def _network(
                 ),
             ),
             ChildSpec(name=discoverer_messages.SUSPICION, factory=lambda: FailureDetector(node)),
-            ChildSpec(name=discoverer_messages.PATH, factory=lambda: Discoverer(node, beacon, seeds=_seeds(config))),
+            ChildSpec(
+                name=discoverer_messages.PATH,
+                factory=lambda: Discoverer(node, beacon, seeds=_seeds(config), dnssd=dnssd),
+            ),
         ),
     )
 
@@ -345,6 +351,16 @@ class _Links:
             beacon_port=config.beacon.port,
             interfaces=config.beacon.interfaces,
         )
+
+    def dnssd(self) -> DnsSd:
+        """Make DNS-SD for the newest transport, at the addresses that this host has now."""
+        if self._newest is None:
+            raise UsageError("DNS-SD needs the port of the links: start the Router before the Discoverer")
+        config = self._config
+        faces = faces_of(ifaddr.get_adapters(), config.beacon.interfaces)
+        addresses = {face.address for face in faces if face.family == 4}
+        outward = {each for each in addresses if not each.startswith("127.")}
+        return DnsSd(Announced(self._key.node_id, self._newest.port, config.name, VERSION), outward or addresses)
 
 
 def _seeds(config: NodeConfig) -> tuple[Seed, ...]:

@@ -103,6 +103,8 @@ class DiscoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     seeds: Annotated[tuple[NodeAddress, ...], Meta(max_length=SEEDS_MAX)] = ()
     """Nodes that are dialled where no multicast reaches them: `NODEID@host:port`, as many addresses each as it has."""
+    dnssd: bool = False
+    """Also say and hear `_atoll._tcp` by mDNS; it takes a thread, so it is off until asked for."""
 
 
 class CloudRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, ClassVar
 
+import anyio
+
 from atoll.actors.discoverer.membership import Membership
 from atoll.actors.discoverer.messages import ListSeen, Seed, Wanted
 from atoll.actors.router.messages import PATH as ROUTER
@@ -16,7 +18,8 @@ from atoll.actors.runtime import AskFailed, Declined, Delivery, MachineActor
 from atoll.actors.runtime.machine import Told
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon import Beacon
-from atoll.transport.errors import Congested
+from atoll.transport.dnssd import DnsSd
+from atoll.transport.errors import Congested, Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.network_watch import NetworkChanged, NetworkWatch
 
@@ -24,6 +27,12 @@ log = logging.getLogger("atoll.actors")
 
 LEARN_S = 2.0
 """What the Router has to say which links are up, before the Discoverer begins without that."""
+
+
+HINTS_S = 4.0
+"""How often what DNS-SD knows is told again; an address that nobody tells for 10 s is forgotten."""
+DNSSD_AGAIN_S = 60.0
+"""Between two tries while port 5353 cannot be had."""
 
 
 class Discoverer(MachineActor):
@@ -42,9 +51,14 @@ class Discoverer(MachineActor):
         seeds: Iterable[Seed] = (),
         rng: Random | None = None,
         watch: Callable[[Callable[[NetworkChanged], None]], NetworkWatch] = NetworkWatch,
+        dnssd: Callable[[], DnsSd] | None = None,
     ) -> None:
         """Take what makes the node's beacon, or None where there shall be none, and nodes whose address is known."""
         self._watch = watch
+        self._make_dnssd = dnssd
+        self._dnssd: DnsSd | None = None
+        self._dnssd_note = ""
+        self._moved = anyio.Event()
         self._changes = 0
         self.membership = Membership(own, rng=rng or Random(), seeds=seeds)
         self._make_beacon = beacon
@@ -60,13 +74,16 @@ class Discoverer(MachineActor):
         self.tasks.start_soon(self._watch(self._network_changed).run, name="watching the network")
         if self._make_beacon is not None:
             self.tasks.start_soon(self._listen, self._make_beacon, name="hearing beacons")
+        if self._make_dnssd is not None:
+            self.tasks.start_soon(self._browse, self._make_dnssd, name="DNS-SD")
 
     async def receive(self, delivery: Delivery) -> Any:
         """Hand it to the machine; who is near here is nobody's business beyond the site."""
         if isinstance(delivery.message, ListSeen):
             if delivery.standing not in (None, Standing.MEMBER):
                 raise Declined("the nodes seen here are told to members of the site only")
-            self.membership.notes = self._beacon.notes if self._beacon is not None else ()
+            notes = self._beacon.notes if self._beacon is not None else ()
+            self.membership.notes = (*notes, self._dnssd_note) if self._dnssd_note else notes
         return await super().receive(delivery)
 
     def statistics(self) -> dict[str, int]:
@@ -75,6 +92,7 @@ class Discoverer(MachineActor):
         return {
             **{f"beacon {name}": count for name, count in beacon.items()},
             "network_changes": self._changes,
+            **{f"dnssd {name}": count for name, count in (self._dnssd.statistics() if self._dnssd else {}).items()},
             **self.membership.statistics(self.system.clock()),
         }
 
@@ -103,6 +121,37 @@ class Discoverer(MachineActor):
         self.ref.tell(change)
         if self._beacon is not None:
             self._beacon.hurry()
+        self._moved.set()
+
+    async def _browse(self, make_dnssd: Callable[[], DnsSd]) -> None:
+        """Say and hear DNS-SD, anew after each change of the network, because its sockets belong to addresses."""
+        while True:
+            self._moved = anyio.Event()
+            dnssd = make_dnssd()
+            try:
+                await dnssd.open()
+                self._note_dnssd("")
+                self._dnssd = dnssd
+                while not self._moved.is_set():
+                    for hint in dnssd.hints():
+                        self.ref.tell(hint)
+                    with anyio.move_on_after(HINTS_S):
+                        await self._moved.wait()
+            except Unreachable as error:
+                self._note_dnssd(str(error))
+                with anyio.move_on_after(DNSSD_AGAIN_S):
+                    await self._moved.wait()
+            except Congested:
+                self.system.count("hints_lost")
+                await anyio.sleep(HINTS_S)
+            finally:
+                self._dnssd = None
+                await dnssd.close()
+
+    def _note_dnssd(self, text: str) -> None:
+        if text and text != self._dnssd_note:
+            log.info("%s", text)
+        self._dnssd_note = text
 
     async def _listen(self, make_beacon: Callable[[], Beacon]) -> None:
         async with make_beacon() as beacon:

@@ -50,6 +50,7 @@ from atoll.actors.runtime.machine import (
 )
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon_packet import FORGET_S, Heard
+from atoll.transport.dnssd import AddressHinted
 from atoll.transport.identity import NodeId
 from atoll.transport.network_watch import NetworkChanged
 
@@ -191,6 +192,8 @@ class Membership:
                 effects = self._on_down(node, now)
             case Told(DialFailed(peer=node, reason=reason)):
                 effects = self._on_failed(node, reason, now)
+            case Told(AddressHinted() as hint):
+                effects = self._on_hinted(hint, now)
             case Told(NetworkChanged()):
                 effects = self._on_moved(now)
             case Told(Wanted(peers=peers)):
@@ -252,6 +255,24 @@ class Membership:
             # It may have moved: the pause was for addresses that did not answer.
             peer.not_before = min(peer.not_before, now + MOVED_S)
         return effects + self._consider(peer, now) + self._hurry(peer)
+
+    def _on_hinted(self, hint: AddressHinted, now: Seconds) -> list[Effect]:
+        """Note where somebody is said to be; without a seal nobody is taken for a member."""
+        if hint.peer == self.own:
+            return []
+        effects: list[Effect] = []
+        peer = self._peers.get(hint.peer)
+        if peer is None:
+            if not self._has_room(member=False):
+                self.counts["refused"] += 1
+                return []
+            peer = self._peers[hint.peer] = _Peer(hint.peer, member=False, alone_since=now)
+            effects = [Announce(NodeSeen(hint.peer, hint.label, member=False))]
+        peer.label, peer.release = peer.label or hint.label, peer.release or hint.release
+        # One that is also heard counts its own beats.
+        peer.beats += peer.heard_at is None
+        self._note_place(peer, (hint.host, hint.port), now)
+        return effects if peer.standing is not None else effects + self._consider(peer, now) + self._hurry(peer)
 
     def _on_up(self, fact: PeerUp, now: Seconds) -> list[Effect]:
         if fact.peer == self.own or fact.standing is Standing.CLOUD:
