@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lab lab-long check sim nightly trials bench format clean
+.PHONY: demo test lab lab-long check sim nightly soak trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -40,6 +40,10 @@ sim: $(READY)
 # A night of the election: about nine hours of one core.
 nightly: $(READY)
 	$(PY) -m atoll.testing.site_hours_main --hours 10000
+
+# A million hostile cases for each thing that reads what comes from outside; about five minutes of one core.
+soak: $(READY)
+	$(PY) -m atoll.testing.soak_main
 
 # Faults on whole clusters of real processes, while calls go on; about 25 minutes.
 trials: $(READY)

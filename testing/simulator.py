@@ -121,12 +121,21 @@ class Simulation:
         self._network_turns = {"cut": 0, "loss": 0, "slow": 0}
         self._links: dict[tuple[int, int], int] = {}
         self._quiet = False
-        self._handled = [p.handled for p in probes if type(p).handled is not Invariant.handled]
-        self._forgot = [p.forgot for p in probes if type(p).forgot is not Invariant.forgot]
-        self._persisted = [p.persisted for p in probes if type(p).persisted is not Invariant.persisted]
-        self._sent = [p.sent for p in probes if type(p).sent is not Invariant.sent]
-        self._announced = [p.announced for p in probes if type(p).announced is not Invariant.announced]
+        self._listen()
         self._begun = False
+
+    def _listen(self) -> None:
+        """Call only those probes that have something to do; most events concern few of them."""
+        self._handled = [p.handled for p in self.probes if type(p).handled is not Invariant.handled]
+        self._forgot = [p.forgot for p in self.probes if type(p).forgot is not Invariant.forgot]
+        self._persisted = [p.persisted for p in self.probes if type(p).persisted is not Invariant.persisted]
+        self._sent = [p.sent for p in self.probes if type(p).sent is not Invariant.sent]
+        self._announced = [p.announced for p in self.probes if type(p).announced is not Invariant.announced]
+
+    def watch(self, probe: Invariant) -> None:
+        """Let one more probe see what happens from now on."""
+        self.probes = (*self.probes, probe)
+        self._listen()
 
     def run(self, seconds: Seconds) -> Report:
         """Run for `seconds` of true time; may be called again to go on."""

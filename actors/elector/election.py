@@ -86,6 +86,9 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
+EPOCHS_AHEAD_MAX = 2**32
+"""No honest site gets so far while a node is away: an election a second takes 136 years, a reform less than 2**21."""
+
 
 class Role(enum.Enum):
     """What a node is in the election at the moment."""
@@ -272,16 +275,27 @@ class Election:
             self.reign.check()
 
     def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
+        if sender == self.own:
+            # Nobody links to itself. A `Release` in our own name would end the promise that our lease rests on.
+            self.ignored += 1
+            return []
+        if getattr(message, "epoch", 0) > self._epoch_max():
+            self.ignored += 1
+            return []
         theirs = mark_of(message)
-        known = theirs is None or theirs == self.roster.mark or sender == self.own
+        known = theirs is None or theirs == self.roster.mark
         effects = [] if known or theirs is None else self.rosters.compare(sender, theirs, self.outlook.score)
         from_voter = self._from_voters.get(type(message))
-        if from_voter and sender != self.own and self._heeds(sender, message):
+        if from_voter and self._heeds(sender, message):
             return effects + from_voter(sender, message, now)
         if from_member := self._from_members.get(type(message)):
             return effects + from_member(sender, message, now)
         self.ignored += 1
         return effects
+
+    def _epoch_max(self) -> int:
+        """Say how far others may be ahead: one word of one voter must not use up all the epochs that there are."""
+        return max(self.epoch, self.outlook.highest_epoch, self.roster.epoch) + EPOCHS_AHEAD_MAX
 
     def _heeds(self, sender: NodeId, message: Message) -> bool:
         """Tell whether a voter's message is from a voter, or between a supernode and whom it is about to add."""

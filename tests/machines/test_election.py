@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from atoll.actors.elector.election import Election, Role
 from atoll.actors.elector.messages import (
+    EPOCH_MAX,
     MESSAGES,
     Ballot,
     Fitness,
@@ -188,6 +189,19 @@ def test_a_lease_that_ran_out_while_the_process_stood_still_is_not_shown_as_conf
     assert election.status(1.5).confirmed
     shown = election.status(1.0 + L)
     assert (shown.supernode, shown.confirmed, shown.lease_remaining_s) == (A, False, 0.0)
+
+
+def test_a_release_in_its_own_name_does_not_end_a_supernode_s_promise():
+    election, _ = supernode(now=1.0)
+    assert receive(election, A, Release(1), 1.1) == []
+    assert (election.ignored, election.lease_held(1.1)) == (1, True)
+
+
+def test_one_word_of_one_voter_does_not_use_up_all_epochs():
+    election, _ = supernode(now=1.0)
+    assert receive(election, B, Outdated(EPOCH_MAX), 1.1) == []
+    assert (election.ignored, election.epoch) == (1, 1)
+    assert sent(receive(election, B, Outdated(2**30), 1.1), VoteRequest)[0].epoch == 2**30 + 1
 
 
 def test_the_supernode_is_shown_with_its_own_epoch_though_a_vote_of_a_later_one_is_cast():
