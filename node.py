@@ -49,6 +49,7 @@ from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
+from atoll.actors.host import messages as host_messages
 from atoll.actors.image_exchange import messages as image_messages
 from atoll.actors.image_exchange.blob_store import BlobStore
 from atoll.actors.image_exchange.exchange import ImageExchange
@@ -106,6 +107,7 @@ def codec() -> Codec:
             *elector_messages.MESSAGES,
             *placement_messages.MESSAGES,
             *discoverer_messages.MESSAGES,
+            *host_messages.MESSAGES,
             *router_messages.MESSAGES,
             *tunnel_messages.MESSAGES,
             *duties_messages.MESSAGES,
@@ -283,7 +285,7 @@ def _network(
             ),
             ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node)),
             ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, key, site, founded=founded)),
-            ChildSpec(name="host_facts", factory=lambda: HostFacts(_stated(config))),
+            ChildSpec(name="host_facts", factory=lambda: HostFacts(_stated(config), config.state_dir)),
             # Together, the place for held duties first: a node alone is elected before Duties has looked around.
             SupervisorSpec(
                 name="site",

@@ -8,9 +8,10 @@ import click
 from atoll.cli.connection import connection, json_option, segment
 from atoll.cli.output import Failed, print_json
 from atoll.cli.process import config_of, flags_given, process_options
-from atoll.cli.tables import print_facts, print_table, span
+from atoll.cli.tables import print_facts, print_table, size, span
 
 if TYPE_CHECKING:
+    from atoll.actors.gateway.views import HostView
     from atoll.node import Node
 
 SCOPES = ("link-local", "account", "proximity")
@@ -102,8 +103,27 @@ def show_node(node: str, *, as_json: bool) -> None:
             ("why", view.why),
             ("services", ", ".join(f"{each.name} at {each.path}" for each in view.services)),
             ("seen", f"{span(view.seen_s_ago)} ago" if view.seen_s_ago is not None else ""),
+            *(_host(view.host) if view.host else ()),
         ]
     )
+
+
+def _host(host: "HostView") -> "list[tuple[str, object]]":
+    battery = "" if host.battery_percent is None else f", battery at {host.battery_percent:g} %"
+    interfaces = "; ".join(
+        f"{each.name} ({'wired' if each.wired else 'radio'}{f', {each.speed_mbps} Mb/s' if each.speed_mbps else ''})"
+        + (f" {' '.join(each.addresses)}" if each.addresses else "")
+        for each in host.interfaces
+    )
+    return [
+        ("system", f"{host.system} on {host.machine}, up {span(host.up_s)}"),
+        ("processor", f"{host.processor or 'unknown'}, {host.cores} cores, {host.processors_idle:g} idle"),
+        ("memory", f"{size(host.memory_free_bytes)} of {size(host.memory_bytes)} free"),
+        ("storage", f"{size(host.storage_free_bytes)} of {size(host.storage_bytes)} free"),
+        ("power", f"{'mains' if host.on_mains else 'battery'}{battery}"),
+        ("network", interfaces),
+        ("accelerators", ", ".join(host.accelerators) or "none"),
+    ]
 
 
 @command.command("drain")

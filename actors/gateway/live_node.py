@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
+from msgspec import structs
 
 from atoll.actors.cloud.messages import DIRECTORY, Found, ListNodes, LookUp, NodeList, NodeRecord
 from atoll.actors.duties.messages import PATH as DUTIES
@@ -19,7 +20,7 @@ from atoll.actors.gateway.http_line import Application
 from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
-from atoll.actors.gateway.picture import Picture, far_view, take_picture
+from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
 from atoll.actors.gateway.ports import AmbiguousName, Unacceptable, UnknownName
 from atoll.actors.gateway.views import (
     DrainReply,
@@ -32,12 +33,15 @@ from atoll.actors.gateway.views import (
     StatusView,
     StayedView,
 )
+from atoll.actors.host.messages import PATH as HOST
+from atoll.actors.host.messages import DescribeHost, HostDetails, showable
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import Reach
 from atoll.actors.router.routes import Route
-from atoll.actors.runtime.errors import AskDeclined, AskTimedOut, AskUnreachable
+from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskTimedOut, AskUnreachable
 from atoll.actors.runtime.machine import Address
 from atoll.actors.uplink.ask import ASK_CLOUD_S, ask_cloud
+from atoll.transport.base import Standing
 from atoll.transport.codec import Message
 from atoll.transport.errors import Expired, Unreachable
 from atoll.transport.identity import SHORT_CHARACTERS, NodeId
@@ -48,6 +52,8 @@ DRAIN_SLACK_S = 2.0
 """For the answer itself, beyond what others may take."""
 ATTEMPTS = 3
 """A call is sent again when a way dies under it; the callee handles it once."""
+HOST_S = 1.0
+"""For a node to say what its host is like; without an answer the rest is shown."""
 GATEWAY = "gateway"
 NAME_CHARACTERS_SHOWN = 50
 """What is longer is an id, whose beginning is enough for people."""
@@ -97,7 +103,19 @@ class LiveNode(LiveContainers):
             raise AmbiguousName(
                 f"{len(found)} nodes are called {name}", [f"{view.site or '-'}/{view.name} {view.id}" for view in found]
             )
-        return found[0]
+        return await self._with_host(found[0])
+
+    async def _with_host(self, view: NodeView) -> NodeView:
+        """Ask the node itself: so it is fresh, and two hundred hosts need not be told to everybody all the time."""
+        if not view.self and view.standing != Standing.MEMBER.value:
+            return view
+        try:
+            details = await self.system.ask(
+                Address(NodeId.parse(view.id), HOST), DescribeHost(), timeout_s=HOST_S, reply_type=HostDetails
+            )
+        except AskFailed:
+            return view
+        return structs.replace(view, host=host_view(details)) if showable(details) else view
 
     async def _far(self, name: str) -> NodeRecord:
         if not self.has_cloud:

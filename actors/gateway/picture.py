@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from atoll.actors.cloud.messages import NodeRecord
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
@@ -30,6 +31,8 @@ from atoll.actors.elector.messages import DescribeElection, ElectionStatus
 from atoll.actors.gateway.views import (
     BepView,
     DutyView,
+    HostView,
+    InterfaceView,
     LinkView,
     NodeRef,
     NodeView,
@@ -42,6 +45,7 @@ from atoll.actors.gateway.views import (
     StatusView,
     SupernodeView,
 )
+from atoll.actors.host.messages import HostDetails
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, LinkSeen, RoutesDescribed
 from atoll.actors.runtime.errors import AskFailed
@@ -273,6 +277,18 @@ def far_view(record: NodeRecord) -> NodeView:
         why="known to the cloud; a call opens a way",
         services=offers(record),
     )
+
+
+def host_view(details: HostDetails) -> HostView:
+    """Show what a node said of its host."""
+    plain = structs.asdict(details)
+    plain["battery_percent"] = details.battery_percent if details.battery_percent >= 0 else None
+    plain["accelerators"] = list(details.accelerators)
+    plain["interfaces"] = [
+        InterfaceView(name=each.name, wired=each.wired, speed_mbps=each.speed_mbps, addresses=list(each.addresses))
+        for each in details.interfaces
+    ]
+    return HostView(**plain)
 
 
 def offers(record: NodeRecord | None) -> list[OfferView]:

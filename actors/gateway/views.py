@@ -128,6 +128,35 @@ class StatusView(Reply, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
 
 
+class InterfaceView(View, frozen=True, kw_only=True):
+    """A network interface of a host that is up."""
+
+    name: str
+    wired: bool
+    speed_mbps: int
+    """0 where nobody knows."""
+    addresses: list[str] = []
+
+
+class HostView(View, frozen=True, kw_only=True):
+    """What a node's host is like, as it said a moment ago."""
+
+    system: str
+    machine: str
+    processor: str
+    cores: int
+    processors_idle: float
+    memory_bytes: int
+    memory_free_bytes: int
+    storage_bytes: int
+    storage_free_bytes: int
+    on_mains: bool
+    battery_percent: float | None = None
+    interfaces: list[InterfaceView] = []
+    accelerators: list[str] = []
+    up_s: int = 0
+
+
 class OfferView(View, frozen=True, kw_only=True):
     """A service that a node has announced."""
 
@@ -153,6 +182,8 @@ class NodeView(View, frozen=True, kw_only=True):
     state: str = ""
     """`alive`, `suspect`, `dead` or `left`, of a member; empty of others, who are not watched."""
     state_why: str = ""
+    host: HostView | None = None
+    """Of one node that was asked for, itself or a member; none in lists, and of others."""
     services: list[OfferView] = []
     """What it has announced; a service started a moment ago may be missing."""
 
