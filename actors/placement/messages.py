@@ -83,9 +83,9 @@ class SwapPlace(Message, frozen=True, array_like=True, tag="placement.swap"):
 class PlaceSwapped(Message, frozen=True, array_like=True, tag="placement.swapped"):
     """What became of a `SwapPlace`.
 
-    `done`: it is on a majority of the voters. Not done and `decided`: this question changed nothing and never will.
-    Not `decided`: it may be done, or not; a `FindPlace` that is answered without a `why` by a later supernode tells.
-    The same holds when no answer comes at all.
+    `done`: it is on a majority of the voters. Not done, but `decided`: that swap is not done and never will be. Else
+    it may be done or not, as when no answer comes at all: put the same question to `supernode`, or to any member after
+    a while. That is always safe, for no swap is done twice; that it was done before shows in `current`.
     """
 
     actor: ActorName
