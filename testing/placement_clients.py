@@ -1,6 +1,6 @@
 """Simulated clients of the placement, and what their history must be: a linearizable compare-and-set.
 
-    idle  --a while-->  asks a random member  --redirected-->  asks the supernode  --answer, or 1 s-->  idle
+idle  --a while-->  asks a random member  --redirected-->  asks the supernode  --answer, or 1 s-->  idle
 """
 
 from dataclasses import dataclass
@@ -165,7 +165,9 @@ class LinearizablePlaces(Invariant):
         """Something is said for certain, in answer to a question from when `before` was certain already."""
         generation = _generation(placed)
         if generation < before:
-            simulation.violate(f"{actor} is said to be at generation {generation}, {before} was known before the question")
+            simulation.violate(
+                f"{actor} is said to be at generation {generation}, {before} was known before the question"
+            )
         self._at(simulation, actor, placed)
         if placed is not None and placed in self._never:
             simulation.violate(f"{actor} is where a swap put it that was said never to be")

@@ -17,6 +17,7 @@ import math
 import struct
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -66,6 +67,15 @@ class _Kind(enum.IntEnum):
     STOP = 6
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A journal that a disk may forget the end of: what stands in it, and the record that says so afterwards."""
+
+    kinds: tuple[type[Record], ...]
+    """Empty: everything on the disk."""
+    record: Callable[[str], Record]
+
+
 class Simulation:
     """A world of hosts, each with one machine, under a fault plan."""
 
@@ -79,7 +89,7 @@ class Simulation:
         codec: Codec,
         reachability: Callable[[NodeId, bool], Any] | None = None,
         focus: Callable[[Any], bool] | None = None,
-        loss: Callable[[str], Record] | None = None,
+        loss: Callable[[str], Record] | Sequence[Lost] | None = None,
         violations_max: int = VIOLATIONS_MAX,
     ) -> None:
         """Prepare; nothing happens before `run`.
@@ -87,7 +97,7 @@ class Simulation:
         `nodes` makes a machine from a seeded generator, again after each crash. `reachability` makes the fact that a
         machine is told when its link to a node comes up or goes down. `focus` says of a machine whether it matters at
         the moment, so that faults can aim at it. `loss` makes the record that a machine finds last on a disk which
-        forgot something; without it, disks cannot be made to.
+        forgot something; without it, disks cannot be made to. With several journals, some or all forget at once.
         """
         if loss is None and faults.forgets:
             raise UsageError("the plan lets disks forget, and these machines have no record that would say so")
@@ -111,7 +121,7 @@ class Simulation:
         self._codec = codec
         self._reachability = reachability
         self._focus = focus
-        self._loss_record = loss
+        self._losses = (Lost((), loss),) if callable(loss) else tuple(loss or ())
         self._heap: list[tuple[Any, ...]] = []
         self._serial = 0
         self._trace = hashlib.sha256()
@@ -370,11 +380,14 @@ class Simulation:
 
     def _forget(self, host: Host) -> None:
         """Do to a disk what a damaged journal does, and leave on it what opening such a journal leaves."""
-        if self._loss_record is None or not host.disk:
-            return  # An empty disk has nothing to lose, and nobody could tell.
-        del host.disk[self.rng.randrange(len(host.disk)) :]
-        lost = self._loss_record("as the simulation wants it")
-        host.disk.append((type(lost), _records.encode(lost)))
+        damaged = self._losses if len(self._losses) < 2 else [each for each in self._losses if self.rng.random() < 0.6]
+        for journal in damaged:
+            own = [index for index, (kind, _) in enumerate(host.disk) if not journal.kinds or kind in journal.kinds]
+            if own:  # An empty one has nothing to lose, and nobody could tell.
+                gone = set(own[self.rng.randrange(len(own)) :])
+                host.disk = [each for index, each in enumerate(host.disk) if index not in gone]
+                lost = journal.record("as the simulation wants it")
+                host.disk.append((type(lost), _records.encode(lost)))
         for forgot in self._forgot:
             forgot(self, host)
 
