@@ -39,7 +39,7 @@ VERSION = 1
 SESSION_ID_BYTES = 8
 HANDSHAKE_S = 5.0
 """A handshake that takes longer has no partner; three losses in a row still fit."""
-RESEND_S = 1.0
+RESEND_S = 0.5
 """How long an unanswered handshake message waits before it is sent again."""
 IDLE_S = 300.0
 """A session nothing was received on for this long is closed; another costs 1.5 round trips."""

@@ -167,10 +167,7 @@ class DutyBoard:
         if self._placing is None or not self._roll.has(sender):
             return []
         self._told[sender] = message
-        effects = self._decide(now)
-        if changed and not effects:
-            effects = self._tell_roll()
-        return effects
+        return self._decide(now, roll_changed=changed)
 
     def _take_fact(self, fact: object, now: Seconds) -> list[Effect]:
         match fact:
@@ -213,9 +210,7 @@ class DutyBoard:
 
     def _lose(self, peer: NodeId, now: Seconds) -> list[Effect]:
         self._told.pop(peer, None)
-        if not self._roll.lost(peer) or self._placing is None:
-            return []
-        return self._decide(now) or self._tell_roll()
+        return self._decide(now, roll_changed=True) if self._roll.lost(peer) else []
 
     def _follow(self, supernode: NodeId | None, epoch: int, now: Seconds) -> list[Effect]:
         before, self._supernode = self._supernode, supernode
@@ -240,10 +235,12 @@ class DutyBoard:
         self._roll.take(own.record, now)
         self._told[self.own.node] = own
 
-    def _decide(self, now: Seconds) -> list[Effect]:
+    def _decide(self, now: Seconds, *, roll_changed: bool = False) -> list[Effect]:
         """Place the duties by what is known; tell everybody where something changed."""
-        if self._placing is None or not self._gathered:
+        if self._placing is None:
             return []
+        if not self._gathered:
+            return self._tell_roll() if roll_changed else []
         self._take_self(now)
         candidates = {
             node: Candidate(
@@ -255,7 +252,7 @@ class DutyBoard:
             for node, said in self._told.items()
             if self._roll.has(node)
         }
-        changed = self._placing.decide(candidates, now)
+        changed = self._placing.decide(candidates, now) or roll_changed
         again = self._placing.due_in(now)
         effects: list[Effect] = [] if again is None else [Arm("decide", max(DECIDE_S_MIN, again))]
         return effects + (self._tell_roll() if changed else [])
@@ -326,8 +323,7 @@ class DutyBoard:
         if self._placing is not None:
             self._take_self(now)
             self._roll.sweep(now)
-            effects += self._decide(now)
-            return effects + self._tell_roll()
+            return effects + self._decide(now, roll_changed=True)
         if self._supernode is not None:
             effects.append(Send(self._supernode, self._own_report()))
         return effects + self._pass_labels_on()

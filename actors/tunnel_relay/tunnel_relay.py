@@ -61,7 +61,7 @@ log = logging.getLogger("atoll.tunnel_relay")
 
 ROUTES = 2
 """A caller holds a path over each relay of a site."""
-ROUTES_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.5, 2.0)
+ROUTES_PAUSES_S = (0.1,) * 10 + (0.25,) * 16
 """Between questions for a site's routes: a new supernode has its site at a relay within about a second."""
 SECOND_PATH_S = 0.25
 """How long the first path waits for the second, before calls begin without it."""
