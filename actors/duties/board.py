@@ -260,7 +260,8 @@ class DutyBoard:
     def _tell_roll(self) -> list[Effect]:
         effects = self._publish()
         roll = SiteRoll(self._records, self._places)
-        return [*effects, *(Send(member, roll) for member in sorted(self._members))]
+        # First of all: who is told labels must know already that this node is proxy.
+        return [*(Send(member, roll) for member in sorted(self._members)), *effects]
 
     def _publish(self) -> list[Effect]:
         """Take over, at this node, what this node decided as supernode."""
@@ -323,7 +324,7 @@ class DutyBoard:
         if self._placing is not None:
             self._take_self(now)
             self._roll.sweep(now)
-            return effects + self._decide(now, roll_changed=True)
-        if self._supernode is not None:
+            effects += self._decide(now, roll_changed=True)
+        elif self._supernode is not None:
             effects.append(Send(self._supernode, self._own_report()))
         return effects + self._pass_labels_on()

@@ -228,3 +228,16 @@ def test_the_own_record_is_in_the_next_roll():
     site.told(OwnRecordChanged((), ("thermostat",))).timer("report")
     (sent,) = site.sent(SiteRoll)
     assert {each.actors for each in sent.message.records} == {(), ("thermostat",)}
+
+
+def test_a_proxy_repeats_its_labels_also_as_supernode_and_after_the_roll_that_says_so():
+    labels = ((TV, b"l" * 16),)
+    site = Driven().presiding(DESK).told(LabelsChanged(labels, ()))
+    assert site.sent(SiteLabels) == []
+    there = {each.duty: each for each in site.board.describe().places}
+    site.told(DrainWanted(draining=True))
+    site.received(DESK, MemberHere(record(DESK), MAINS, (REGISTRAR,))).timer("report")
+    site.received(DESK, MemberHere(record(DESK), MAINS, (REGISTRAR,), (HeldDuty(REGISTRAR, 1, there[REGISTRAR].turn),)))
+    site.timer("report")
+    assert {each.duty: each.holder for each in site.board.describe().places} == {PROXY: TV, REGISTRAR: DESK}
+    assert [type(each.message) for each in site.effects if isinstance(each, Send)] == [SiteRoll, SiteLabels]
