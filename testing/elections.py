@@ -6,7 +6,7 @@ faults stop, there is one within three leases.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -39,7 +39,7 @@ from atoll.transport.keys import SiteKeys
 
 SITE = SiteKeys(hashlib.sha256(b"a simulated site").digest())
 CODEC = Codec(MESSAGES)
-SETTLED_AFTER_S = 0.1
+SETTLED_AFTER_S = 0.05
 """How long the simulated placement takes to write to a majority."""
 
 
@@ -275,10 +275,12 @@ def election_simulation(
     settings: ElectionSettings | None = None,
     violations_max: int = VIOLATIONS_MAX,
     chooses: bool = False,
+    aimed: Sequence[Invariant] = (),
 ) -> Simulation:
     """Prepare a site of so many voters and members without a vote; with `until_s` in the plan, recovery is checked.
 
-    The voters are named, and stay; a site that `chooses` changes its roster as members come, go and leave.
+    The voters are named, and stay; a site that `chooses` changes its roster as members come, go and leave. What
+    is `aimed` watches the simulation too, to apply faults where they hurt.
     """
     plan = faults or FaultPlan()
     used = settings or ElectionSettings()
@@ -294,7 +296,7 @@ def election_simulation(
         )
 
     named = () if chooses else roster.voters
-    probes = invariants()
+    probes = [*invariants(), *aimed]
     if math.isfinite(plan.until_s):
         probes.append(Recovery(plan.until_s, 3 * used.lease_s))
     return Simulation(

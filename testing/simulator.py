@@ -297,8 +297,11 @@ class Simulation:
                 self._effect(host, effect)
             self._crash(host, down_s)
             return
+        turn = host.turn
         for effect in effects:
             self._effect(host, effect)
+            if host.turn != turn:
+                return  # A probe that aims has crashed it in between.
 
     def _effect(self, host: Host, effect: Effect) -> None:
         kind = type(effect)

@@ -66,7 +66,7 @@ from atoll.actors.elector.patience import TIMER_S_MIN, Patience
 from atoll.actors.elector.recollection import RECALL_S, Recollection
 from atoll.actors.elector.reign import Reign
 from atoll.actors.elector.roster import Notary, Roster
-from atoll.actors.elector.rosters import Rosters
+from atoll.actors.elector.rosters import REFORM_EPOCHS, Rosters
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.elector.voter import Voter
@@ -609,6 +609,9 @@ class Election:
                 effects += self._follow(now, f"the roster has changed: {roster.reason or 'a newer one is known'}")
         if self.role is Role.ASKING:
             self.role = Role.FOLLOWER
+        if roster.incarnation != before.incarnation and before.version and self.epoch >= roster.epoch:
+            # Nobody of this incarnation may get into an epoch that the other one has had.
+            effects += self.voter.durably(self.epoch + REFORM_EPOCHS, None)
         effects += self._enter(roster)
         if voted and self.own in roster.voters and self.role is not Role.RECALLING:
             return effects

@@ -35,6 +35,7 @@ class Rosters:
     book_kind = RosterBook
     signer_kind = Signer
     change_kind = RosterChange
+    electorate_kind = Electorate
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Rosters:
         self.own = own
         self.book = self.book_kind(roster, notary)
         self.signer = self.signer_kind(self.book)
-        self.electorate = Electorate(own, settings, named)
+        self.electorate = self.electorate_kind(own, settings, named)
         self.gated = gated
         self.change: RosterChange | None = None
         """Present exactly while this node is supernode."""
