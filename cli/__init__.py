@@ -21,6 +21,7 @@ _COMMANDS = {
     "node": ("atoll.cli.node", "Run a node, and show nodes."),
     "relay": ("atoll.cli.relay", "Run a relay."),
     "service": ("atoll.cli.service", "Show services that can be called."),
+    "site": ("atoll.cli.site", "Show this node's site, reform it, or leave it."),
     "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),
     "status": ("atoll.cli.status", "Show a node's health, and why things are as they are."),
     "up": ("atoll.cli.up", "Run a whole cluster out of a spec, on this host."),

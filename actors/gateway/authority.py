@@ -9,7 +9,7 @@ import enum
 import hmac
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from atoll.actors.gateway.problems import Problem
@@ -31,6 +31,8 @@ class Scope(enum.Enum):
     """Calls to other nodes in this node's name."""
     MANAGE = "atoll:manage"
     """What changes the node's place in its site."""
+    REFORM = "atoll:reform"
+    """What a person decides for the whole site: on the node's own host, by its unix socket."""
 
 
 class Kind(enum.Enum):
@@ -71,6 +73,9 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("GET", "/atoll/v1/relays"): Scope.READ,
         ("GET", "/atoll/v1/duties"): Scope.READ,
         ("POST", "/atoll/v1/drain"): Scope.MANAGE,
+        ("GET", "/atoll/v1/site"): Scope.READ,
+        ("POST", "/atoll/v1/site/leave"): Scope.MANAGE,
+        ("POST", "/atoll/v1/site/reform"): Scope.REFORM,
         ("GET", "/atoll/v1/images"): Scope.CONTAINERS,
         ("POST", "/atoll/v1/images"): Scope.CONTAINERS,
         ("POST", "/atoll/v1/images/pull"): Scope.CONTAINERS,
@@ -118,12 +123,16 @@ class Principal:
     problem: str = "no-credentials"
     """For nobody: the problem's name."""
 
+    at_socket: bool = field(default=False, compare=False)
+    """It opened the unix socket: it is on this host, and no key that was copied."""
+
     def may(self, scope: Scope) -> bool:
         """Tell whether it has this scope."""
-        return scope in GRANTS[self.kind]
+        return scope in GRANTS[self.kind] and (scope is not Scope.REFORM or self.at_socket)
 
 
 OWNER = Principal(kind=Kind.OWNER)
+_AT_SOCKET = Principal(kind=Kind.OWNER, at_socket=True)
 
 
 def principal_of_node(node: NodeId, standing: Standing) -> Principal:
@@ -147,7 +156,7 @@ def principal_of(
     """
     if arrival.transport == "unix":
         if arrival.user_id is None or arrival.user_id in user_ids:
-            return OWNER
+            return _AT_SOCKET
         return Principal(kind=Kind.NOBODY, why="the socket belongs to another user", problem="not-allowed")
     shown = list(shown_keys(headers))
     if not shown:
@@ -190,6 +199,10 @@ def authorize(principal: Principal, scope: Scope | None) -> None:
             "use the node's unix socket, or send its API key (the file `api.key` in its state directory) "
             "as `Authorization: Bearer KEY` or `x-api-key: KEY`",
             headers=challenge,
+        )
+    if principal.kind is Kind.OWNER:
+        raise Problem(
+            "not-allowed", "the API key is not enough for this", "use the node's unix socket, on its own host"
         )
     raise Problem(
         "not-allowed",

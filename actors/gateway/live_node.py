@@ -14,6 +14,9 @@ from msgspec import structs
 from atoll.actors.cloud.messages import DIRECTORY, Found, ListNodes, LookUp, NodeList, NodeRecord
 from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import Drain, Drained
+from atoll.actors.elector.messages import PATH as ELECTOR
+from atoll.actors.elector.messages import Leave
+from atoll.actors.elector.messages import ReformSite as ElectorReform
 from atoll.actors.gateway.authority import Kind, Principal
 from atoll.actors.gateway.far_nodes import FarNodes, fits
 from atoll.actors.gateway.http_line import Application
@@ -21,7 +24,7 @@ from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
-from atoll.actors.gateway.ports import AmbiguousName, Unacceptable, UnknownName
+from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownName
 from atoll.actors.gateway.views import (
     DrainReply,
     MovedView,
@@ -30,6 +33,7 @@ from atoll.actors.gateway.views import (
     RelayView,
     RouteTaken,
     ServiceView,
+    SiteView,
     StatusView,
     StayedView,
 )
@@ -48,6 +52,7 @@ from atoll.transport.identity import SHORT_CHARACTERS, NodeId
 
 CLOUD_AGAIN_S = 2.0
 """For the cloud to tell anew of a node that is known already."""
+ASK_ELECTOR_S = 2.0
 DRAIN_SLACK_S = 2.0
 """For the answer itself, beyond what others may take."""
 ATTEMPTS = 3
@@ -132,6 +137,28 @@ class LiveNode(LiveContainers):
             return known[0]
         self.far.remember(answer.record, time.monotonic())
         return answer.record
+
+    async def site(self) -> SiteView:
+        """Say who is a member, who votes, and how the election stands."""
+        view = (await self._picture()).site_view(site_id=self.site_id)
+        if view is None:
+            raise Unreachable("the elector gives no answer")
+        return view
+
+    async def leave_site(self, reason: str) -> SiteView:
+        """Tell the Elector, which tells the site."""
+        self.system.announce(Leave(reason))
+        return await self.site()
+
+    async def reform_site(self, reason: str, *, force: bool) -> SiteView:
+        """Have the Elector begin a new incarnation."""
+        try:
+            await self.system.ask(
+                Address(self.own.node, ELECTOR), ElectorReform(reason, force), timeout_s=ASK_ELECTOR_S
+            )
+        except AskDeclined as error:
+            raise Conflict(str(error), "if you are sure that it must be, say so with `--force`") from error
+        return await self.site()
 
     async def drain(self, *, draining: bool, within_s: float) -> DrainReply:
         """Have the Duties give everything away."""

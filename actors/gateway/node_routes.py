@@ -21,11 +21,13 @@ from atoll.actors.gateway.views import (
     DutiesReply,
     ImageReply,
     ImagesReply,
+    LeaveSite,
     LinksReply,
     LogsReply,
     NodeReply,
     NodesReply,
     PullImage,
+    ReformSite,
     RelaysReply,
     RunContainer,
     ServicesReply,
@@ -71,6 +73,9 @@ class NodeRoutes:
             door.route("GET", f"{base}/relays", self.relays),
             door.route("GET", f"{base}/duties", self.duties),
             door.route("POST", f"{base}/drain", self.drain),
+            door.route("GET", f"{base}/site", self.site),
+            door.route("POST", f"{base}/site/leave", self.leave_site),
+            door.route("POST", f"{base}/site/reform", self.reform_site),
             door.route("GET", f"{base}/images", self.images),
             door.route("POST", f"{base}/images", self.load_image),
             door.route("POST", f"{base}/images/pull", self.pull_image),
@@ -113,6 +118,19 @@ class NodeRoutes:
     async def duties(self, _request: Request) -> Response:
         """Duties of the site and their holders."""
         return json_reply(DutiesReply(duties=(await self.node.status()).duties))
+
+    async def site(self, _request: Request) -> Response:
+        """Members, voters, and how the election stands."""
+        return json_reply(await self.node.site())
+
+    async def leave_site(self, request: Request) -> Response:
+        """Ask to be taken out of the voters."""
+        return json_reply(await self.node.leave_site((await json_body(request, LeaveSite)).reason))
+
+    async def reform_site(self, request: Request) -> Response:
+        """Begin the site anew with this node as its only voter."""
+        wanted = await json_body(request, ReformSite)
+        return json_reply(await self.node.reform_site(wanted.reason, force=wanted.force))
 
     async def drain(self, request: Request) -> Response:
         """Give duties and the supernode's place to others."""

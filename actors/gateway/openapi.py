@@ -66,6 +66,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/atoll/v1/links"): Operation(summary="Links to neighbours", reply=views.LinksReply),
     ("GET", "/atoll/v1/relays"): Operation(summary="Relays it knows", reply=views.RelaysReply),
     ("GET", "/atoll/v1/duties"): Operation(summary="Duties of the site", reply=views.DutiesReply),
+    ("GET", "/atoll/v1/site"): Operation(summary="Members and voters of the site", reply=views.SiteView),
+    ("POST", "/atoll/v1/site/leave"): Operation(
+        summary="Take this node out of the voters", takes=views.LeaveSite, reply=views.SiteView, errors=(400,)
+    ),
+    ("POST", "/atoll/v1/site/reform"): Operation(
+        summary="Begin the site anew, with this node as its only voter",
+        takes=views.ReformSite,
+        reply=views.SiteView,
+        errors=(400, 409),
+    ),
     ("POST", "/atoll/v1/drain"): Operation(
         summary="Give duties and the supernode's place to others",
         reply=views.DrainReply,

@@ -28,6 +28,7 @@ from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.elector.messages import PATH as ELECTOR
 from atoll.actors.elector.messages import DescribeElection, ElectionStatus
+from atoll.actors.elector.roster import INCARNATION_STEP
 from atoll.actors.gateway.views import (
     BepView,
     DutyView,
@@ -41,7 +42,9 @@ from atoll.actors.gateway.views import (
     RosterView,
     RouteView,
     SepView,
+    SiteMemberView,
     SiteRef,
+    SiteView,
     StatusView,
     SupernodeView,
 )
@@ -117,9 +120,7 @@ class Picture:
                 members=len(self.members()),
             ),
             supernode=_supernode(election, names),
-            roster=None
-            if election is None
-            else RosterView(version=election.roster_version, voters=[_ref(each, names) for each in election.voters]),
+            roster=None if election is None else _roster(election, names),
             duties=_duties(self.site, names),
             links=self._links(),
             routes=[
@@ -136,6 +137,35 @@ class Picture:
             beps=self._beps(names),
             problems=[*self.problems, *notes],
             counters={**counters, **self._counters()},
+        )
+
+    def site_view(self, *, site_id: str) -> SiteView | None:
+        """Put the picture together for `atoll site show`; None where the Elector gave no answer."""
+        election, names = self.election, self.names()
+        if election is None:
+            return None
+        near = self.near()
+        nodes = {node for node, view in near.items() if view.standing == Standing.MEMBER.value or view.self}
+        return SiteView(
+            id=site_id,
+            name=self.own.site,
+            mode="quorum" if election.confirmed else "provisional",
+            why=election.why,
+            roster=_roster(election, names),
+            voters_in_reach=election.voters_in_reach,
+            supernode=_supernode(election, names),
+            members=[
+                SiteMemberView(
+                    id=str(node),
+                    short=node.short,
+                    name=names.get(node, node.short),
+                    voter=node in election.voters,
+                    supernode=node == election.supernode,
+                    self=node == self.own.node,
+                    route=near[node].route if node in near else "none",
+                )
+                for node in sorted(nodes | set(election.voters))
+            ],
         )
 
     def _links(self) -> list[LinkView]:
@@ -298,6 +328,16 @@ def offers(record: NodeRecord | None) -> list[OfferView]:
 
 def _ref(node: NodeId, names: Mapping[NodeId, str]) -> NodeRef:
     return NodeRef(id=str(node), short=node.short, name=names.get(node, node.short))
+
+
+def _roster(election: ElectionStatus, names: Mapping[NodeId, str]) -> RosterView:
+    return RosterView(
+        version=election.roster_version,
+        voters=[_ref(each, names) for each in election.voters],
+        incarnation=election.incarnation // INCARNATION_STEP,
+        reason=election.roster_reason,
+        change=election.change,
+    )
 
 
 def _supernode(election: ElectionStatus | None, names: Mapping[NodeId, str]) -> SupernodeView | None:

@@ -20,6 +20,7 @@ from atoll.actors.gateway.views import (
     RelayView,
     RouteTaken,
     ServiceView,
+    SiteView,
     StatusView,
 )
 
@@ -92,6 +93,16 @@ class NodePort(Protocol):
     async def images(self) -> list[ImageView]: ...
 
     async def relays(self) -> list[RelayView]: ...
+
+    async def site(self) -> SiteView: ...
+
+    async def leave_site(self, reason: str) -> SiteView:
+        """Say to the site that this node should vote no more; the answer may still show it as a voter."""
+        ...
+
+    async def reform_site(self, reason: str, *, force: bool) -> SiteView:
+        """Begin the site anew with this node as its only voter; raise `Conflict` where a majority lives."""
+        ...
 
     async def drain(self, *, draining: bool, within_s: float) -> DrainReply:
         """Give everything to others that only one node of a site does, or be ready to take it again."""

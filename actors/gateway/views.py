@@ -58,6 +58,12 @@ class RosterView(View, frozen=True, kw_only=True):
 
     version: int
     voters: list[NodeRef]
+    incarnation: int = 1
+    """How often the site was begun: 1, and one more with each reform."""
+    reason: str = ""
+    """Why this version differs from the one before."""
+    change: str = ""
+    """What is being done to it, or what is wrong with one that came."""
 
 
 class DutyView(View, frozen=True, kw_only=True):
@@ -351,6 +357,49 @@ class LogsReply(Reply, frozen=True, kw_only=True):
 
     container: str
     lines: list[LogLine]
+
+
+class SiteMemberView(View, frozen=True, kw_only=True):
+    """A member of the site, as this node sees it."""
+
+    id: str
+    short: str
+    name: str
+    voter: bool
+    supernode: bool
+    self: bool
+    route: str
+    """How it is reached: `here`, `direct`, `sep`, `bep` or `none`."""
+
+
+class SiteView(View, frozen=True, kw_only=True):
+    """The site of the node: who is a member, who votes, and how its election stands."""
+
+    id: str
+    name: str
+    mode: str
+    """`quorum`, or `provisional` while no majority of voters is there."""
+    why: str
+    """Why there is this supernode, or none."""
+    roster: RosterView
+    voters_in_reach: int
+    members: list[SiteMemberView]
+    supernode: SupernodeView | None = None
+
+
+class ReformSite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that begins a site anew with this node as its only voter."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = "a person says so"
+    """Kept with the roster, and shown."""
+    force: bool = False
+    """Do it although a majority of the voters is in reach."""
+
+
+class LeaveSite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that takes this node out of the voters."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = "a person says so"
 
 
 class DrainNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,9 +20,12 @@ from atoll.actors.gateway.views import (
     NodeView,
     PullReply,
     RelayView,
+    RosterView,
     RouteTaken,
     ServiceView,
+    SiteMemberView,
     SiteRef,
+    SiteView,
     StatusView,
     SupernodeView,
 )
@@ -56,6 +59,9 @@ class SmallNode:
         self.calls = []
         """(node or None, request, principal or None) of every call."""
         self.timeouts_s = []
+        self.site_orders = []
+        self.majority_lives = False
+        self.roster_version = 4
         self.drains = []
         """(draining, within_s) of every order to drain."""
         self.stays = []
@@ -102,6 +108,29 @@ class SmallNode:
 
     async def images(self):
         return list(self.kept_images.values())
+
+    async def site(self):
+        voter = {"id": TV, "short": TV[:10], "name": "tv"}
+        return SiteView(
+            id="00",
+            name="home",
+            mode="provisional",
+            why="1 of 3 voters in reach, 2 needed: no majority",
+            roster=RosterView(version=self.roster_version, voters=[NodeRef(**voter)], reason="without box: it leaves"),
+            voters_in_reach=1,
+            members=[SiteMemberView(**voter, voter=True, supernode=False, self=True, route="here")],
+        )
+
+    async def leave_site(self, reason):
+        self.site_orders.append(("leave", reason))
+        return await self.site()
+
+    async def reform_site(self, reason, *, force):
+        if self.majority_lives and not force:
+            raise Conflict("phone is supernode with a majority of the voters", "if you are sure, say so with `--force`")
+        self.site_orders.append(("reform", reason, force))
+        self.roster_version = 1
+        return await self.site()
 
     async def drain(self, *, draining, within_s):
         self.drains.append((draining, within_s))

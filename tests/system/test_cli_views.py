@@ -135,3 +135,34 @@ def test_settings_of_every_kind_are_shown(tmp_path):
 def test_settings_that_cannot_be_are_wrong_usage(arguments, what):
     failed(alone("config", "show", *arguments), what, "", code=2)
     assert alone("config", "show", "--kind", "toaster").exit_code == 2
+
+
+def test_a_site_is_shown_with_its_voters_and_why(gate):
+    text = fine(gate("site", "show"))
+    assert "provisional" in text
+    assert "1 of 3 voters in reach, 2 needed: no majority" in text
+    assert "version 4, incarnation 1" in text
+    assert "without box: it leaves" in text
+    assert "this node, voter" in text
+    assert gate.json("site", "show")["roster"]["version"] == 4
+
+
+def test_a_site_is_reformed_only_by_who_says_so_twice(gate):
+    asked = gate("site", "reform")
+    failed(asked, "nothing was changed", "say it again with --yes")
+    assert "The voters of home are tv; 1 of them in reach" in asked.stdout
+    assert gate.node.site_orders == []
+    assert "version 1" in fine(gate("site", "reform", "--yes", "--reason", "both others burned"))
+    assert gate.node.site_orders == [("reform", "both others burned", False)]
+
+
+def test_a_site_whose_majority_lives_is_reformed_only_by_force(gate):
+    gate.node.majority_lives = True
+    failed(gate("site", "reform", "--yes"), "phone is supernode with a majority of the voters", "--force")
+    fine(gate("site", "reform", "--yes", "--force"))
+    assert gate.node.site_orders == [("reform", "a person says so", True)]
+
+
+def test_a_node_leaves_the_voters_by_its_own_word(gate):
+    fine(gate("site", "leave", "--reason", "it is sold"))
+    assert gate.node.site_orders == [("leave", "it is sold")]

@@ -6,13 +6,13 @@ import anyio
 import pytest
 
 from atoll.actors.elector.elector import PATH, Elector
-from atoll.actors.elector.messages import MESSAGES, DescribeElection, SupernodeElected
+from atoll.actors.elector.messages import MESSAGES, DescribeElection, Leave, ReformSite, SupernodeElected
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
-from atoll.actors.runtime import Actor, ActorSystem, Address, handles
+from atoll.actors.runtime import Actor, ActorSystem, Address, AskDeclined, handles
 from atoll.transport.base import Standing
 from atoll.transport.codec import Codec
 from atoll.transport.keys import NodeKey, SiteKeys
@@ -172,6 +172,49 @@ async def test_a_node_with_a_ruined_journal_says_so_and_votes_again_after_asking
             assert "no vote" not in status.why
     assert "0 of the 2 other voters have answered" in caplog.text
     assert "this node votes again, above epoch" in caplog.text
+
+
+async def test_a_founder_makes_voters_of_those_who_stay_and_takes_out_who_leaves(tmp_path):
+    site = Site(tmp_path, 3, ElectionSettings(settle_s=0.2))
+    founder, other, leaver = site.nodes
+    site.roster, site.named = Roster.found(site.keys, [founder]), ()
+
+    async def described(node):
+        return await site.systems[node].ask(Address(node, PATH), DescribeElection(), timeout_s=WITHIN_S)
+
+    async def voters(count):
+        with anyio.fail_after(WITHIN_S):
+            while True:
+                seen = [await described(node) for node in site.systems]
+                if {len(status.voters) for status in seen} == {count} and all(status.confirmed for status in seen):
+                    return seen
+                await anyio.sleep(0.02)
+
+    async with site.node(founder), site.node(other), site.node(leaver):
+        grown = await voters(3)
+        assert {status.supernode for status in grown} == {founder}
+        assert "further members" in grown[0].roster_reason or "odd number" in grown[0].roster_reason
+        site.systems[leaver].announce(Leave("it is sold"))
+        shrunk = await voters(1)
+        assert {status.roster_version for status in shrunk} == {5}
+        # What was signed is on disk: a restart takes it up.
+    async with site.node(founder):
+        assert (await voters(1))[0].roster_version == 5
+
+
+async def test_a_person_founds_the_site_of_nodes_that_merely_share_a_secret(tmp_path):
+    site = Site(tmp_path, 2)
+    site.roster, site.named = Roster(), ()
+    one, two = site.nodes
+    async with site.node(one) as system, site.node(two):
+        status = await system.ask(Address(one, PATH), DescribeElection(), timeout_s=WITHIN_S)
+        assert status.why.startswith("no roster of this site is known yet")
+        status = await system.ask(Address(one, PATH), ReformSite("a person says so"), timeout_s=WITHIN_S)
+        assert status.voters == (one,)
+        elected = await site.wait_supernode()
+        assert elected.node == one
+        with pytest.raises(AskDeclined, match="nothing needs to be reformed"):
+            await site.systems[two].ask(Address(two, PATH), ReformSite("again"), timeout_s=WITHIN_S)
 
 
 async def test_neighbours_do_not_vote(tmp_path):

@@ -130,8 +130,8 @@ def test_a_route_without_a_scope_is_refused_to_everybody():
 def test_nodes_may_do_what_their_standing_says():
     node = NodeId(bytes(32))
     member, granted = (principal_of_node(node, each) for each in (Standing.MEMBER, Standing.GRANTED))
-    assert [member.may(scope) for scope in Scope] == [True, True, True, True, False, False]
-    assert [granted.may(scope) for scope in Scope] == [True, False, False, True, False, False]
+    assert [member.may(scope) for scope in Scope] == [True, True, True, True, False, False, False]
+    assert [granted.may(scope) for scope in Scope] == [True, False, False, True, False, False, False]
     for standing in (Standing.NEIGHBOUR, Standing.CLOUD):
         assert principal_of_node(node, standing).kind is Kind.NOBODY
 
@@ -141,6 +141,18 @@ def test_another_users_process_does_not_become_the_owner():
         arrival = authority.Arrival(transport="unix", user_id=user)
         found = authority.principal_of(arrival, [], api_key=KEY, user_ids=frozenset({0, 1000}))
         assert found.kind is kind
+
+
+def test_a_site_is_reformed_through_the_socket_and_not_with_a_key():
+    socket, key = (
+        authority.principal_of(authority.Arrival(transport=each), headers, api_key=KEY, user_ids=frozenset())
+        for each, headers in (("unix", []), ("tcp", [(b"x-api-key", KEY.encode())]))
+    )
+    assert socket.may(Scope.REFORM)
+    assert key.kind is Kind.OWNER
+    assert key.may(Scope.MANAGE)
+    with pytest.raises(Problem, match="the API key is not enough"):
+        authority.authorize(key, Scope.REFORM)
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=255)), st.sampled_from([b"authorization", b"x-api-key"]))
