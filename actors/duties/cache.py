@@ -37,7 +37,7 @@ from atoll.actors.image_exchange.messages import (
 from atoll.actors.image_exchange.shelf import IMAGES_MAX
 from atoll.actors.image_exchange.site import find_site
 from atoll.actors.image_exchange.transfer import Transfer
-from atoll.actors.runtime.actor import LATER, Delivery
+from atoll.actors.runtime.actor import LATER, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
@@ -116,27 +116,33 @@ class Cache(Duty):
     async def receive(self, delivery: Delivery) -> Any:
         """Take wishes beside the mailbox: one that waits must not keep others waiting."""
         if isinstance(delivery.message, ImageWanted) and delivery.reply_to is not None:
-            self.tasks.start_soon(self._want, delivery.message, delivery.reply_to.answer)
+            self.tasks.start_soon(self._want, delivery.message, delivery.reply_to)
             return LATER
         return await super().receive(delivery)
 
-    async def _want(self, wanted: ImageWanted, answer: Any) -> None:
+    async def _want(self, wanted: ImageWanted, reply_to: ReplyTo) -> None:
+        answer = ImageCached(ready=False, problem="the cache ended here; ask a holder, or the next cache")
+        try:
+            answer = await self._answer(wanted)
+        finally:
+            # When the duty leaves, too: nobody should wait for what will not come.
+            reply_to.answer(answer)
+
+    async def _answer(self, wanted: ImageWanted) -> ImageCached:
         running = self._fetches.get(wanted.digest)
         if running is None:
             if await self._is_here(wanted.digest):
-                answer(ImageCached(ready=True))
-                return
+                return ImageCached(ready=True)
             # Another one may have begun while this one looked.
             running = self._fetches.get(wanted.digest) or await self._begin(wanted)
         if running is None:
             self.counts["put_off"] += 1
             await anyio.sleep(ANSWER_S)
-            answer(ImageCached(ready=False))
-            return
+            return ImageCached(ready=False)
         with anyio.move_on_after(ANSWER_S):
             await running.ended.wait()
         ready = running.ended.is_set() and not running.problem
-        answer(ImageCached(ready, running.transfer.offset, running.problem[:PROBLEM_CHARACTERS_MAX]))
+        return ImageCached(ready, running.transfer.offset, running.problem[:PROBLEM_CHARACTERS_MAX])
 
     async def _is_here(self, digest: bytes) -> bool:
         if await anyio.to_thread.run_sync(self._store.holds, digest):

@@ -1,19 +1,18 @@
 """Carries a `Transfer` out: asks members for chunks, and writes what comes.
 
-A source without a way is looked for by the Router once; what is asked of this very node stays on it. It must never keep
+A source without a link is waited for a little; what is asked of this very node stays on it. It must never keep
 anything: whoever gave it the place to write does, after `Complete`.
 """
 
 from collections import Counter, deque
 from typing import Any, Protocol, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from atoll.actors.image_exchange.errors import NotDelivered
 from atoll.actors.image_exchange.messages import PATH, ImageChunk, ReadImage
 from atoll.actors.image_exchange.transfer import Append, Ask, Complete, Effect, GiveUp, StartOver, Transfer
-from atoll.actors.router.messages import PATH as ROUTER
-from atoll.actors.router.messages import Reach
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskNotUnderstood, AskRefused, AskUnreachable
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
@@ -22,7 +21,9 @@ from atoll.transport.identity import NodeId
 
 CHUNK_S = 5.0
 """For one chunk; a link that is silent for 3 s is down, and then the answer is quicker."""
-REACH_S = 3.0
+LINK_S = 1.5
+"""For a link that is not up just now: the node has just come, or changes its address."""
+LINK_LOOK_S = 0.05
 
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -40,21 +41,30 @@ class Place(Protocol):
 
 
 async def ask_member(
-    system: ActorSystem, address: Address, message: Message, answer: type[_Answer], *, timeout_s: float
+    system: ActorSystem,
+    address: Address,
+    message: Message,
+    answer: type[_Answer],
+    *,
+    timeout_s: float,
+    link_s: float | None = None,
 ) -> _Answer:
-    """Ask an actor of a member, and have the Router look for a way where there is none yet.
+    """Ask an actor of a member; without a link, wait `link_s` (default `LINK_S`) for one.
+
+    There is no other way: a member that comes through a relay has not proved that it is one.
 
     Raises:
         AskFailed: No answer.
     """
-    try:
-        found: Any = await system.ask(address, message, timeout_s=timeout_s, reply_type=answer)
-    except AskUnreachable:
-        router = Address(system.node_id, ROUTER)
-        if address.node == system.node_id or system.find(ROUTER) is None:
-            raise
-        await system.ask(router, Reach(address.node), timeout_s=REACH_S)
-        found = await system.ask(address, message, timeout_s=timeout_s, reply_type=answer)
+    deadline = system.clock() + (LINK_S if link_s is None else link_s)
+    while True:
+        try:
+            found: Any = await system.ask(address, message, timeout_s=timeout_s, reply_type=answer)
+            break
+        except AskUnreachable:
+            if address.node == system.node_id or system.clock() >= deadline:
+                raise
+        await anyio.sleep(LINK_LOOK_S)
     if not isinstance(found, answer):
         raise AskNotUnderstood(f"{address.path} answered with {type(found).__name__}")
     return found

@@ -19,8 +19,9 @@ from atoll.actors.container_manager.container_manager import order
 from atoll.actors.container_manager.errors import StorageFault
 from atoll.actors.container_manager.messages import PATH as CONTAINER_MANAGER
 from atoll.actors.container_manager.messages import ImageInfo, ListImages, LoadImage
+from atoll.actors.discoverer.membership import SMALL_SITE_MAX
 from atoll.actors.image_exchange.errors import NobodyHasIt
-from atoll.actors.image_exchange.fetching import ask_member, fetch
+from atoll.actors.image_exchange.fetching import LINK_S, ask_member, fetch
 from atoll.actors.image_exchange.messages import (
     CACHE,
     PATH,
@@ -91,11 +92,15 @@ class Pull:
         offers: dict[NodeId, Iterable[HeldImage]] = {}
         wanted = FindImages(*split_name(self.image))
         limit = anyio.CapacityLimiter(FINDING_MAX)
+        # On a larger one most members have no link to each other, and will have none.
+        link_s = LINK_S if len(self._site.members) < SMALL_SITE_MAX else 0.0
 
         async def find(member: NodeId) -> None:
             async with limit:
                 try:
-                    held = await ask_member(self.system, Address(member, PATH), wanted, ImagesHeld, timeout_s=FIND_S)
+                    held = await ask_member(
+                        self.system, Address(member, PATH), wanted, ImagesHeld, timeout_s=FIND_S, link_s=link_s
+                    )
                 except AskFailed:
                     self.counts["members_mute"] += 1
                 else:

@@ -4,7 +4,7 @@
            --no answer--> the next source at this offset; a source that fails FAILURES_MAX times is struck off
            --no part of an image, not there, or the last and the digest is wrong-->
                  all before it came from that source, too --> struck off, its bytes thrown away
-                 not all --> any of them may have lied: thrown away, from now on one source gives all of it
+                 not all --> any of them may have lied: all is thrown away, and that source begins anew
            --nobody is left--> GiveUp
 
 Whole chunks only: 256 questions end any archive, however its sources lie. It never says Complete for other bytes than
@@ -82,8 +82,6 @@ class Transfer:
         self._hash = hashlib.sha256()
         self._givers: set[NodeId] = set()
         """Who gave the bytes before `offset`."""
-        self._alone = False
-        """Bytes of several sources did not fit together: now all are of one."""
 
     def start(self) -> list[Effect]:
         """Ask the first source."""
@@ -112,18 +110,16 @@ class Transfer:
         source = self._asked()
         self._reasons[source] = why
         if for_good and self._givers - {source}:
-            return self._go_alone()
+            return self._begin_anew()
         self._failures[source] += 1
         self._sources.remove(source)
         if not for_good and self._failures[source] < FAILURES_MAX:
             self._sources.append(source)
-        over = self._start_over() if self._alone and self._givers - set(self._sources[:1]) else []
-        return [*over, *self._ask_next()]
+        return self._ask_next()
 
     def check(self) -> None:
         """Assert what always holds."""
         insist(0 <= self.offset <= self._bytes_max, "never more than an archive may have")
-        insist(not (self._alone and len(self._givers) > 1), "in the end one source gives all")
         insist(not set(self.liars) & set(self._sources), "who lied is not asked again")
 
     def _asked(self) -> NodeId:
@@ -134,14 +130,14 @@ class Transfer:
     def _strike(self, source: NodeId, why: str) -> list[Effect]:
         self._reasons[source] = why
         if self._givers - {source}:
-            return self._go_alone()
+            return self._begin_anew()
         self.liars.append(source)
         self._sources.remove(source)
         return [*(self._start_over() if source in self._givers else ()), *self._ask_next()]
 
-    def _go_alone(self) -> list[Effect]:
+    def _begin_anew(self) -> list[Effect]:
         # One of them lied, and nobody knows who: bytes too many before its own make an honest source look like a liar.
-        self._alone = True
+        # This ends, because several give something only after one of them has failed.
         return [*self._start_over(), *self._ask_next()]
 
     def _start_over(self) -> list[Effect]:
