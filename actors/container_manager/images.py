@@ -4,10 +4,12 @@
                                                        --refused--> nothing is left
 
 The index is one file, replaced whole and fsynced, so a crash leaves the old one or the new one. A file that no entry
-of the index names is removed at the next start. Everything here blocks; `Containers` calls it in a thread.
+of the index names is removed at the next start. A damaged index costs a node its images and no more: the whole folder
+is set aside as `images.corrupt-N`, and said. Everything here blocks; `Containers` calls it in a thread.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,12 +22,15 @@ from atoll.actors.container_manager.errors import ImageNotThere, ImageRefused, L
 from atoll.actors.container_manager.messages import NAME_CHARACTERS_MAX, ImageInfo
 from atoll.actors.container_manager.vault import Vault
 
+log = logging.getLogger("atoll.containers")
+
 IMAGES_MAX = 256
 QUOTA_BYTES = 1024 * 1024 * 1024
 """All archives and programs of a node."""
 INDEX = "index.json"
 INDEX_BYTES_MAX = 16 * 1024 * 1024
 INDEX_VERSION = 1
+DAMAGED_FOLDERS_MAX = 100
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
@@ -94,9 +99,13 @@ class ContainerRecord(msgspec.Struct, frozen=True):
 
 
 class _Index(msgspec.Struct, frozen=True):
-    version: int
-    images: tuple[ImageRecord, ...]
-    containers: tuple[ContainerRecord, ...]
+    version: int = INDEX_VERSION
+    images: tuple[ImageRecord, ...] = ()
+    containers: tuple[ContainerRecord, ...] = ()
+
+
+class _Damaged(Exception):
+    """The index cannot be read; the text says what is wrong with it."""
 
 
 def check_client(client: str) -> None:
@@ -109,36 +118,61 @@ def check_client(client: str) -> None:
         raise UsageFault(f"{client[:200]!r} cannot be a client's id: letters, digits and ._- are taken")
 
 
+def _opened(folder: Path) -> tuple[Vault, _Index]:
+    vault = Vault(folder)
+    try:
+        return vault, _read_index(vault)
+    except _Damaged as error:
+        damage = str(error)
+    # All of it, for whatever no index names is removed; somebody may still bring a copy of the index back.
+    aside = _aside(folder)
+    vault.close()
+    folder.rename(aside)
+    log.error("%s is damaged: %s; all images are kept in %s, and there are none now", folder / INDEX, damage, aside)
+    return Vault(folder), _Index()
+
+
+def _read_index(vault: Vault) -> _Index:
+    size = vault.size(INDEX)
+    if size is None:
+        return _Index()
+    if size > INDEX_BYTES_MAX:
+        raise _Damaged(f"it has {size} bytes")
+    try:
+        index = msgspec.json.decode(vault.read(INDEX, bytes_max=INDEX_BYTES_MAX), type=_Index)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _Damaged(str(error)) from error
+    if index.version != INDEX_VERSION:
+        raise StorageFault(
+            f"{vault.folder / INDEX} was written by another version ({index.version}); this one reads {INDEX_VERSION}"
+        )
+    return index
+
+
+def _aside(folder: Path) -> Path:
+    for number in range(1, DAMAGED_FOLDERS_MAX + 1):
+        aside = folder.with_name(f"{folder.name}.corrupt-{number}")
+        if not aside.exists():
+            return aside
+    raise StorageFault(f"{DAMAGED_FOLDERS_MAX} damaged folders of images lie beside {folder}: look at the disk")
+
+
 class Images:
     """The images of one node, and the records of its containers; one thread at a time."""
 
     def __init__(self, folder: Path, *, quota_bytes: int = QUOTA_BYTES, images_max: int = IMAGES_MAX) -> None:
-        """Open the folder and read the index.
+        """Open the folder and read the index; where that is damaged, all is set aside, and there are no images.
 
         Raises:
             StorageFault: The folder or the index cannot be used; the text says which.
         """
-        self._vault = Vault(folder)
         self._quota_bytes = quota_bytes
         self._images_max = images_max
-        self.images: dict[str, ImageRecord] = {}
-        self.containers: dict[str, ContainerRecord] = {}
         self._given: set[str] = set()
         """Archives that others read, and that were compared with their digest."""
-        if self._vault.size(INDEX) is not None:
-            data = self._vault.read(INDEX, bytes_max=INDEX_BYTES_MAX)
-            try:
-                index = msgspec.json.decode(data, type=_Index)
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise StorageFault(
-                    f"{folder / INDEX} is damaged: {error}; move it away to begin anew, or bring a copy back"
-                ) from error
-            if index.version != INDEX_VERSION:
-                raise StorageFault(
-                    f"{folder / INDEX} was written by another version ({index.version}); this one reads {INDEX_VERSION}"
-                )
-            self.images = {each.id: each for each in index.images}
-            self.containers = {each.id: each for each in index.containers}
+        self._vault, index = _opened(folder)
+        self.images = {each.id: each for each in index.images}
+        self.containers = {each.id: each for each in index.containers}
         self._sweep()
 
     def close(self) -> None:
