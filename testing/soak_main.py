@@ -12,6 +12,7 @@ from typing import Protocol
 import click
 from click import echo
 
+from atoll.testing.discovery_fuzz import BeaconFuzz, SuspicionFuzz
 from atoll.testing.election_fuzz import ElectionFuzz, resident_mb
 from atoll.testing.frame_fuzz import FrameFuzz
 
@@ -32,7 +33,12 @@ class Target(Protocol):
         """Run so many cases."""
 
 
-TARGETS: dict[str, Callable[[int], Target]] = {"election": ElectionFuzz, "frames": FrameFuzz}
+TARGETS: dict[str, Callable[[int], Target]] = {
+    "election": ElectionFuzz,
+    "frames": FrameFuzz,
+    "beacons": BeaconFuzz,
+    "suspicion": SuspicionFuzz,
+}
 """By name, made from a seed."""
 
 

@@ -189,6 +189,15 @@ class Suspicion:
         member = self._members.get(node)
         return None if member is None else member.life
 
+    def beliefs(self) -> tuple[tuple[NodeId, Life, int, int], ...]:
+        """Give of every member its life, its incarnation, and how many accuse it; for tests."""
+        return tuple((node, each.life, each.incarnation, len(each.accusers)) for node, each in self._members.items())
+
+    @property
+    def tick_due(self) -> Seconds:
+        """When the next period begins."""
+        return self._tick_due
+
     def check(self) -> None:
         for holds, what in (
             (self.own not in self._members, "a node suspects itself"),
