@@ -2,9 +2,9 @@
 
     started --async with Containers--> takes orders and calls --stopped--> workers ended, containers kept
 
-Calls of services run beside the mailbox, as many at once as the containers take; so do readers of archives, whom a
-long load must not keep waiting. Other nodes never reach it: they ask
-the gateway, which knows who may do what.
+Calls of services run beside the mailbox, as many at once as the containers take; so do loads and readers of archives,
+because a long load must not keep others waiting. Other nodes never reach it: they ask the gateway, which knows who may
+do what.
 """
 
 from collections.abc import Awaitable, Callable
@@ -75,6 +75,9 @@ class ContainerManager(Actor):
             case ServiceCall() as call:
                 self.tasks.start_soon(self._beside, delivery.reply_to, self._containers.call, call)
                 return LATER
+            case LoadImage() as load:
+                self.tasks.start_soon(self._beside, delivery.reply_to, self._load, load)
+                return LATER
             case ReadArchive() as read:
                 self.tasks.start_soon(self._beside, delivery.reply_to, self._read_archive, read)
                 return LATER
@@ -83,6 +86,9 @@ class ContainerManager(Actor):
         except ContainerError as error:
             _decline(delivery.reply_to, error)
             return LATER
+
+    async def _load(self, load: LoadImage) -> ImageInfo:
+        return await self._containers.load_image(Path(load.path), load.client, load.expected)
 
     async def _read_archive(self, read: ReadArchive) -> ArchivePart:
         return await self._containers.archive_part(read.digest, read.offset)
@@ -97,11 +103,6 @@ class ContainerManager(Actor):
         else:
             if reply_to is not None:
                 reply_to.answer(reply)
-
-    @handles
-    async def load_image(self, message: LoadImage) -> ImageInfo:
-        """Take an image from a file."""
-        return await self._containers.load_image(Path(message.path), message.client, message.expected)
 
     @handles
     async def list_images(self, _: ListImages) -> Images:

@@ -1,9 +1,10 @@
 """The images of a node, as the other members of its site see them; and where this node pulls from.
 
-    a member --FindImages, ReadImage--> answered out of the containers' images and the cache's store, in turn
+    a member --FindImages, ReadImage--> answered out of the containers' images and the cache's store
     this node --PullImage--> a pull begins, or is joined --> its state after at most `wait_s`, or how it ended
 
-What a peer asks is answered or declined, one after the other; a pull runs beside. Only members reach it.
+What peers ask is answered or declined, `SERVING_MAX` at once, the others in turn; pulls run beside. Only members reach
+it, and what they ask costs a chunk of memory each.
 """
 
 from collections import Counter
@@ -35,6 +36,7 @@ from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
 
 READ_S = 5.0
+SERVING_MAX = 16
 PULLS_MAX = 8
 """At once; each may have 64 MiB on its way."""
 ENDED_KEPT_S = 30.0
@@ -63,6 +65,7 @@ class ImageExchange(Actor):
         self._store = store
         self._spool = spool
         self._pulls: dict[_Key, _Running] = {}
+        self._serving = 0
 
     async def started(self) -> None:
         """Remove what pulls of a life before left."""
@@ -70,12 +73,14 @@ class ImageExchange(Actor):
             path.unlink(missing_ok=True)
 
     async def receive(self, delivery: Delivery) -> Any:
-        """Answer members out of what is here, and this node's own orders beside the mailbox."""
+        """Answer members out of what is here, and this node's own orders, beside the mailbox."""
         match delivery.message:
-            case FindImages(name=name, version=version):
-                return await self._find(name, version)
-            case ReadImage(digest=digest, offset=offset):
-                return await self._read(digest, offset)
+            case FindImages() | ReadImage() as asked:
+                if delivery.reply_to is None or self._serving >= SERVING_MAX:
+                    return await self._answer(asked)
+                self._serving += 1
+                self.tasks.start_soon(self._serve, asked, delivery.reply_to)
+                return LATER
             case PullImage() as wanted if delivery.standing is None:
                 self.tasks.start_soon(self._pull, wanted, delivery.reply_to)
                 return LATER
@@ -84,6 +89,19 @@ class ImageExchange(Actor):
                 return await super().receive(delivery)
 
     # For members
+
+    async def _serve(self, asked: FindImages | ReadImage, reply_to: ReplyTo) -> None:
+        try:
+            reply_to.answer(await self._answer(asked))
+        except Declined as error:
+            reply_to.fail(AskDeclined(str(error)))
+        finally:
+            self._serving -= 1
+
+    async def _answer(self, asked: FindImages | ReadImage) -> ImagesHeld | ImageChunk:
+        if isinstance(asked, FindImages):
+            return await self._find(asked.name, asked.version)
+        return await self._read(asked.digest, asked.offset)
 
     async def _find(self, name: str, version: str) -> ImagesHeld:
         listed = await self._order(ListImages())

@@ -242,6 +242,26 @@ async def test_a_pull_says_how_far_it_is_and_goes_on_when_nobody_waits(world):
         assert phone.counts()["fetched"] == 1, "the end of the first pull was told, no other one began"
 
 
+async def test_a_load_that_takes_long_keeps_no_member_waiting(world):
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        await tv.push(archive_of())
+        containers = tv.system._cells["container_manager"].actor._containers
+        async with anyio.create_task_group() as loading, containers._disk:
+            loading.start_soon(tv.push, archive_of("other"))
+            assert (await phone.pull()).source == tv.id
+            assert set(await tv.images()) == {("api", "echo-v1:1.0.0")}
+        assert set(await tv.images()) == {("api", "echo-v1:1.0.0"), ("api", "other:1.0.0")}
+
+
+async def test_more_questions_than_are_answered_at_once_are_answered_in_turn(world, monkeypatch):
+    monkeypatch.setattr(exchange_module, "SERVING_MAX", 0)
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        await tv.push(archive_of())
+        assert (await phone.pull()).source == tv.id
+        with pytest.raises(AskDeclined):
+            await phone.system.ask(Address(tv.id, PATH), ReadImage(b"d" * 32, 0))
+
+
 # What cannot be
 
 
