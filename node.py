@@ -1,7 +1,7 @@
 """The composition root: what a node, a relay and a cloud are made of, from their configs.
 
-    node    network (rest for one): router, uplink, tunnel_relay, elector, host_facts, site (duties), suspicion,
-            discoverer
+    node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
+            suspicion, discoverer
             container_manager, images, gateway, users' actors
     relay   its two ports (`Relay`); where a cloud is told of it: router, uplink, reporter (`reporting`)
     cloud   router, directory, signaling, enrolment (`run_cloud`)
@@ -55,6 +55,7 @@ from atoll.actors.image_exchange.blob_store import BlobStore
 from atoll.actors.image_exchange.exchange import ImageExchange
 from atoll.actors.image_exchange.messages import CACHE
 from atoll.actors.placement import messages as placement_messages
+from atoll.actors.placement.placement_actor import PlacementActor
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import Reach
 from atoll.actors.router.router import CloudAddress, Router
@@ -285,6 +286,10 @@ def _network(
             ),
             ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node)),
             ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, key, site, founded=founded)),
+            ChildSpec(
+                name=placement_messages.PATH,
+                factory=lambda: PlacementActor(node, journal=config.state_dir / "placement.journal"),
+            ),
             ChildSpec(name="host_facts", factory=lambda: HostFacts(_stated(config), config.state_dir)),
             # Together, the place for held duties first: a node alone is elected before Duties has looked around.
             SupervisorSpec(
@@ -378,7 +383,7 @@ def _elector(config: NodeConfig, key: NodeKey, site: SiteKeys, *, founded: bool)
         roster = Roster.found(site, [node])
     settings = ElectionSettings(**config.election.given())
     journal = config.state_dir / "election.journal"
-    return Elector(node, site, roster, sign=key.sign, journal=journal, settings=settings, named=voters)
+    return Elector(node, site, roster, sign=key.sign, journal=journal, settings=settings, named=voters, gated=True)
 
 
 def _stated(config: NodeConfig) -> StatedFacts:

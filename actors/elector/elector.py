@@ -63,10 +63,13 @@ class Elector(MachineActor):
         score: Score | None = None,
         settings: ElectionSettings | None = None,
         named: Sequence[NodeId] = (),
+        gated: bool = False,
         rng: Random | None = None,
     ) -> None:
-        """Take the node's `sign`, which gives its Ed25519 signature; `named`: voters that a person chose."""
-        # Not gated: nothing announces `PlacementSettled` yet.
+        """Take the node's `sign`, which gives its Ed25519 signature; `named`: voters that a person chose.
+
+        `gated`: a placement runs beside it, and the roster waits for its `PlacementSettled`.
+        """
         self.election = Election(
             own,
             roster,
@@ -75,7 +78,7 @@ class Elector(MachineActor):
             score=score,
             settings=settings,
             named=named,
-            gated=False,
+            gated=gated,
         )
         self._draining = False
         """While it does it calls itself as unfit as can be, so that nobody hands the lead to it."""

@@ -38,6 +38,8 @@ from atoll.actors.gateway.views import (
     NodeRef,
     NodeView,
     OfferView,
+    PlacementView,
+    PlaceView,
     RelayView,
     RosterView,
     RouteView,
@@ -49,6 +51,8 @@ from atoll.actors.gateway.views import (
     SupernodeView,
 )
 from atoll.actors.host.messages import HostDetails
+from atoll.actors.placement.messages import PATH as PLACEMENT
+from atoll.actors.placement.messages import DescribePlacement, PlacementStatus
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, LinkSeen, RoutesDescribed
 from atoll.actors.runtime.errors import AskFailed
@@ -63,6 +67,7 @@ LOOK_S = 2.0
 """What an actor of this node may take to describe itself."""
 _QUESTIONS: Mapping[str, Any] = {
     ELECTOR: DescribeElection(),
+    PLACEMENT: DescribePlacement(),
     ROUTER: DescribeRoutes(),
     DUTIES: DescribeSite(),
     TUNNEL_RELAY: DescribeTunnels(),
@@ -79,6 +84,7 @@ class Picture:
     now: float
     """Of the system's clock."""
     election: ElectionStatus | None = None
+    placement: PlacementStatus | None = None
     routes: RoutesDescribed | None = None
     site: SiteDescribed | None = None
     tunnels: TunnelsDescribed | None = None
@@ -121,6 +127,7 @@ class Picture:
             ),
             supernode=_supernode(election, names),
             roster=None if election is None else _roster(election, names),
+            placement=_placement(self.placement, names),
             duties=_duties(self.site, names),
             links=self._links(),
             routes=[
@@ -283,6 +290,7 @@ async def take_picture(system: ActorSystem, own: NodeRecord, far_names: Mapping[
         own=own,
         now=system.clock(),
         election=answers.get(ELECTOR),
+        placement=answers.get(PLACEMENT),
         routes=answers.get(ROUTER),
         site=answers.get(DUTIES),
         tunnels=answers.get(TUNNEL_RELAY),
@@ -350,6 +358,27 @@ def _supernode(election: ElectionStatus | None, names: Mapping[NodeId, str]) -> 
         epoch=election.epoch,
         confirmed=election.confirmed,
         why=election.why,
+    )
+
+
+def _placement(status: PlacementStatus | None, names: Mapping[NodeId, str]) -> PlacementView | None:
+    if status is None:
+        return None
+    return PlacementView(
+        certain=status.serving,
+        why=status.listed.why,
+        epoch=status.epoch,
+        version=status.version,
+        voters=status.listed.voters,
+        places=[
+            PlaceView(
+                actor=each.actor,
+                generation=each.placed.generation,
+                host=_ref(each.placed.host, names),
+                stores=[_ref(store, names) for store in each.placed.stores],
+            )
+            for each in status.listed.places
+        ],
     )
 
 

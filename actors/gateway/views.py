@@ -66,6 +66,30 @@ class RosterView(View, frozen=True, kw_only=True):
     """What is being done to it, or what is wrong with one that came."""
 
 
+class PlaceView(View, frozen=True, kw_only=True):
+    """Where an exclusive actor is."""
+
+    actor: str
+    generation: int
+    host: NodeRef
+    stores: list[NodeRef] = []
+    """Who keeps its operation log."""
+
+
+class PlacementView(View, frozen=True, kw_only=True):
+    """Who runs which exclusive actor, as this node knows it."""
+
+    certain: bool
+    """This node is supernode, and answers for the site."""
+    why: str
+    """Why this node's word is not certain; empty when it is."""
+    epoch: int
+    version: int
+    voters: int
+    """On how many voters a certain table is."""
+    places: list[PlaceView] = []
+
+
 class DutyView(View, frozen=True, kw_only=True):
     """A duty of the site and who holds it."""
 
@@ -124,6 +148,7 @@ class StatusView(Reply, frozen=True, kw_only=True):
     site: SiteRef
     supernode: SupernodeView | None = None
     roster: RosterView | None = None
+    placement: PlacementView | None = None
     duties: list[DutyView] = []
     links: list[LinkView] = []
     routes: list[RouteView] = []

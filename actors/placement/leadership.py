@@ -222,8 +222,6 @@ class Leadership:
 
     def take_outbid(self, sender: NodeId, message: Outbid, now: Seconds) -> list[Effect]:
         """Take a voter's refusal: a higher epoch, which ends our writing sooner or later, or a damaged journal."""
-        if message.asked != self.epoch:
-            return []
         if message.promised > self.epoch:
             self.outbid_by = max(self.outbid_by, message.promised)
             return []

@@ -6,6 +6,7 @@
 Only the supernode knows; any other member answers with `why`, and names the supernode so that the caller can ask there.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -171,6 +172,7 @@ class Outbid(Message, frozen=True, array_like=True, tag="placement.outbid"):
     """The voter took nothing: it promised a higher epoch, or (with a nonce) its journal is damaged."""
 
     asked: Epoch
+    """0: nobody asked; a voter with a damaged journal says so by itself, until a supernode has filled it again."""
     promised: Epoch
     nonce: Nonce = 0
 
@@ -197,3 +199,22 @@ MESSAGES: tuple[type[Message], ...] = (
     Committed,
 )
 """Everything that crosses nodes, for the codec."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribePlacement:
+    """Ask this node's placement for its `PlacementStatus`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementStatus:
+    """What `atoll status` shows of the placement."""
+
+    listed: PlacesListed
+    serving: bool
+    """This node answers for the site."""
+    epoch: int
+    version: int
+    """Of the table that is shown; 0 where this node has none."""
+    damage: str
+    """What is wrong with this node's journal; empty when all is well."""

@@ -12,7 +12,6 @@ It must never change a place, or call one certain, on any other word than a majo
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
 
@@ -32,6 +31,7 @@ from atoll.actors.placement.messages import (
     ListPlaces,
     Outbid,
     PlaceFound,
+    PlacementStatus,
     PlacesListed,
     PlaceSwapped,
     Prepare,
@@ -63,24 +63,13 @@ ASKERS_MAX = 1024
 """Who waits for an answer at once: as many as a mailbox holds."""
 RESIGN_S = 1.0
 """How often a supernode that lost its copy asks to be relieved, while nobody is there who could."""
+TELL_DAMAGE_S = 1.0
+"""How often a voter that lost its copy says so: the supernode may have nothing to write for days."""
 DAMAGE_CHARACTERS_MAX = 120
 BOTH = 2
 """Up to so many voters a majority is all of them, so that no other can be without what this one lost."""
 
 Question: TypeAlias = FindPlace | ListPlaces
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementStatus:
-    """What `atoll status` shows of the placement."""
-
-    listed: PlacesListed
-    serving: bool
-    """This node answers for the site."""
-    epoch: int
-    version: int
-    """Of the table that is shown."""
-    damage: str
 
 
 class Placement:
@@ -115,7 +104,7 @@ class Placement:
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del now
         self.register.restart(restored)
-        return []
+        return [Arm("damaged", TELL_DAMAGE_S)] if self.register.forgetful else []
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         if isinstance(event, Received):
@@ -273,6 +262,12 @@ class Placement:
         self._resigning = True
         return [Announce(Resign("its copy of the placement is damaged")), Arm("resign", RESIGN_S)]
 
+    def _tell_damage(self) -> list[Effect]:
+        if not self.register.forgetful:
+            return []
+        lost = Outbid(0, self.register.promised, self.register.nonce)
+        return [*(Send(voter, lost) for voter in self.voters if voter != self.own), Arm("damaged", TELL_DAMAGE_S)]
+
     def _end(self, epoch: int) -> list[Effect]:
         leads = self.leadership
         if leads is None or leads.epoch != epoch:
@@ -292,4 +287,6 @@ class Placement:
         if name == "resign":
             self._resigning = False
             return []
+        if name == "damaged":
+            return self._tell_damage()
         return self.leadership.again(now) if self.leadership is not None else []

@@ -46,12 +46,14 @@ def test_the_placement_answers_again_soon_after_the_faults_stop(start):
         assert history(simulation).done > 0, f"seed {seed}"
 
 
+@pytest.mark.parametrize("pause_s", [0.2, 1e6], ids=["busy", "idle"])
 @pytest.mark.parametrize("voters", [3, 4, 5, 7])
-def test_voters_with_damaged_journals_are_filled_again_while_a_majority_is_sound(voters):
+def test_voters_with_damaged_journals_are_filled_again_while_a_majority_is_sound(voters, pause_s):
     for seed in range(2):
         damaged = range(seed % 2, seed % 2 + (voters - 1) // 2)
         script = [(5.0 + 0.2 * host, Forget(host, 0.1)) for host in damaged]
-        simulation = placement_simulation(seed, voters=voters, faults=FaultPlan(**QUIET, until_s=8.0, script=script))
+        plan = FaultPlan(**QUIET, until_s=8.0, script=script)
+        simulation = placement_simulation(seed, voters=voters, faults=plan, pause_s=pause_s)
         report = simulation.run(14.0)
         assert not report.violations, f"{report.violations[0]}; seed {seed}"
         assert not [host.node.short for host in simulation.hosts if host.machine.placement.register.forgetful]
