@@ -159,7 +159,9 @@ class Lab(Ground):
             raise UnknownName(f"the lab has no switch {switch!r}")
         text = "flush chain bridge faults chance\n"
         if ratio:
-            text += f"add rule bridge faults chance numgen random mod 1000 < {round(1000 * ratio)} drop\n"
+            # Of a thousand; nft has no word for "always" but none at all.
+            chance = f"numgen random mod 1000 < {round(1000 * ratio)} " if ratio < 1 else ""
+            text += f"add rule bridge faults chance {chance}drop\n"
         await self._jobs([{"in": switch, "argv": [self._tools["nft"], "-f", "-"], "input": text}])
 
     async def _break(self, switch: str, element: str) -> None:

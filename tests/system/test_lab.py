@@ -274,6 +274,32 @@ def test_cables_and_addresses_go_and_come_back(laid):
     assert laid.passes("home/tv", "relay-1")
 
 
+def test_a_node_moves_to_another_address_of_its_site_and_is_gone_from_the_old_one(laid):
+    old = laid.lab.address_of("home/tv")
+    laid.do("change_address", "home/tv")
+    new = laid.lab.address_of("home/tv")
+    assert new != old
+    assert laid.passes("home/phone", "home/tv")
+    assert laid.passes("home/tv", "home/phone")[0] == new
+    assert laid.passes("home/tv", "relay-1"), "with a way out of the site"
+    assert laid.lost("home/phone", "home/tv", address=old)
+    with pytest.raises(UnknownName, match="relay-1 is no node of a site"):
+        laid.do("change_address", "relay-1")
+
+
+def test_a_switch_loses_the_share_that_it_is_told_to_lose(laid):
+    assert laid.passes("home/phone", "home/tv")
+    laid.do("lose", "switch of home", 1.0)
+    assert laid.lost("home/phone", "home/tv")
+    laid.do("lose", "switch of home", 0.5)
+    answered = sum(laid.passes("home/phone", "home/tv", wait_s=0.02) is not None for _ in range(60))
+    laid.do("lose", "switch of home", 0.0)
+    assert 0 < answered < 60
+    assert all(laid.passes("home/phone", "home/tv") for _ in range(20))
+    with pytest.raises(UnknownName, match="no switch 'switch of nowhere'"):
+        laid.do("lose", "switch of nowhere", 0.5)
+
+
 def test_unknown_names_are_told(laid):
     for name in ("home/fridge", "uplink of nowhere", "relay-2"):
         with pytest.raises(UnknownName, match=r"nothing called .* it has "):
