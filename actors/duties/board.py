@@ -70,7 +70,9 @@ class _Holding:
 
 
 class DutyBoard:
-    """The machine of one node; see the module."""
+    """The machine of one node; see the module. The kind, and rules as methods, are for the mutants of the tests."""
+
+    placing_kind = Placing
 
     def __init__(self, own: NodeRecord, able: Iterable[str]) -> None:
         """Take this node's record and the duties that it could hold."""
@@ -217,7 +219,7 @@ class DutyBoard:
         if supernode == self.own.node:
             if self._placing is not None:
                 return []
-            self._placing = Placing(self.own.node, epoch, self._places, now)
+            self._placing = self.placing_kind(self.own.node, epoch, self._inherited(), now)
             self._gathered = False
             self._told.clear()
             self._take_self(now)
@@ -229,6 +231,10 @@ class DutyBoard:
         return [Arm("report", SOON_S), Announce(SiteKnown(self._records, supernode, self._places))]
 
     # As supernode
+
+    def _inherited(self) -> tuple[DutyPlace, ...]:
+        """Give what the supernode before had decided: its places stay, or a change of supernode would move them."""
+        return self._places
 
     def _take_self(self, now: Seconds) -> None:
         own = self._own_report()
@@ -242,7 +248,13 @@ class DutyBoard:
         if not self._gathered:
             return self._tell_roll() if roll_changed else []
         self._take_self(now)
-        candidates = {
+        changed = self._placing.decide(self._candidates(), now) or roll_changed
+        again = self._placing.due_in(now)
+        effects: list[Effect] = [] if again is None else [Arm("decide", max(DECIDE_S_MIN, again))]
+        return effects + (self._tell_roll() if changed else [])
+
+    def _candidates(self) -> dict[NodeId, Candidate]:
+        return {
             node: Candidate(
                 said.score,
                 frozenset(said.able),
@@ -252,10 +264,6 @@ class DutyBoard:
             for node, said in self._told.items()
             if self._roll.has(node)
         }
-        changed = self._placing.decide(candidates, now) or roll_changed
-        again = self._placing.due_in(now)
-        effects: list[Effect] = [] if again is None else [Arm("decide", max(DECIDE_S_MIN, again))]
-        return effects + (self._tell_roll() if changed else [])
 
     def _tell_roll(self) -> list[Effect]:
         effects = self._publish()
@@ -291,12 +299,16 @@ class DutyBoard:
                 elif (held.epoch, held.turn) != (place.epoch, place.turn):
                     held.epoch, held.turn = place.epoch, place.turn
                     effects.append(Arm("report", SOON_S))
-            elif held is not None and place.source != self.own.node:
+            elif held is not None and not self._goes_on(place):
                 effects += self._drop(duty)
         placed = {place.duty for place in self._places}
         for duty in sorted(set(self._holding) - placed):
             effects += self._drop(duty)
         return effects
+
+    def _goes_on(self, place: DutyPlace) -> bool:
+        """Tell whether this node does a duty on that is placed elsewhere: until it is done there."""
+        return place.source == self.own.node
 
     def _drop(self, duty: str) -> list[Effect]:
         del self._holding[duty]

@@ -46,7 +46,7 @@ from atoll.actors.elector.messages import (
     SupernodeLost,
 )
 from atoll.actors.router.messages import PeerDown, PeerUp
-from atoll.actors.runtime import LATER, AskFailed, Declined, Delivery, MachineActor, StartFailed
+from atoll.actors.runtime import LATER, AskDeclined, AskFailed, Declined, Delivery, MachineActor, StartFailed
 from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
@@ -59,6 +59,7 @@ HELD = "duties_held"
 ELECTION_S = 2.0
 STATE_S = 1.0
 """How long the holder before may take to give its state; then the duty begins afresh."""
+STATE_AGAIN_S = 0.05
 
 
 class Duties(MachineActor):
@@ -230,11 +231,20 @@ class Duties(MachineActor):
     async def _fetch_state(self, order: HoldDuty) -> bytes:
         if order.source is None:
             return b""
-        try:
-            given: StateGiven = await self.system.ask(
-                Address(order.source, PATH), StateWanted(order.duty), timeout_s=STATE_S
-            )
-        except AskFailed as error:
-            log.info("the duty %s begins afresh: %s", order.duty, error)
-            return b""
-        return given.state
+        source = Address(order.source, PATH)
+        why: Exception | None = None
+        with anyio.move_on_after(STATE_S):
+            while True:
+                try:
+                    given: StateGiven = await self.system.ask(source, StateWanted(order.duty), timeout_s=STATE_S)
+                except AskDeclined as error:
+                    # The roll that tells it who comes next may still be on its way there.
+                    why = error
+                    await anyio.sleep(STATE_AGAIN_S)
+                except AskFailed as error:
+                    why = error
+                    break
+                else:
+                    return given.state
+        log.info("the duty %s begins afresh: %s", order.duty, why or f"no answer within {STATE_S:g} s")
+        return b""

@@ -89,7 +89,7 @@ class Placing:
         if holder is None or duty not in holder.able:
             self._place(duty, candidates, now, source=place.source, without=place.holder, because="its holder is gone")
         elif not holder.holds(place):
-            if now - self._since[duty] >= TAKE_S:
+            if self._overdue(duty, now):
                 self._place(
                     duty, candidates, now, source=place.source, without=place.holder, because="it was not taken in time"
                 )
@@ -99,6 +99,9 @@ class Placing:
             self._place(duty, candidates, now, source=place.holder, without=place.holder, because="its holder drains")
         else:
             self._look_for_better(place, candidates, now)
+
+    def _overdue(self, duty: str, now: Seconds) -> bool:
+        return now - self._since[duty] >= TAKE_S
 
     def _settle(self, place: DutyPlace, now: Seconds) -> None:
         # The turn stays: the holder would have to take it again otherwise.
