@@ -90,6 +90,8 @@ from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
 
 NETWORK, USERS = "network", "users"
+RESERVED = frozenset({CACHE, PROXY, REGISTRAR})
+"""Duties, which come to a node and leave it while it runs."""
 _DutyMakers: TypeAlias = dict[str, Callable[[], Duty]]
 LEAVE_S = 1.5
 """How long a node that ends waits until others do what it did: a proxy needs two relays, an election a vote."""
@@ -227,7 +229,10 @@ class Node:
             StartFailed: It did not start.
             UsageError: The name is taken, or no name.
         """
-        ref = await self._running().spawn(factory, name, under=USERS)
+        system = self._running()
+        if name in RESERVED:
+            raise UsageError(f"{name} is a name of the node's own, for a duty that may come here: choose another one")
+        ref = await system.spawn(factory, name, under=USERS)
         self._users.add(name)
         self._offer.set_actors(self._users)
         return ref

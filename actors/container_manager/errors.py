@@ -35,6 +35,10 @@ class ImageNotThere(NotThere):
     """No image of that name; kept apart because a published text belongs to it."""
 
 
+class SeveralImages(ImageNotThere):
+    """Several clients have an image of that name, and the caller is none of them."""
+
+
 class Taken(UsageFault):
     """A name or path belongs to another one, or a thing is in use."""
 

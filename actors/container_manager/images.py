@@ -18,7 +18,14 @@ from typing import Any
 import msgspec
 
 from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX, NAME, PROGRAM_BYTES_MAX, read_program
-from atoll.actors.container_manager.errors import ImageNotThere, ImageRefused, LimitReached, StorageFault, UsageFault
+from atoll.actors.container_manager.errors import (
+    ImageNotThere,
+    ImageRefused,
+    LimitReached,
+    SeveralImages,
+    StorageFault,
+    UsageFault,
+)
 from atoll.actors.container_manager.messages import NAME_CHARACTERS_MAX, ImageInfo
 from atoll.actors.container_manager.vault import Vault
 
@@ -246,8 +253,9 @@ class Images:
         found = [each for each in self.images.values() if each.name == bare and version in ("", each.version)]
         own = [each for each in found if each.client == client]
         if len(own or found) != 1:
-            what = "cannot find image with name" if not found else "several clients have an image with name"
-            raise ImageNotThere(f"{what} {name[:200]}")
+            if found:
+                raise SeveralImages(f"several clients have an image with name {name[:200]}")
+            raise ImageNotThere(f"cannot find image with name {name[:200]}")
         return (own or found)[0]
 
     def program(self, record: ContainerRecord) -> bytes:

@@ -49,6 +49,8 @@ log = logging.getLogger("atoll.duties")
 
 FETCHES_MAX = 4
 """At once; who wants a fifth image is told to ask again."""
+ASKERS_MAX = 256
+"""Who is waiting for an answer at once; others are told to ask again without a wait."""
 ANSWER_S = 1.0
 """How long an asker waits before it is told how far a fetch is."""
 READ_S = 5.0
@@ -90,6 +92,7 @@ class Cache(Duty):
         self._own = own
         self._store = store
         self._fetches: dict[bytes, _Fetch] = {}
+        self._askers = 0
         self._remembered: dict[bytes, NodeId] = {}
         """What another holder kept, and this one has not fetched yet."""
 
@@ -116,6 +119,10 @@ class Cache(Duty):
     async def receive(self, delivery: Delivery) -> Any:
         """Take wishes beside the mailbox: one that waits must not keep others waiting."""
         if isinstance(delivery.message, ImageWanted) and delivery.reply_to is not None:
+            if self._askers >= ASKERS_MAX:
+                self.counts["askers_put_off"] += 1
+                return ImageCached(ready=False)
+            self._askers += 1
             self.tasks.start_soon(self._want, delivery.message, delivery.reply_to)
             return LATER
         return await super().receive(delivery)
@@ -126,6 +133,7 @@ class Cache(Duty):
             answer = await self._answer(wanted)
         finally:
             # When the duty leaves, too: nobody should wait for what will not come.
+            self._askers -= 1
             reply_to.answer(answer)
 
     async def _answer(self, wanted: ImageWanted) -> ImageCached:

@@ -42,6 +42,7 @@ from atoll.actors.gateway.views import ContainerView, ImageView, LogLine, PullRe
 from atoll.actors.image_exchange.errors import NotDelivered, SeveralHaveIt
 from atoll.actors.image_exchange.messages import PATH as IMAGE_EXCHANGE
 from atoll.actors.image_exchange.messages import PullImage, PullState
+from atoll.actors.image_exchange.offers import may_name
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
 from atoll.transport.errors import Expired, Unreachable
@@ -119,7 +120,9 @@ class LiveContainers:
         wanted = RunContainer(name, image, tuple(env.items()), client)
         try:
             return await self._changed(wanted)
-        except UnknownImage:
+        except UnknownImage as missing:
+            if isinstance(missing.__cause__, container_errors.SeveralImages) or not may_name(image):
+                raise
             pulled = await self.pull(client, image, None, RUN_PULLS_S)
         if pulled.image is None:
             share = f"{pulled.got_bytes} of {pulled.size_bytes} bytes"

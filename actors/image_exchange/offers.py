@@ -33,15 +33,21 @@ class Choice:
     """Those who keep it as their own first, each sorted by id."""
 
 
+def may_name(image: str) -> bool:
+    """Tell whether an image can be called so: `NAME[:VERSION]`."""
+    name, colon, version = image.partition(":")
+    good = NAME.fullmatch(name) is not None and len(name) <= NAME_CHARACTERS_MAX
+    return good and (not colon or VERSION.fullmatch(version) is not None)
+
+
 def split_name(image: str) -> tuple[str, str]:
     """Split `NAME[:VERSION]`; the version is empty where none stands.
 
     Raises:
         UsageFault: No image can have that name.
     """
-    name, colon, version = image.partition(":")
-    good = NAME.fullmatch(name) and len(name) <= NAME_CHARACTERS_MAX
-    if not good or (colon and not VERSION.fullmatch(version)):
+    name, _, version = image.partition(":")
+    if not may_name(image):
         raise UsageFault(f"{image[:200]!r} cannot name an image; write NAME or NAME:VERSION")
     return name, version
 

@@ -1,13 +1,17 @@
-"""Whom of its site a node asks for images, as its Duties know it."""
+"""Whom of its site a node asks for images, as its Duties and its Router know it."""
 
+import contextlib
 from dataclasses import dataclass
 
 from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.image_exchange.messages import CACHE
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.messages import DescribeRoutes, RoutesDescribed
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
+from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 
 LOOK_S = 2.0
@@ -22,13 +26,17 @@ class Neighbourhood:
 
 
 async def find_site(system: ActorSystem) -> Neighbourhood:
-    """Ask the Duties of this node; nobody is there while they do not answer."""
-    try:
+    """Ask the Duties of this node, and the Router: while there is no supernode, members are those with a link."""
+    members: set[NodeId] = set()
+    cache = None
+    with contextlib.suppress(AskFailed):
         site: SiteDescribed = await system.ask(Address(system.node_id, DUTIES), DescribeSite(), timeout_s=LOOK_S)
-    except AskFailed:
-        return Neighbourhood()
-    members = tuple(sorted({record.node for record in site.records} - {system.node_id}))
-    return Neighbourhood(members, cache_of(site))
+        members |= {record.node for record in site.records}
+        cache = cache_of(site)
+    with contextlib.suppress(AskFailed):
+        known: RoutesDescribed = await system.ask(Address(system.node_id, ROUTER), DescribeRoutes(), timeout_s=LOOK_S)
+        members |= {link.peer for link in known.links if link.standing is Standing.MEMBER}
+    return Neighbourhood(tuple(sorted(members - {system.node_id})), cache)
 
 
 def cache_of(site: SiteDescribed) -> NodeId | None:

@@ -583,6 +583,14 @@ async def test_strangers_read_nothing_and_members_order_no_pulls(world):
         assert tv.counts()["fetched"] == 0
 
 
+async def test_more_askers_than_the_cache_lets_wait_are_told_to_ask_again(world, monkeypatch):
+    monkeypatch.setattr(cache_module, "ASKERS_MAX", 0)
+    async with world.node("nas") as nas, world.node("phone") as phone:
+        await nas.hold_cache()
+        assert await phone.want(nas, b"d" * 32) == ImageCached(ready=False)
+        assert nas.counts(CACHE)["askers_put_off"] == 1
+
+
 async def test_the_cache_asks_members_only(world):
     async with world.node("nas") as nas, world.node("phone") as phone:
         await nas.hold_cache()

@@ -12,9 +12,10 @@ from ports import free_port
 from test_live_node import fits
 from test_node import config
 
-from atoll import Node
+from atoll import Actor, Node
 from atoll.testing.api_client import NodeApi
 from atoll.testing.services import ECHO, service_archive
+from atoll.transport.errors import UsageError
 from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
@@ -147,6 +148,14 @@ async def test_pulls_are_answered_as_openapi_says_and_refused_with_words(folder)
             assert (answer.status, words in answer.body.decode()) == (status, True), (body, answer.body)
             said = document["paths"]["/atoll/v1/images/pull"]["post"]["responses"][str(status)]["content"]
             fits(answer.data, said[answer.headers["content-type"].partition(";")[0]]["schema"], document)
+        for client in ("me", "you"):
+            tar = service_archive("dual", "1.0.0", ECHO)
+            assert (await one.ask("POST", "/atoll/v1/images", tar, {"x-client-id": client})).status == 201
+        for image, words in (("dual", "several clients have an image"), ("Not a name", "cannot find image with name")):
+            refused = await one.ask("POST", "/atoll/v1/containers", body_of({"name": "x", "image": image}))
+            assert (refused.status, words in refused.data["detail"]) == (404, True), refused.body
+        with pytest.raises(UsageError, match="a name of the node's own"):
+            await nodes["one"].spawn(Actor, "cache")
         missing = await one.ask("POST", "/mcm/v1/containers", body_of({"name": "x", "image": "nothing"}))
         assert missing.data["error"]["message"] == "cannot find image with name", "as it was published"
 
