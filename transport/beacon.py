@@ -41,6 +41,7 @@ PORT = 8086
 PERIOD_S = 1.0
 JITTER = 0.2
 """A beat comes up to this part of the period earlier or later, so that nodes started together drift apart."""
+CROWD_STRETCH = 2.0
 HURRY_S = 0.05
 """Between two beacons that are said because the network has changed."""
 INTERFACES_MAX = 64
@@ -236,6 +237,7 @@ class Beacon:
         self._port, self._only, self._period_s = beacon_port, interfaces, period_s
         self._clock, self._rng = clock, rng or Random()
         self.ear = BeaconEar(key.node_id, self._packet.boot, site_keys)
+        self._stretch = 1.0
         self._faces: list[Face] = []
         self._voices: dict[int, _Voice] = {}
         self._counts: Counter[str] = Counter()
@@ -243,6 +245,10 @@ class Beacon:
         self._tasks: anyio.abc.TaskGroup
         # A stream's capacity is its limit; what comes beyond is dropped in `_take`.
         self._queue, self._heard = anyio.create_memory_object_stream[Heard](QUEUE_MAX)
+
+    def slow_down(self, *, crowded: bool) -> None:
+        """Say beacons half as often on a large site, whose nodes share what a network carries."""
+        self._stretch = CROWD_STRETCH if crowded else 1.0
 
     @property
     def boot(self) -> int:
@@ -295,7 +301,7 @@ class Beacon:
         while True:
             self._look()
             self._say()
-            with anyio.move_on_after(self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER)):
+            with anyio.move_on_after(self._stretch * self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER)):
                 await self._hurried.wait()
                 # A network that changes all the time must not make us a flood.
                 await anyio.sleep(HURRY_S)

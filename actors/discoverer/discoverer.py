@@ -3,6 +3,7 @@
 What it hears are hints; the Router is told whom to dial (`DialWanted`), and what the Router says of links decides.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from random import Random
@@ -12,10 +13,18 @@ import anyio
 
 from atoll.actors.discoverer.membership import Membership
 from atoll.actors.discoverer.messages import ListSeen, Seed, Wanted
+from atoll.actors.elector.messages import PATH as ELECTOR
+from atoll.actors.elector.messages import (
+    DescribeElection,
+    ElectionStatus,
+    RosterInForce,
+    SupernodeElected,
+    SupernodeLost,
+)
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, RoutesDescribed
 from atoll.actors.runtime import AskFailed, Declined, Delivery, MachineActor
-from atoll.actors.runtime.machine import Told
+from atoll.actors.runtime.machine import Input, Told
 from atoll.transport.base import DialFailed, Standing
 from atoll.transport.beacon import Beacon
 from atoll.transport.dnssd import DnsSd
@@ -60,6 +69,8 @@ class Discoverer(MachineActor):
         self._dnssd_note = ""
         self._moved = anyio.Event()
         self._changes = 0
+        self._voters: frozenset[NodeId] = frozenset()
+        self._supernode: NodeId | None = None
         self.membership = Membership(own, rng=rng or Random(), seeds=seeds)
         self._make_beacon = beacon
         self._beacon: Beacon | None = None
@@ -67,15 +78,29 @@ class Discoverer(MachineActor):
 
     async def started(self) -> None:
         """Begin to say and to hear beacons."""
-        for fact in (PeerUp, PeerDown, DialFailed, Wanted):
+        for fact in (PeerUp, PeerDown, DialFailed, Wanted, SupernodeElected, SupernodeLost, RosterInForce):
             self.system.subscribe(fact, self.ref)
         await super().started()
         await self._learn_links()
+        await self._learn_election()
         self.tasks.start_soon(self._watch(self._network_changed).run, name="watching the network")
         if self._make_beacon is not None:
             self.tasks.start_soon(self._listen, self._make_beacon, name="hearing beacons")
         if self._make_dnssd is not None:
             self.tasks.start_soon(self._browse, self._make_dnssd, name="DNS-SD")
+
+    def input_of(self, delivery: Delivery) -> Input | None:
+        """Turn what the election says into what it means for links."""
+        match event := super().input_of(delivery):
+            case Told(SupernodeElected(node=node)):
+                self._supernode = node
+            case Told(SupernodeLost()):
+                self._supernode = None
+            case Told(RosterInForce(voters=voters)):
+                self._voters = frozenset(voters)
+            case _:
+                return event
+        return Told(self._wanted())
 
     async def receive(self, delivery: Delivery) -> Any:
         """Hand it to the machine; who is near here is nobody's business beyond the site."""
@@ -111,6 +136,26 @@ class Discoverer(MachineActor):
             return
         for link in described.links:
             self.handle(Told(PeerUp(link.peer, link.standing, link.label, link.host)))
+
+    async def _learn_election(self) -> None:
+        """Ask the Elector who votes, and who leads: on a large site that decides to whom links are kept."""
+        elector = self.system.find(ELECTOR)
+        if elector is None:
+            return
+        with contextlib.suppress(AskFailed):
+            status: ElectionStatus = await elector.ask(DescribeElection(), timeout_s=LEARN_S)
+            self._voters, self._supernode = frozenset(status.voters), status.supernode
+            self.handle(Told(self._wanted()))
+
+    def _wanted(self) -> Wanted:
+        """Name those with whom a link is wanted however large the site is.
+
+        Voters need each other, everybody the supernode, and who does not know it the voters, who do.
+        """
+        own, supernode = self.system.node_id, self._supernode
+        leader = frozenset(() if supernode is None else (supernode,))
+        others = self._voters if own in self._voters or supernode is None else frozenset()
+        return Wanted((others | leader) - {own}, everybody=supernode == own)
 
     def _network_changed(self, change: NetworkChanged) -> None:
         """Say where we are now, and let links over lost addresses be dialled again."""
@@ -158,6 +203,7 @@ class Discoverer(MachineActor):
             self._beacon = beacon
             while True:
                 heard = await beacon.receive()
+                beacon.slow_down(crowded=self.membership.crowded)
                 try:
                     self.ref.tell(heard)
                 except Congested:

@@ -86,6 +86,7 @@ MEMBERS_MAX = 4096
 NEIGHBOURS_MAX = 256
 SMALL_SITE_MAX = 16
 """Nodes, this one counted, that all have links to each other: 120 links in all."""
+CROWD = 64
 RING_LINKS = 2
 """On a larger site, members next by id that are always wanted: four links a node with those that want it, which is what
 8 packets a second allow (decision 0017). The ring is chosen anew as soon as somebody is forgotten."""
@@ -160,6 +161,9 @@ class Membership:
         self._peers: dict[NodeId, _Peer] = {}
         self._dialling: set[NodeId] = set()
         self._wanted: frozenset[NodeId] = frozenset()
+        self._everybody = False
+        self.crowded = False
+        """So many members are known that each says less."""
         self._chosen: frozenset[NodeId] | None = None
         """Members to have links with; None when it has to be chosen anew."""
         self._moved_until: Seconds = 0.0
@@ -196,8 +200,8 @@ class Membership:
                 effects = self._on_hinted(hint, now)
             case Told(NetworkChanged()):
                 effects = self._on_moved(now)
-            case Told(Wanted(peers=peers)):
-                self._wanted, self._chosen = peers, None
+            case Told(Wanted(peers=peers, everybody=everybody)):
+                self._wanted, self._everybody, self._chosen = peers, everybody, None
                 effects = self._look(now)
             case Received(message=ListSeen(), reply_to=reply_to) if reply_to is not None:
                 effects = [Reply(reply_to, self.seen(now))]
@@ -416,7 +420,8 @@ class Membership:
 
     def _choose(self) -> frozenset[NodeId]:
         members = sorted(peer.node for peer in self._peers.values() if peer.member)
-        if len(members) < SMALL_SITE_MAX:
+        self.crowded = len(members) >= CROWD
+        if len(members) < SMALL_SITE_MAX or self._everybody:
             return frozenset(members)
         after = sum(node < self.own for node in members)
         ring = (members[after:] + members[:after])[:RING_LINKS]

@@ -192,6 +192,8 @@ class Wanted:
     """Fact in: with these members a link is wanted on a large site too: voters, the supernode, those talked to."""
 
     peers: frozenset[NodeId]
+    everybody: bool = False
+    """This node is supernode: every member is wanted."""
 
     @classmethod
     def of(cls, peers: Iterable[NodeId]) -> "Wanted":

@@ -67,6 +67,8 @@ class SuspicionSettings:
 
     period_s: Seconds = 1.0
     """One probe each; its ping and ack replace two signs of life of that link."""
+    crowd: int = 64
+    """Above so many members the period is twice as long: a campus has 8 packets a node and second for everything."""
     direct_s: Seconds = 0.3
     """For an ack over the link, and for a third member to hear one; a LAN's round trip is a hundredth of it."""
     indirect: int = 3
@@ -264,7 +266,8 @@ class Suspicion:
         return [*effects, *self._begin_probe(), *self._warn(now), self._arm_tick(now, self._period_s())]
 
     def _period_s(self) -> Seconds:
-        return self.health.stretch(self.settings.period_s)
+        crowded = len(self._members) >= self.settings.crowd
+        return self.health.stretch(self.settings.period_s * (2 if crowded else 1))
 
     def _expired(self, member: _Member, now: Seconds) -> bool:
         return member.until <= now and (not member.linked or member.asked >= self.settings.asks_min)

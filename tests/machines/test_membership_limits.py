@@ -43,6 +43,19 @@ def test_a_large_site_dials_the_next_few_and_those_wanted(bench):
     assert OTHERS[50] in bench.dialled
 
 
+def test_a_supernode_has_links_to_everybody_however_large_the_site(bench):
+    for each in OTHERS[:100]:
+        bench.hear(each)
+        bench.up(each) if each in OTHERS[:2] else None
+    bench.tell(Wanted(frozenset(), everybody=True))
+    for _ in range(100):
+        for who in set(bench.dialled):
+            if bench.line(who).standing == "":
+                bench.up(who)
+        bench.wait(0.3)
+    assert {*bench.dialled, *OTHERS[:2]} == set(OTHERS[:100])
+
+
 def test_the_ring_goes_round(bench):
     members = [node(number) for number in range(1, 40)]
     for other in members:

@@ -11,6 +11,13 @@ from waiting import until
 from atoll.actors.discoverer import membership
 from atoll.actors.discoverer.discoverer import Discoverer
 from atoll.actors.discoverer.messages import MESSAGES, PATH, DialWanted, ListSeen, Seed
+from atoll.actors.elector.messages import (
+    DescribeElection,
+    ElectionStatus,
+    RosterInForce,
+    SupernodeElected,
+    SupernodeLost,
+)
 from atoll.actors.router.messages import DescribeRoutes, LinkSeen, PeerDown, PeerUp, RoutesDescribed
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, Address, AskDeclined, AskRefused, Declined, handles
@@ -208,6 +215,30 @@ async def test_a_change_of_the_network_is_announced_and_a_beacon_said_at_once():
         await until(lambda: statistics()["beacon sent"] == 2 * sent)
         assert witnessed == [change]
         assert statistics()["network_changes"] == 1
+
+
+async def test_links_are_wanted_as_the_election_says():
+    key, others = NodeKey.generate(), [NodeKey.generate().node_id for _ in range(4)]
+
+    class Votes(Actor):
+        async def receive(self, delivery):
+            assert isinstance(delivery.message, DescribeElection)
+            return ElectionStatus("follower", 3, others[0], True, 0.0, "", 1, tuple(others[:3]), 3)
+
+    async with ActorSystem(key.node_id, CODEC) as system:
+        await system.spawn(Votes, "elector")
+        await system.spawn(lambda: Discoverer(key.node_id, None), PATH)
+        membership = system._cells[PATH].actor.membership
+        assert membership._wanted == {others[0]}
+        system.announce(SupernodeLost(others[0], 3, "the lease ran out"))
+        await until(lambda: membership._wanted == set(others[:3]))
+        system.announce(SupernodeElected(others[3], 4, True, "best"))
+        await until(lambda: membership._wanted == {others[3]})
+        system.announce(RosterInForce(1, 2, (key.node_id, others[1]), "one left"))
+        await until(lambda: membership._wanted == {others[1], others[3]})
+        assert not membership._everybody
+        system.announce(SupernodeElected(key.node_id, 5, True, "best"))
+        await until(lambda: membership._everybody)
 
 
 async def test_only_members_are_told_who_is_near():
