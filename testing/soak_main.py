@@ -15,6 +15,7 @@ from click import echo
 from atoll.testing.discovery_fuzz import BeaconFuzz, SuspicionFuzz
 from atoll.testing.election_fuzz import ElectionFuzz, resident_mb
 from atoll.testing.frame_fuzz import FrameFuzz
+from atoll.testing.standing_fuzz import StandingFuzz
 
 GROWTH_MB_MAX = 64.0
 SHARE = 20
@@ -36,6 +37,7 @@ class Target(Protocol):
 TARGETS: dict[str, Callable[[int], Target]] = {
     "election": ElectionFuzz,
     "frames": FrameFuzz,
+    "standings": StandingFuzz,
     "beacons": BeaconFuzz,
     "suspicion": SuspicionFuzz,
 }

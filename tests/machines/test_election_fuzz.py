@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from atoll.actors.elector.election import Election, Role
+from atoll.actors.elector.elector import Elector
 from atoll.actors.elector.messages import MESSAGES
 from atoll.actors.runtime.machine import Received
 from atoll.testing import election_fuzz
@@ -12,6 +13,8 @@ from atoll.testing.election_fuzz import ElectionFuzz, Harvest, fingerprint, made
 from atoll.testing.elections import CODEC
 from atoll.testing.frame_fuzz import FrameFuzz
 from atoll.testing.fuzz import Mutator
+from atoll.testing.standing_fuzz import StandingFuzz
+from atoll.transport.base import Standing
 from atoll.transport.codec import Message
 from atoll.transport.errors import MalformedFrame
 
@@ -31,6 +34,22 @@ def test_hostile_frames_and_envelopes_are_read_or_refused():
     assert fuzz.findings == []
     assert min(fuzz.fates.values()) > 20, fuzz.fates
     assert len(fuzz.fates) == 6
+
+
+def test_only_members_reach_an_elector_and_each_refusal_is_counted_once():
+    fuzz = StandingFuzz(1)
+    fuzz.run(1500)
+    assert fuzz.findings == []
+    assert fuzz.fates["member: taken"] > 20
+    strangers = [standing.value for standing in Standing if standing is not Standing.MEMBER]
+    assert all(fuzz.fates[f"{each}: refused"] > 100 and not fuzz.fates[f"{each}: taken"] for each in strangers)
+
+
+def test_an_elector_that_is_open_to_everybody_is_noticed(monkeypatch):
+    monkeypatch.setattr(Elector, "open_to", frozenset(Standing))
+    fuzz = StandingFuzz(1)
+    fuzz.run(500)
+    assert fuzz.findings
 
 
 def test_cases_are_a_function_of_the_seed():
