@@ -177,6 +177,7 @@ class Node:
         if kind is None:
             with suppress(AskFailed):
                 await self._ask_here(duties_messages.PATH, Drain(within_s=LEAVE_S), 2 * LEAVE_S)
+            # Last of all: what this node reports after it has left would put it on the roll again.
             with suppress(AskFailed):
                 await self._ask_here(discoverer_messages.SUSPICION, Leaving(), 0.2)
         self._open = False
