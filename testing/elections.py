@@ -19,6 +19,7 @@ from atoll.actors.elector.messages import (
     MemberUnreachable,
     PlacementSettled,
     RosterChain,
+    RosterInForce,
     RosterProposed,
     Signing,
     SupernodeElected,
@@ -135,6 +136,13 @@ class OneRosterEach(Invariant):
 
     def __init__(self) -> None:
         self._final: dict[Mark, Roster] = {}
+        self._voters: dict[Mark, tuple[NodeId, ...]] = {}
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, RosterInForce):
+            known = self._voters.setdefault((fact.incarnation, fact.version), fact.voters)
+            if known != fact.voters:
+                simulation.violate(f"{host.node.short} puts other voters in force as version {fact.version}")
 
     def persisted(self, simulation: Simulation, host: Host, record: Record) -> None:
         for roster in record.rosters if isinstance(record, RosterChain) else ():

@@ -50,6 +50,8 @@ VIOLATIONS_MAX = 20
 LINK_UP_S = (0.02, 0.5)
 LINK_DOWN_S = (0.1, 3.0)
 """How long it takes until a host hears that a link is up or down; the latter is at most the links' silence."""
+DISK_RECORDS_MAX = 64
+"""A longer disk is compacted to the newest record of each type, as a journal is."""
 RESTART_S = 0.05
 """How long a machine that raised stays down."""
 
@@ -315,6 +317,9 @@ class Simulation:
         elif isinstance(effect, Persist):
             data = _records.encode(effect.record)
             host.disk.append((type(effect.record), data))
+            if len(host.disk) > DISK_RECORDS_MAX:
+                newest = dict(host.disk)
+                host.disk[:] = [pair for pair in host.disk if newest.get(pair[0]) is pair[1]]
             self._note(_Kind.HEAL, host.index, data)
             for persisted in self._persisted:
                 persisted(self, host, effect.record)

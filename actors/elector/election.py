@@ -26,16 +26,14 @@ It must never answer before the ballot is on disk, never count anybody who is no
 Source: Raft with PreVote (Ongaro, 2014, sections 3 and 9.6), leases as in Gray and Cheriton (1989).
 """
 
-import enum
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import Any
 
-from atoll.actors.elector.lease_news import LeaseNews
+from atoll.actors.elector.election_rosters import RosterElection
+from atoll.actors.elector.election_state import Role
 from atoll.actors.elector.messages import (
     Amnesia,
     Ballot,
-    ElectionStatus,
     Fitness,
     Heartbeat,
     HeartbeatAck,
@@ -61,27 +59,19 @@ from atoll.actors.elector.messages import (
     VoteRequest,
     mark_of,
 )
-from atoll.actors.elector.outlook import Belief, Outlook
-from atoll.actors.elector.patience import TIMER_S_MIN, Patience
-from atoll.actors.elector.recollection import RECALL_S, Recollection
-from atoll.actors.elector.reign import Reign
-from atoll.actors.elector.roster import Notary, Roster
-from atoll.actors.elector.rosters import REFORM_EPOCHS, Rosters
-from atoll.actors.elector.score import Score
-from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.elector.voter import Voter
+from atoll.actors.elector.outlook import Belief
+from atoll.actors.elector.patience import TIMER_S_MIN
+from atoll.actors.elector.roster import Roster
 from atoll.actors.runtime.machine import (
     Arm,
     Disarm,
     Effect,
     Input,
-    Persist,
     Received,
     Record,
     Seconds,
     Send,
     TimerFired,
-    insist,
 )
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
@@ -90,70 +80,16 @@ EPOCHS_AHEAD_MAX = 2**32
 """No honest site gets so far while a node is away: an election a second takes 136 years, a reform less than 2**21."""
 
 
-class Role(enum.Enum):
-    """What a node is in the election at the moment."""
+class Election(RosterElection):
+    """The election machine of one node; the module tells its states and its argument."""
 
-    BYSTANDER = "bystander"
-    RECALLING = "recalling"
-    FOLLOWER = "follower"
-    ASKING = "asking"
-    CANDIDATE = "candidate"
-    SUPERNODE = "supernode"
-
-
-class Election:
-    """The election machine of one node; the module tells its states and its argument.
-
-    The kinds exist for the mutants of the tests.
-    """
-
-    rosters_kind = Rosters
-    voter_kind = Voter
-    reign_kind = Reign
-    recollection_kind = Recollection
-
-    def __init__(
-        self,
-        own: NodeId,
-        roster: Roster,
-        *,
-        rng: Random,
-        notary: Notary,
-        score: Score | None = None,
-        settings: ElectionSettings | None = None,
-        named: Sequence[NodeId] = (),
-        gated: bool = True,
-    ) -> None:
-        """Take a roster of the site, or `Roster()` where none is known yet.
-
-        `named` are voters that a person chose; with none the site chooses. `gated`: the roster is only changed after
-        `PlacementSettled` was told for this epoch and the roster in force.
+    def __init__(self, own: NodeId, roster: Roster, **more: Any) -> None:
+        """Take what `ElectionState` takes.
 
         Raises:
             MalformedFrame: The roster is not sealed with the site's secret.
         """
-        if roster.version:
-            roster.verify(notary.roster_key)
-        self.own = own
-        self.rng = rng
-        self.settings = settings or ElectionSettings()
-        self.rosters = self.rosters_kind(own, roster, notary, self.settings, named=named, gated=gated)
-        self.outlook = Outlook(own, score or Score(), self.settings)
-        self.voter = self.voter_kind(own, self.settings)
-        self.role = Role.BYSTANDER
-        self.reign: Reign | None = None
-        """Present exactly while this node is supernode."""
-        self.ignored = 0
-        """Messages that only voters may send, from others; refused rosters; messages nobody here understands."""
-        self.recollection: Recollection | None = None
-        """Present exactly while a damaged journal costs this node its vote."""
-        self.patience = Patience(self.outlook, self.settings, rng)
-        self._lease_news = LeaseNews()
-        self._votes = False
-        self._stood_at: Seconds = 0.0
-        self._for: dict[NodeId, Roster | None] = {}
-        """Who would vote, or voted, for this node, and what each has signed that may be final."""
-        self._against: dict[NodeId, None] = {}
+        super().__init__(own, roster, **more)
         self._from_voters: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
             PreVote: self._on_prevote,
             PreVoteReply: self._on_prevote_reply,
@@ -182,47 +118,6 @@ class Election:
             "lease": lambda _now: [],  # `handle` has looked at the lease already
             "tick": self._on_tick,
         }
-
-    @property
-    def epoch(self) -> int:
-        """The highest epoch this voter has taken part in."""
-        return self.voter.epoch
-
-    @property
-    def roster(self) -> Roster:
-        """Who votes, as far as this node knows."""
-        return self.rosters.current
-
-    @property
-    def quorum(self) -> int:
-        """How many voters are a majority: of the roster, never of whoever answered."""
-        return self.roster.quorum
-
-    def lease_held(self, now: Seconds) -> bool:
-        """Tell whether this node is the one confirmed supernode at this very moment; ask at each exclusive act."""
-        return self.reign is not None and now < self.reign.lease_until
-
-    def status(self, now: Seconds) -> ElectionStatus:
-        """Describe the election as this node sees it."""
-        belief = self.outlook.belief
-        why = belief.reason if belief else self.outlook.no_majority_because(self.roster)
-        # A lease that ran out while the process stood still is over, also before the first input after that.
-        lapsed = self.reign is not None and not self.lease_held(now)
-        return ElectionStatus(
-            role=self.role.value,
-            # Who has voted in a later epoch than its supernode's must not show the one with the other.
-            epoch=belief.epoch if belief else max(self.epoch, self.outlook.highest_epoch),
-            supernode=belief.node if belief else None,
-            confirmed=belief is not None and belief.confirmed and not lapsed,
-            lease_remaining_s=max(0.0, self.reign.lease_until - now) if self.reign else 0.0,
-            why=f"{why}; {self.recollection.because(self.roster)}" if self.recollection else why,
-            roster_version=self.roster.version,
-            voters=self.roster.voters,
-            voters_in_reach=self.outlook.voters_in_reach(self.roster),
-            incarnation=self.roster.incarnation,
-            roster_reason=self.roster.reason,
-            change=self.rosters.describe(),
-        )
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         return self._lease_news.added_to(self._start(restored, now), self.reign, self.roster)
@@ -261,19 +156,6 @@ class Election:
             effects += self._take_fact(event.fact, now)
         return effects
 
-    def check(self) -> None:
-        role, ballot, promise = self.role, self.voter.ballot, self.voter.promise
-        self.voter.check()
-        insist((self.reign is not None) == (role is Role.SUPERNODE), "a reign and the role of supernode come together")
-        insist((self.reign is None) == (self.rosters.change is None), "only a supernode changes rosters")
-        insist((role is not Role.BYSTANDER) == self._votes, "exactly those on the roster take part")
-        insist((role is Role.RECALLING) == (self._votes and self.recollection is not None), "who forgot takes part")
-        if role is Role.CANDIDATE or role is Role.SUPERNODE:
-            insist(ballot.voted_for == self.own, "stands in an epoch without its own vote")
-            insist(promise is not None and promise.to == self.own, "stands without a promise to itself")
-        if self.reign is not None:
-            self.reign.check()
-
     def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
         if sender == self.own:
             # Nobody links to itself. A `Release` in our own name would end the promise that our lease rests on.
@@ -286,7 +168,9 @@ class Election:
         known = theirs is None or theirs == self.roster.mark
         effects = [] if known or theirs is None else self.rosters.compare(sender, theirs, self.outlook.score)
         from_voter = self._from_voters.get(type(message))
-        if from_voter and self._heeds(sender, message):
+        # Epochs of one incarnation mean nothing in another, and must not get there.
+        foreign = theirs is not None and theirs[0] != self.roster.incarnation
+        if from_voter and not foreign and self._heeds(sender, message):
             return effects + from_voter(sender, message, now)
         if from_member := self._from_members.get(type(message)):
             return effects + from_member(sender, message, now)
@@ -352,50 +236,6 @@ class Election:
         if named and self.role is Role.FOLLOWER and now >= self.voter.no_vote_until:
             return self._stand(self.epoch + 1, now)
         return []
-
-    def _begin_to_vote(self, now: Seconds) -> list[Effect]:
-        self._votes = self.own in self.roster.voters
-        if not self._votes:
-            self.role = Role.BYSTANDER
-            return []
-        if self.recollection is not None:
-            self.role = Role.RECALLING
-            return []
-        self.role = Role.FOLLOWER
-        if self.quorum == 1 and now >= self.voter.no_vote_until:
-            return self._stand(self.epoch + 1, now)
-        self.patience.draw(self.roster)
-        self.patience.wait(self.voter.free_at(self.own, self.epoch + 1, now))
-        return [self.patience.arm(now)]
-
-    def _on_recall(self, now: Seconds) -> list[Effect]:
-        if self.recollection is None:
-            return []
-        if self.recollection.complete():
-            return self._remember(self.recollection, now)
-        incarnation, version = self.roster.mark
-        ask = Recall(self.recollection.nonce, version, incarnation)
-        return [*(Send(voter, ask) for voter in self.recollection.asked()), Arm("recall", RECALL_S)]
-
-    def _on_recall_asked(self, sender: NodeId, message: Recall, _now: Seconds) -> list[Effect]:
-        (incarnation, version), signer = self.roster.mark, self.rosters.signer
-        sure = self.recollection is None
-        told = Send(sender, Recalled(message.nonce, self.epoch, sure, version, incarnation, signer.pending()))
-        return signer.fence(self.epoch, told) if sure else [told]
-
-    def _on_recalled(self, sender: NodeId, message: Recalled, now: Seconds) -> list[Effect]:
-        if self.recollection is None:
-            return []
-        self.recollection.take(sender, message)
-        return self._remember(self.recollection, now) if self.recollection.complete() else []
-
-    def _remember(self, learned: Recollection, now: Seconds) -> list[Effect]:
-        """Vote again from the highest epoch on that may have been won with this node's vote."""
-        effects = self.voter.recover(max(learned.epoch(), self.roster.epoch))
-        if (pending := learned.pending()) is not None:
-            effects += self.rosters.signer.sign(pending)
-        self.recollection = None
-        return [*effects, Persist(Amnesia()), Disarm("recall"), *self._begin_to_vote(now)]
 
     def _on_patience(self, now: Seconds) -> list[Effect]:
         if self.reign is not None:
@@ -480,11 +320,6 @@ class Election:
         self.role = Role.FOLLOWER
         return self.voter.durably(epoch, None)
 
-    def _give_up(self, now: Seconds) -> list[Effect]:
-        """End a candidacy that cannot win any more, and free those who voted for it."""
-        self.voter.pass_on(None)
-        return self._follow(now, "not elected again in a new epoch") + self._to_others(Release(self.epoch))
-
     def _preside(self, now: Seconds) -> list[Effect]:
         reign = self.reign_kind(self.own, self.epoch, self.roster.voters, self.quorum, self.settings)
         reign.begin(self._for, self._stood_at)
@@ -535,115 +370,6 @@ class Election:
         self.patience.wait(now + self.settings.lease_s)
         return effects + self._to_others(Release(self.epoch, successor))
 
-    def _change_roster(self, now: Seconds, *, beats: bool = False) -> list[Effect]:
-        change = self.rosters.change
-        if self.reign is None or change is None:
-            return []
-        effects = self.rosters.pursue(self.reign, self.outlook.scores, now, beats=beats)
-        if change.blocked:
-            # Some voter signs nothing more in this epoch; those promised to us may vote for us at once in the next.
-            return [*effects, Disarm("heartbeat"), *self._stand(max(self.epoch, change.blocked) + 1, now)]
-        if (roster := change.final(self.reign, now)) is None:
-            return effects
-        before = self.roster
-        self.rosters.book.adopt(roster)
-        return effects + self._in_force(before, now)
-
-    def _on_roster_proposed(self, sender: NodeId, message: RosterProposed, _now: Seconds) -> list[Effect]:
-        if self.recollection is not None or (self._votes and sender not in self.roster.voters):
-            return []
-        return self.rosters.answer(sender, message, self.epoch, votes=self._votes)
-
-    def _on_roster_signed(self, sender: NodeId, message: RosterSigned, now: Seconds) -> list[Effect]:
-        if self.rosters.change is None:
-            return []
-        self.rosters.change.take(sender, message)
-        return self._change_roster(now)
-
-    def _on_roster_chain(self, _sender: NodeId, message: RosterChain, now: Seconds) -> list[Effect]:
-        before = self.roster
-        if self.rosters.book.take(message):
-            return self._in_force(before, now)
-        self.ignored += bool(self.rosters.book.refused)
-        return []
-
-    def _on_leaving(self, sender: NodeId, message: Leaving, _now: Seconds) -> list[Effect]:
-        self.rosters.electorate.leaves(sender, message.reason)
-        return []
-
-    def reform_refusal(self) -> str:
-        """Say why a person should not reform the site now; empty: nothing speaks against it."""
-        belief, in_reach = self.outlook.belief, self.outlook.voters_in_reach(self.roster)
-        if belief and belief.confirmed:
-            return f"{belief.node.short} is supernode with a majority of the voters: nothing needs to be reformed"
-        if self.roster.version and in_reach >= self.roster.quorum and self.recollection is None:
-            return f"{self.outlook.no_majority_because(self.roster)}; wait for it"
-        return ""
-
-    def _reform(self, reason: str, now: Seconds) -> list[Effect]:
-        """Begin a new incarnation, as a person wants it; what the damaged journal had said counts no more."""
-        before, effects = self.roster, self._give_up(now) if self.role is Role.CANDIDATE else []
-        effects += [*self._follow(now, reason), *self.outlook.disbelieve(reason, now)]
-        self.rosters.reformed(max(self.epoch, self.outlook.highest_epoch), reason, self.rng)
-        if self.recollection is not None:
-            self.recollection, self.voter.forgetful = None, False
-            effects += [Persist(Amnesia()), Disarm("recall")]
-        self.voter.no_vote_until = now + self.settings.lease_s
-        return effects + self._in_force(before, now) + self.rosters.tell(self.outlook.members(), before.mark)
-
-    def _in_force(self, before: Roster, now: Seconds) -> list[Effect]:
-        """Let a roster that has just come into force change what this node is."""
-        roster, effects = self.roster, self.rosters.in_force()
-        leads, voted = self.reign is not None, self._votes
-        if leads:
-            effects += self.rosters.tell([*self.outlook.members(), *before.voters, *roster.voters], before.mark)
-        if leads and self.own not in roster.voters and (heir := self.outlook.best_among(roster.voters)):
-            release = Release(self.epoch, heir)
-            effects += [Send(voter, release) for voter in roster.voters]
-        if self.role is Role.CANDIDATE:
-            effects += self._give_up(now)
-        if self.reign is not None:
-            self.reign.follow(roster.voters, self.quorum)
-            foreign = roster.incarnation != before.incarnation or roster.epoch > self.epoch
-            if foreign or self.own not in roster.voters or now >= self.reign.lease_until:
-                effects += self._follow(now, f"the roster has changed: {roster.reason or 'a newer one is known'}")
-        if self.role is Role.ASKING:
-            self.role = Role.FOLLOWER
-        if roster.incarnation != before.incarnation and before.version and self.epoch >= roster.epoch:
-            # Nobody of this incarnation may get into an epoch that the other one has had.
-            effects += self.voter.durably(self.epoch + REFORM_EPOCHS, None)
-        effects += self._enter(roster)
-        if voted and self.own in roster.voters and self.role is not Role.RECALLING:
-            return effects
-        return [*effects, *(Disarm(timer) for timer in ("patience", "again") if voted), *self._begin_to_vote(now)]
-
-    def _enter(self, roster: Roster) -> list[Effect]:
-        """Be in no lower epoch than the roster in force is of."""
-        self.voter.roster = self.outlook.roster = roster.mark
-        return self.voter.durably(roster.epoch, None) if roster.epoch > self.epoch else []
-
-    def _follow(self, now: Seconds, reason: str) -> list[Effect]:
-        """Be a follower, whatever it was; who was supernode says so, with `reason`."""
-        was, self.reign, self.rosters.change = self.role, None, None
-        self.role = Role.FOLLOWER if self._votes and self.recollection is None else was
-        if was is not Role.CANDIDATE and was is not Role.SUPERNODE:
-            return []
-        effects: list[Effect] = []
-        if was is Role.SUPERNODE:
-            self.patience.draw(self.roster)
-            self.patience.wait(now)
-            effects = [Disarm("heartbeat"), Disarm("lease"), self.patience.arm(now)]
-        belief = self.outlook.belief
-        if belief and belief.node == self.own and belief.confirmed:
-            effects += self.outlook.disbelieve(reason, now)
-        return effects
-
-    def _to_others(self, message: Message) -> list[Effect]:
-        return [Send(voter, message) for voter in self.roster.voters if voter != self.own]
-
-    def _bystanders(self) -> list[NodeId]:
-        return [member for member in self.outlook.members() if member not in self.roster.voters]
-
     def _on_tick(self, now: Seconds) -> list[Effect]:
         effects: list[Effect] = [Arm("tick", self.settings.announce_s)]
         belief = self.outlook.belief
@@ -678,10 +404,6 @@ class Election:
         elif isinstance(fact, Reform):
             return self._reform(fact.reason, now)
         return []
-
-    def _fitness(self) -> Fitness:
-        incarnation, version = self.roster.mark
-        return Fitness(self.outlook.score, version, incarnation)
 
     def _on_reachable(self, member: NodeId, now: Seconds) -> list[Effect]:
         self.outlook.meet(member)

@@ -62,6 +62,8 @@ class Recollection:
         """Note an answer; one to an earlier question changes nothing."""
         if answer.nonce != self.nonce or (sender not in self.told and len(self.told) >= TOLD_MAX):
             return
+        if answer.roster_version and answer.incarnation < self.book.current.incarnation:
+            return  # Its epochs are those of another incarnation.
         if not answer.sure:
             self.damaged[sender] = None
             return
