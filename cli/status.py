@@ -73,4 +73,5 @@ def _summary(status: "StatusView") -> list[str]:
         lines.append("supernode  none yet")
     if roster := status.roster:
         lines.append(f"voters     {', '.join(shown(each.name) for each in roster.voters)} (roster {roster.version})")
+        lines += [f"           {shown(each)}" for each in (roster.reason, roster.change) if each]
     return lines

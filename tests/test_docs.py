@@ -210,6 +210,9 @@ def test_as_many_mutants_are_killed_as_is_said():
     mutants = (ROOT / "tests" / "mutants" / "test_election_mutants.py").read_text()
     killed = len(re.findall(r"^    \w+: Nemesis\(", mutants, re.MULTILINE))
     assert re.findall(r"(\d+) mutants of the election", PAGES["docs/reliability.md"]) == [str(killed)]
+    rosters = (ROOT / "tests" / "mutants" / "test_roster_mutants.py").read_text()
+    killed = len(re.findall(r"^    \w+: Nemesis\(", rosters, re.MULTILINE))
+    assert f"`tests/mutants/test_roster_mutants.py`, {killed} mutants" in PAGES["docs/reliability.md"]
 
 
 # The reference of commands

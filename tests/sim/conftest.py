@@ -6,6 +6,7 @@ SEEDS = 200
 def pytest_addoption(parser):
     parser.addoption("--sim-seeds", type=int, default=SEEDS, help="how many seeds each simulation runs")
     parser.addoption("--sim-seed", type=int, default=None, help="the one seed to run, to replay a failure")
+    parser.addoption("--write-traces", action="store_true", help="write tests/traces anew")
     parser.addoption("--sim-seconds", type=float, default=None, help="simulated seconds of each seed")
 
 
