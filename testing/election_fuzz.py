@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from atoll.actors.elector.election import Election, Role
+from atoll.actors.elector.election import Election
+from atoll.actors.elector.election_state import Role
 from atoll.actors.elector.messages import (
     MESSAGES,
     HeartbeatAck,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.actors.elector.election import Election, Role
+from atoll.actors.elector.election import Election
+from atoll.actors.elector.election_state import Role
 from atoll.actors.elector.messages import (
     EPOCH_MAX,
     MESSAGES,

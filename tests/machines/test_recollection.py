@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from atoll.actors.elector.election import Election, Role
+from atoll.actors.elector.election import Election
+from atoll.actors.elector.election_state import Role
 from atoll.actors.elector.messages import (
     Amnesia,
     Ballot,

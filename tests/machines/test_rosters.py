@@ -5,7 +5,8 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from atoll.actors.elector.election import Election, Role
+from atoll.actors.elector.election import Election
+from atoll.actors.elector.election_state import Role
 from atoll.actors.elector.messages import (
     MESSAGES,
     Ballot,
