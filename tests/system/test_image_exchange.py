@@ -266,7 +266,7 @@ async def test_more_questions_than_are_answered_at_once_are_answered_in_turn(wor
 
 
 async def test_what_nobody_has_is_said_and_who_did_not_answer(world, monkeypatch):
-    monkeypatch.setattr(pull_module, "FIND_S", 0.1)
+    monkeypatch.setattr(pull_module, "FIND_S", 1.0)
 
     async with world.node("tv"), world.node("mute", exchange=Mute), world.node("phone") as phone:
         with pytest.raises(NobodyHasIt, match="nothing; 1 of 2 members did not answer; push the image first"):
@@ -327,7 +327,7 @@ async def test_a_cache_that_dies_in_mid_transfer_costs_another_source_and_nothin
                     raise Unreachable("it died")
 
         world.on_envelope = die_with_the_second_chunk
-        monkeypatch.setattr(fetching, "CHUNK_S", 0.2)
+        monkeypatch.setattr(fetching, "CHUNK_S", 1.0)
         state = await phone.pull()
         assert state.source == tv.id
         assert await phone.images() == {("api", "echo-v1:1.0.0"): digest_of(archive)}
@@ -605,7 +605,7 @@ async def test_the_cache_asks_members_only(world):
 
 async def test_one_member_that_wants_much_does_not_take_the_cache_from_others_for_good(world, monkeypatch):
     monkeypatch.setattr(cache_module, "FETCHES_MAX", 1)
-    monkeypatch.setattr(fetching, "CHUNK_S", 0.2)
+    monkeypatch.setattr(fetching, "CHUNK_S", 0.5)
     archive = archive_of()
 
     async with (
