@@ -49,6 +49,7 @@ from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
+from atoll.actors.hand_over import messages as hand_over_messages
 from atoll.actors.host import messages as host_messages
 from atoll.actors.image_exchange import messages as image_messages
 from atoll.actors.image_exchange.blob_store import BlobStore
@@ -109,6 +110,7 @@ def codec() -> Codec:
             *RUNTIME_MESSAGES,
             *elector_messages.MESSAGES,
             *placement_messages.MESSAGES,
+            *hand_over_messages.MESSAGES,
             *discoverer_messages.MESSAGES,
             *host_messages.MESSAGES,
             *router_messages.MESSAGES,

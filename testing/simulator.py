@@ -33,6 +33,7 @@ from atoll.actors.runtime.machine import (
     Persist,
     Received,
     Record,
+    Rewrite,
     Seconds,
     Send,
     TimerFired,
@@ -56,6 +57,7 @@ RESTART_S = 0.05
 """How long a machine that raised stays down."""
 
 _HEADER = struct.Struct("<dBB")
+_DURABLE = (Persist, Rewrite)
 _records = msgspec.msgpack.Encoder(enc_hook=encode_special)
 
 
@@ -293,7 +295,7 @@ class Simulation:
             self._relink()
 
     def _carry_out(self, host: Host, effects: list[Effect]) -> None:
-        if host.torn and any(type(effect) is Persist for effect in effects):
+        if host.torn and any(type(effect) in _DURABLE for effect in effects):
             down_s, host.torn = host.torn, 0.0
             for effect in effects[: self.rng.randrange(len(effects))]:
                 self._effect(host, effect)
@@ -323,12 +325,24 @@ class Simulation:
             self._note(_Kind.HEAL, host.index, data)
             for persisted in self._persisted:
                 persisted(self, host, effect.record)
+        elif isinstance(effect, Rewrite):
+            self._rewrite(host, effect)
         elif isinstance(effect, Announce):
             self._note(_Kind.LINK, host.index, repr(effect.fact).encode())
             for announced in self._announced:
                 announced(self, host, effect.fact)
         else:
             self.violate(f"{host.node.short} answers an ask, and nobody asks in a simulation")
+
+    def _rewrite(self, host: Host, effect: Rewrite) -> None:
+        def replaced(kind: type[Record], data: bytes) -> bool:
+            return kind in effect.kinds and msgspec.msgpack.decode(data)[1] == effect.key
+
+        host.disk = [each for each in host.disk if not replaced(*each)]
+        for record in effect.records:
+            data = _records.encode(record)
+            host.disk.append((type(record), data))
+            self._note(_Kind.HEAL, host.index, data)
 
     def _transmit(self, host: Host, effect: Send) -> None:
         if self._encoded[0] is not effect.message:

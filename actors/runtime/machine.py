@@ -63,6 +63,15 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Put these records in the place of all of these kinds whose first field is `key`; at once, or not at all."""
+
+    key: str
+    kinds: tuple[type[Record], ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send a message to the actor of the same path on another node, or to `path` there. At most once."""
 
@@ -102,7 +111,7 @@ class Announce:
 
 
 Input: TypeAlias = Received | TimerFired | Told
-Effect: TypeAlias = Persist | Send | Reply | Arm | Disarm | Announce
+Effect: TypeAlias = Persist | Rewrite | Send | Reply | Arm | Disarm | Announce
 
 
 class Machine(Protocol):

@@ -24,6 +24,7 @@ from atoll.actors.runtime.machine import (
     Received,
     Record,
     Reply,
+    Rewrite,
     Send,
     TimerFired,
     Told,
@@ -111,16 +112,19 @@ class MachineActor(Actor):
                     self._disarm(name)
                 case Announce(fact):
                     self.announce(fact)
-                case Persist(record):
-                    if self._journal is None:
-                        raise UsageError(f"the machine of {self.ref.address.path} persists, but has no journal")
-                    self._journal.append(record)
+                case Persist() | Rewrite():
+                    self._persist(effect)
         if __debug__ and self._check:
             self.machine.check()
 
     def announce(self, fact: Any) -> None:
         """Tell this node a fact of the machine; override it where some of them are orders to the shell."""
         self.system.announce(fact)
+
+    def _persist(self, effect: Persist | Rewrite) -> None:
+        if self._journal is None or isinstance(effect, Rewrite):
+            raise UsageError(f"the machine of {self.ref.address.path} persists, but has no journal for that")
+        self._journal.append(effect.record)
 
     def _send(self, effect: Send) -> None:
         target = Address(effect.target, effect.path or self.ref.address.path)

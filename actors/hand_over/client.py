@@ -1,0 +1,203 @@
+"""Calls migratable actors wherever they are: sequence numbers, retries with the same one, redirects.
+
+    idle --call--> asking --CallAnswered--> idle
+                   asking --CallDeferred, or silence--> asks again, with the same sequence
+                   asking --CallRedirected, or the placement says where--> asks there
+                   asking --CallRefused, or GIVE_UP_S over--> failed: a new client number for the next call
+
+One client number has one operation outstanding at a time; calls at the same time get numbers of their own. A number is
+never used again after a failure: nobody could say which operation its next sequence follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from atoll.actors.hand_over.inquiry import Inquiry
+from atoll.actors.hand_over.messages import (
+    HOSTING,
+    Call,
+    CallAnswered,
+    CallDeferred,
+    CallEnded,
+    CallRedirected,
+    CallRefused,
+)
+from atoll.actors.placement.messages import Placed, PlaceFound
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Disarm,
+    Effect,
+    Input,
+    Received,
+    Record,
+    Seconds,
+    Send,
+    TimerFired,
+    Told,
+    insist,
+)
+from atoll.transport.identity import NodeId
+
+RETRY_S = 0.15
+FIND_EVERY = 2
+"""Retries in silence until the placement is asked where the actor is."""
+GIVE_UP_S = 30.0
+CALLS_MAX = 4096
+"""Outstanding at once."""
+PLACES_MAX = 1024
+IDLE_MAX = 64
+"""Client numbers kept for the next call to an actor; each costs its host a line in the table of answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceCall:
+    """Fact in: call an actor; `key` comes back in `CallEnded`."""
+
+    actor: str
+    operation: bytes
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceKnown:
+    """Fact in: where an actor is, as far as somebody knows."""
+
+    actor: str
+    placed: Placed
+
+
+@dataclass(slots=True)
+class Caller:
+    """One client number of one actor."""
+
+    actor: str
+    client: int
+    sequence: int = 0
+    key: int = 0
+    operation: bytes = b""
+    since: Seconds = 0.0
+    silent: int = 0
+
+
+class Callers:
+    """The calling machine of one node."""
+
+    def __init__(
+        self, own: NodeId, *, rng: Random, placement: NodeId | None = None, give_up_s: Seconds = GIVE_UP_S
+    ) -> None:
+        """`placement`: where the register is asked; this node's own actor of that name by default."""
+        self.own = own
+        self.inquiry = Inquiry(placement or own)
+        self.places: dict[str, Placed] = {}
+        self.ignored = 0
+        self._rng = rng
+        self._give_up_s = give_up_s
+        self._asking: dict[int, Caller] = {}
+        self._idle: dict[str, list[Caller]] = {}
+
+    def start(self, _restored: Sequence[Record], _now: Seconds) -> list[Effect]:
+        return []
+
+    def check(self) -> None:
+        insist(all(each.sequence > 0 for each in self._asking.values()), "a call without a sequence")
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        if isinstance(event, Told):
+            return self._told(event, now)
+        if isinstance(event, TimerFired):
+            caller = self._asking.get(int(event.name))
+            return self._silence(caller, now) if caller is not None else []
+        return self._receive(event, now)
+
+    def _told(self, event: Told, now: Seconds) -> list[Effect]:
+        match event.fact:
+            case PlaceCall(actor, operation, key):
+                return self._call(actor, operation, key, now)
+            case PlaceKnown(actor, placed):
+                self._learn(actor, placed)
+        return []
+
+    def _call(self, actor: str, operation: bytes, key: int, now: Seconds) -> list[Effect]:
+        if len(self._asking) >= CALLS_MAX:
+            return [Announce(CallEnded(actor, key, 0, b"", f"{CALLS_MAX} calls wait for an answer already"))]
+        idle = self._idle.get(actor)
+        caller = idle.pop() if idle else Caller(actor, self._rng.randrange(1, 2**52))
+        caller.sequence += 1
+        caller.operation, caller.key, caller.since, caller.silent = operation, key, now, 0
+        self._asking[caller.client] = caller
+        return self._ask(caller)
+
+    def _ask(self, caller: Caller) -> list[Effect]:
+        placed = self.places.get(caller.actor)
+        arm = Arm(str(caller.client), RETRY_S)
+        if placed is None:
+            return [self.inquiry.find(caller.actor), arm]
+        call = Call(caller.actor, caller.client, caller.sequence, caller.operation)
+        return [Send(placed.host, call, HOSTING), arm]
+
+    def _silence(self, caller: Caller, now: Seconds) -> list[Effect]:
+        if now - caller.since >= self._give_up_s:
+            waited = f"no answer within {self._give_up_s:g} s; whether it was applied is not known"
+            return self._fail(caller, waited)
+        caller.silent += 1
+        effects = self._ask(caller)
+        if caller.silent % FIND_EVERY == 0 and caller.actor in self.places:
+            effects.append(self.inquiry.find(caller.actor))
+        return effects
+
+    def _receive(self, event: Received, now: Seconds) -> list[Effect]:
+        message: Any = event.message
+        if isinstance(message, PlaceFound):
+            return self._on_place(message)
+        caller = self._asking.get(getattr(message, "client", 0))
+        if caller is None or (message.actor, message.sequence) != (caller.actor, caller.sequence):
+            self.ignored += 1
+            return []
+        return self._hear(caller, message, now)
+
+    def _hear(self, caller: Caller, message: Any, now: Seconds) -> list[Effect]:
+        match message:
+            case CallAnswered(reply=reply):
+                return self._end(caller, reply)
+            case CallDeferred(after_ms=after_ms) if now - caller.since < self._give_up_s:
+                return [Arm(str(caller.client), after_ms / 1000)]
+            case CallRedirected(placed=placed):
+                return self._ask(caller) if self._learn(caller.actor, placed) else []
+            case CallDeferred(why=why) | CallRefused(why=why):
+                return self._fail(caller, why)
+        self.ignored += 1
+        return []
+
+    def _on_place(self, message: PlaceFound) -> list[Effect]:
+        asks_elsewhere = self.inquiry.heard(message.supernode)
+        asking = [each for each in self._asking.values() if each.actor == message.actor]
+        if message.placed is None or not self._learn(message.actor, message.placed):
+            return [self.inquiry.find(message.actor)] if asking and asks_elsewhere else []
+        return [effect for each in asking for effect in self._ask(each)]
+
+    def _learn(self, actor: str, placed: Placed) -> bool:
+        """Note where an actor is; tell whether that is news."""
+        known = self.places.pop(actor, None)
+        news = known is None or placed.generation > known.generation
+        self.places[actor] = placed if known is None or news else known
+        if len(self.places) > PLACES_MAX:
+            oldest = next(iter(self.places))
+            del self.places[oldest]
+            self._idle.pop(oldest, None)
+        return news
+
+    def _end(self, caller: Caller, reply: bytes) -> list[Effect]:
+        del self._asking[caller.client]
+        idle = self._idle.setdefault(caller.actor, [])
+        if len(idle) < IDLE_MAX:
+            idle.append(caller)
+        ended = CallEnded(caller.actor, caller.key, caller.sequence, reply, "")
+        return [Disarm(str(caller.client)), Announce(ended)]
+
+    def _fail(self, caller: Caller, why: str) -> list[Effect]:
+        del self._asking[caller.client]
+        ended = CallEnded(caller.actor, caller.key, caller.sequence, b"", why)
+        return [Disarm(str(caller.client)), Announce(ended)]

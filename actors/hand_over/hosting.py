@@ -1,0 +1,602 @@
+"""Runs the migratable actors of one node: who owns what, claims, moves, redirects.
+
+    nothing   --Found, or the placement names this node-->    owner
+    owner     --Move-->                                       owner that leaves (`move.py`) --committed--> tombstone
+    owner     --a store knows a higher generation-->          asks the placement
+    owner     --a store needs this generation renewed-->      claims (g + 1, itself), with its own state
+    claim     --the placement agrees-->                       owner in that generation
+    nothing   --Call-->                                       asks the placement; then owner, or tombstone
+    tombstone --TOMBSTONE_S-->                                nothing
+
+All that is heard of the placement, whatever the question was, is one fact: at some moment it said so. Generations only
+rise, so the highest heard is the newest, and every step waits for the generation it needs and for no message.
+
+It must never let an owner serve whose generation it knows to be over, and never begin one that nobody committed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from atoll.actors.hand_over.application import Applications
+from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
+from atoll.actors.hand_over.inquiry import Inquiry
+from atoll.actors.hand_over.messages import (
+    CALLERS,
+    HOST_RECORDS,
+    HOSTING,
+    Appended,
+    Applied,
+    Call,
+    CallDeferred,
+    CallRedirected,
+    Ceased,
+    Fenced,
+    Found,
+    Installed,
+    LogPart,
+    Move,
+    Moved,
+    NotSealed,
+    OfferState,
+    Sealed,
+    Serving,
+    StateDeclined,
+    StateKept,
+    StatePart,
+    StatePartTaken,
+    StoreFull,
+    TakePlace,
+)
+from atoll.actors.hand_over.move import (
+    ARRIVAL_S,
+    FREEZE_S,
+    POLL_S,
+    RESEND_S,
+    Arrival,
+    Departure,
+    Owner,
+    Step,
+    arrival_of,
+)
+from atoll.actors.hand_over.soft import SoftOwner
+from atoll.actors.placement.messages import Placed, PlaceFound, PlaceSwapped
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Effect,
+    Input,
+    Received,
+    Record,
+    Rewrite,
+    Seconds,
+    Send,
+    TimerFired,
+    Told,
+    insist,
+)
+from atoll.transport.identity import NodeId
+
+OWNERS_MAX = 1024
+ARRIVALS_MAX = 16
+"""Moves to this host at once; each may hold a whole state in memory."""
+TOMBSTONES_MAX = 4096
+TOMBSTONE_S = 300.0
+"""Longer than callers remember an address; who comes later asks the placement."""
+ASK_S = 0.1
+"""Until the placement is asked again."""
+LOOK_S = 5.0
+"""For how long the placement is asked about an actor that it does not know."""
+RENEW_S = 1.0
+"""Between two renewals of a generation for stores that lost their log."""
+SOON_MS = 50
+
+
+@dataclass(slots=True)
+class Claim:
+    """This host asks the placement for an actor, or asks whether it has it."""
+
+    expected: Placed | None = None
+    wanted: Placed | None = None
+    """None: it only asks."""
+    until: Seconds = math.inf
+    """A question is given up then."""
+    handed: Handed | None = None
+    heard: dict[NodeId, int] = field(default_factory=dict)
+    kind: str = ""
+
+    def still_open(self, placed: Placed) -> bool:
+        """Tell whether what the placement said does not decide this claim: it says what was there before."""
+        if self.wanted is None or self.expected is None:
+            return False
+        return placed.generation <= self.expected.generation
+
+
+@dataclass(slots=True)
+class Tombstone:
+    """Where an actor went that was here, or was asked for here."""
+
+    placed: Placed
+    until: Seconds
+
+
+class Hosting:
+    """The hosting machine of one node; the module tells its states."""
+
+    durable_kind = DurableOwner
+    soft_kind = SoftOwner
+    arrival_kind = Arrival
+
+    def __init__(
+        self, own: NodeId, *, rng: Random, make: Applications, placement: NodeId | None = None, **limits: Any
+    ) -> None:
+        """`placement`: where the register is asked; this node's own actor of that name by default."""
+        self.own = own
+        self.inquiry = Inquiry(placement or own)
+        self.owners: dict[str, Owner] = {}
+        self.claims: dict[str, Claim] = {}
+        self.departures: dict[str, Departure] = {}
+        self.arrivals: dict[str, Arrival] = {}
+        self.tombstones: dict[str, Tombstone] = {}
+        self.kinds: dict[str, str] = {}
+        """What kind an actor is that this node was told to host."""
+        self.ignored = 0
+        self._rng = rng
+        self._make = make
+        self._limits = limits
+        self._armed: dict[str, Seconds] = {}
+        self._renewing: dict[str, Seconds] = {}
+        """Actors that are frozen until nothing is in hand, so that their generation can be renewed; since when."""
+        self._renewed: dict[str, Seconds] = {}
+        self._last_move = 0
+        self._takes: dict[type, Any] = {
+            Call: self._on_call,
+            PlaceFound: self._on_place_found,
+            PlaceSwapped: self._on_place_swapped,
+            TakePlace: self._on_take_place,
+            OfferState: self._on_offer,
+            StatePart: self._on_state_part,
+            StatePartTaken: self._on_part_taken,
+            StateDeclined: self._on_declined,
+            **dict.fromkeys((Sealed, LogPart, Appended, Installed, Fenced, NotSealed, StoreFull), self._on_store),
+        }
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        kept: dict[str, list[StateKept]] = {}
+        for record in restored:
+            if isinstance(record, StateKept):
+                parts = kept.setdefault(record.actor, [])
+                if record.part == 0:
+                    parts.clear()
+                parts.append(record)
+        for actor, parts in kept.items():
+            arrival = arrival_of(parts, self.own, now)
+            if arrival is not None:
+                self.arrivals[actor] = arrival
+        return [effect for actor in self.arrivals for effect in self._look(actor, now)]
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        if isinstance(event, Received):
+            take = self._takes.get(type(event.message))
+            if take is None:
+                self.ignored += 1
+                return []
+            actor: str = event.message.actor  # type: ignore[attr-defined]
+            effects = take(event.sender, event.message, now)
+        elif isinstance(event, TimerFired):
+            actor = event.name
+            self._armed.pop(actor, None)
+            effects = self._tick(actor, now)
+        else:
+            actor = getattr(event.fact, "actor", "")
+            effects = self._told(event, now)
+        return [*effects, *self._follow_up(actor, now)] if actor else effects
+
+    def check(self) -> None:
+        for actor, owner in self.owners.items():
+            owner.check()
+            insist(owner.phase is not Phase.ENDED, f"the owner of {actor} has ended and is still here")
+            insist(actor not in self.tombstones, f"{actor} has an owner and a tombstone here")
+        for actor, departure in self.departures.items():
+            insist(departure.owner is self.owners.get(actor) and departure.owner.frozen, f"{actor} leaves and serves")
+
+    def _told(self, event: Told, now: Seconds) -> list[Effect]:
+        match event.fact:
+            case Found(actor, kind, stores):
+                return self._found(actor, kind, stores, now)
+            case Move(actor, target):
+                return self._begin_move(actor, target, now)
+            case Applied(actor, number, reply):
+                owner = self.owners.get(actor)
+                return owner.applied(number, reply, now) if isinstance(owner, SoftOwner) else []
+        return []
+
+    def _follow_up(self, actor: str, now: Seconds) -> list[Effect]:
+        """Do what an owner's new state calls for, and arm the next look at it."""
+        effects: list[Effect] = []
+        owner = self.owners.get(actor)
+        if owner is not None and owner.phase is Phase.ENDED:
+            effects += self._ended(owner, now)
+        elif owner is not None:
+            departure = self.departures.get(actor)
+            if departure is not None and departure.step is Step.FREEZING and owner.settled:
+                effects += departure.offer(now)
+            elif departure is None and actor not in self.claims and owner.serving:
+                effects += self._renew(owner, now)
+        after = self._due(actor)
+        if after is not None and (actor not in self._armed or now + after < self._armed[actor] - 1e-9):
+            self._armed[actor] = now + after
+            effects.append(Arm(actor, after))
+        return effects
+
+    def _due(self, actor: str) -> Seconds | None:
+        """Say when to look after an actor again."""
+        dues = [ASK_S] if actor in self.claims else []
+        if actor in self.departures:
+            dues.append(RESEND_S)
+        if actor in self.arrivals:
+            dues.append(POLL_S)
+        owner = self.owners.get(actor)
+        if owner is not None:
+            after = owner.retry_after()
+            if after is not None:
+                dues.append(after)
+            elif owner.renewal():
+                dues.append(RENEW_S)
+        return min(dues, default=None)
+
+    def _tick(self, actor: str, now: Seconds) -> list[Effect]:
+        effects: list[Effect] = []
+        if (owner := self.owners.get(actor)) is not None:
+            effects += owner.retry(now)
+        if (claim := self.claims.get(actor)) is not None:
+            if now >= claim.until:
+                del self.claims[actor]
+            else:
+                effects += self._ask(actor, claim)
+        if (departure := self.departures.get(actor)) is not None:
+            effects += self._press(departure, now)
+        if (arrival := self.arrivals.get(actor)) is not None:
+            if now - arrival.since >= ARRIVAL_S:
+                effects += self._drop_arrival(actor)
+            elif actor not in self.claims:
+                effects.append(self.inquiry.find(actor))
+        return effects
+
+    def _ended(self, owner: Owner, now: Seconds) -> list[Effect]:
+        """Let an owner go that has lost its generation, or cannot go on; the placement knows who is next."""
+        actor, placed, lost_to = owner.actor, owner.placed, owner.lost_to
+        effects = self._release(owner, owner.why, now)
+        if actor in self.claims or lost_to is None:
+            return effects
+        if lost_to == placed.generation:
+            # Another life of this generation: this host's own, before it started again or gave up.
+            return effects + self._claim(actor, Claim(placed, self._next(placed, self.own), kind=owner.kind))
+        return effects + self._look(actor, now)
+
+    def _release(self, owner: Owner, why: str, now: Seconds) -> list[Effect]:
+        """End an owner and what it had begun."""
+        actor = owner.actor
+        if owner.phase is not Phase.ENDED:
+            owner.end(why)
+        self.owners.pop(actor, None)
+        self._renewing.pop(actor, None)
+        departure = self.departures.pop(actor, None)
+        effects: list[Effect] = [Announce(Ceased(actor, owner.placed.generation, why))]
+        if departure is not None:
+            effects.append(Announce(Moved(actor, departure.target, now - departure.frozen_at, why)))
+        return effects
+
+    def _next(self, placed: Placed, host: NodeId) -> Placed:
+        return Placed(placed.generation + 1, host, placed.stores)
+
+    def _look(self, actor: str, now: Seconds) -> list[Effect]:
+        """Ask the placement where an actor is."""
+        if actor in self.claims:
+            return []
+        return self._claim(actor, Claim(until=now + LOOK_S))
+
+    def _claim(self, actor: str, claim: Claim) -> list[Effect]:
+        if len(self.claims) >= OWNERS_MAX:
+            self.ignored += 1
+            return []
+        self.claims[actor] = claim
+        return self._ask(actor, claim)
+
+    def _ask(self, actor: str, claim: Claim) -> list[Effect]:
+        if claim.wanted is None:
+            return [self.inquiry.find(actor)]
+        return [self.inquiry.swap(actor, claim.expected, claim.wanted)]
+
+    def _on_place_found(self, _sender: NodeId, message: PlaceFound, now: Seconds) -> list[Effect]:
+        asks_elsewhere = self.inquiry.heard(message.supernode)
+        if message.why or message.placed is None:
+            # A hint, or nothing: good for the next question only.
+            return self._ask_again(message.actor) if asks_elsewhere else []
+        return self._learn(message.actor, message.placed, now)
+
+    def _on_place_swapped(self, _sender: NodeId, message: PlaceSwapped, now: Seconds) -> list[Effect]:
+        asks_elsewhere = self.inquiry.heard(message.supernode)
+        if message.current is None or not message.decided:
+            return self._ask_again(message.actor) if asks_elsewhere else []
+        return self._learn(message.actor, message.current, now)
+
+    def _ask_again(self, actor: str) -> list[Effect]:
+        """Ask whom the answer named, at once."""
+        if (departure := self.departures.get(actor)) is not None and departure.step is Step.COMMITTING:
+            return [self._swap(departure)]
+        claim = self.claims.get(actor)
+        return [] if claim is None else self._ask(actor, claim)
+
+    def _learn(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
+        """Take what the placement said at some moment, newest generation first."""
+        owner = self.owners.get(actor)
+        if owner is not None and placed.generation < owner.placed.generation:
+            return []
+        departure = self.departures.get(actor)
+        if departure is not None and placed == departure.wanted and departure.step is Step.COMMITTING:
+            return self._gone(departure, now)
+        claim = self.claims.get(actor)
+        if claim is not None and claim.still_open(placed):
+            return []
+        self.claims.pop(actor, None)
+        if claim is not None and placed == claim.wanted:
+            effects = self._release(owner, "its generation is renewed", now) if owner is not None else []
+            return effects + self._begin(actor, placed, now, claim)
+        if owner is None:
+            return self._place(actor, placed, now)
+        return self._learn_of(owner, placed, now, asked=claim is not None)
+
+    def _learn_of(self, owner: Owner, placed: Placed, now: Seconds, *, asked: bool) -> list[Effect]:
+        """Take what the placement said of an actor that is owned here, in that generation or before it."""
+        if placed.generation > owner.placed.generation:
+            effects = self._release(owner, f"the placement says generation {placed.generation}", now)
+            return effects + self._place(owner.actor, placed, now)
+        return self._probed(owner, now) if asked else []
+
+    def _place(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
+        """Go by the placement, where this host owns nothing: begin, or know where to send others."""
+        tombstone = self.tombstones.get(actor)
+        if tombstone is not None and placed.generation <= tombstone.placed.generation:
+            tombstone.until = now + TOMBSTONE_S
+            return []
+        if placed.host == self.own:
+            return self._begin(actor, placed, now, Claim(kind=self.kinds.get(actor, "")))
+        arrival = self.arrivals.get(actor)
+        overtaken = arrival is not None and placed.generation >= arrival.offer.wanted.generation
+        self._entomb(actor, placed, now)
+        return self._drop_arrival(actor) if overtaken else []
+
+    def _entomb(self, actor: str, placed: Placed, now: Seconds) -> None:
+        self.tombstones.pop(actor, None)
+        self.tombstones[actor] = Tombstone(placed, now + TOMBSTONE_S)
+        if len(self.tombstones) > TOMBSTONES_MAX:
+            del self.tombstones[next(iter(self.tombstones))]
+
+    def _begin(self, actor: str, placed: Placed, _now: Seconds, claim: Claim) -> list[Effect]:
+        """Own the actor in this generation, which the placement has committed to this host."""
+        if len(self.owners) >= OWNERS_MAX:
+            self.ignored += 1
+            return []
+        self.tombstones.pop(actor, None)
+        arrival = self.arrivals.get(actor)
+        effects: list[Effect] = []
+        handed, kind = claim.handed, claim.kind or self.kinds.get(actor, "")
+        if arrival is not None:
+            if handed is None and arrival.kept and arrival.offer.wanted == placed:
+                handed, kind = arrival.handed, arrival.offer.kind
+            # Before anybody is served: after a crash this state would be an old one.
+            effects += self._drop_arrival(actor)
+        effects.append(Announce(Serving(actor, placed.generation, "begins")))
+        if placed.stores:
+            life = self._rng.randrange(1, 2**52)
+            owner = self.durable_kind(
+                actor,
+                placed,
+                life=life,
+                make=self._make,
+                kind=kind,
+                handed=handed,
+                heard=claim.heard,
+                **self._limits,
+            )
+            self.owners[actor] = owner
+            return effects + owner.begin()
+        soft = self.owners[actor] = self.soft_kind(actor, placed, make=self._make, kind=kind, handed=handed)
+        return effects + soft.begin(_now)
+
+    # Stores that lost their log: a new generation, committed after that is known, may fill them again.
+
+    def _renew(self, owner: Owner, now: Seconds) -> list[Effect]:
+        actor = owner.actor
+        if actor in self._renewing:
+            if owner.settled:
+                del self._renewing[actor]
+                heard = dict(owner.renewal())
+                wanted = self._next(owner.placed, self.own)
+                return self._claim(
+                    actor, Claim(owner.placed, wanted, handed=owner.state(), heard=heard, kind=owner.kind)
+                )
+            if now - self._renewing[actor] >= FREEZE_S:
+                del self._renewing[actor]
+                owner.frozen = False
+            return []
+        if not owner.renewal() or now - self._renewed.get(actor, -math.inf) < RENEW_S:
+            return []
+        # The placement is asked first: without it the actor would be frozen for nothing.
+        self._renewed[actor] = now
+        return self._look(actor, now)
+
+    def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
+        if owner.renewal() and owner.serving and owner.actor not in self.departures:
+            owner.frozen = True
+            self._renewing[owner.actor] = now
+        return []
+
+    # Calls, and what stores say.
+
+    def _on_call(self, sender: NodeId, call: Call, now: Seconds) -> list[Effect]:
+        owner = self.owners.get(call.actor)
+        if owner is not None and owner.serving:
+            return owner.call(sender, call, now)
+        tombstone = self.tombstones.get(call.actor)
+        if tombstone is not None and now < tombstone.until:
+            return [Send(sender, CallRedirected(call.actor, call.client, call.sequence, tombstone.placed), CALLERS)]
+        self.tombstones.pop(call.actor, None)
+        why = owner.why if owner is not None else "this host asks where the actor is"
+        deferred = Send(sender, CallDeferred(call.actor, call.client, call.sequence, SOON_MS, why), CALLERS)
+        return [deferred, *(self._look(call.actor, now) if owner is None else [])]
+
+    def _on_store(self, sender: NodeId, message: Any, now: Seconds) -> list[Effect]:
+        owner = self.owners.get(message.actor)
+        return owner.receive(sender, message, now) if isinstance(owner, DurableOwner) else []
+
+    def _found(self, actor: str, kind: str, stores: tuple[NodeId, ...], _now: Seconds) -> list[Effect]:
+        self.kinds[actor] = kind
+        if actor in self.owners or actor in self.claims:
+            return []
+        return self._claim(actor, Claim(None, Placed(1, self.own, stores), kind=kind))
+
+    # Moves: this host as the source.
+
+    def _begin_move(self, actor: str, target: NodeId, now: Seconds) -> list[Effect]:
+        owner = self.owners.get(actor)
+        if owner is None or not owner.serving:
+            return [Announce(Moved(actor, target, 0.0, "it is not served here"))]
+        if target == self.own or actor in self.claims or actor in self.departures or actor in self._renewing:
+            return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
+        owner.frozen = True
+        self._last_move = max(self._last_move + 1, int(now * 1e6))
+        self.departures[actor] = Departure(owner, self._next(owner.placed, target), self._last_move, now)
+        return []
+
+    def _press(self, departure: Departure, now: Seconds) -> list[Effect]:
+        """Say again what a move waits for, or give it up."""
+        if not departure.overdue(now):
+            if departure.step is Step.OFFERING:
+                return departure.resend()
+            return [] if departure.step is Step.FREEZING else [self._swap(departure)]
+        if departure.step is Step.COMMITTING:
+            return self._take_back(departure, now)
+        return self._stay(departure, f"it took too long ({departure.step.value})", now)
+
+    def _stay(self, departure: Departure, why: str, now: Seconds) -> list[Effect]:
+        """Go on as before: the placement was never asked to name anybody else."""
+        owner = departure.owner
+        del self.departures[owner.actor]
+        owner.frozen = False
+        return [Announce(Moved(owner.actor, departure.target, now - departure.frozen_at, why))]
+
+    def _take_back(self, departure: Departure, now: Seconds) -> list[Effect]:
+        """Claim the next generation: whether the target has it already is not known, and only this tells."""
+        owner = departure.owner
+        del self.departures[owner.actor]
+        claim = Claim(owner.placed, self._next(owner.placed, self.own), handed=departure.handed, kind=owner.kind)
+        why = "the placement did not answer"
+        return [
+            Announce(Moved(owner.actor, departure.target, now - departure.frozen_at, why)),
+            *self._claim(owner.actor, claim),
+        ]
+
+    def _swap(self, departure: Departure) -> Send:
+        owner = departure.owner
+        return self.inquiry.swap(owner.actor, owner.placed, departure.wanted)
+
+    def _on_part_taken(self, sender: NodeId, message: StatePartTaken, now: Seconds) -> list[Effect]:
+        departure = self.departures.get(message.actor)
+        ours = departure is not None and departure.move == message.move and departure.target == sender
+        if departure is None or not ours or departure.step is not Step.OFFERING:
+            return []
+        effects = departure.more(message, now)
+        if message.whole:
+            departure.step, departure.since = Step.COMMITTING, now
+            return [self._swap(departure)]
+        return effects
+
+    def _on_declined(self, sender: NodeId, message: StateDeclined, now: Seconds) -> list[Effect]:
+        departure = self.departures.get(message.actor)
+        ours = departure is not None and departure.move == message.move and departure.target == sender
+        if departure is None or not ours or departure.step is not Step.OFFERING:
+            return []
+        return self._stay(departure, f"the target declines: {message.why}", now)
+
+    def _gone(self, departure: Departure, now: Seconds) -> list[Effect]:
+        """Leave a tombstone: the move is committed."""
+        owner = departure.owner
+        actor = owner.actor
+        del self.departures[actor]
+        effects = self._release(owner, f"it moved to {departure.target.short}", now)
+        self._entomb(actor, departure.wanted, now)
+        return [
+            Send(departure.target, TakePlace(actor, departure.wanted, departure.move)),
+            *effects,
+            Announce(Moved(actor, departure.target, now - departure.frozen_at, "")),
+        ]
+
+    # Moves: this host as the target.
+
+    def _on_offer(self, sender: NodeId, offer: OfferState, now: Seconds) -> list[Effect]:
+        actor = offer.actor
+        if why := self._declines(sender, offer):
+            return [Send(sender, StateDeclined(actor, offer.move, why))]
+        arrival = self.arrivals.get(actor)
+        if arrival is None or arrival.superseded_by(offer):
+            arrival = self.arrivals[actor] = self.arrival_kind(offer, sender, now, [])
+        elif arrival.offer.move != offer.move:
+            return []
+        return self._take_part(arrival, 0, offer.data)
+
+    def _declines(self, sender: NodeId, offer: OfferState) -> str:
+        owner = self.owners.get(offer.actor)
+        if offer.wanted.host != self.own or offer.placed.host != sender or offer.parts == 0:
+            return "the offer contradicts itself"
+        if owner is not None or offer.actor in self.claims:
+            return "this host owns it, or is about to"
+        if offer.actor not in self.arrivals and len(self.arrivals) >= ARRIVALS_MAX:
+            return f"{ARRIVALS_MAX} actors arrive here already"
+        if self._make(offer.actor, offer.kind) is None:
+            return f"no actor of the kind {offer.kind} is known here"
+        return ""
+
+    def _on_state_part(self, sender: NodeId, message: StatePart, _now: Seconds) -> list[Effect]:
+        arrival = self.arrivals.get(message.actor)
+        if arrival is None or arrival.source != sender or arrival.offer.move != message.move:
+            return []
+        return self._take_part(arrival, message.part, message.data)
+
+    def _take_part(self, arrival: Arrival, part: int, data: bytes) -> list[Effect]:
+        actor = arrival.offer.actor
+        arrival.take(part, data)
+        effects: list[Effect] = []
+        if arrival.whole and not arrival.kept:
+            if not arrival.sound():
+                del self.arrivals[actor]
+                why = "the parts are not what was offered"
+                return [Send(arrival.source, StateDeclined(actor, arrival.offer.move, why))]
+            arrival.kept = True
+            effects += keep(actor, arrival.records())
+        return [*effects, Send(arrival.source, arrival.taken())]
+
+    def _drop_arrival(self, actor: str) -> list[Effect]:
+        arrival = self.arrivals.pop(actor)
+        return keep(actor, ()) if arrival.kept else []
+
+    def _on_take_place(self, sender: NodeId, message: TakePlace, now: Seconds) -> list[Effect]:
+        arrival = self.arrivals.get(message.actor)
+        if message.placed.host != self.own or message.actor in self.owners:
+            return []
+        if arrival is not None and arrival.source == sender and arrival.kept:
+            offer = arrival.offer
+            if (offer.wanted, offer.move) == (message.placed, message.move):
+                return self._learn(message.actor, message.placed, now)
+        return self._look(message.actor, now)
+
+
+def keep(actor: str, records: Sequence[Record]) -> list[Effect]:
+    """Put these records in the place of what is kept of an actor."""
+    return [Rewrite(actor, HOST_RECORDS, tuple(records))]
+
+
+__all__ = ["CALLERS", "HOSTING", "Claim", "Hosting", "Tombstone"]

@@ -1,0 +1,328 @@
+"""Keeps the operation logs of durable actors: the resource that checks the fence.
+
+    unknown  --Seal-->  keeps a log: a voice, if this is the actor's first generation; otherwise none yet
+    a voice  --its log is found damaged-->  no voice, empty, with a new memory
+    no voice --Append that makes it whole, from an owner that knows this memory-->  a voice
+
+What a store promises: it takes nothing of a generation lower than the highest it sealed, and nothing of another life in
+that one; it answers only when what it says is on disk; it forgets nothing it said, or says that it did (`voice`), and
+then counts for nobody until an owner has replicated everything to it again. Without the last rule, two stores of three
+could adopt an empty log.
+
+It never compares operations and never applies one.
+
+Source: Raft (Ongaro, 2014, chapters 3 and 5) for logs; the fence as in Gray and Cheriton's write-through leases.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of, size_of
+from atoll.actors.hand_over.messages import (
+    HOSTING,
+    LOG_STORE,
+    STORE_RECORDS,
+    Append,
+    Appended,
+    EntriesKept,
+    Entry,
+    Fenced,
+    GenerationSealed,
+    Install,
+    Installed,
+    LogBegun,
+    LogLost,
+    LogPart,
+    NotSealed,
+    Position,
+    ReadLog,
+    Seal,
+    Sealed,
+    SnapshotPart,
+    StoreFull,
+)
+from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Seconds, Send, insist
+from atoll.transport.identity import NodeId
+
+ACTORS_MAX = 1024
+LOG_BYTES_MAX = 8 * 2**20
+"""Entries of one actor behind its snapshot; beyond, the owner has to compact. Read whole when the actor moves."""
+STORE_BYTES_MAX = 512 * 2**20
+"""Everything; it is kept in memory, too."""
+NONCE_MAX = 2**52
+
+
+class KeptLog:
+    """One actor's log in this store, and who may write it."""
+
+    __slots__ = ("actor", "generation", "incoming", "life", "log", "memory", "voice")
+
+    def __init__(self, actor: str, memory: int, *, voice: bool) -> None:
+        self.actor = actor
+        self.memory = memory
+        self.voice = voice
+        self.generation = 0
+        self.life = 0
+        self.log = OperationLog()
+        self.incoming: tuple[Position, bytes, list[bytes]] | None = None
+        """A snapshot whose parts arrive: where it stands, its digest, what is here."""
+
+    def records(self) -> tuple[Record, ...]:
+        """Give what restores it."""
+        log, parts = self.log, parts_of(self.log.snapshot)
+        found: list[Record] = [
+            LogBegun(self.actor, self.memory, self.voice),
+            GenerationSealed(self.actor, self.generation, self.life),
+        ]
+        if log.base.index:
+            found += [SnapshotPart(self.actor, log.base, number, len(parts), part) for number, part in enumerate(parts)]
+        index = log.base.index
+        while entries := log.behind(index):
+            found.append(EntriesKept(self.actor, index, entries))
+            index = entries[-1].index
+        return tuple(found)
+
+
+class LogStore:
+    """The log store machine of one node; the module tells its rules."""
+
+    def __init__(
+        self,
+        *,
+        rng: Random,
+        log_bytes_max: int = LOG_BYTES_MAX,
+        store_bytes_max: int = STORE_BYTES_MAX,
+        actors_max: int = ACTORS_MAX,
+    ) -> None:
+        self._rng = rng
+        self._log_bytes_max = log_bytes_max
+        self._store_bytes_max = store_bytes_max
+        self._actors_max = actors_max
+        self.logs: dict[str, KeptLog] = {}
+        self.forgetful = False
+        """Something was lost, and it is not known of which actor."""
+        self.size_bytes = 0
+        self.fenced = 0
+        """Messages refused because their generation is over."""
+        self.ignored = 0
+        self._parts: dict[str, tuple[Position, list[bytes]]] = {}
+        self._takes: dict[type, Any] = {
+            Seal: self._on_seal,
+            ReadLog: self._on_read,
+            Append: self._on_append,
+            Install: self._on_install,
+        }
+
+    def start(self, restored: Sequence[Record], _now: Seconds) -> list[Effect]:
+        lost: dict[str, None] = {}
+        for record in restored:
+            if isinstance(record, LogLost):
+                lost.update(dict.fromkeys([record.actor] if record.actor else self.logs))
+                self.forgetful = self.forgetful or not record.actor
+            elif isinstance(record, LogBegun):
+                lost.pop(record.actor, None)
+                self._restore(record)
+            else:
+                self._restore(record)
+        effects: list[Effect] = []
+        for actor in lost:
+            effects += self._begin_again(actor)
+        self._parts.clear()
+        self.size_bytes = sum(kept.log.size_bytes for kept in self.logs.values())
+        return effects
+
+    def _begin_again(self, actor: str) -> list[Effect]:
+        """Begin a log that was lost: empty, with a new memory, and without a voice."""
+        kept = self.logs[actor] = KeptLog(actor, self._nonce(), voice=False)
+        return [Rewrite(actor, STORE_RECORDS, kept.records())]
+
+    def _nonce(self) -> int:
+        return self._rng.randrange(1, NONCE_MAX)
+
+    def _restore(self, record: Record) -> None:
+        if isinstance(record, LogBegun):
+            self.logs[record.actor] = KeptLog(record.actor, record.memory, voice=record.voice)
+            return
+        kept = self.logs.get(record.actor)  # type: ignore[attr-defined]
+        if kept is None:
+            return
+        if isinstance(record, GenerationSealed):
+            kept.generation, kept.life = record.generation, record.life
+        elif isinstance(record, EntriesKept):
+            kept.log.cut(record.after)
+            for entry in record.entries:
+                kept.log.add(entry)
+            kept.voice = kept.voice or record.whole
+        elif isinstance(record, SnapshotPart):
+            base, parts = self._parts.get(record.actor, (record.base, []))
+            parts = parts if base == record.base and record.part else []
+            parts.append(record.data)
+            self._parts[record.actor] = (record.base, parts)
+            if len(parts) == record.parts:
+                kept.log = OperationLog(record.base, b"".join(parts))
+
+    def handle(self, event: Input, _now: Seconds) -> list[Effect]:
+        if not isinstance(event, Received) or (take := self._takes.get(type(event.message))) is None:
+            self.ignored += 1
+            return []
+        message: Any = event.message
+        sender = event.sender
+        kept = self.logs.get(message.actor)
+        if type(message) is not Seal:
+            answer = NotSealed(message.actor, message.generation, message.life)
+            if kept is None:
+                return [self._to(sender, answer)]
+            if refusal := self.refusal(kept, message):
+                self.fenced += 1
+                return [self._to(sender, refusal)]
+            if not self.in_force(kept, message):
+                return [self._to(sender, answer)]
+        return take(sender, kept, message)  # type: ignore[no-any-return]
+
+    def check(self) -> None:
+        insist(self.size_bytes == sum(kept.log.size_bytes for kept in self.logs.values()), "sizes do not add up")
+        for kept in self.logs.values():
+            kept.log.check()
+            insist(kept.log.last.generation <= kept.generation, "an entry of a generation that was never sealed")
+
+    def refusal(self, kept: KeptLog, message: Any) -> Fenced | None:
+        """Check the fence: refuse lower generations, and another life of the highest."""
+        over = message.generation < kept.generation
+        if over or (message.generation == kept.generation and message.life != kept.life):
+            return Fenced(message.actor, message.generation, message.life, kept.generation)
+        return None
+
+    def in_force(self, kept: KeptLog, message: Any) -> bool:
+        """Tell whether the message is of the sealed generation, and meant for this log and no earlier one."""
+        return bool(message.generation == kept.generation and message.memory == kept.memory)
+
+    def durably(self, records: Sequence[Record], *effects: Effect) -> list[Effect]:
+        """Put on disk what the effects say, before they say it."""
+        return [*map(Persist, records), *effects]
+
+    def _to(self, node: NodeId, message: Any) -> Send:
+        return Send(node, message, HOSTING)
+
+    def _on_seal(self, sender: NodeId, kept: KeptLog | None, message: Seal) -> list[Effect]:
+        records: list[Record] = []
+        if kept is None:
+            if len(self.logs) >= self._actors_max:
+                why = f"this store keeps the logs of {self._actors_max} actors already"
+                full = StoreFull(message.actor, message.generation, message.life, 0, compact=False, why=why)
+                return [self._to(sender, full)]
+            kept = self.logs[message.actor] = KeptLog(
+                message.actor, self._nonce(), voice=self.founds(message.generation)
+            )
+            records.append(LogBegun(kept.actor, kept.memory, kept.voice))
+        if refusal := self.refusal(kept, message):
+            self.fenced += 1
+            return [self._to(sender, refusal)]
+        before = kept.generation
+        if message.generation > kept.generation:
+            kept.generation, kept.life, kept.incoming = message.generation, message.life, None
+            records.append(GenerationSealed(kept.actor, kept.generation, kept.life))
+        sealed = Sealed(kept.actor, kept.generation, kept.life, kept.memory, self.is_voice(kept), kept.log.last, before)
+        return self.durably(records, self._to(sender, sealed))
+
+    def founds(self, generation: int) -> bool:
+        """Tell whether a log that begins now is whole: nothing can have been acknowledged before generation 1."""
+        return generation == 1 and not self.forgetful
+
+    def is_voice(self, kept: KeptLog) -> bool:
+        """Tell whether the end of this log proves anything."""
+        return kept.voice
+
+    def _on_read(self, sender: NodeId, kept: KeptLog, message: ReadLog) -> list[Effect]:
+        log = kept.log
+        parts = parts_of(log.snapshot) if log.base.index else []
+        fence = (kept.actor, message.generation, message.life, kept.memory)
+        if message.part < len(parts):
+            part = LogPart(*fence, log.base, log.last, message.part, len(parts), parts[message.part])
+        else:
+            entries = log.behind(max(message.after, log.base.index))
+            part = LogPart(*fence, log.base, log.last, len(parts), len(parts), b"", entries)
+        return [self._to(sender, part)]
+
+    def _on_append(self, sender: NodeId, kept: KeptLog, message: Append) -> list[Effect]:
+        log, fence = kept.log, (kept.actor, kept.generation, kept.life, kept.memory)
+        end = message.entries[-1].index if message.entries else message.after.index
+        if not self.follows(log, message.after):
+            return [self._to(sender, Appended(*fence, log.base.index, kept.voice, missing=True, last=log.last))]
+        if not _in_order(message):
+            self.ignored += 1
+            return []
+        fresh = log.fresh(message.entries)
+        whole = message.whole and not kept.voice
+        records: list[Record] = []
+        if fresh or whole:
+            before = log.size_bytes
+            after = fresh[0].index - 1 if fresh else log.last.index
+            room = self._room(kept, fresh)
+            if room is not None:
+                return [self._to(sender, StoreFull(*fence, compact=room[0], why=room[1]))]
+            log.cut(after)
+            for entry in fresh:
+                log.add(entry)
+            self.size_bytes += log.size_bytes - before
+            kept.voice = kept.voice or message.whole
+            records.append(EntriesKept(kept.actor, after, tuple(fresh), message.whole))
+        return self.durably(records, self._to(sender, Appended(*fence, end, kept.voice, last=log.last)))
+
+    def follows(self, log: OperationLog, after: Position) -> bool:
+        """Tell whether the log has what the new entries are to follow; below its snapshot it has everything."""
+        return after.index < log.base.index or log.has(after)
+
+    def _room(self, kept: KeptLog, fresh: Sequence[Entry]) -> tuple[bool, str] | None:
+        if not any(entry.client for entry in fresh):
+            return None  # What begins a generation always fits: without it nobody could compact.
+        added = sum(map(size_of, fresh))
+        if kept.log.entry_bytes + added > self._log_bytes_max:
+            return True, f"the log of {kept.actor} would be longer than {self._log_bytes_max} bytes: compact it"
+        if self.size_bytes + added > self._store_bytes_max:
+            return False, f"this store holds {self._store_bytes_max} bytes already"
+        return None
+
+    def _on_install(self, sender: NodeId, kept: KeptLog, message: Install) -> list[Effect]:
+        fence = (kept.actor, message.generation, message.life, kept.memory)
+        if self.size_bytes + len(message.data) > self._store_bytes_max:
+            why = f"this store holds {self._store_bytes_max} bytes already"
+            return [self._to(sender, StoreFull(*fence, compact=False, why=why))]
+        if message.base.index <= kept.log.base.index:
+            # A snapshot holds only what was acknowledged, so every owner has it: this one came late.
+            return [self._to(sender, Installed(*fence, message.base, message.parts))]
+        incoming = kept.incoming
+        if incoming is None or incoming[:2] != (message.base, message.digest):
+            incoming = kept.incoming = (message.base, message.digest, [])
+        parts = incoming[2]
+        if message.part == len(parts) < message.parts:
+            parts.append(message.data)
+        if len(parts) < message.parts:
+            return [self._to(sender, Installed(*fence, message.base, len(parts)))]
+        kept.incoming = None
+        state = b"".join(parts)
+        if digest_of(state) != message.digest:
+            self.ignored += 1
+            return [self._to(sender, Installed(*fence, message.base, 0))]
+        self.size_bytes -= kept.log.size_bytes
+        self.compact(kept.log, message.base, state)
+        self.size_bytes += kept.log.size_bytes
+        rewrite = Rewrite(kept.actor, STORE_RECORDS, kept.records())
+        return [rewrite, self._to(sender, Installed(*fence, message.base, message.parts))]
+
+    def compact(self, log: OperationLog, base: Position, state: bytes) -> None:
+        """Put the snapshot in the place of what it covers; later entries stay."""
+        log.compact(base, state)
+
+
+def _in_order(message: Append) -> bool:
+    """Tell whether the entries follow each other, in generations that have begun."""
+    before = message.after
+    for entry in message.entries:
+        if entry.index != before.index + 1 or not before.generation <= entry.generation <= message.generation:
+            return False
+        before = Position(entry.generation, entry.index)
+    return True
+
+
+__all__ = ["LOG_STORE", "KeptLog", "LogStore"]

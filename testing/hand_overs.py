@@ -1,0 +1,481 @@
+"""The hand-over of migratable actors under simulation: hosts, stores, a register, callers, and what must never happen.
+
+Promise R6 of the project: no acknowledged operation is lost, doubled or answered differently, whatever crashes.
+
+A host runs the real machines (`Hosting`, `LogStore`), callers the real `Callers`; the register stands in for the
+placement: it is linearizable and durable, and now and then names another host, as a supernode does that takes one for
+dead. Each call has a number of its own, and the actor counts: how many operations it has applied, and how many of this
+caller. So one reply shows everything: a second use of a total is a lost operation, a wrong count of the caller's own is
+a doubled or a lost one, and a total that is not above all that were acknowledged before the call began is an operation
+in the wrong order.
+"""
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+
+from atoll.actors.hand_over import messages as hand_over
+from atoll.actors.hand_over.client import Callers, PlaceCall
+from atoll.actors.hand_over.hosting import Hosting
+from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.messages import (
+    CALLERS,
+    HOST_RECORDS,
+    HOSTING,
+    LOG_STORE,
+    STORE_RECORDS,
+    CallAnswered,
+    CallEnded,
+    Found,
+    LogLost,
+    Move,
+    Moved,
+    TakePlace,
+)
+from atoll.actors.placement import messages as placement
+from atoll.actors.placement.messages import PATH as PLACEMENT
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Disarm,
+    Effect,
+    Input,
+    Machine,
+    Persist,
+    Received,
+    Record,
+    Seconds,
+    Send,
+    TimerFired,
+    Told,
+)
+from atoll.testing.elections import simulated_node
+from atoll.testing.faults import FaultPlan
+from atoll.testing.hosts import Host
+from atoll.testing.invariants import Invariant
+from atoll.testing.simulator import VIOLATIONS_MAX, Simulation
+from atoll.transport.codec import Codec
+from atoll.transport.identity import NodeId
+
+ACTOR = "ledger"
+CODEC = Codec([*hand_over.MESSAGES, *placement.MESSAGES])
+_OPERATION = struct.Struct(">QI")
+_REPLY = struct.Struct(">QI")
+
+
+class Ledger:
+    """The simulated actor: it counts its operations, in all and of each caller."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.of: dict[int, int] = {}
+
+    def apply(self, operation: bytes, _number: int) -> bytes:
+        """Count."""
+        caller, _ = _OPERATION.unpack(operation)
+        self.total += 1
+        self.of[caller] = self.of.get(caller, 0) + 1
+        return _REPLY.pack(self.total, self.of[caller])
+
+    def snapshot(self) -> bytes:
+        """Give both counts."""
+        return msgspec.msgpack.encode((self.total, self.of))
+
+    def restore(self, data: bytes) -> None:
+        """Take both counts."""
+        self.total, self.of = msgspec.msgpack.decode(data, type=tuple[int, dict[int, int]])
+
+    def end(self) -> None:
+        """Nothing is open."""
+
+
+def make_ledger(_actor: str, kind: str) -> Ledger | None:
+    """Make one; other kinds are not known here."""
+    return Ledger() if kind == "ledger" else None
+
+
+class RegisterKept(msgspec.Struct, frozen=True, array_like=True, tag="testing.register"):
+    """What the register has on disk."""
+
+    actor: str
+    placed: Placed
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """Fact out, at a caller: it asks for an operation that it never asked for before."""
+
+    caller: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Fact out, at a caller: an operation has its reply; `failed` says that it has none."""
+
+    caller: int
+    number: int
+    reply: bytes
+    failed: str
+
+
+class Register:
+    """Where actors are placed: linearizable, durable, and sometimes wrong about who is alive."""
+
+    def __init__(self, hosts: Sequence[NodeId], rng: Random, replace_s: tuple[float, float] | None) -> None:
+        self.places: dict[str, Placed] = {}
+        self._hosts = hosts
+        self._rng = rng
+        self._replace_s = replace_s
+
+    def start(self, restored: Sequence[Record], _now: Seconds) -> list[Effect]:
+        for record in restored:
+            if isinstance(record, RegisterKept):
+                self.places[record.actor] = record.placed
+        return self._again()
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+    def _again(self) -> list[Effect]:
+        return [Arm("replace", self._rng.uniform(*self._replace_s))] if self._replace_s else []
+
+    def handle(self, event: Input, _now: Seconds) -> list[Effect]:
+        if isinstance(event, Received):
+            if isinstance(event.message, FindPlace):
+                actor = event.message.actor
+                return [Send(event.sender, PlaceFound(actor, self.places.get(actor)), HOSTING)]
+            if isinstance(event.message, SwapPlace):
+                return self._swap(event.sender, event.message)
+        elif isinstance(event, TimerFired):
+            effects = self._again()
+            for actor, placed in tuple(self.places.items()):
+                host = self._rng.choice(self._hosts)
+                effects += self._put(actor, Placed(placed.generation + 1, host, placed.stores))
+                effects.append(Send(host, TakePlace(actor, self.places[actor]), HOSTING))
+            return effects
+        return []
+
+    def _put(self, actor: str, placed: Placed) -> list[Effect]:
+        self.places[actor] = placed
+        return [Persist(RegisterKept(actor, placed))]
+
+    def _swap(self, sender: NodeId, message: SwapPlace) -> list[Effect]:
+        current = self.places.get(message.actor)
+        done = current == message.expected
+        effects = self._put(message.actor, message.wanted) if done else []
+        answer = PlaceSwapped(message.actor, done, self.places.get(message.actor))
+        return [*effects, Send(sender, answer, HOSTING)]
+
+
+class SimulatedHost:
+    """The machines of one host under one name, and a restless operator who moves what it owns."""
+
+    def __init__(self, parts: Mapping[str, tuple[Machine, tuple[type[Record], ...]]], rng: Random, of: "World") -> None:
+        self.parts = {path: machine for path, (machine, _) in parts.items()}
+        self._kinds = {path: kinds for path, (_, kinds) in parts.items()}
+        self._rng = rng
+        self._world = of
+        self._moving = False
+
+    @property
+    def hosting(self) -> Any:
+        """The hosting machine, where there is one."""
+        return self.parts.get(HOSTING)
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        effects: list[Effect] = []
+        for path, machine in self.parts.items():
+            kept = [record for record in restored if isinstance(record, self._kinds[path])]
+            effects += self._of(path, machine.start(kept, now))
+        if self.hosting is not None and self.hosting.own == self._world.founder:
+            effects.append(Arm("found", 0.01))
+        return effects
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        if isinstance(event, Received):
+            machine = self.parts.get(event.path)
+            if machine is None:  # An answer of the register to a caller.
+                event = Received(event.sender, event.message, CALLERS)
+                machine = self.parts[CALLERS]
+            effects = self._of(event.path, machine.handle(event, now))
+        elif isinstance(event, TimerFired):
+            if event.name in ("found", "move"):
+                effects = self._operate(event.name, now)
+            else:
+                path, _, name = event.name.partition("|")
+                effects = self._of(path, self.parts[path].handle(TimerFired(name), now))
+        else:
+            effects = []
+        if self.hosting is not None and not self._moving and self._world.move_s and self.hosting.owners:
+            self._moving = True
+            effects.append(Arm("move", self._rng.expovariate(1 / self._world.move_s)))
+        return effects
+
+    def check(self) -> None:
+        for machine in self.parts.values():
+            machine.check()
+
+    def _operate(self, name: str, now: Seconds) -> list[Effect]:
+        world = self._world
+        if name == "found":
+            return self._of(HOSTING, self.hosting.handle(Told(Found(ACTOR, "ledger", world.stores)), now))
+        self._moving = False
+        effects: list[Effect] = []
+        for actor, owner in tuple(self.hosting.owners.items()):
+            if owner.serving:
+                target = self._rng.choice([node for node in world.hosts if node != self.hosting.own])
+                effects += self._of(HOSTING, self.hosting.handle(Told(Move(actor, target)), now))
+        return effects
+
+    def _of(self, path: str, effects: list[Effect]) -> list[Effect]:
+        """Give effects the names that they have on this host."""
+        found: list[Effect] = []
+        for effect in effects:
+            kind = type(effect)
+            if kind is Send and not effect.path:  # type: ignore[union-attr]
+                effect = Send(effect.target, effect.message, path)  # type: ignore[union-attr]  # noqa: PLW2901
+            elif isinstance(effect, Arm):
+                effect = Arm(f"{path}|{effect.name}", effect.after)  # noqa: PLW2901
+            elif isinstance(effect, Disarm):
+                effect = Disarm(f"{path}|{effect.name}")  # noqa: PLW2901
+            found.append(effect)
+        return found
+
+
+class SimulatedCaller:
+    """One caller with one outstanding operation: calls, waits for the reply, thinks, calls again."""
+
+    def __init__(self, callers: Callers, rng: Random, think_s: Seconds) -> None:
+        self._callers = callers
+        self._rng = rng
+        self._think_s = think_s
+        self._caller = rng.randrange(2**63)
+        self._number = 0
+
+    def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
+        return [*self._callers.start(restored, now), Arm("think", self._rng.random() * self._think_s)]
+
+    def check(self) -> None:
+        self._callers.check()
+
+    def handle(self, event: Input, now: Seconds) -> list[Effect]:
+        if isinstance(event, TimerFired) and event.name == "think":
+            self._number += 1
+            call = PlaceCall(ACTOR, _OPERATION.pack(self._caller, self._number), self._number)
+            effects = self._callers.handle(Told(call), now)
+            return [Announce(CallBegun(self._caller, self._number)), *effects]
+        effects = []
+        for effect in self._callers.handle(event, now):
+            if isinstance(effect, Announce) and isinstance(effect.fact, CallEnded):
+                ended = effect.fact
+                effects.append(Announce(Acknowledged(self._caller, ended.key, ended.reply, ended.failed)))
+                effects.append(Arm("think", self._rng.expovariate(1 / self._think_s)))
+            else:
+                effects.append(effect)
+        return effects
+
+
+class ExactlyOnce(Invariant):
+    """Every acknowledged operation is applied once, and in an order that agrees with real time."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.moves = 0
+        self.last_s = 0.0
+        """When something was acknowledged last."""
+        self._totals: dict[int, tuple[int, int]] = {}
+        self._highest = 0
+        self._begun: dict[int, tuple[int, int]] = {}
+        """Caller to the number of its call, and the highest total when it began."""
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, CallBegun):
+            self._begun[fact.caller] = (fact.number, self._highest)
+        elif isinstance(fact, Acknowledged):
+            self._check(simulation, host, fact)
+        elif isinstance(fact, Moved) and not fact.why:
+            self.moves += 1
+
+    def _check(self, simulation: Simulation, host: Host, fact: Acknowledged) -> None:
+        who = f"operation {fact.number} of the caller at {host.node.short}"
+        if fact.failed:
+            simulation.violate(f"{who} is refused: {fact.failed}")
+            return
+        total, own = _REPLY.unpack(fact.reply)
+        number, highest = self._begun[fact.caller]
+        other = self._totals.setdefault(total, (fact.caller, fact.number))
+        if other != (fact.caller, fact.number):
+            simulation.violate(f"{who} is the {total}th, and so was another one, which is lost")
+        if own != fact.number or number != fact.number:
+            simulation.violate(f"{who} is the {own}th of its caller that was applied")
+        if total <= highest:
+            simulation.violate(f"{who} is the {total}th, but the {highest}th was acknowledged before it began")
+        self._highest = max(self._highest, total)
+        self.acknowledged += 1
+        self.last_s = simulation.now
+
+
+class OneGenerationServes(Invariant):
+    """Who calls after a generation acknowledged something is never answered by a lower one."""
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._known: dict[tuple[int, int], int] = {}
+        """Client and sequence to the highest generation that had acknowledged something when it was sent first."""
+
+    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
+        message = effect.message
+        if isinstance(message, hand_over.Call):
+            self._known.setdefault((message.client, message.sequence), self._highest)
+        elif isinstance(message, CallAnswered):
+            before = self._known.get((message.client, message.sequence), 0)
+            if message.generation < before:
+                simulation.violate(
+                    f"{host.node.short} answers in generation {message.generation}, "
+                    f"after {before} had acknowledged something"
+                )
+            self._highest = max(self._highest, message.generation)
+
+
+class SameReply(Invariant):
+    """A repeated operation gets the reply that it got first."""
+
+    def __init__(self) -> None:
+        self._replies: dict[tuple[int, int], bytes] = {}
+
+    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
+        message = effect.message
+        if isinstance(message, CallAnswered):
+            first = self._replies.setdefault((message.client, message.sequence), message.reply)
+            if first != message.reply:
+                simulation.violate(f"{host.node.short} answers {message.sequence} differently than before")
+
+
+class Progress(Invariant):
+    """When the faults have stopped, every caller gets its answers."""
+
+    def __init__(self, stopped_s: float, within_s: float) -> None:
+        self._stopped_s = stopped_s
+        self._within_s = within_s
+        self._waits: dict[int, tuple[float, int]] = {}
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, CallBegun):
+            self._waits[host.index] = (simulation.now, fact.number)
+        elif isinstance(fact, Acknowledged):
+            self._waits.pop(host.index, None)
+
+    def finished(self, simulation: Simulation) -> None:
+        for began, number in self._waits.values():
+            waited_s = simulation.now - max(began, self._stopped_s)
+            if waited_s > self._within_s:
+                simulation.violate(f"operation {number} has waited for {waited_s:.3f} s without any fault")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What is simulated, besides the faults; mutants are named here."""
+
+    hosts: tuple[NodeId, ...]
+    stores: tuple[NodeId, ...]
+    callers: tuple[NodeId, ...]
+    register: NodeId
+    move_s: Seconds = 0.02
+    think_s: Seconds = 0.02
+    replace_s: tuple[float, float] | None = (0.5, 4.0)
+    compact_bytes: int = 1500
+    log_bytes_max: int = 6000
+    hosting_kind: type[Hosting] = Hosting
+    store_kind: type[LogStore] = LogStore
+
+    @property
+    def founder(self) -> NodeId:
+        """The host that begins."""
+        return self.hosts[0]
+
+    def factories(self) -> dict[NodeId, Callable[[Random], Any]]:
+        """Say how each host's machine is made."""
+        found: dict[NodeId, Callable[[Random], Any]] = {}
+        for node in self.hosts:
+            found[node] = self._host(node)
+        found[self.register] = self._register
+        for node in self.callers:
+            found[node] = self._caller(node)
+        return found
+
+    def _host(self, node: NodeId) -> Callable[[Random], Any]:
+        def make(rng: Random) -> SimulatedHost:
+            hosting = self.hosting_kind(
+                node, rng=rng, make=make_ledger, placement=self.register, compact_bytes=self.compact_bytes
+            )
+            parts: dict[str, Any] = {HOSTING: (hosting, HOST_RECORDS)}
+            if node in self.stores:
+                parts[LOG_STORE] = (self.store_kind(rng=rng, log_bytes_max=self.log_bytes_max), STORE_RECORDS)
+            return SimulatedHost(parts, rng, self)
+
+        return make
+
+    def _register(self, rng: Random) -> SimulatedHost:
+        register = Register(self.hosts, rng, self.replace_s)
+        return SimulatedHost({PLACEMENT: (register, (RegisterKept,))}, rng, self)
+
+    def _caller(self, node: NodeId) -> Callable[[Random], Any]:
+        def make(rng: Random) -> SimulatedCaller:
+            callers = Callers(node, rng=rng, placement=self.register, give_up_s=1e9)
+            return SimulatedCaller(callers, rng, self.think_s)
+
+        return make
+
+
+def world(hosts: int = 4, stores: int = 3, callers: int = 3, *, soft: bool = False, **more: Any) -> World:
+    """Make a world of so many hosts, of which the first ones keep logs; a soft actor has none."""
+    nodes = [simulated_node(number) for number in range(hosts + 1 + callers)]
+    kept = () if soft else tuple(nodes[:stores])
+    return World(
+        hosts=tuple(nodes[:hosts]), stores=kept, register=nodes[hosts], callers=tuple(nodes[hosts + 1 :]), **more
+    )
+
+
+class HandOverSimulation(Simulation):
+    """A simulation in which only the disks of stores forget."""
+
+    world: World
+    once: ExactlyOnce
+
+    def _forget(self, host: Host) -> None:
+        if host.node in self.world.stores:
+            super()._forget(host)
+
+
+def hand_over_simulation(
+    seed: int,
+    faults: FaultPlan,
+    of: World | None = None,
+    *,
+    violations_max: int = VIOLATIONS_MAX,
+    within_s: float = 3.0,
+) -> HandOverSimulation:
+    """Prepare a world; with `until_s` in the plan, it is checked that everybody gets answers afterwards."""
+    simulated = of or world()
+    once = ExactlyOnce()
+    probes: list[Invariant] = [once, SameReply(), OneGenerationServes()]
+    if faults.until_s < float("inf"):
+        probes.append(Progress(faults.until_s, within_s))
+    simulation = HandOverSimulation(
+        seed,
+        simulated.factories(),
+        faults,
+        probes,
+        codec=CODEC,
+        focus=lambda machine: bool(getattr(machine, "hosting", None) and machine.hosting.owners),
+        loss=lambda damage: LogLost("", damage),
+        violations_max=violations_max,
+    )
+    simulation.world, simulation.once = simulated, once
+    return simulation

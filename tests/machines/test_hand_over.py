@@ -1,0 +1,317 @@
+"""The machines of the hand-over by themselves: hostile messages, long states, full tables."""
+
+from collections import deque
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
+from atoll.actors.hand_over.hosting import Hosting
+from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of
+from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.messages import (
+    HOSTING,
+    LOG_STORE,
+    MESSAGES,
+    PART_BYTES_MAX,
+    Append,
+    Appended,
+    Call,
+    CallAnswered,
+    CallDeferred,
+    Entry,
+    Fenced,
+    Found,
+    Install,
+    LogLost,
+    Move,
+    Moved,
+    NotSealed,
+    Position,
+    Seal,
+    Sealed,
+    StoreFull,
+    TakePlace,
+)
+from atoll.actors.hand_over.state import FORGET_S, ActorState, Answers, decode_state, encode_state
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.runtime.machine import Announce, Persist, Received, Rewrite, Send, Told
+from atoll.testing.elections import simulated_node
+from atoll.testing.hand_overs import make_ledger
+from atoll.transport.errors import MalformedFrame
+
+A, B, C = (simulated_node(number) for number in range(3))
+
+
+class Notebook:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.text = b""
+
+    def apply(self, operation, _number):
+        self.text += operation
+        return str(len(self.text)).encode()
+
+    def snapshot(self):
+        return self.text
+
+    def restore(self, data):
+        self.text = data
+
+    def end(self):
+        pass
+
+
+class Net:
+    """Carries messages between hosts and stores at once, and answers for the placement."""
+
+    def __init__(self, *nodes):
+        self.hosts = {node: Hosting(node, rng=Random(str(node)), make=lambda *_: Notebook()) for node in nodes}
+        self.stores = {node: LogStore(rng=Random(repr(node))) for node in nodes}
+        self.places = {}
+        self.answers = []
+        self.queue = deque()
+        self.facts = []
+        self.lost = lambda _send: False
+
+    def tell(self, node, fact):
+        self.carry(node, self.hosts[node].handle(Told(fact), 0.0))
+
+    def call(self, node, call):
+        self.carry(node, self.hosts[node].handle(Received(C, call), 0.0))
+        return self.answers[-1]
+
+    def carry(self, node, effects):
+        self.put(node, effects)
+        while self.queue:
+            self.deliver(*self.queue.popleft())
+        for machine in (*self.hosts.values(), *self.stores.values()):
+            machine.check()
+
+    def put(self, node, effects):
+        self.facts += [effect.fact for effect in effects if isinstance(effect, Announce)]
+        self.queue += [(node, effect) for effect in effects if isinstance(effect, Send) and not self.lost(effect)]
+
+    def deliver(self, node, send):
+        message = send.message
+        if isinstance(message, FindPlace):
+            self.put(node, self.hosts[node].handle(Received(A, PlaceFound(message.actor, self.places.get("x"))), 0.0))
+        elif isinstance(message, SwapPlace):
+            done = self.places.get("x") == message.expected
+            if done:
+                self.places["x"] = message.wanted
+            answer = PlaceSwapped(message.actor, done, self.places["x"])
+            self.put(node, self.hosts[node].handle(Received(A, answer), 0.0))
+        elif send.path == LOG_STORE:
+            self.put(send.target, self.stores[send.target].handle(Received(node, message), 0.0))
+        elif send.path in ("", HOSTING):
+            self.put(send.target, self.hosts[send.target].handle(Received(node, message), 0.0))
+        else:
+            self.answers.append(message)
+
+
+def found(stores=(A, B, C)):
+    net = Net(A, B, C)
+    net.tell(A, Found("x", "Notebook", stores))
+    return net
+
+
+@pytest.mark.parametrize("stores", [(A, B, C), ()], ids=["durable", "soft"])
+def test_an_actor_moves_with_a_state_of_many_parts_and_answers_what_is_repeated_as_before(stores):
+    net = found(stores)
+    size = PART_BYTES_MAX * 5 + 17
+    owner = net.hosts[A].owners["x"]
+    owner.application.text = bytes(size)
+    assert net.call(A, Call("x", 9, 1, b"abc")) == CallAnswered("x", 9, 1, str(size + 3).encode(), 1)
+    net.tell(A, Move("x", B))
+    assert net.places["x"] == Placed(2, B, stores)
+    moved = net.hosts[B].owners["x"]
+    assert moved.application.text == bytes(size) + b"abc"
+    assert net.call(B, Call("x", 9, 1, b"abc")) == CallAnswered("x", 9, 1, str(size + 3).encode(), 2)
+    assert net.call(B, Call("x", 9, 2, b"d")) == CallAnswered("x", 9, 2, str(size + 4).encode(), 2)
+    assert net.call(A, Call("x", 9, 2, b"d")).placed == Placed(2, B, stores)
+    assert [fact.why for fact in net.facts if isinstance(fact, Moved)] == [""]
+
+
+def test_a_host_that_never_saw_the_actor_reads_its_log_from_the_stores():
+    net = found()
+    for sequence in range(1, 6):
+        net.call(A, Call("x", 9, sequence, b"%d" % sequence))
+    net.places["x"] = Placed(2, C, (A, B, C))
+    net.carry(C, net.hosts[C].handle(Received(A, TakePlace("x", net.places["x"])), 0.0))
+    assert net.hosts[C].owners["x"].application.text == b"12345"
+    assert net.call(C, Call("x", 9, 5, b"5")) == CallAnswered("x", 9, 5, b"5", 2)
+    # The old owner learns of it with its next operation, which nobody acknowledges.
+    net.answers.clear()
+    net.carry(A, net.hosts[A].handle(Received(C, Call("x", 8, 1, b"late")), 0.0))
+    assert not [each for each in net.answers if isinstance(each, CallAnswered)]
+    assert "x" not in net.hosts[A].owners
+
+
+def test_a_state_that_was_changed_on_the_way_is_declined_and_the_source_goes_on():
+    net = found(())
+    original = net.deliver
+
+    def spoil(node, send):
+        if type(send.message).__name__ == "OfferState":
+            fields = {name: getattr(send.message, name) for name in send.message.__struct_fields__}
+            send = Send(send.target, type(send.message)(**fields | {"digest": bytes(32)}), send.path)
+        original(node, send)
+
+    net.deliver = spoil
+    net.tell(A, Move("x", B))
+    assert "the parts are not what was offered" in net.facts[-1].why
+    assert net.call(A, Call("x", 9, 1, b"a")) == CallAnswered("x", 9, 1, b"1", 1)
+
+
+def test_nobody_serves_while_the_placement_has_not_said_who_does():
+    net = found(())
+    net.lost = lambda send: isinstance(send.message, SwapPlace)
+    net.tell(A, Move("x", B))
+    assert isinstance(net.call(A, Call("x", 9, 1, b"a")), CallDeferred)
+    for at in (1.0, 2.0, 3.0):
+        net.carry(A, net.hosts[A]._tick("x", at))
+    assert isinstance(net.call(A, Call("x", 9, 1, b"a")), CallDeferred)
+    net.lost = lambda _send: False
+    net.carry(A, net.hosts[A]._tick("x", 4.0))
+    assert net.places["x"] == Placed(2, A, ())
+    assert net.call(A, Call("x", 9, 1, b"a")) == CallAnswered("x", 9, 1, b"1", 2)
+
+
+def sealed_store(**limits):
+    store = LogStore(rng=Random(1), **limits)
+    (*_, answer) = store.handle(Received(A, Seal("x", 1, 77)), 0.0)
+    return store, (1, 77, answer.message.memory)
+
+
+def said(store, message):
+    effects = store.handle(Received(A, message), 0.0)
+    store.check()
+    return [each for each in effects if isinstance(each, Persist | Rewrite)], effects[-1].message
+
+
+def test_a_store_has_on_disk_what_it_acknowledges_and_refuses_lower_generations_and_other_lives():
+    store, fence = sealed_store()
+    entries = (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"))
+    kept, answer = said(store, Append("x", *fence, Position(), entries))
+    assert (len(kept), type(answer), answer.index) == (1, Appended, 2)
+    assert isinstance(said(store, Seal("x", 1, 78))[1], Fenced)
+    assert isinstance(said(store, Seal("x", 3, 79))[1], Sealed)
+    assert said(store, Append("x", *fence, Position(1, 2), ()))[1].highest == 3
+    assert isinstance(said(store, Append("x", 3, 79, fence[2] + 1, Position(1, 2), ()))[1], NotSealed)
+
+
+def test_a_store_restores_what_it_wrote_and_forgets_nothing_silently():
+    store = LogStore(rng=Random(1))
+    disk = []
+
+    def take(message):
+        for effect in store.handle(Received(A, message), 0.0):
+            if isinstance(effect, Persist):
+                disk.append(effect.record)
+            elif isinstance(effect, Rewrite):
+                disk[:] = effect.records
+        return effect.message
+
+    fence = (1, 77, take(Seal("x", 1, 77)).memory)
+    take(Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"), Entry(1, 3, 5, 2, b"o", b"r"))))
+    take(Install("x", *fence, Position(1, 2), digest_of(b"state"), 0, 1, b"state"))
+    again = LogStore(rng=Random(2))
+    assert again.start(disk, 0.0) == []
+    log = again.logs["x"].log
+    assert (log.base, log.snapshot, log.last) == (Position(1, 2), b"state", Position(1, 3))
+    assert (again.logs["x"].generation, again.logs["x"].life, again.logs["x"].voice) == (1, 77, True)
+    damaged = LogStore(rng=Random(3))
+    (rewrite,) = damaged.start([*disk[:2], LogLost("x", "rotten")], 0.0)
+    assert isinstance(rewrite, Rewrite)
+    sealed = damaged.handle(Received(A, Seal("x", 2, 80)), 0.0)[-1].message
+    assert (sealed.voice, sealed.last, sealed.memory == fence[2]) == (False, Position(), False)
+
+
+def test_a_late_snapshot_takes_nothing_back():
+    store, fence = sealed_store()
+    said(store, Append("x", *fence, Position(), tuple(Entry(1, number) for number in range(1, 6))))
+    for base in (4, 2):
+        said(store, Install("x", *fence, Position(1, base), digest_of(b"s"), 0, 1, b"s"))
+    assert (store.logs["x"].log.base, store.logs["x"].log.last) == (Position(1, 4), Position(1, 5))
+
+
+def test_a_store_is_bounded_and_says_what_to_do():
+    store, fence = sealed_store(log_bytes_max=500, actors_max=1)
+    full = said(store, Append("x", *fence, Position(), (Entry(1, 1, 5, 1, bytes(600), b""),)))[1]
+    assert isinstance(full, StoreFull)
+    assert full.compact
+    assert "compact it" in full.why
+    assert isinstance(said(store, Seal("y", 1, 5))[1], StoreFull)
+
+
+def test_a_snapshot_longer_than_any_is_read_is_not_applied():
+    with pytest.raises(MalformedFrame, match="not the state of an actor"):
+        decode_state(b"\x93\x01")
+    owner = DurableOwner("x", Placed(2, A, (A,)), life=1, make=make_ledger, handed=Handed(Position(1, 1), b"\xc1"))
+    owner.begin()
+    owner.receive(A, Sealed("x", 2, 1, 9, True, Position(1, 1), 1), 0.0)
+    assert owner.phase is Phase.ENDED
+    assert "cannot be read" in owner.why
+
+
+def test_a_full_table_of_answers_forgets_only_who_was_silent_for_long():
+    answers = Answers(clients_max=2)
+    for client in (1, 2):
+        answers.note(Entry(1, client, client, 1, b"", b"r"), float(client))
+    assert answers.room_for(1, 5.0) == 0
+    assert answers.room_for(3, 5.0) is None
+    assert answers.room_for(3, 1.0 + FORGET_S) == 1
+    answers.note(Entry(1, 3, 3, 1, b"", b"r", forgets=1), 200.0)
+    assert list(answers.table) == [2, 3]
+    state = ActorState("Boiler", b"data", answers.snapshot())
+    assert decode_state(encode_state(state)) == state
+
+
+@given(st.binary(max_size=3 * PART_BYTES_MAX))
+@settings(max_examples=10, deadline=None)
+def test_a_state_is_the_sum_of_its_parts(state):
+    assert b"".join(parts_of(state)) == state
+
+
+def positions():
+    return st.builds(Position, st.integers(0, 4), st.integers(0, 12))
+
+
+def values_for(kind):
+    small = st.integers(0, 12)
+    known = {
+        "actor": st.just("x"), "generation": st.integers(0, 4), "life": st.integers(0, 2), "memory": small,
+        "after": small if kind.__name__ == "ReadLog" else positions(), "base": positions(), "last": positions(),
+        "position": positions(), "voice": st.booleans(), "whole": st.booleans(), "missing": st.booleans(),
+        "compact": st.booleans(), "digest": st.binary(min_size=32, max_size=32), "data": st.binary(max_size=9),
+        "entries": st.lists(st.builds(Entry, st.integers(0, 4), small, small, small), max_size=4).map(tuple),
+        "placed": st.builds(Placed, st.integers(1, 4), st.sampled_from([A, B])),
+        "wanted": st.builds(Placed, st.integers(1, 4), st.sampled_from([A, B])),
+        "operation": st.binary(max_size=9), "reply": st.binary(max_size=9), "why": st.just(""), "kind": st.just("k"),
+    }  # fmt: skip
+    return st.builds(kind, **{name: known.get(name, small) for name in kind.__struct_fields__})
+
+
+@given(st.lists(st.one_of([values_for(kind) for kind in MESSAGES]), max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_no_message_crashes_a_host_or_a_store(messages):
+    store, host = LogStore(rng=Random(1)), Hosting(A, rng=Random(2), make=lambda *_: Notebook())
+    host.handle(Told(Found("x", "k", (A, B))), 0.0)
+    host.handle(Received(A, PlaceSwapped("x", True, Placed(1, A, (A, B)))), 0.0)
+    for number, message in enumerate(messages):
+        store.handle(Received(B, message), float(number))
+        host.handle(Received(B, message), float(number))
+        store.check()
+
+
+def test_logs_that_differ_are_told_apart():
+    log = OperationLog(Position(1, 2), b"s", [Entry(1, 3), Entry(2, 4)])
+    assert log.has(Position(1, 2))
+    assert log.has(Position(2, 4))
+    assert not log.has(Position(1, 4))
+    assert not log.has(Position(2, 5))
+    assert log.fresh((Entry(1, 3), Entry(3, 4))) == (Entry(3, 4),)

@@ -1,0 +1,231 @@
+"""Each rule of the hand-over has a mutant that breaks it, and a nemesis that must notice.
+
+A rule whose mutant lives is either superfluous or not tested. The real machines run under the very same seeds.
+"""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from atoll.actors.hand_over.durable import DurableOwner
+from atoll.actors.hand_over.hosting import Hosting
+from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.messages import HOSTING, TakePlace
+from atoll.actors.hand_over.move import Arrival
+from atoll.actors.hand_over.soft import SoftOwner
+from atoll.actors.runtime.machine import Send
+from atoll.testing.faults import FaultPlan
+from atoll.testing.hand_overs import hand_over_simulation, world
+
+SEEDS = range(6)
+
+
+class StoreChecksNoFence(LogStore):
+    def refusal(self, kept, message):
+        return None
+
+    def in_force(self, kept, message):
+        return message.memory == kept.memory
+
+    def check(self):
+        pass
+
+
+class StoreIgnoresLives(LogStore):
+    def refusal(self, kept, message):
+        return super().refusal(kept, message) if message.generation < kept.generation else None
+
+
+class StoreAnswersBeforeTheDisk(LogStore):
+    def durably(self, records, *effects):
+        *persists, answer = super().durably(records, *effects)
+        return [answer, *persists]
+
+
+class EmptiedStoreCounts(LogStore):
+    def is_voice(self, kept):
+        return True
+
+
+class StoreAppendsWithoutLooking(LogStore):
+    def follows(self, log, after):
+        return True
+
+
+class CompactionLosesLaterEntries(LogStore):
+    def compact(self, log, base, state):
+        super().compact(log, base, state)
+        log.cut(base.index)
+
+
+class AcknowledgesBeforeTheQuorum(DurableOwner):
+    def majority_has(self):
+        return self.log.last.index if self.serving else super().majority_has()
+
+
+class AppliesRepeatedOperations(DurableOwner):
+    def repeated(self, sender, call):
+        return None
+
+
+class AdoptsTheHighestSeal(DurableOwner):
+    def best_of(self, voices):
+        return max(voices, key=lambda each: each.before)
+
+
+class AdoptsWithoutMajority(DurableOwner):
+    def sealed_enough(self, voices):
+        return bool(voices)
+
+
+class SnapshotWithoutAnswers(DurableOwner):
+    def answers_kept(self):
+        return ()
+
+
+class RefusesWithoutAMajority(DurableOwner):
+    def _doubt(self, sender, call, why):
+        before = len(self._doubted)
+        effects = super()._doubt(sender, call, why)
+        return [*effects, self._doubted[call.client][1]] if len(self._doubted) > before else effects
+
+
+class SourceGoesOnWithoutCommit(Hosting):
+    def _take_back(self, departure, now):
+        return self._stay(departure, "no word from the placement", now)
+
+
+class TombstoneServes(Hosting):
+    def _gone(self, departure, now):
+        effects = self._stay(departure, "", now)
+        return [Send(departure.target, TakePlace("ledger", departure.wanted, departure.move), HOSTING), *effects]
+
+
+class SoftSnapshotWithoutAnswers(SoftOwner):
+    def answers_kept(self):
+        return ()
+
+
+class SoftRefusesWhileItLeaves(SoftOwner):
+    def call(self, sender, call, now):
+        frozen, self.frozen = self.frozen, False
+        known = self.answers.known(call.client)
+        if frozen and call.sequence == (known.sequence + 1 if known else 1):
+            self.frozen = True
+        effects = super().call(sender, call, now)
+        self.frozen = frozen
+        return effects
+
+
+class LateOfferReplacesANewerState(Arrival):
+    def superseded_by(self, offer):
+        return offer.move != self.offer.move
+
+
+OFTEN = (0.05, 0.6)
+BUSY = {"think_s": 0.004}
+STORES_LAG = {"one_way": 1, "partial": 2, "slow": 1}
+RESTARTS = FaultPlan(
+    weights={"crash": 4, "pause": 1, **STORES_LAG},
+    every_s=OFTEN,
+    crash_s=(0.01, 0.3),
+    pause_s=(0.1, 1),
+    cut_s=(0.1, 0.5),
+)
+TORN_WRITES = FaultPlan(
+    weights={"tear": 4, "partial": 1}, every_s=(0.05, 0.3), crash_s=(0.01, 0.2), cut_s=(0.05, 0.3), aim=0.0
+)
+CUTS = FaultPlan(
+    weights={"partial": 2, "halves": 1, "one_way": 1, "crash": 1}, every_s=OFTEN, cut_s=(0.1, 1), crash_s=(0.01, 0.3)
+)
+REPLACED_WHILE_PAUSED = FaultPlan(weights={"pause": 1}, every_s=(0.3, 1.5), pause_s=(0.5, 3), aim=0.9, until_s=20)
+"""It ends: stores that two owners write to make everything stand still in the end, and only that is noticed."""
+RESTARTED_IN_PLACE = FaultPlan(
+    weights={"crash": 2, "loss": 2, "partial": 1},
+    every_s=(0.05, 0.4),
+    crash_s=(0.01, 0.1),
+    cut_s=(0.1, 0.5),
+    aim=0.9,
+    loss_ratio_max=0.8,
+    until_s=40,
+)
+LOSSES = FaultPlan(
+    weights={"loss": 3, "slow": 1, "partial": 1}, every_s=OFTEN, cut_s=(0.5, 3), loss_ratio_max=0.8, late_ratio=0.05
+)
+LATE = FaultPlan(
+    weights={"loss": 1},
+    every_s=OFTEN,
+    cut_s=(0.2, 1),
+    late_ratio=0.2,
+    late_s_max=8,
+    duplicate_ratio=0.2,
+    duplicate_s_max=8.0,
+    loss_ratio_max=0.7,
+)
+FORGETTING = FaultPlan(
+    weights={"forget": 1, "pause": 3, "one_way": 1},
+    every_s=(0.1, 1.0),
+    crash_s=(0.01, 0.1),
+    cut_s=(0.2, 1),
+    pause_s=(0.1, 1),
+    aim=0,
+)
+
+
+@dataclass(frozen=True)
+class Nemesis:
+    faults: FaultPlan
+    seconds: float
+    soft: bool = False
+    world: dict = field(default_factory=lambda: dict(BUSY))
+
+    def violations(self, mutant, seed):
+        more = {"replace_s": None} if self.soft else {}
+        of = world(**{"hosts": 4, "stores": 3, **more, **self.world}, soft=self.soft, **mutated(mutant))
+        return hand_over_simulation(seed, self.faults, of, violations_max=1).run(self.seconds).violations
+
+
+def mutated(mutant):
+    if mutant is None:
+        return {}
+    if issubclass(mutant, LogStore):
+        return {"store_kind": mutant}
+    if issubclass(mutant, Hosting):
+        return {"hosting_kind": mutant}
+    name = {DurableOwner: "durable_kind", SoftOwner: "soft_kind", Arrival: "arrival_kind"}[mutant.__mro__[1]]
+    return {"hosting_kind": type(mutant.__name__, (Hosting,), {name: mutant})}
+
+
+REPLACING = {**BUSY, "move_s": 0.0, "replace_s": (0.3, 1.0), "callers": 5}
+NEMESES = {
+    StoreChecksNoFence: Nemesis(REPLACED_WHILE_PAUSED, 25, world=REPLACING),
+    StoreIgnoresLives: Nemesis(RESTARTED_IN_PLACE, 45, world={**BUSY, "move_s": 0.0, "replace_s": None, "callers": 5}),
+    StoreAnswersBeforeTheDisk: Nemesis(TORN_WRITES, 40, world={**BUSY, "stores": 1}),
+    EmptiedStoreCounts: Nemesis(FORGETTING, 60, world={**BUSY, "stores": 1}),
+    StoreAppendsWithoutLooking: Nemesis(LOSSES, 40),
+    CompactionLosesLaterEntries: Nemesis(RESTARTS, 100),
+    AcknowledgesBeforeTheQuorum: Nemesis(RESTARTS, 60),
+    AppliesRepeatedOperations: Nemesis(LOSSES, 100),
+    AdoptsTheHighestSeal: Nemesis(CUTS, 60),
+    AdoptsWithoutMajority: Nemesis(CUTS, 60),
+    SnapshotWithoutAnswers: Nemesis(LOSSES, 30),
+    RefusesWithoutAMajority: Nemesis(REPLACED_WHILE_PAUSED, 25, world=REPLACING),
+    SourceGoesOnWithoutCommit: Nemesis(LOSSES, 400, soft=True),
+    TombstoneServes: Nemesis(LOSSES, 30, soft=True),
+    SoftSnapshotWithoutAnswers: Nemesis(LOSSES, 30, soft=True),
+    SoftRefusesWhileItLeaves: Nemesis(LATE, 600, soft=True, world={**BUSY, "hosts": 2}),
+    LateOfferReplacesANewerState: Nemesis(LATE, 900, soft=True, world={**BUSY, "hosts": 2}),
+}
+
+
+@pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
+def test_the_nemesis_of_a_rule_kills_its_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
+    nemesis = NEMESES[mutant]
+    survived = {seed: nemesis.violations(None, seed) for seed in right_seeds}
+    assert not any(survived.values()), f"the real machine breaks: {survived}"
+    killed: list[int] = []
+    for seed in SEEDS:
+        if len(killed) * 2 >= len(SEEDS):
+            return
+        killed += [seed] if nemesis.violations(mutant, seed) else []
+    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"

@@ -1,0 +1,107 @@
+"""The hand-over of migratable actors under every fault at once: nothing acknowledged is lost, doubled or changed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from atoll.testing.faults import EVERYTHING, FaultPlan, Forget
+from atoll.testing.hand_overs import hand_over_simulation, world
+
+SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}
+HARMLESS_TO_STATE = {kind: 1.0 for kind in EVERYTHING if kind not in ("crash", "tear")}
+"""A soft actor dies with its host, and what it answered with it; all other faults it must survive."""
+CRASHES = {"crash": 6.0, "tear": 6.0, "loss": 1.0, "partial": 1.0}
+
+
+def replay(request, seed):
+    return f"replay with: python -m pytest tests/sim --sim-seed {seed} -k {request.node.originalname}"
+
+
+QUICK_EVERY = 100
+"""Of the seeds of the quick suite, which are as many as the quick simulation of an election needs."""
+
+
+def all_wanted(request):
+    option = request.config.getoption
+    return option("--sim-seed", None) is not None or option("--sim-seeds", None) not in (None, 200)
+
+
+def few(seed, request):
+    """Every seed when more are asked for, or one; two of them in the quick suite."""
+    return not all_wanted(request) and seed % QUICK_EVERY
+
+
+@pytest.fixture
+def seconds(sim_seconds, request):
+    return sim_seconds if all_wanted(request) else sim_seconds / 2
+
+
+def check(simulation, seconds, request, seed):
+    report = simulation.run(seconds)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+    assert simulation.once.acknowledged > 0, replay(request, seed)
+    return report
+
+
+def test_every_acknowledged_operation_is_applied_exactly_once_despite_every_fault(seed, seconds, request):
+    if few(seed, request):
+        pytest.skip("in make sim")
+    plan = FaultPlan(every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
+    of = world(4 + seed % 2, (1, 2, 3, 3, 3, 4)[seed % 6], 3)
+    check(hand_over_simulation(seed, plan, of), seconds, request, seed)
+
+
+def test_crashes_and_torn_writes_in_quick_succession_lose_nothing(seed, seconds, request):
+    if few(seed, request):
+        pytest.skip("in make sim")
+    plan = FaultPlan(weights=CRASHES, every_s=(0.02, 0.2), until_s=seconds - 5, **{**SHORT, "crash_s": (0.01, 0.2)})
+    check(hand_over_simulation(seed, plan, world(4, 3, 3)), seconds, request, seed)
+
+
+def test_emptied_stores_lose_nothing(seed, seconds, request):
+    if few(seed, request):
+        pytest.skip("in make sim")
+    plan = FaultPlan(weights={**EVERYTHING, "forget": 0.3}, every_s=(0.5, 3.0), **SHORT)
+    report = hand_over_simulation(seed, plan, world(5, 3 if seed % 2 else 5, 3)).run(seconds)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+
+
+def test_planned_moves_of_soft_actors_are_exactly_once(seed, seconds, request):
+    if few(seed, request):
+        pytest.skip("in make sim")
+    plan = FaultPlan(weights=HARMLESS_TO_STATE, every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
+    of = world(4, 0, 3, soft=True, replace_s=None)
+    check(hand_over_simulation(seed, plan, of), seconds, request, seed)
+
+
+def test_a_store_that_was_emptied_is_filled_again_and_counts():
+    quiet = {"weights": {}, "late_ratio": 0.0, "duplicate_ratio": 0.0}
+    plan = FaultPlan(**quiet, script=[(3.0, Forget(1, 0.1)), (6.0, Forget(2, 0.1)), (9.0, Forget(0, 0.1))], until_s=9.5)
+    simulation = hand_over_simulation(7, plan, world(4, 3, 2, move_s=0.0, replace_s=None))
+    report = simulation.run(14.0)
+    assert not report.violations, report.violations[0]
+    stores = [host.machine.parts["log_store"] for host in simulation.hosts[:3]]
+    assert all(store.logs["ledger"].voice for store in stores)
+
+
+SCRIPT = """
+from atoll.testing.faults import FaultPlan
+from atoll.testing.hand_overs import hand_over_simulation
+print(hand_over_simulation(5, FaultPlan(every_s=(0.05, 2.0))).run(4.0).trace_hash)
+"""
+
+
+def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed():
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in (1, 2)
+    }
+    assert len(hashes) == 1
