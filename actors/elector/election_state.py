@@ -103,7 +103,7 @@ class ElectionState:
     @property
     def roster(self) -> Roster:
         """Who votes, as far as this node knows."""
-        return self.rosters.current
+        return self.rosters.book.current
 
     @property
     def quorum(self) -> int:

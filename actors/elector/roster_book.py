@@ -23,14 +23,22 @@ class RosterBook:
 
     def __init__(self, roster: Roster, notary: Notary) -> None:
         self.notary = notary
-        self.chain: tuple[Roster, ...] = (roster,) if roster.version else ()
+        self.current = Roster()
+        """The one in force; `Roster()` where none is known."""
+        self._chain: tuple[Roster, ...] = ()
+        self.chain = (roster,) if roster.version else ()
         self.refused = ""
         """What was wrong with the last chain that was not taken."""
 
     @property
-    def current(self) -> Roster:
-        """The one in force; `Roster()` where none is known."""
-        return self.chain[-1] if self.chain else Roster()
+    def chain(self) -> tuple[Roster, ...]:
+        """The one in force, last, and those before it."""
+        return self._chain
+
+    @chain.setter
+    def chain(self, rosters: tuple[Roster, ...]) -> None:
+        self._chain = rosters
+        self.current = rosters[-1] if rosters else Roster()
 
     @property
     def previous(self) -> Roster | None:

@@ -191,8 +191,8 @@ class Nemesis:
 
 
 NEMESES = {
-    VoterSignsBeforeTheDisk: Nemesis(CALM, 40, {"at_final": 0.5, "at_signature": 0.4}),
-    SignaturesAreNotOnDisk: Nemesis(CALM, 40, {"at_final": 0.5, "at_signature": 0.4}),
+    VoterSignsBeforeTheDisk: Nemesis(CALM, 25, {"at_final": 0.5, "at_signature": 0.4}),
+    SignaturesAreNotOnDisk: Nemesis(CALM, 25, {"at_final": 0.5, "at_signature": 0.4}),
     NewSupernodeForgetsWhatIsPending: Nemesis(CALM, 30, {"at_final": 0.5}),
     NewSupernodeFinishesTheOldest: Nemesis(CALM, 40, {"at_final": 0.3, "at_proposal": 0.3}),
     SupernodeChangesBeforeAnythingIsSettled: Nemesis(LOSSY, 20),
