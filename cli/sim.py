@@ -1,4 +1,4 @@
-"""`atoll sim`: a site's election in virtual time, under seeded faults; the same seed gives the same trace."""
+"""`atoll sim`: a whole site in virtual time, under seeded faults; the same seed gives the same trace."""
 
 import click
 
@@ -13,11 +13,14 @@ from atoll.cli.output import fail, print_json
 @click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Processes that share the seeds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(spec: str, hours: float, seed: int, faults: str, jobs: int, *, as_json: bool) -> None:
-    """Simulate the supernode election of SPEC's first site under crashes, cuts, loss, pauses, suspends and drift."""
+    """Simulate SPEC's first site under crashes, cuts, loss, pauses, suspends and drift.
+
+    Its election, changes of its roster, placement, suspicion and duties run together; beyond 32 nodes the first two.
+    """
     import time
 
     from atoll.cluster_specs import SpecInvalid, read_spec
-    from atoll.testing.site_hours import WORLD_S, World, plan_with, run_all
+    from atoll.testing.site_hours import WHOLE_NODES_MAX, WORLD_S, World, plan_with, run_all
     from atoll.transport.errors import UsageError
 
     try:
@@ -29,7 +32,9 @@ def command(spec: str, hours: float, seed: int, faults: str, jobs: int, *, as_js
     count = max(1, round(hours * 3600 / WORLD_S))
     voters, seconds = len(site.voters), hours * 3600 / count
     began = time.monotonic()
-    worlds = (World(each, voters, len(site.node) - voters, plan, seconds) for each in range(seed, seed + count))
+    whole = len(site.node) <= WHOLE_NODES_MAX
+    others = len(site.node) - voters
+    worlds = (World(each, voters, others, plan, seconds, whole) for each in range(seed, seed + count))
     total = run_all(worlds, min(jobs, count))
     outcome = {
         "spec": spec,
@@ -37,6 +42,7 @@ def command(spec: str, hours: float, seed: int, faults: str, jobs: int, *, as_js
         "seed": seed,
         "seeds": count,
         "faults": faults or "all",
+        "machines": "election, roster, placement, suspicion, duties" if whole else "election, roster",
         "simulated_s": total.simulated_s,
         "events": total.events,
         "elections": total.elections,

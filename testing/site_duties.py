@@ -274,6 +274,7 @@ def site_simulation(
     voters: int,
     bystanders: int = 0,
     faults: FaultPlan | None = None,
+    kind: type[Election] = Election,
     board: type[DutyBoard] = DutyBoard,
     probes: Sequence[Invariant] = (),
     fails: float = 0.0,
@@ -296,7 +297,7 @@ def site_simulation(
     def maker(node: NodeId, score: Score) -> Callable[[Random], SiteHost]:
         def make(rng: Random) -> SiteHost:
             starts[node] += 1
-            election = Election(
+            election = kind(
                 node,
                 roster if node in roster.voters else Roster(),
                 rng=rng,

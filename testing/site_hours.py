@@ -18,9 +18,12 @@ from atoll.actors.elector.messages import Resign
 from atoll.testing.elections import election_simulation
 from atoll.testing.faults import EVERYTHING, KINDS, FaultPlan
 from atoll.testing.invariants import Report
+from atoll.testing.site_duties import site_simulation
 from atoll.transport.errors import UsageError
 
 WORLD_S = 60.0
+WHOLE_NODES_MAX = 32
+"""Larger sites run the election alone: what members tell each other of all members grows with the cube of the site."""
 CHUNK = 8
 """Worlds that one process takes at a time: a world takes less than a tenth of a second."""
 FAILING_MAX = 1000
@@ -45,17 +48,26 @@ class World:
     bystanders: int
     plan: FaultPlan
     seconds: float = WORLD_S
+    whole: bool = True
+    """Election, roster, placement, suspicion and duties together; False: the election alone, which is faster."""
 
     def run(self) -> Report:
         """Run it to its end."""
-        simulation = election_simulation(self.seed, voters=self.voters, bystanders=self.bystanders, faults=self.plan)
+        seed, voters, others, plan = self.seed, self.voters, self.bystanders, self.plan
+        if self.whole:
+            # Every second one chooses its voters itself, and changes its roster as members come and go.
+            chooses = bool(seed % 2)
+            simulation = site_simulation(seed, voters=voters, bystanders=others, faults=plan, chooses=chooses)
+        else:
+            simulation = election_simulation(seed, voters=voters, bystanders=others, faults=plan)
         return simulation.run(self.seconds)
 
 
 def world_of(seed: int, seconds: float = WORLD_S) -> World:
-    """Draw a world: 1 to 7 voters, up to 2 members without a vote, each plan in turn."""
+    """Draw a world: 1 to 7 voters, up to 2 members without a vote, each plan in turn, whole or the election alone."""
     voters, bystanders = 1 + seed % VOTERS_MAX, seed % (BYSTANDERS_MAX + 1)
-    return World(seed, voters, bystanders, PLANS[seed % len(PLANS)], seconds)
+    whole = seed // len(PLANS) % 2 == 0
+    return World(seed, voters, bystanders, PLANS[seed % len(PLANS)], seconds, whole)
 
 
 def plan_with(faults: str) -> FaultPlan:

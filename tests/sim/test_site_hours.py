@@ -1,5 +1,7 @@
 """Many worlds at once: the same sum over any number of processes, and a failure that can be replayed."""
 
+from functools import partial
+
 import pytest
 from click.testing import CliRunner
 
@@ -8,6 +10,7 @@ from atoll.cli.sim import command as sim
 from atoll.testing import site_hours
 from atoll.testing.elections import election_simulation
 from atoll.testing.faults import EVERYTHING
+from atoll.testing.site_duties import site_simulation
 from atoll.testing.site_hours import World, plan_with, run_all, world_of
 from atoll.testing.site_hours_main import command as hours
 from atoll.transport.errors import UsageError
@@ -21,10 +24,8 @@ class OneVoteIsAMajority(Election):
 
 @pytest.fixture
 def broken(monkeypatch):
-    def simulation(seed, **more):
-        return election_simulation(seed, kind=OneVoteIsAMajority, **more)
-
-    monkeypatch.setattr(site_hours, "election_simulation", simulation)
+    monkeypatch.setattr(site_hours, "election_simulation", partial(election_simulation, kind=OneVoteIsAMajority))
+    monkeypatch.setattr(site_hours, "site_simulation", partial(site_simulation, kind=OneVoteIsAMajority))
 
 
 def test_two_processes_find_what_one_finds():
@@ -38,6 +39,9 @@ def test_two_processes_find_what_one_finds():
 def test_worlds_have_all_sizes_under_all_plans():
     drawn = [world_of(seed) for seed in range(84)]
     assert len({(each.voters, id(each.plan)) for each in drawn}) == 7 * len(site_hours.PLANS)
+    assert {(id(each.plan), each.whole) for each in drawn} == {
+        (id(p), w) for p in site_hours.PLANS for w in (True, False)
+    }
     assert {each.bystanders for each in drawn} == {0, 1, 2}
 
 
