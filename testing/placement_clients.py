@@ -1,6 +1,6 @@
 """Simulated clients of the placement, and what their history must be: a linearizable compare-and-set.
 
-idle  --a while-->  asks a random member  --redirected-->  asks the supernode  --answer, or 1 s-->  idle
+idle  --a while-->  asks a random member  --redirected-->  asks the supernode  --answer, or 0.3 s-->  idle
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from atoll.transport.identity import NODE_ID_BYTES, NodeId
 
 CLIENT = "client"
 ACTORS = ("ledger", "scheduler", "vault")
-PATIENCE_S = 1.0
 REDIRECTIONS_MAX = 3
 
 
@@ -42,12 +41,22 @@ class Ended:
 class PlacementClient:
     """Finds and swaps places of a few actors, sometimes expecting what is long past."""
 
-    def __init__(self, own: NodeId, members: tuple[NodeId, ...], codec: Codec, rng: Random, pause_s: Seconds) -> None:
+    def __init__(
+        self,
+        own: NodeId,
+        members: tuple[NodeId, ...],
+        codec: Codec,
+        rng: Random,
+        *,
+        pause_s: Seconds,
+        patience_s: Seconds,
+    ) -> None:
         self.own = own
         self.members = members
         self.codec = codec
         self.rng = rng
         self.pause_s = pause_s
+        self.patience_s = patience_s
         self.known: dict[str, list[Placed | None]] = {actor: [None] for actor in ACTORS}
         self.question: FindPlace | SwapPlace | None = None
         self.number = 0
@@ -87,7 +96,7 @@ class PlacementClient:
 
     def _put(self, member: NodeId) -> list[Effect]:
         assert self.question is not None  # noqa: S101 - for mypy
-        return [ask(self.codec, member, PATH, self.question, self.number), Arm("act", PATIENCE_S)]
+        return [ask(self.codec, member, PATH, self.question, self.number), Arm("act", self.patience_s)]
 
     def _answered(self, answer: Answer) -> list[Effect]:
         question, message = self.question, answer.message

@@ -42,6 +42,8 @@ PLACEMENT_RECORDS = (placement.Accepted, placement.Promised, placement.Amnesia)
 LOSSES = (Lost(ELECTION_RECORDS, elector.Amnesia), Lost(PLACEMENT_RECORDS, placement.Amnesia))
 PAUSE_S = 0.15
 """Between two questions of one client."""
+PATIENCE_S = 0.3
+"""After so long a client gives a question up."""
 
 
 class PlacingHost(Stack):
@@ -94,6 +96,7 @@ def placement_simulation(
     violations_max: int = VIOLATIONS_MAX,
     chooses: bool = False,
     pause_s: Seconds = PAUSE_S,
+    patience_s: Seconds = PATIENCE_S,
 ) -> Simulation:
     """Prepare a site as `election_simulation` does, with a placement and a client on each host."""
     plan = faults or FaultPlan()
@@ -108,7 +111,7 @@ def placement_simulation(
         return lambda rng: PlacingHost(
             Election(node, known, rng=rng, notary=simulated_notary(node), score=score, settings=used, named=named),
             kind(node, rng=rng),
-            PlacementClient(node, nodes, CODEC, rng, pause_s),
+            PlacementClient(node, nodes, CODEC, rng, pause_s=pause_s, patience_s=patience_s),
         )
 
     probes: list[Invariant] = [

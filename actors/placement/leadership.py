@@ -69,6 +69,8 @@ class Flight:
 class Leadership:
     """One epoch of one supernode; a new one is made for each. Every rule is a method, and has a mutant."""
 
+    table_kind = PlaceTable
+
     def __init__(self, own: NodeId, register: Register, lease: LeaseRenewed) -> None:
         self.own = own
         self.register = register
@@ -167,7 +169,9 @@ class Leadership:
 
     def begin_to_write(self, adopted: Accepted | None, now: Seconds) -> list[Effect]:
         """Write what was read again, under this epoch, before anybody is told of it."""
-        return self._launch(PlaceTable(adopted.places if adopted else ()), adopted.version if adopted else 0, [], now)
+        return self._launch(
+            self.table_kind(adopted.places if adopted else ()), adopted.version if adopted else 0, [], now
+        )
 
     def swap(self, reply_to: Any, swap: SwapPlace, now: Seconds) -> list[Effect]:
         """Take a swap for the next write."""

@@ -31,7 +31,7 @@ class PlaceTable:
 
     def copy(self) -> "PlaceTable":
         """Make one that can be changed without changing this."""
-        return PlaceTable(self.places())
+        return type(self)(self.places())
 
     def as_expected(self, swap: SwapPlace) -> bool:
         """Tell whether exactly what the swap expects stands there: generation, host and stores."""
