@@ -55,7 +55,8 @@ from atoll.actors.runtime.machine import Effect, Seconds, Send, insist
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.identity import NodeId
 
-PIPELINE_MAX = 64
+PIPELINE_MAX = 16
+"""Even the longest ones, above a log that is about to be compacted, must fit into a store: else nothing moves again."""
 APPENDS_MAX = 4
 RETRY_S = 0.1
 """Ten round trips of a LAN with a slow disk."""

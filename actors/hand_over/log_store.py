@@ -274,9 +274,14 @@ class LogStore:
         return after.index < log.base.index or log.has(after)
 
     def _room(self, kept: KeptLog, fresh: Sequence[Entry]) -> tuple[bool, str] | None:
-        if not any(entry.client for entry in fresh):
-            return None  # What begins a generation always fits: without it nobody could compact.
-        added = sum(map(size_of, fresh))
+        """Say why there is no room for new operations.
+
+        What begins a generation always fits, and so does what an earlier one left in another store: until a majority
+        has both, nobody can compact.
+        """
+        added = sum(size_of(entry) for entry in fresh if entry.client and entry.generation == kept.generation)
+        if not added:
+            return None
         if kept.log.entry_bytes + added > self._log_bytes_max:
             return True, f"the log of {kept.actor} would be longer than {self._log_bytes_max} bytes: compact it"
         if self.size_bytes + added > self._store_bytes_max:

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
+from atoll.actors.hand_over.durable import COMPACT_BYTES_MAX, PIPELINE_MAX, DurableOwner, Handed, Phase
 from atoll.actors.hand_over.hosting import Hosting
-from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of
-from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of, size_of
+from atoll.actors.hand_over.log_store import LOG_BYTES_MAX, LogStore
 from atoll.actors.hand_over.messages import (
     HOSTING,
     LOG_STORE,
     MESSAGES,
+    OPERATION_BYTES_MAX,
     PART_BYTES_MAX,
     Append,
     Appended,
@@ -246,6 +247,20 @@ def test_a_store_is_bounded_and_says_what_to_do():
     assert full.compact
     assert "compact it" in full.why
     assert isinstance(said(store, Seal("y", 1, 5))[1], StoreFull)
+
+
+def test_a_full_store_still_takes_what_an_earlier_generation_left_and_what_begins_one():
+    store, fence = sealed_store(log_bytes_max=500)
+    said(store, Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, bytes(300), b""))))
+    fence = (2, 78, said(store, Seal("x", 2, 78))[1].memory)
+    left, begins = Entry(1, 3, 6, 1, bytes(300), b""), Entry(2, 4)
+    assert said(store, Append("x", *fence, Position(1, 2), (left, begins)))[1].index == 4
+    assert isinstance(said(store, Append("x", *fence, Position(2, 4), (Entry(2, 5, 7, 1, b"a"),)))[1], StoreFull)
+
+
+def test_the_longest_operations_fit_into_a_store_that_is_about_to_be_compacted():
+    longest = size_of(Entry(1, 1, 1, 1, bytes(OPERATION_BYTES_MAX), bytes(OPERATION_BYTES_MAX)))
+    assert COMPACT_BYTES_MAX + (PIPELINE_MAX + 1) * longest <= LOG_BYTES_MAX
 
 
 def test_a_snapshot_longer_than_any_is_read_is_not_applied():
