@@ -10,6 +10,7 @@ a doubled or a lost one, and a total that is not above all that were acknowledge
 in the wrong order.
 """
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -443,7 +444,9 @@ def world(hosts: int = 4, stores: int = 3, callers: int = 3, *, soft: bool = Fal
 
 
 class HandOverSimulation(Simulation):
-    """A simulation in which only the disks of stores forget."""
+    """A simulation in which only the disks of stores forget, and machines compact their logs themselves."""
+
+    disk_records_max = math.inf
 
     world: World
     once: ExactlyOnce

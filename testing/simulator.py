@@ -83,6 +83,8 @@ class Lost:
 class Simulation:
     """A world of hosts, each with one machine, under a fault plan."""
 
+    disk_records_max: float = DISK_RECORDS_MAX
+
     def __init__(
         self,
         seed: int,
@@ -319,7 +321,7 @@ class Simulation:
         elif isinstance(effect, Persist):
             data = _records.encode(effect.record)
             host.disk.append((type(effect.record), data))
-            if len(host.disk) > DISK_RECORDS_MAX:
+            if len(host.disk) > self.disk_records_max:
                 newest = dict(host.disk)
                 host.disk[:] = [pair for pair in host.disk if newest.get(pair[0]) is pair[1]]
             self._note(_Kind.HEAL, host.index, data)
