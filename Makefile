@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lab lab-long check sim nightly soak trials bench format clean
+.PHONY: demo test mutants lab lab-long check sim nightly soak trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -18,6 +18,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest -n 4
+
+# Every mutant of every machine; `make test` tries a few of each.
+mutants: $(READY)
+	$(PY) -m pytest tests/mutants --all-mutants -n 2
 
 # Clusters of real processes, in network namespaces where this host lets us: the demo, faults, the documents' commands.
 lab: $(READY)
@@ -34,7 +38,7 @@ check: $(READY)
 	$(VENV)/bin/mypy -p atoll
 
 sim: $(READY)
-	$(PY) -m pytest tests/sim tests/mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600
+	$(PY) -m pytest tests/sim tests/mutants --all-mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600
 	$(PY) -m atoll.testing.site_hours_main --hours 100
 
 # A night of the election: about nine hours of one core.

@@ -1,4 +1,4 @@
-"""What every test shares: the three event loops."""
+"""What every test shares: the three event loops, and how much of the long suites is wanted."""
 
 import pytest
 
@@ -13,3 +13,11 @@ LOOPS = [
 def anyio_backend(request):
     """Run an `anyio`-marked test on asyncio, uvloop and trio."""
     return request.param
+
+
+def pytest_addoption(parser):
+    parser.addoption("--sim-seeds", type=int, help="how many seeds each simulation runs; the quick suite has its own")
+    parser.addoption("--sim-seed", type=int, help="the one seed to run, to replay a failure")
+    parser.addoption("--sim-seconds", type=float, help="simulated seconds of each seed")
+    parser.addoption("--write-traces", action="store_true", help="write tests/traces anew")
+    parser.addoption("--all-mutants", action="store_true", help="try every mutant, not a few of each file")

@@ -70,7 +70,7 @@ def test_two_callers_of_one_label_have_circuits_of_their_own():
         (ticket_of(b"c", Role.REACH, key=STRANGER), Reason.FOREIGN_ISSUER),
         (ticket_of(b"c", Role.REACH, relay=STRANGER), Reason.FOREIGN_RELAY),
         (ticket_of(b"another", Role.REACH), Reason.FOREIGN_HOLDER),
-        (ticket_of(b"c", Role.REACH)[:-1] + b"\x00", Reason.FORGED),
+        (ticket_of(b"c", Role.REACH)[:-1] + bytes([ticket_of(b"c", Role.REACH)[-1] ^ 1]), Reason.FORGED),
         (ticket_of(b"c", Role.REACH, quota=0), Reason.OVER_QUOTA),
         (
             issue(ISSUER, role=Role.CALL, subject=bytes(16), relay=RELAY.node_id, expires_at=2**32 - 1),

@@ -1,21 +1,26 @@
-"""Which seeds the simulations run: `--sim-seeds N` of them, or exactly `--sim-seed N`."""
+"""Which seeds the simulations run: `--sim-seeds N` of them, or exactly `--sim-seed N`; else enough for a commit."""
 
 SEEDS = 200
-
-
-def pytest_addoption(parser):
-    parser.addoption("--sim-seeds", type=int, default=SEEDS, help="how many seeds each simulation runs")
-    parser.addoption("--sim-seed", type=int, default=None, help="the one seed to run, to replay a failure")
-    parser.addoption("--write-traces", action="store_true", help="write tests/traces anew")
-    parser.addoption("--sim-seconds", type=float, default=None, help="simulated seconds of each seed")
+"""Of the quick suite, where a test does not say `@pytest.mark.seeds(N)`."""
+LONG_FROM = 1000
+"""With so many seeds, those marked `long` run too."""
 
 
 def pytest_generate_tests(metafunc):
-    # pytest registers these options only when it is called on this folder; otherwise the defaults hold.
     option = metafunc.config.getoption
     if "seed" in metafunc.fixturenames:
-        one = option("--sim-seed", None)
-        seeds = range(option("--sim-seeds", SEEDS)) if one is None else [one]
-        metafunc.parametrize("seed", seeds)
+        marker = metafunc.definition.get_closest_marker("seeds")
+        quick = SEEDS if marker is None else marker.args[0]
+        one = option("--sim-seed")
+        metafunc.parametrize("seed", range(option("--sim-seeds") or quick) if one is None else [one])
     if "sim_seconds" in metafunc.fixturenames:
-        metafunc.parametrize("sim_seconds", [option("--sim-seconds", None) or 25.0], ids=["s"])
+        metafunc.parametrize("sim_seconds", [option("--sim-seconds") or 25.0], ids=["s"])
+
+
+def pytest_collection_modifyitems(config, items):
+    if (config.getoption("--sim-seeds") or 0) >= LONG_FROM:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]

@@ -20,12 +20,9 @@ from atoll.testing.faults import Crash, Cut, FaultPlan, Loss
 
 DAY_H = 24
 NODES = 50
+MANY = 1000
+"""Seeds that only `make sim` asks for."""
 QUIET = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0)
-
-
-def many(request):
-    """Tell whether this is `make sim`, which asks for more seeds than the quick suite."""
-    return request.config.getoption("--sim-seeds", 0) >= 1000
 
 
 def test_sick_observers_harm_nobody_at_20_percent_loss():
@@ -34,9 +31,8 @@ def test_sick_observers_harm_nobody_at_20_percent_loss():
         assert not report.violations, f"seed {seed}: {report.violations[0]}"
 
 
-def test_at_most_one_false_death_in_a_day_of_50_nodes_with_loss_and_pauses(request, capsys):
-    if not many(request):
-        pytest.skip("a quarter of an hour; `make sim` runs it")
+@pytest.mark.long
+def test_at_most_one_false_death_in_a_day_of_50_nodes_with_loss_and_pauses(capsys):
     deaths, rumours, suspicions = NoFalseDeath(allowed=1), BoundedGossip(), FewSuspicions(math.inf)
     report = suspicion_simulation(1, nodes=NODES, probes=(deaths, rumours, suspicions)).run(DAY_H * 3600.0)
     with capsys.disabled():
@@ -50,7 +46,7 @@ def test_at_most_one_false_death_in_a_day_of_50_nodes_with_loss_and_pauses(reque
 
 @pytest.mark.parametrize(("nodes", "bound_s"), [(2, 20.0), (5, 20.0), (12, 20.0), (NODES, 25.0)])
 def test_a_death_is_known_to_everybody_within_the_bound(nodes, bound_s, request):
-    for seed in range(20 if many(request) else 1):
+    for seed in range(20 if (request.config.getoption("--sim-seeds") or 0) >= MANY else 1):
         found = time_to_find(seed, nodes=nodes)
         assert found.last_s <= bound_s, f"seed {seed}: {found}"
 

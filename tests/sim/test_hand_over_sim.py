@@ -19,18 +19,13 @@ def replay(request, seed):
     return f"replay with: python -m pytest tests/sim --sim-seed {seed} -k {request.node.originalname}"
 
 
-QUICK_EVERY = 100
-"""Of the seeds of the quick suite, which are as many as the quick simulation of an election needs."""
+QUICK_SEEDS = 2
+"""Each takes half a second; `make sim` has thousands."""
 
 
 def all_wanted(request):
     option = request.config.getoption
-    return option("--sim-seed", None) is not None or option("--sim-seeds", None) not in (None, 200)
-
-
-def few(seed, request):
-    """Every seed when more are asked for, or one; two of them in the quick suite."""
-    return not all_wanted(request) and seed % QUICK_EVERY
+    return option("--sim-seed") is not None or option("--sim-seeds") is not None
 
 
 @pytest.fixture
@@ -45,32 +40,28 @@ def check(simulation, seconds, request, seed):
     return report
 
 
+@pytest.mark.seeds(QUICK_SEEDS)
 def test_every_acknowledged_operation_is_applied_exactly_once_despite_every_fault(seed, seconds, request):
-    if few(seed, request):
-        pytest.skip("in make sim")
     plan = FaultPlan(every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
     of = world(4 + seed % 2, (1, 2, 3, 3, 3, 4)[seed % 6], 3)
     check(hand_over_simulation(seed, plan, of), seconds, request, seed)
 
 
+@pytest.mark.seeds(QUICK_SEEDS)
 def test_crashes_and_torn_writes_in_quick_succession_lose_nothing(seed, seconds, request):
-    if few(seed, request):
-        pytest.skip("in make sim")
     plan = FaultPlan(weights=CRASHES, every_s=(0.02, 0.2), until_s=seconds - 5, **{**SHORT, "crash_s": (0.01, 0.2)})
     check(hand_over_simulation(seed, plan, world(4, 3, 3)), seconds, request, seed)
 
 
+@pytest.mark.seeds(QUICK_SEEDS)
 def test_emptied_stores_lose_nothing(seed, seconds, request):
-    if few(seed, request):
-        pytest.skip("in make sim")
     plan = FaultPlan(weights={**EVERYTHING, "forget": 0.3}, every_s=(0.5, 3.0), **SHORT)
     report = hand_over_simulation(seed, plan, world(5, 3 if seed % 2 else 5, 3)).run(seconds)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
+@pytest.mark.seeds(QUICK_SEEDS)
 def test_planned_moves_of_soft_actors_are_exactly_once(seed, seconds, request):
-    if few(seed, request):
-        pytest.skip("in make sim")
     plan = FaultPlan(weights=HARMLESS_TO_STATE, every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
     of = world(4, 0, 3, soft=True, replace_s=None)
     check(hand_over_simulation(seed, plan, of), seconds, request, seed)

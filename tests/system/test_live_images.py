@@ -132,7 +132,7 @@ async def test_pulls_are_answered_as_openapi_says_and_refused_with_words(folder)
             ({"image": "small:1.0.0", "from": "two"}, 200, "api-small"),
             ({"image": "nothing"}, 404, "cannot find image with name nothing"),
             ({"image": "small:9"}, 404, "cannot find image with name small:9"),
-            ({"image": "small", "from": "three"}, 404, "cannot find image"),
+            ({"image": "nothing", "from": "three"}, 404, "cannot find image"),
             ({"image": "small", "from": "one"}, 400, "it is this node itself"),
             ({"image": "small", "from": "nobody"}, 404, "no node is called nobody"),
             ({"image": "twice"}, 409, "different images named twice"),
