@@ -17,7 +17,7 @@ demo: $(READY)
 	$(VENV)/bin/atoll demo --once
 
 test: $(READY)
-	$(PY) -m pytest -n 4
+	$(PY) -m pytest -n 6 --dist worksteal
 
 # Every mutant of every machine; `make test` tries a few of each.
 mutants: $(READY)
@@ -25,7 +25,7 @@ mutants: $(READY)
 
 # Clusters of real processes, in network namespaces where this host lets us: the demo, faults, the documents' commands.
 lab: $(READY)
-	$(PY) -m pytest tests/lab -n 2
+	$(PY) -m pytest tests/lab -n 3
 
 # The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
 lab-long: $(READY)
