@@ -342,7 +342,8 @@ async def test_a_registrar_on_another_node_than_the_proxy_announces_its_labels(w
         phone.actor(PATH).board._able = (REGISTRAR,)
         world.link(tv, phone)
         world.elect(tv, phone)
-        await until(lambda: tv.held == set(DUTIES) and phone.names() == ["phone", "tv"])
+        # A proxy that has said what it serves hears where it is served, too.
+        await until(lambda: tv.held == set(DUTIES) and phone.names() == ["phone", "tv"] and tv.told)
         tv.system.announce(SiteServed(RELAYS))
         tv.system.announce(DrainWanted(draining=True))
         await until(lambda: (tv.held, phone.held) == ({PROXY}, {REGISTRAR}))
