@@ -14,11 +14,8 @@ disk. So an operation that fails is never logged, and one that is logged has had
 a generation is there because what an earlier owner wrote counts only when something of this generation lies on top of
 it (Ongaro 2014, 3.6.2): a log of a generation in between would be adopted instead, later.
 
-Up to PIPELINE_MAX operations of different clients are on their way to the stores at once; each store has up to
-APPENDS_MAX messages unanswered, and what comes meanwhile goes into the next one (one fsync for all of it).
-
-A store that lost its log is left alone until this owner's generation was committed knowing of it (`renewal`): then
-nothing that the store may have sealed and forgotten can be as high, and it is filled again.
+Up to PIPELINE_MAX operations of different clients are on their way to the stores at once; `replication.py` brings them
+there.
 """
 
 import enum
@@ -27,11 +24,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.actors.hand_over.application import Application, Applications, OperationFailed
-from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of
+from atoll.actors.hand_over.log import OperationLog
 from atoll.actors.hand_over.messages import (
     CALLERS,
     LOG_STORE,
-    Append,
     Appended,
     Call,
     CallAnswered,
@@ -39,16 +35,16 @@ from atoll.actors.hand_over.messages import (
     CallRefused,
     Entry,
     Fenced,
-    Install,
     Installed,
     LogPart,
     NotSealed,
     Position,
     ReadLog,
-    Seal,
     Sealed,
     StoreFull,
 )
+from atoll.actors.hand_over.reading import Reading
+from atoll.actors.hand_over.replication import Replica, Replication
 from atoll.actors.hand_over.state import ActorState, Answers, decode_state, encode_state
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Seconds, Send, insist
@@ -57,13 +53,10 @@ from atoll.transport.identity import NodeId
 
 PIPELINE_MAX = 16
 """Even the longest ones, above a log that is about to be compacted, must fit into a store: else nothing moves again."""
-APPENDS_MAX = 4
 RETRY_S = 0.1
 """Ten round trips of a LAN with a slow disk."""
 LAGGING_RETRY_S = 1.0
 """For a store that is not needed for a majority: it is probably away."""
-READ_TRIES_MAX = 5
-"""Then the store is taken for gone, and what a majority of the others says decides."""
 COMPACT_BYTES = 2**20
 """Entries behind the snapshot, or twice the snapshot: so compacting costs no more than logging."""
 COMPACT_BYTES_MAX = 4 * 2**20
@@ -89,43 +82,10 @@ class Handed:
     state: bytes
 
 
-class Replica:
-    """What an owner knows of one store."""
-
-    __slots__ = (
-        "before",
-        "in_flight",
-        "installing",
-        "last",
-        "matched",
-        "memory",
-        "node",
-        "sent",
-        "snapshot_at",
-        "voice",
-    )
-
-    def __init__(self, node: NodeId) -> None:
-        self.node = node
-        self.memory: int | None = None
-        """None until it has sealed this generation."""
-        self.voice = False
-        self.last = Position()
-        self.before = 0
-        self.matched = 0
-        """Everything up to here is on its disk, just as the owner has it."""
-        self.sent: int | None = None
-        """Sent up to here; None: it needs the snapshot first."""
-        self.snapshot_at = 0
-        self.installing: int | None = None
-        """The next part of the snapshot to send."""
-        self.in_flight = 0
-
-
 class DurableOwner:
     """One tenure of one durable actor."""
 
-    replica_kind = Replica
+    replication_kind = Replication
 
     def __init__(
         self,
@@ -153,27 +113,22 @@ class DurableOwner:
         """Operations whose reply was another one when they were applied again: the actor is not deterministic."""
         self.application: Application | None = None
         self.answers = Answers()
-        self.log = OperationLog()
         self.committed = 0
+        self.stores = self.replication_kind(actor, placed, life, heard or {})
         self._make = make
         self._handed = handed
-        self._heard = dict(heard or {})
-        self._replicas = {node: self.replica_kind(node) for node in placed.stores}
         self._begun_at = 0
         self._waiting: dict[int, tuple[int, NodeId]] = {}
         """Client to the index of its operation and where it is; those that no majority has yet."""
         self._doubted: dict[int, tuple[int, Send]] = {}
         """Client to the refusal it will get, and the index that has to be confirmed first."""
-        self._source: Replica | None = None
-        self._read: tuple[list[bytes], list[Entry]] = ([], [])
-        self._tries = 0
+        self._reading: Reading | None = None
         self._compact_bytes = compact_bytes
-        self._digest: tuple[Position, bytes] = (Position(), b"")
 
     @property
-    def quorum(self) -> int:
-        """How many stores are a majority."""
-        return len(self._replicas) // 2 + 1
+    def log(self) -> OperationLog:
+        """The log that the stores are to have."""
+        return self.stores.log
 
     @property
     def serving(self) -> bool:
@@ -187,11 +142,7 @@ class DurableOwner:
 
     def renewal(self) -> dict[NodeId, int]:
         """Name the stores that lost their log and can be filled again in a new generation only."""
-        return {
-            node: each.memory
-            for node, each in self._replicas.items()
-            if each.memory is not None and not each.voice and self._heard.get(node) != each.memory
-        }
+        return self.stores.renewal()
 
     def retry_after(self) -> Seconds | None:
         """Say when `retry` should be called; None while there is nothing to wait for."""
@@ -199,12 +150,7 @@ class DurableOwner:
             return None
         if self.phase is not Phase.SERVING or not self.settled:
             return RETRY_S
-        end = self.log.last.index
-        stores = self._replicas.values()
-        behind = any(
-            each.memory is None or (self._fed(each) and (each.matched < end or not each.voice)) for each in stores
-        )
-        return LAGGING_RETRY_S if behind or any(map(self._stale, stores)) else None
+        return LAGGING_RETRY_S if self.stores.behind() else None
 
     def state(self) -> Handed:
         """Give the state as it is now; ask only when `settled`."""
@@ -226,46 +172,30 @@ class DurableOwner:
 
     def begin(self) -> list[Effect]:
         """Seal the generation."""
-        return [self._seal(each) for each in self._replicas.values()]
+        return self.stores.seal_all()
 
     def retry(self, now: Seconds) -> list[Effect]:
         """Send again what was not answered."""
         effects: list[Effect] = []
-        for each in self._replicas.values():
+        for each in self.stores.replicas.values():
             if each.memory is None:
-                effects.append(self._seal(each))
+                effects.append(self.stores.seal(each))
             elif self.phase in (Phase.CONFIRMING, Phase.SERVING):
-                each.in_flight = 0
-                if each.sent is not None:
-                    each.sent = max(each.matched, self.log.base.index)
-                if self._stale(each) and each.installing is not None:
-                    effects.append(self._install(each, each.installing))
-                effects += self._feed(each)
+                effects += self.stores.again(each)
         if self.phase is Phase.READING:
             effects += self._read_again(now)
         return effects
 
     def check(self) -> None:
         """Assert what always holds."""
-        self.log.check()
+        self.stores.check()
         insist(self.committed <= self.log.last.index or self.phase is Phase.ENDED, "more is committed than there is")
-        for each in self._replicas.values():
-            insist(each.matched <= self.log.last.index or not self._begun_at, "a store has more than its owner")
-
-    def _seal(self, replica: Replica) -> Send:
-        return Send(replica.node, Seal(self.actor, self.placed.generation, self.life), LOG_STORE)
-
-    def _fence(self, replica: Replica) -> tuple[str, int, int, int]:
-        return (self.actor, self.placed.generation, self.life, replica.memory or 0)
-
-    def _fed(self, replica: Replica) -> bool:
-        """Tell whether a store is written to: one that lost its log only when the generation knows of that."""
-        known = replica.voice or self._heard.get(replica.node) == replica.memory
-        return replica.memory is not None and known
+        if self._begun_at:
+            self.stores.insist_no_store_has_more()
 
     def receive(self, sender: NodeId, message: Any, now: Seconds) -> list[Effect]:
         """Take what a store says."""
-        replica = self._replicas.get(sender)
+        replica = self.stores.replicas.get(sender)
         ours = message.generation == self.placed.generation and message.life == self.life
         if replica is None or not ours or self.phase is Phase.ENDED:
             return []
@@ -289,37 +219,36 @@ class DurableOwner:
                 return self._on_installed(replica, message)
             case StoreFull(compact=True):
                 replica.snapshot_at = -1
-                return [*self._compact(wanted=True), *self._feed(replica)]
+                return [*self._compact(wanted=True), *self.stores.feed(replica)]
         return []
 
     def _on_not_sealed(self, replica: Replica) -> list[Effect]:
         replica.memory, replica.voice = None, False
-        if replica is self._source:
+        if self._reading is not None and replica is self._reading.source:
             self._begin_anew()
-        return [self._seal(replica)]
+        return [self.stores.seal(replica)]
 
     def _on_sealed(self, replica: Replica, message: Sealed, now: Seconds) -> list[Effect]:
         if replica.memory == message.memory:
             return []
-        replica.memory, replica.voice, replica.last = message.memory, message.voice, message.last
-        replica.before, replica.matched, replica.in_flight, replica.installing = message.before, 0, 0, None
+        replica.note(message)
         if self.phase is Phase.SEALING:
             return self._choose(now)
         if self.phase in (Phase.CONFIRMING, Phase.SERVING):
-            self._align(replica)
-            return self._feed(replica)
+            self.stores.align(replica)
+            return self.stores.feed(replica)
         return []
 
     def sealed_enough(self, voices: Sequence[Replica]) -> bool:
         """Tell whether these stores, whose logs can be trusted, are a majority."""
-        return len(voices) >= self.quorum
+        return len(voices) >= self.stores.quorum
 
     def best_of(self, voices: Sequence[Replica]) -> Replica:
         """Choose the log to adopt."""
         return max(voices, key=lambda each: each.last)
 
     def _choose(self, now: Seconds) -> list[Effect]:
-        voices = [each for each in self._replicas.values() if each.memory is not None and each.voice]
+        voices = self.stores.voices()
         if not self.sealed_enough(voices):
             return []
         best = self.best_of(voices)
@@ -328,46 +257,33 @@ class DurableOwner:
         if best.last == Position():
             return self._adopt(best.last, b"", [], now)
         self.phase, self.why = Phase.READING, f"reads the log of {best.node.short}"
-        self._source, self._read, self._tries = best, ([], []), 0
-        return [self._ask_part(best)]
+        self._reading = Reading(best)
+        return [self._ask_part(self._reading)]
 
     def _begin_anew(self) -> None:
-        self.phase, self.why, self._source = Phase.SEALING, "asks its stores again", None
+        self.phase, self.why, self._reading = Phase.SEALING, "asks its stores again", None
 
-    def _ask_part(self, source: Replica) -> Send:
-        parts, entries = self._read
-        after = entries[-1].index if entries else 0
-        return Send(source.node, ReadLog(*self._fence(source), len(parts), after), LOG_STORE)
+    def _ask_part(self, reading: Reading) -> Send:
+        source = reading.source
+        return Send(source.node, ReadLog(*self.stores.fence(source), *reading.next), LOG_STORE)
 
     def _read_again(self, now: Seconds) -> list[Effect]:
-        source = self._source
-        if source is None:
+        reading = self._reading
+        if reading is None:
             return []
-        self._tries += 1
-        if self._tries <= READ_TRIES_MAX:
-            return [self._ask_part(source)]
-        source.memory = None
+        if not reading.given_up():
+            return [self._ask_part(reading)]
+        reading.source.memory = None
         self._begin_anew()
-        return [self._seal(source), *self._choose(now)]
+        return [self.stores.seal(reading.source), *self._choose(now)]
 
     def _on_part(self, source: Replica, message: LogPart, now: Seconds) -> list[Effect]:
-        parts, entries = self._read
-        if source is not self._source or self.phase is not Phase.READING:
+        reading = self._reading
+        if reading is None or source is not reading.source or not reading.take(message):
             return []
-        if message.part < message.parts:
-            if message.part != len(parts):
-                return []
-            parts.append(message.data)
-        elif message.part == len(parts):
-            index = entries[-1].index if entries else message.base.index
-            if message.entries and message.entries[0].index != index + 1:
-                return []
-            entries += message.entries
-        self._tries = 0
-        end = entries[-1].index if entries else message.base.index
-        if len(parts) < message.parts or end < message.last.index:
-            return [self._ask_part(source)]
-        return self._adopt(message.base, b"".join(parts), entries, now)
+        if not reading.whole_with(message):
+            return [self._ask_part(reading)]
+        return self._adopt(message.base, reading.snapshot, reading.entries, now)
 
     def _adopt(self, base: Position, snapshot: bytes, entries: Sequence[Entry], now: Seconds) -> list[Effect]:
         """Make the log this actor's, and put the entry on top of it that begins the generation."""
@@ -384,7 +300,7 @@ class DurableOwner:
             return []
         self.application = application
         self.answers.restore(state.answers, now)
-        self.log = OperationLog(base, snapshot, entries)
+        self.stores.log = OperationLog(base, snapshot, entries)
         try:
             if snapshot:
                 application.restore(state.data)
@@ -393,11 +309,10 @@ class DurableOwner:
         except OperationFailed as error:
             self.end(f"its log cannot be applied: {error}")
             return []
-        self.phase, self.why, self._source = Phase.CONFIRMING, "has its stores confirm the log", None
-        for each in self._replicas.values():
-            self._align(each)
+        self.phase, self.why, self._reading = Phase.CONFIRMING, "has its stores confirm the log", None
+        self.stores.align_all()
         self.begin_generation()
-        return self._feed_all()
+        return self.stores.feed_all()
 
     def begin_generation(self) -> None:
         """Put the entry on top of the log that begins this generation."""
@@ -410,88 +325,20 @@ class DurableOwner:
                 self.diverged += 1
             self.answers.note(entry, now)
 
-    def _align(self, replica: Replica) -> None:
-        """Find where a store's log leaves ours."""
-        replica.snapshot_at = self.log.base.index
-        if self.log.has(replica.last):
-            replica.matched = replica.sent = replica.last.index
-        else:
-            replica.sent = self.log.base.index
-
-    def _feed_all(self) -> list[Effect]:
-        return [effect for each in self._replicas.values() for effect in self._feed(each)]
-
-    def _stale(self, replica: Replica) -> bool:
-        """Tell whether a store should be sent the snapshot."""
-        base = self.log.base.index
-        return base > 0 and self._fed(replica) and (replica.sent is None or replica.snapshot_at < base)
-
-    def _feed(self, replica: Replica) -> list[Effect]:
-        """Send a store what it lacks, as far as it may be sent."""
-        if not self._fed(replica):
-            return []
-        effects: list[Effect] = []
-        log = self.log
-        if self._stale(replica) and replica.installing is None:
-            replica.installing = 0
-            effects.append(self._install(replica, 0))
-        whole = not replica.voice
-        while replica.sent is not None and replica.in_flight < APPENDS_MAX and (replica.sent < log.last.index or whole):
-            entries = log.behind(replica.sent)
-            after = log.position_at(replica.sent)
-            replica.sent = entries[-1].index if entries else replica.sent
-            replica.in_flight += 1
-            whole = whole and replica.sent == log.last.index
-            message = Append(*self._fence(replica), after, entries, whole)
-            effects.append(Send(replica.node, message, LOG_STORE))
-            if whole:
-                break
-        return effects
-
-    def _install(self, replica: Replica, part: int) -> Send:
-        log = self.log
-        if self._digest[0] != log.base:
-            self._digest = (log.base, digest_of(log.snapshot))
-        parts = parts_of(log.snapshot)
-        part = min(part, len(parts) - 1)
-        message = Install(*self._fence(replica), log.base, self._digest[1], part, len(parts), parts[part])
-        return Send(replica.node, message, LOG_STORE)
-
     def _on_installed(self, replica: Replica, message: Installed) -> list[Effect]:
-        base = self.log.base
-        if message.base != base or not self._stale(replica):
-            return []
-        if message.parts < len(parts_of(self.log.snapshot)):
-            if message.parts == replica.installing:
-                return []
-            replica.installing = message.parts
-            return [self._install(replica, message.parts)]
-        replica.installing, replica.snapshot_at = None, base.index
-        if replica.sent is None:
-            replica.sent = base.index
-        replica.matched = max(replica.matched, base.index)
-        return [*self._feed(replica), *self._commit()]
+        effects = self.stores.take_installed(replica, message)
+        return [*effects, *self._commit()]
 
     def _on_appended(self, replica: Replica, message: Appended) -> list[Effect]:
         if self.phase not in (Phase.CONFIRMING, Phase.SERVING):
             return []
-        replica.in_flight = max(0, replica.in_flight - 1)
-        replica.voice = replica.voice or message.voice
-        if message.missing and message.last.index < replica.matched:
-            return []  # Late, or from a disk that lies; the timer asks again.
-        if not message.missing:
-            replica.matched = max(replica.matched, message.index)
-        elif self.log.has(message.last):
-            replica.matched = max(replica.matched, message.last.index)
-            replica.sent = replica.matched
-        elif replica.sent is not None:
-            replica.sent = None if self.log.base.index else 0
-        return [*self._commit(), *self._feed(replica)]
+        if not self.stores.take_appended(replica, message):
+            return []
+        return [*self._commit(), *self.stores.feed(replica)]
 
     def majority_has(self) -> int:
         """Give the index up to which a majority has the log on disk."""
-        matched = sorted((each.matched for each in self._replicas.values() if each.voice), reverse=True)
-        return matched[self.quorum - 1] if len(matched) >= self.quorum else 0
+        return self.stores.majority_has()
 
     def _commit(self) -> list[Effect]:
         if self.phase not in (Phase.CONFIRMING, Phase.SERVING):
@@ -562,7 +409,7 @@ class DurableOwner:
         refusal = Send(sender, CallRefused(self.actor, call.client, call.sequence, why), CALLERS)
         self._doubted[call.client] = (self.log.last.index + 1, refusal)
         self.log.add(Entry(self.placed.generation, self.log.last.index + 1, operation=self.kind.encode()))
-        return [*self._feed_all(), *self._commit()]
+        return [*self.stores.feed_all(), *self._commit()]
 
     def _log(self, sender: NodeId, call: Call, forgets: int, now: Seconds) -> list[Effect]:
         index = self.log.last.index + 1
@@ -580,7 +427,7 @@ class DurableOwner:
         self.log.add(entry)
         self.answers.note(entry, now)
         self._waiting[call.client] = (index, sender)
-        return [*self._feed_all(), *self._commit()]
+        return [*self.stores.feed_all(), *self._commit()]
 
     def _compaction_due(self) -> bool:
         limit = min(max(self._compact_bytes, 2 * len(self.log.snapshot)), COMPACT_BYTES_MAX)
@@ -596,8 +443,5 @@ class DurableOwner:
             return []
         handed = self.state()
         self.log.compact(handed.position, handed.state)
-        for each in self._replicas.values():
-            each.installing = None
-            if each.sent is not None and each.sent < self.log.base.index:
-                each.sent = None
-        return self._feed_all()
+        self.stores.compacted()
+        return self.stores.feed_all()

@@ -21,11 +21,11 @@ from random import Random
 from typing import Any
 
 from atoll.actors.hand_over.application import Applications
+from atoll.actors.hand_over.arrivals import Arrivals
 from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
 from atoll.actors.hand_over.inquiry import Inquiry
 from atoll.actors.hand_over.messages import (
     CALLERS,
-    HOST_RECORDS,
     HOSTING,
     Appended,
     Applied,
@@ -44,7 +44,6 @@ from atoll.actors.hand_over.messages import (
     Sealed,
     Serving,
     StateDeclined,
-    StateKept,
     StatePart,
     StatePartTaken,
     StoreFull,
@@ -59,9 +58,9 @@ from atoll.actors.hand_over.move import (
     Departure,
     Owner,
     Step,
-    arrival_of,
 )
 from atoll.actors.hand_over.soft import SoftOwner
+from atoll.actors.hand_over.tombstones import Tombstones
 from atoll.actors.placement.messages import Placed, PlaceFound, PlaceSwapped
 from atoll.actors.runtime.machine import (
     Announce,
@@ -70,7 +69,6 @@ from atoll.actors.runtime.machine import (
     Input,
     Received,
     Record,
-    Rewrite,
     Seconds,
     Send,
     TimerFired,
@@ -80,11 +78,6 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.identity import NodeId
 
 OWNERS_MAX = 1024
-ARRIVALS_MAX = 16
-"""Moves to this host at once; each may hold a whole state in memory."""
-TOMBSTONES_MAX = 4096
-TOMBSTONE_S = 300.0
-"""Longer than callers remember an address; who comes later asks the placement."""
 ASK_S = 0.1
 """Until the placement is asked again."""
 LOOK_S = 5.0
@@ -114,14 +107,6 @@ class Claim:
         return placed.generation <= self.expected.generation
 
 
-@dataclass(slots=True)
-class Tombstone:
-    """Where an actor went that was here, or was asked for here."""
-
-    placed: Placed
-    until: Seconds
-
-
 class Hosting:
     """The hosting machine of one node; the module tells its states."""
 
@@ -138,8 +123,8 @@ class Hosting:
         self.owners: dict[str, Owner] = {}
         self.claims: dict[str, Claim] = {}
         self.departures: dict[str, Departure] = {}
-        self.arrivals: dict[str, Arrival] = {}
-        self.tombstones: dict[str, Tombstone] = {}
+        self.arrivals = Arrivals(own, make, self.arrival_kind)
+        self.tombstones = Tombstones()
         self.kinds: dict[str, str] = {}
         """What kind an actor is that this node was told to host."""
         self.ignored = 0
@@ -157,25 +142,15 @@ class Hosting:
             PlaceSwapped: self._on_place_swapped,
             TakePlace: self._on_take_place,
             OfferState: self._on_offer,
-            StatePart: self._on_state_part,
+            StatePart: self.arrivals.take_part,
             StatePartTaken: self._on_part_taken,
             StateDeclined: self._on_declined,
             **dict.fromkeys((Sealed, LogPart, Appended, Installed, Fenced, NotSealed, StoreFull), self._on_store),
         }
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
-        kept: dict[str, list[StateKept]] = {}
-        for record in restored:
-            if isinstance(record, StateKept):
-                parts = kept.setdefault(record.actor, [])
-                if record.part == 0:
-                    parts.clear()
-                parts.append(record)
-        for actor, parts in kept.items():
-            arrival = arrival_of(parts, self.own, now)
-            if arrival is not None:
-                self.arrivals[actor] = arrival
-        return [effect for actor in self.arrivals for effect in self._look(actor, now)]
+        self.arrivals.restore(restored, now)
+        return [effect for actor in self.arrivals.here for effect in self._look(actor, now)]
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         if isinstance(event, Received):
@@ -236,7 +211,7 @@ class Hosting:
         dues = [ASK_S] if actor in self.claims else []
         if actor in self.departures:
             dues.append(RESEND_S)
-        if actor in self.arrivals:
+        if actor in self.arrivals.here:
             dues.append(POLL_S)
         owner = self.owners.get(actor)
         if owner is not None:
@@ -258,9 +233,9 @@ class Hosting:
                 effects += self._ask(actor, claim)
         if (departure := self.departures.get(actor)) is not None:
             effects += self._press(departure, now)
-        if (arrival := self.arrivals.get(actor)) is not None:
+        if (arrival := self.arrivals.here.get(actor)) is not None:
             if now - arrival.since >= ARRIVAL_S:
-                effects += self._drop_arrival(actor)
+                effects += self.arrivals.drop(actor)
             elif actor not in self.claims:
                 effects.append(self.inquiry.find(actor))
         return effects
@@ -358,37 +333,29 @@ class Hosting:
 
     def _place(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
         """Go by the placement, where this host owns nothing: begin, or know where to send others."""
-        tombstone = self.tombstones.get(actor)
-        if tombstone is not None and placed.generation <= tombstone.placed.generation:
-            tombstone.until = now + TOMBSTONE_S
+        if self.tombstones.confirm(actor, placed, now):
             return []
         if placed.host == self.own:
             return self._begin(actor, placed, now, Claim(kind=self.kinds.get(actor, "")))
-        arrival = self.arrivals.get(actor)
+        arrival = self.arrivals.here.get(actor)
         overtaken = arrival is not None and placed.generation >= arrival.offer.wanted.generation
-        self._entomb(actor, placed, now)
-        return self._drop_arrival(actor) if overtaken else []
-
-    def _entomb(self, actor: str, placed: Placed, now: Seconds) -> None:
-        self.tombstones.pop(actor, None)
-        self.tombstones[actor] = Tombstone(placed, now + TOMBSTONE_S)
-        if len(self.tombstones) > TOMBSTONES_MAX:
-            del self.tombstones[next(iter(self.tombstones))]
+        self.tombstones.put(actor, placed, now)
+        return self.arrivals.drop(actor) if overtaken else []
 
     def _begin(self, actor: str, placed: Placed, _now: Seconds, claim: Claim) -> list[Effect]:
         """Own the actor in this generation, which the placement has committed to this host."""
         if len(self.owners) >= OWNERS_MAX:
             self.ignored += 1
             return []
-        self.tombstones.pop(actor, None)
-        arrival = self.arrivals.get(actor)
+        self.tombstones.clear(actor)
+        arrival = self.arrivals.here.get(actor)
         effects: list[Effect] = []
         handed, kind = claim.handed, claim.kind or self.kinds.get(actor, "")
         if arrival is not None:
             if handed is None and arrival.kept and arrival.offer.wanted == placed:
                 handed, kind = arrival.handed, arrival.offer.kind
             # Before anybody is served: after a crash this state would be an old one.
-            effects += self._drop_arrival(actor)
+            effects += self.arrivals.drop(actor)
         effects.append(Announce(Serving(actor, placed.generation, "begins")))
         if placed.stores:
             life = self._rng.randrange(1, 2**52)
@@ -441,10 +408,9 @@ class Hosting:
         owner = self.owners.get(call.actor)
         if owner is not None and owner.serving:
             return owner.call(sender, call, now)
-        tombstone = self.tombstones.get(call.actor)
-        if tombstone is not None and now < tombstone.until:
-            return [Send(sender, CallRedirected(call.actor, call.client, call.sequence, tombstone.placed), CALLERS)]
-        self.tombstones.pop(call.actor, None)
+        gone_to = self.tombstones.find(call.actor, now)
+        if gone_to is not None:
+            return [Send(sender, CallRedirected(call.actor, call.client, call.sequence, gone_to), CALLERS)]
         why = owner.why if owner is not None else "this host asks where the actor is"
         deferred = Send(sender, CallDeferred(call.actor, call.client, call.sequence, SOON_MS, why), CALLERS)
         return [deferred, *(self._look(call.actor, now) if owner is None else [])]
@@ -528,7 +494,7 @@ class Hosting:
         actor = owner.actor
         del self.departures[actor]
         effects = self._release(owner, f"it moved to {departure.target.short}", now)
-        self._entomb(actor, departure.wanted, now)
+        self.tombstones.put(actor, departure.wanted, now)
         return [
             Send(departure.target, TakePlace(actor, departure.wanted, departure.move)),
             *effects,
@@ -538,65 +504,15 @@ class Hosting:
     # Moves: this host as the target.
 
     def _on_offer(self, sender: NodeId, offer: OfferState, now: Seconds) -> list[Effect]:
-        actor = offer.actor
-        if why := self._declines(sender, offer):
-            return [Send(sender, StateDeclined(actor, offer.move, why))]
-        arrival = self.arrivals.get(actor)
-        if arrival is None or arrival.superseded_by(offer):
-            arrival = self.arrivals[actor] = self.arrival_kind(offer, sender, now, [])
-        elif arrival.offer.move != offer.move:
-            return []
-        return self._take_part(arrival, 0, offer.data)
-
-    def _declines(self, sender: NodeId, offer: OfferState) -> str:
-        owner = self.owners.get(offer.actor)
-        if offer.wanted.host != self.own or offer.placed.host != sender or offer.parts == 0:
-            return "the offer contradicts itself"
-        if owner is not None or offer.actor in self.claims:
-            return "this host owns it, or is about to"
-        if offer.actor not in self.arrivals and len(self.arrivals) >= ARRIVALS_MAX:
-            return f"{ARRIVALS_MAX} actors arrive here already"
-        if self._make(offer.actor, offer.kind) is None:
-            return f"no actor of the kind {offer.kind} is known here"
-        return ""
-
-    def _on_state_part(self, sender: NodeId, message: StatePart, _now: Seconds) -> list[Effect]:
-        arrival = self.arrivals.get(message.actor)
-        if arrival is None or arrival.source != sender or arrival.offer.move != message.move:
-            return []
-        return self._take_part(arrival, message.part, message.data)
-
-    def _take_part(self, arrival: Arrival, part: int, data: bytes) -> list[Effect]:
-        actor = arrival.offer.actor
-        arrival.take(part, data)
-        effects: list[Effect] = []
-        if arrival.whole and not arrival.kept:
-            if not arrival.sound():
-                del self.arrivals[actor]
-                why = "the parts are not what was offered"
-                return [Send(arrival.source, StateDeclined(actor, arrival.offer.move, why))]
-            arrival.kept = True
-            effects += keep(actor, arrival.records())
-        return [*effects, Send(arrival.source, arrival.taken())]
-
-    def _drop_arrival(self, actor: str) -> list[Effect]:
-        arrival = self.arrivals.pop(actor)
-        return keep(actor, ()) if arrival.kept else []
+        owned = offer.actor in self.owners or offer.actor in self.claims
+        return self.arrivals.offered(sender, offer, now, owned=owned)
 
     def _on_take_place(self, sender: NodeId, message: TakePlace, now: Seconds) -> list[Effect]:
-        arrival = self.arrivals.get(message.actor)
         if message.placed.host != self.own or message.actor in self.owners:
             return []
-        if arrival is not None and arrival.source == sender and arrival.kept:
-            offer = arrival.offer
-            if (offer.wanted, offer.move) == (message.placed, message.move):
-                return self._learn(message.actor, message.placed, now)
+        if self.arrivals.promised_by(sender, message):
+            return self._learn(message.actor, message.placed, now)
         return self._look(message.actor, now)
 
 
-def keep(actor: str, records: Sequence[Record]) -> list[Effect]:
-    """Put these records in the place of what is kept of an actor."""
-    return [Rewrite(actor, HOST_RECORDS, tuple(records))]
-
-
-__all__ = ["CALLERS", "HOSTING", "Claim", "Hosting", "Tombstone"]
+__all__ = ["CALLERS", "HOSTING", "Claim", "Hosting"]
