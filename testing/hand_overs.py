@@ -128,7 +128,11 @@ class Acknowledged:
 class Register:
     """Where actors are placed: linearizable, durable, and sometimes wrong about who is alive."""
 
-    def __init__(self, hosts: Sequence[NodeId], rng: Random, replace_s: tuple[float, float] | None) -> None:
+    def __init__(
+        self, hosts: Sequence[NodeId], rng: Random, replace_s: tuple[float, float] | None, *, hints: bool = True
+    ) -> None:
+        """`hints`: it tells whom it names; without, they have to find out."""
+        self._hints = hints
         self.places: dict[str, Placed] = {}
         self._hosts = hosts
         self._rng = rng
@@ -158,7 +162,8 @@ class Register:
             for actor, placed in tuple(self.places.items()):
                 host = self._rng.choice(self._hosts)
                 effects += self._put(actor, Placed(placed.generation + 1, host, placed.stores))
-                effects.append(Send(host, TakePlace(actor, self.places[actor]), HOSTING))
+                if self._hints:
+                    effects.append(Send(host, TakePlace(actor, self.places[actor]), HOSTING))
             return effects
         return []
 
@@ -390,10 +395,12 @@ class World:
     move_s: Seconds = 0.02
     think_s: Seconds = 0.02
     replace_s: tuple[float, float] | None = (0.5, 4.0)
+    hints: bool = True
     compact_bytes: int = 1500
     log_bytes_max: int = 6000
     hosting_kind: type[Hosting] = Hosting
     store_kind: type[LogStore] = LogStore
+    callers_kind: type[Callers] = Callers
 
     @property
     def founder(self) -> NodeId:
@@ -423,12 +430,12 @@ class World:
         return make
 
     def _register(self, rng: Random) -> SimulatedHost:
-        register = Register(self.hosts, rng, self.replace_s)
+        register = Register(self.hosts, rng, self.replace_s, hints=self.hints)
         return SimulatedHost({PLACEMENT: (register, (RegisterKept,))}, rng, self)
 
     def _caller(self, node: NodeId) -> Callable[[Random], Any]:
         def make(rng: Random) -> SimulatedCaller:
-            callers = Callers(node, rng=rng, placement=self.register, give_up_s=1e9)
+            callers = self.callers_kind(node, rng=rng, placement=self.register, give_up_s=1e9)
             return SimulatedCaller(callers, rng, self.think_s)
 
         return make

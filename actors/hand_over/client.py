@@ -23,6 +23,7 @@ from atoll.actors.hand_over.messages import (
     CallEnded,
     CallRedirected,
     CallRefused,
+    TakePlace,
 )
 from atoll.actors.placement.messages import Placed, PlaceFound
 from atoll.actors.runtime.machine import (
@@ -156,20 +157,29 @@ class Callers:
         if caller is None or (message.actor, message.sequence) != (caller.actor, caller.sequence):
             self.ignored += 1
             return []
-        return self._hear(caller, message, now)
+        return self._hear(caller, event, now)
 
-    def _hear(self, caller: Caller, message: Any, now: Seconds) -> list[Effect]:
+    def _hear(self, caller: Caller, event: Received, now: Seconds) -> list[Effect]:
+        message: Any = event.message
         match message:
             case CallAnswered(reply=reply):
                 return self._end(caller, reply)
             case CallDeferred(after_ms=after_ms) if now - caller.since < self._give_up_s:
                 return [Arm(str(caller.client), after_ms / 1000)]
             case CallRedirected(placed=placed):
-                return self._ask(caller) if self._learn(caller.actor, placed) else []
+                return self._ask(caller) if self._learn(caller.actor, placed) else self._hint(event.sender, caller)
             case CallDeferred(why=why) | CallRefused(why=why):
                 return self._fail(caller, why)
         self.ignored += 1
         return []
+
+    def _hint(self, sender: NodeId, caller: Caller) -> list[Effect]:
+        """Tell a host that sends us away what we know: it has not heard yet that it is the one.
+
+        Two hosts that redirect to each other would go on for as long as the older of them remembers.
+        """
+        known = self.places[caller.actor]
+        return [Send(sender, TakePlace(caller.actor, known), HOSTING)] if known.host == sender else []
 
     def _on_place(self, message: PlaceFound) -> list[Effect]:
         asks_elsewhere = self.inquiry.heard(message.supernode)

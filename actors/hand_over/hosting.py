@@ -508,7 +508,8 @@ class Hosting:
         return self.arrivals.offered(sender, offer, now, owned=owned)
 
     def _on_take_place(self, sender: NodeId, message: TakePlace, now: Seconds) -> list[Effect]:
-        if message.placed.host != self.own or message.actor in self.owners:
+        owner = self.owners.get(message.actor)
+        if message.placed.host != self.own or (owner and owner.placed.generation >= message.placed.generation):
             return []
         if self.arrivals.promised_by(sender, message):
             return self._learn(message.actor, message.placed, now)

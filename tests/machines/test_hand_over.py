@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atoll.actors.hand_over.client import Callers, PlaceCall, PlaceKnown
 from atoll.actors.hand_over.durable import COMPACT_BYTES_MAX, PIPELINE_MAX, DurableOwner, Handed, Phase
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of, size_of
@@ -22,6 +23,7 @@ from atoll.actors.hand_over.messages import (
     Call,
     CallAnswered,
     CallDeferred,
+    CallRedirected,
     Entry,
     Fenced,
     Found,
@@ -180,6 +182,23 @@ def test_nobody_serves_while_the_placement_has_not_said_who_does():
     net.carry(A, net.hosts[A]._tick("x", 4.0))
     assert net.places["x"] == Placed(2, A, ())
     assert net.call(A, Call("x", 9, 1, b"a")) == CallAnswered("x", 9, 1, b"1", 2)
+
+
+def test_a_host_that_is_told_of_its_next_tenure_in_its_last_one_asks_the_placement():
+    net = found(())
+    net.places["x"] = Placed(3, A, ())
+    net.carry(A, net.hosts[A].handle(Received(B, TakePlace("x", net.places["x"])), 0.0))
+    assert net.call(A, Call("x", 9, 1, b"a")).generation == 3
+
+
+def test_a_caller_tells_a_host_that_sends_it_away_with_older_word_what_it_knows():
+    callers = Callers(C, rng=Random(1))
+    callers.handle(Told(PlaceKnown("x", Placed(3, A))), 0.0)
+    (send, _arm) = callers.handle(Told(PlaceCall("x", b"a", 1)), 0.0)
+    client, sequence = send.message.client, send.message.sequence
+    (hint,) = callers.handle(Received(A, CallRedirected("x", client, sequence, Placed(2, B))), 0.0)
+    assert hint == Send(A, TakePlace("x", Placed(3, A)), HOSTING)
+    assert callers.handle(Received(B, CallRedirected("x", client, sequence, Placed(2, B))), 0.0) == []
 
 
 def sealed_store(**limits):

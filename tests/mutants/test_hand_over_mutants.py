@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from atoll.actors.hand_over.client import Callers
 from atoll.actors.hand_over.durable import DurableOwner
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
@@ -117,6 +118,11 @@ class SoftRefusesWhileItLeaves(SoftOwner):
         return effects
 
 
+class SaysNothingToAHostThatSendsItAway(Callers):
+    def _hint(self, sender, caller):
+        return []
+
+
 class LateOfferReplacesANewerState(Arrival):
     def superseded_by(self, offer):
         return offer.move != self.offer.move
@@ -172,6 +178,9 @@ FORGETTING = FaultPlan(
 )
 
 
+NO_FAULTS = FaultPlan(weights={}, until_s=20)
+
+
 @dataclass(frozen=True)
 class Nemesis:
     faults: FaultPlan
@@ -192,6 +201,8 @@ def mutated(mutant):
         return {"store_kind": mutant}
     if issubclass(mutant, Hosting):
         return {"hosting_kind": mutant}
+    if issubclass(mutant, Callers):
+        return {"callers_kind": mutant}
     name = {DurableOwner: "durable_kind", SoftOwner: "soft_kind", Arrival: "arrival_kind"}[mutant.__mro__[1]]
     return {"hosting_kind": type(mutant.__name__, (Hosting,), {name: mutant})}
 
@@ -214,6 +225,9 @@ NEMESES = {
     TombstoneServes: Nemesis(LOSSES, 30, soft=True),
     SoftSnapshotWithoutAnswers: Nemesis(LOSSES, 30, soft=True),
     SoftRefusesWhileItLeaves: Nemesis(LATE, 600, soft=True, world={**BUSY, "hosts": 2}),
+    SaysNothingToAHostThatSendsItAway: Nemesis(
+        NO_FAULTS, 40, world={"move_s": 0.3, "replace_s": (5, 9), "hints": False}
+    ),
     LateOfferReplacesANewerState: Nemesis(LATE, 900, soft=True, world={**BUSY, "hosts": 2}),
 }
 

@@ -77,6 +77,13 @@ def test_a_store_that_was_emptied_is_filled_again_and_counts():
     assert all(store.logs["ledger"].voice for store in stores)
 
 
+def test_two_hosts_that_redirect_to_each_other_do_not_keep_a_caller_for_long():
+    """In this run a host is told that the actor is back while it still has it in an earlier generation."""
+    plan = FaultPlan(every_s=(0.5, 5), until_s=20, **{**SHORT, "crash_s": (0.02, 1)})
+    report = hand_over_simulation(11013, plan, world(4, 3, 2, move_s=0.002, think_s=0.05)).run(25)
+    assert not report.violations, report.violations[0]
+
+
 SCRIPT = """
 from atoll.testing.faults import FaultPlan
 from atoll.testing.hand_overs import hand_over_simulation
