@@ -72,13 +72,12 @@ class Wholeness:
         supernode = status["supernode"]
         if supernode is None or not supernode["confirmed"]:
             lacks.append("knows no confirmed supernode")
-        # A supernode that runs on a battery gives the duty of the proxy to somebody fitter.
-        if (proxy := _proxy(status)) is None:
-            lacks.append("knows no proxy")
-        elif proxy == status["node"]["id"]:
+        if wanted := min(RELAYS_OF_A_SITE, len(self.cluster.spec.relay)):
+            # A supernode that runs on a battery gives the duty of the proxy to somebody fitter.
             up = [each["relay"] for each in status["seps"] if each["state"] == "up"]
-            wanted = min(RELAYS_OF_A_SITE, len(self.cluster.spec.relay))
-            if len(up) < wanted:
+            if (proxy := _proxy(status)) is None:
+                lacks.append("knows no proxy")
+            elif proxy == status["node"]["id"] and len(up) < wanted:
                 lacks.append(f"is proxy and registered at {len(up)} of {wanted} relays")
         if status["site"]["members"] != members:
             lacks.append(f"sees {status['site']['members']} of {members} members")
