@@ -27,6 +27,7 @@ from atoll.actors.runtime.errors import (
     StartFailed,
 )
 from atoll.actors.runtime.journal import Journal
+from atoll.actors.runtime.keyed_journal import KeyedJournal
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.machine_actor import MachineActor
 from atoll.actors.runtime.messages import MESSAGES, Fault, UserMessage
@@ -56,6 +57,7 @@ __all__ = [
     "Fault",
     "Journal",
     "JournalFailed",
+    "KeyedJournal",
     "MachineActor",
     "MailboxFull",
     "ReplyTo",

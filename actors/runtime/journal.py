@@ -2,11 +2,8 @@
 
     closed --open--> open --append (fsync)--> open --an append fails--> failed, until it is opened again
 
-    record  "ATJ1" | u32 length | u32 crc32 of length and payload | payload (msgpack)      big-endian
-
-What may be found at `open`:
-- A last record that is torn (the host died while it was written, so nothing depended on it): cut off, and said. Torn
-  means unfinished: it stops early, or ends in zeros that the file system put there.
+What may be found at `open` (`records.py` says how records are framed):
+- A last record that is torn: cut off, and said.
 - Anything else wrong: the file is set aside as `<name>.corrupt-<n>`, its good beginning goes on in a new file, and
   `damage` says so: something that was durable is lost, and only the machine's owner can know whether it may go on.
 - No record at all, where there was one once: that is damage too. `<name>.begun`, made with the first record, tells; it
@@ -20,8 +17,6 @@ It blocks the loop for as long as the disk takes, and on purpose: nothing may ha
 
 import logging
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import or_
@@ -32,6 +27,16 @@ import msgspec
 
 from atoll.actors.runtime.errors import JournalFailed
 from atoll.actors.runtime.machine import Record
+from atoll.actors.runtime.records import (
+    RECORD_BYTES_MAX,
+    frame,
+    is_torn,
+    payloads,
+    read_all,
+    set_aside,
+    sync_folder,
+    write_all,
+)
 from atoll.transport.codec import decode_special, encode_special
 from atoll.transport.errors import MalformedFrame, UsageError
 
@@ -42,61 +47,8 @@ except ImportError:  # Windows: two nodes on one state directory go unnoticed th
 
 log = logging.getLogger("atoll.actors")
 
-MARK = b"ATJ1"
-RECORD_BYTES_MAX = 1024 * 1024
 SIZE_BYTES_MAX = 1024 * 1024
 """A longer file is compacted; read whole at each start, it should stay short."""
-CORRUPT_FILES_MAX = 100
-_HEAD = struct.Struct(">4sII")
-_LENGTH = struct.Struct(">I")
-
-
-def _frame(payload: bytes) -> bytes:
-    return _HEAD.pack(MARK, len(payload), zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))) + payload
-
-
-def _payload_at(data: bytes, offset: int) -> bytes | None:
-    """Give the payload of a whole, undamaged record at that place."""
-    if len(data) - offset < _HEAD.size:
-        return None
-    mark, length, checksum = _HEAD.unpack_from(data, offset)
-    start = offset + _HEAD.size
-    if mark != MARK or length > RECORD_BYTES_MAX or start + length > len(data):
-        return None
-    payload = data[start : start + length]
-    return payload if zlib.crc32(payload, zlib.crc32(_LENGTH.pack(length))) == checksum else None
-
-
-def _record_follows(data: bytes, offset: int) -> bool:
-    """Tell whether any good record stands behind the damage at `offset`: then it is no torn tail."""
-    while (offset := data.find(MARK, offset + 1)) >= 0:
-        if _payload_at(data, offset) is not None:
-            return True
-    return False
-
-
-def _unfinished(tail: bytes) -> bool:
-    """Tell whether the writing of a record can have been cut short here: the rest never came, or as zeros.
-
-    A whole record with a wrong checksum was written once, and has rotted since.
-    """
-    if not any(tail):
-        return True
-    if len(tail) < _HEAD.size:
-        return MARK.startswith(tail[: len(MARK)].rstrip(b"\0"))
-    mark, length, _ = _HEAD.unpack_from(tail)
-    short = _HEAD.size + length > len(tail)
-    return bool(mark == MARK and len(tail) <= _HEAD.size + RECORD_BYTES_MAX and (short or not tail[-1]))
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # A directory cannot be synced there; NTFS logs the rename itself.
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Journal:
@@ -142,8 +94,8 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             self._lock(self._descriptor)
-            _sync_folder(self.path.parent)
-            return self._restore(self._read())
+            sync_folder(self.path.parent)
+            return self._restore(read_all(self._descriptor))
         except OSError as error:
             self.close()
             raise JournalFailed(f"the journal {self.path} cannot be opened: {error}") from error
@@ -160,22 +112,11 @@ class Journal:
                     f"the journal {self.path} is open elsewhere: does a node run on this state directory already?"
                 ) from error
 
-    def _read(self) -> bytes:
-        assert self._descriptor is not None  # noqa: S101 - for mypy
-        parts = []
-        while part := os.read(self._descriptor, 1 << 20):
-            parts.append(part)
-        return b"".join(parts)
-
     def _restore(self, data: bytes) -> list[Record]:
         restored: list[Record] = []
         self._newest = {}
         offset, wrong = 0, ""
-        while offset < len(data):
-            payload = _payload_at(data, offset)
-            if payload is None:
-                wrong = f"no record at byte {offset} of {len(data)}"
-                break
+        for payload, end in payloads(data):
             try:
                 record = self._decoder.decode(payload)
             except (msgspec.MsgspecError, MalformedFrame, ValueError, RecursionError) as error:
@@ -183,10 +124,12 @@ class Journal:
                 break
             restored.append(record)
             self._note(record, payload)
-            offset += _HEAD.size + len(payload)
+            offset = end
+        if not wrong and offset < len(data):
+            wrong = f"no record at byte {offset} of {len(data)}"
         self._size = offset
         if wrong and not self._cut(data, offset):
-            aside = self._set_aside()
+            aside = set_aside(self.path)
             self.damage = f"{wrong}; the whole file was kept as {aside.name}, and what stood before goes on"
         elif self._loss is not None and not restored and self._begun.exists():
             self.damage = "it had records once, and none is left"
@@ -199,7 +142,7 @@ class Journal:
 
     def _cut(self, data: bytes, offset: int) -> bool:
         """Cut off what can only be a torn write; tell whether it was one."""
-        if _payload_at(data, offset) is not None or _record_follows(data, offset) or not _unfinished(data[offset:]):
+        if not is_torn(data, offset):
             return False
         assert self._descriptor is not None  # noqa: S101 - for mypy
         os.ftruncate(self._descriptor, offset)
@@ -215,20 +158,10 @@ class Journal:
         lost = self._loss(damage)
         payload = self._encoder.encode(lost)
         # At once: a crash in between would leave a file in order, and nobody who knows of the loss.
-        self._replace(good + _frame(payload))
+        self._replace(good + frame(payload))
         self._note(lost, payload)
         self._mark_begun()
         return [lost]
-
-    def _set_aside(self) -> Path:
-        for number in range(1, CORRUPT_FILES_MAX + 1):
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{number}")
-            try:
-                os.link(self.path, aside)
-            except FileExistsError:
-                continue
-            return aside
-        raise JournalFailed(f"{CORRUPT_FILES_MAX} corrupt journals lie beside {self.path}: look at the disk")
 
     def _replace(self, data: bytes) -> None:
         """Put a file with that content in the journal's place, at once or not at all."""
@@ -236,22 +169,16 @@ class Journal:
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._lock(descriptor)
-            self._write(descriptor, data)
+            write_all(descriptor, data)
             os.fsync(descriptor)
             fresh.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except BaseException:
             os.close(descriptor)
             raise
         assert self._descriptor is not None  # noqa: S101 - for mypy
         os.close(self._descriptor)
         self._descriptor, self._size = descriptor, len(data)
-
-    @staticmethod
-    def _write(descriptor: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
 
     def _note(self, record: Record, payload: bytes) -> None:
         self._newest.pop(type(record), None)
@@ -271,12 +198,12 @@ class Journal:
         payload = self._encoder.encode(record)
         if len(payload) > RECORD_BYTES_MAX:
             raise UsageError(f"a record of {len(payload)} bytes is longer than {RECORD_BYTES_MAX}")
-        frame = _frame(payload)
+        data = frame(payload)
         try:
             os.lseek(self._descriptor, self._size, os.SEEK_SET)
-            self._write(self._descriptor, frame)
+            write_all(self._descriptor, data)
             os.fsync(self._descriptor)
-            self._size += len(frame)
+            self._size += len(data)
             if self._loss is not None and not self._newest:
                 self._mark_begun()
             self._note(record, payload)
@@ -292,10 +219,10 @@ class Journal:
         if self._begun.exists():
             return
         os.close(os.open(self._begun, os.O_RDWR | os.O_CREAT, 0o600))
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _compact(self) -> None:
-        self._replace(b"".join(_frame(payload) for payload in self._newest.values()))
+        self._replace(b"".join(frame(payload) for payload in self._newest.values()))
         self._compacted_size = self._size
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood
 from atoll.actors.runtime.journal import Journal
+from atoll.actors.runtime.keyed_journal import KeyedJournal
 from atoll.actors.runtime.machine import (
     Address,
     Announce,
@@ -52,7 +53,7 @@ class MachineActor(Actor):
 
     facts_are_told = True
 
-    def __init__(self, machine: Machine, journal: Journal | None = None, *, check: bool = False) -> None:
+    def __init__(self, machine: Machine, journal: Journal | KeyedJournal | None = None, *, check: bool = False) -> None:
         self.machine = machine
         self._journal = journal
         self._check = check
@@ -122,9 +123,13 @@ class MachineActor(Actor):
         self.system.announce(fact)
 
     def _persist(self, effect: Persist | Rewrite) -> None:
-        if self._journal is None or isinstance(effect, Rewrite):
+        journal = self._journal
+        if isinstance(effect, Persist) and journal is not None:
+            journal.append(effect.record)
+        elif isinstance(effect, Rewrite) and isinstance(journal, KeyedJournal) and journal.keeps_no_other(effect.kinds):
+            journal.rewrite(effect.key, effect.records)
+        else:
             raise UsageError(f"the machine of {self.ref.address.path} persists, but has no journal for that")
-        self._journal.append(effect.record)
 
     def _send(self, effect: Send) -> None:
         target = Address(effect.target, effect.path or self.ref.address.path)

@@ -1,5 +1,7 @@
 """The shell of machines: inputs, effects in order, timers of the lease clock, records that survive."""
 
+import shutil
+
 import anyio
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from atoll.actors.runtime import (
     AskNotUnderstood,
     AskTimedOut,
     Journal,
+    KeyedJournal,
     MachineActor,
     RestartsExhausted,
     StartFailed,
@@ -23,6 +26,7 @@ from atoll.actors.runtime.machine import (
     Persist,
     Received,
     Reply,
+    Rewrite,
     Send,
     TimerFired,
     Told,
@@ -270,3 +274,44 @@ async def test_what_does_not_fit_on_the_way_is_lost_and_counted():
         await until(lambda: heard.events)
         assert here.statistics()["congested"] == 1
         assert "restarts" not in here.statistics()
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
+    key: str
+    number: int
+
+
+async def test_a_rewrite_is_durable_before_what_depends_on_it_is_done(tmp_path):
+    seen = []
+
+    def react(event):
+        entries = (Entry("a", 1), Entry("a", 2))
+        return [Persist(Entry("a", 0)), Rewrite("a", (Entry,), entries), Announce(Done("kept"))]
+
+    class Shell(MachineActor):
+        def announce(self, fact):
+            other = KeyedJournal(tmp_path / "copy", [Entry])
+            shutil.copytree(tmp_path / "kept", tmp_path / "copy")
+            seen.extend(other.open())
+
+    async with ActorSystem(HERE, CODEC) as system:
+        ref = await system.spawn(lambda: Shell(Script(react), KeyedJournal(tmp_path / "kept", [Entry])), "shell")
+        ref.tell(Do("it"))
+        await until(lambda: seen)
+    assert seen == [Entry("a", 1), Entry("a", 2)]
+
+
+@pytest.mark.parametrize("kinds", [(), (Kept,)])
+async def test_a_rewrite_of_some_types_only_or_without_a_journal_for_it_is_refused(tmp_path, kinds):
+    def journal():
+        return Journal(tmp_path / "j", [Kept]) if kinds else KeyedJournal(tmp_path / "kept", [Entry])
+
+    def react(event):
+        return [Rewrite("a", kinds, ())]
+
+    with pytest.raises(RestartsExhausted) as raised:  # noqa: PT012 - the system fails where it is left
+        async with ActorSystem(HERE, CODEC, intensity=0) as system:
+            ref = await system.spawn(lambda: MachineActor(Script(react), journal()), "shell")
+            ref.tell(Do("it"))
+            await anyio.sleep_forever()
+    assert "has no journal for that" in str(raised.value.__cause__)
