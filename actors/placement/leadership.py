@@ -3,7 +3,7 @@
     reading  --a majority promised, and told what it has-->    writing (the highest of it, again, under this epoch)
     writing  --a majority has it-->                            serving
     serving  --a swap-->                                       serving, one write in flight; others wait for the next
-    serving  --the roster changes-->                           writing (to a majority of the new voters)
+    serving  --the roster changes-->                           serving, and writing to a majority of the new voters
     any      --the lease is over-->                            ended; what is in flight may be done, or not
 
 Why a later supernode finds what an earlier one told to be done. What is done stands on a majority of a roster, under
@@ -13,6 +13,9 @@ a majority of the roster before (`PlacementSettled`): so the two rosters are the
 n and of the same n voters overlap; those of n and n + 1 too, for n // 2 + 1 + (n + 1) // 2 + 1 = n + 2 of n + 1. A
 voter in both took the write before it promised, and told of it; or it promised first, and the write was never done.
 Of all that it was told, the table of the highest (epoch, version) holds everything done: its writer had read so too.
+
+So it may go on answering while it writes to the voters of a new roster: whoever comes next has that one or the one
+before, and what it answers stands on a majority of the one before. Only `PlacementSettled` has to wait.
 
 It must write again before it answers: what it read may be on one voter only, which dies; the next supernode would then
 find an older table than the one that was shown.
@@ -109,8 +112,8 @@ class Leadership:
         return now < self.lease.until
 
     def serves(self, now: Seconds) -> bool:
-        """Tell whether the table here is the newest there is."""
-        return self.lease_held(now) and self.settled()
+        """Tell whether the table here is the newest there is; under a roster just in force too, see the module."""
+        return self.lease_held(now) and self.committed is not None
 
     def settled(self) -> bool:
         """Tell whether a majority of the roster in force has the table under this epoch."""
