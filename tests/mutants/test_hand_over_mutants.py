@@ -168,6 +168,16 @@ LATE = FaultPlan(
     duplicate_s_max=8.0,
     loss_ratio_max=0.7,
 )
+OFFERS_AGAIN = FaultPlan(
+    weights={"loss": 2, "one_way": 1},
+    every_s=OFTEN,
+    cut_s=(0.3, 2),
+    late_ratio=0,
+    duplicate_ratio=0.8,
+    duplicate_s_max=3.0,
+    loss_ratio_max=0.95,
+)
+"""Few attempts to move arrive whole, and every one of them arrives again, during the next."""
 FORGETTING = FaultPlan(
     weights={"forget": 1, "pause": 3, "one_way": 1},
     every_s=(0.1, 1.0),
@@ -214,7 +224,7 @@ NEMESES = {
     StoreAnswersBeforeTheDisk: Nemesis(TORN_WRITES, 40, world={**BUSY, "stores": 1}),
     EmptiedStoreCounts: Nemesis(FORGETTING, 60, world={**BUSY, "stores": 1}),
     StoreAppendsWithoutLooking: Nemesis(LOSSES, 40),
-    CompactionLosesLaterEntries: Nemesis(RESTARTS, 100),
+    CompactionLosesLaterEntries: Nemesis(RESTARTED_IN_PLACE, 45, world=REPLACING),
     AcknowledgesBeforeTheQuorum: Nemesis(RESTARTS, 60),
     AppliesRepeatedOperations: Nemesis(LOSSES, 100),
     AdoptsTheHighestSeal: Nemesis(CUTS, 60),
@@ -228,7 +238,7 @@ NEMESES = {
     SaysNothingToAHostThatSendsItAway: Nemesis(
         NO_FAULTS, 40, world={"move_s": 0.3, "replace_s": (5, 9), "hints": False}
     ),
-    LateOfferReplacesANewerState: Nemesis(LATE, 900, soft=True, world={**BUSY, "hosts": 2}),
+    LateOfferReplacesANewerState: Nemesis(OFFERS_AGAIN, 450, soft=True, world={**BUSY, "hosts": 2, "move_s": 0.6}),
 }
 
 
