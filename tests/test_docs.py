@@ -210,10 +210,11 @@ def test_as_many_mutants_are_killed_as_is_said():
     mutants = (ROOT / "tests" / "mutants" / "test_election_mutants.py").read_text()
     killed = len(re.findall(r"^    \w+: Nemesis\(", mutants, re.MULTILINE))
     assert re.findall(r"(\d+) mutants of the election", PAGES["docs/reliability.md"]) == [str(killed)]
-    for name in ("test_roster_mutants.py", "test_placement_mutants.py", "test_placement_adversary_mutants.py"):
-        nemeses = (ROOT / "tests" / "mutants" / name).read_text().partition("\nNEMESES = {\n")[2].partition("\n}\n")[0]
+    for name in ("roster", "roster_order", "placement", "placement_adversary"):
+        file = f"tests/mutants/test_{name}_mutants.py"
+        nemeses = (ROOT / file).read_text().partition("\nNEMESES = {\n")[2].partition("\n}\n")[0]
         killed = len(re.findall(r"^    \w+: ", nemeses, re.MULTILINE))
-        assert f"`tests/mutants/{name}`, {killed} mutants" in PAGES["docs/reliability.md"]
+        assert f"`{file}`, {killed} mutants" in PAGES["docs/reliability.md"]
 
 
 # The reference of commands
