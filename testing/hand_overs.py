@@ -35,6 +35,8 @@ from atoll.actors.hand_over.messages import (
     LogLost,
     Move,
     Moved,
+    StoresChanged,
+    StoresWanted,
     TakePlace,
 )
 from atoll.actors.placement import messages as placement
@@ -108,6 +110,21 @@ class RegisterKept(msgspec.Struct, frozen=True, array_like=True, tag="testing.re
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """Fact in, at the register: that is where the actor is now."""
+
+    actor: str
+    placed: Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Restock:
+    """Fact in, at a host: keep the logs of all it owns on these stores."""
+
+    stores: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CallBegun:
     """Fact out, at a caller: it asks for an operation that it never asked for before."""
 
@@ -165,6 +182,9 @@ class Register:
                 if self._hints:
                     effects.append(Send(host, TakePlace(actor, self.places[actor]), HOSTING))
             return effects
+        elif isinstance(event.fact, Replace):
+            actor, placed = event.fact.actor, event.fact.placed
+            return [*self._put(actor, placed), Send(placed.host, TakePlace(actor, placed), HOSTING)]
         return []
 
     def _put(self, actor: str, placed: Placed) -> list[Effect]:
@@ -201,7 +221,7 @@ class SimulatedHost:
             effects += self._of(path, machine.start(kept, now))
         if self.hosting is not None and self.hosting.own == self._world.founder:
             effects.append(Arm("found", 0.01))
-        return effects
+        return [*effects, *self._restock_later()]
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         if isinstance(event, Received):
@@ -211,13 +231,18 @@ class SimulatedHost:
                 machine = self.parts[CALLERS]
             effects = self._of(event.path, machine.handle(event, now))
         elif isinstance(event, TimerFired):
-            if event.name in ("found", "move"):
+            if event.name == "restock":
+                stores = self._rng.sample(self._world.hosts, self._rng.randint(1, self._world.stores_max))
+                effects = [*self._restock(tuple(stores), now), *self._restock_later()]
+            elif event.name in ("found", "move"):
                 effects = self._operate(event.name, now)
             else:
                 path, _, name = event.name.partition("|")
                 effects = self._of(path, self.parts[path].handle(TimerFired(name), now))
+        elif isinstance(event.fact, Restock):
+            effects = self._restock(event.fact.stores, now)
         else:
-            effects = []
+            effects = [each for path, part in self.parts.items() for each in self._of(path, part.handle(event, now))]
         if self.hosting is not None and not self._moving and self._world.move_s and self.hosting.owners:
             self._moving = True
             effects.append(Arm("move", self._rng.expovariate(1 / self._world.move_s)))
@@ -238,6 +263,18 @@ class SimulatedHost:
                 target = self._rng.choice([node for node in world.hosts if node != self.hosting.own])
                 effects += self._of(HOSTING, self.hosting.handle(Told(Move(actor, target)), now))
         return effects
+
+    def _restock(self, stores: tuple[NodeId, ...], now: Seconds) -> list[Effect]:
+        """Want the log of what is owned here on other stores, whether they are there or not."""
+        effects: list[Effect] = []
+        for actor, owner in tuple(self.hosting.owners.items()):
+            wanted = StoresWanted(actor, owner.placed.stores, stores)
+            effects += self._of(HOSTING, self.hosting.handle(Received(self.hosting.own, wanted), now))
+        return effects
+
+    def _restock_later(self) -> list[Effect]:
+        every_s = self._world.restock_s if self.hosting is not None else None
+        return [Arm("restock", self._rng.uniform(*every_s))] if every_s else []
 
     def _of(self, path: str, effects: list[Effect]) -> list[Effect]:
         """Give effects the names that they have on this host."""
@@ -293,6 +330,8 @@ class ExactlyOnce(Invariant):
     def __init__(self) -> None:
         self.acknowledged = 0
         self.moves = 0
+        self.changes = 0
+        """Of stores."""
         self.last_s = 0.0
         """When something was acknowledged last."""
         self._totals: dict[int, tuple[int, int]] = {}
@@ -307,6 +346,8 @@ class ExactlyOnce(Invariant):
             self._check(simulation, host, fact)
         elif isinstance(fact, Moved) and not fact.why:
             self.moves += 1
+        elif isinstance(fact, StoresChanged) and not fact.why:
+            self.changes += 1
 
     def _check(self, simulation: Simulation, host: Host, fact: Acknowledged) -> None:
         who = f"operation {fact.number} of the caller at {host.node.short}"
@@ -396,6 +437,9 @@ class World:
     think_s: Seconds = 0.02
     replace_s: tuple[float, float] | None = (0.5, 4.0)
     hints: bool = True
+    restock_s: tuple[float, float] | None = None
+    """How often each host wants what it owns kept on other stores, `stores_max` at most."""
+    stores_max: int = 3
     compact_bytes: int = 1500
     log_bytes_max: int = 6000
     hosting_kind: type[Hosting] = Hosting
@@ -423,7 +467,7 @@ class World:
                 node, rng=rng, make=make_ledger, placement=self.register, compact_bytes=self.compact_bytes
             )
             parts: dict[str, Any] = {HOSTING: (hosting, HOST_RECORDS)}
-            if node in self.stores:
+            if self.stores:
                 parts[LOG_STORE] = (self.store_kind(rng=rng, log_bytes_max=self.log_bytes_max), STORE_RECORDS)
             return SimulatedHost(parts, rng, self)
 
@@ -459,7 +503,7 @@ class HandOverSimulation(Simulation):
     once: ExactlyOnce
 
     def _forget(self, host: Host) -> None:
-        if host.node in self.world.stores:
+        if host.node in self.world.stores or (self.world.restock_s and host.node in self.world.hosts):
             super()._forget(host)
 
 

@@ -1,13 +1,14 @@
 """Owns a durable actor in one generation: adopts its log from the stores, and puts every operation into it.
 
-    sealing    --a majority of the stores sealed the generation-->  reading, or confirming: it has the state already
+    sealing    --enough of the stores sealed the generation-->      reading, or confirming: it has the state already
     reading    --the best log is here-->                            confirming
     confirming --a majority holds it, and the entry that begins this generation-->  serving
     any        --a store knows a higher generation, or another life of this one-->  ended, at once
 
-Which log is adopted: the one with the highest (generation of its last entry, index) of a majority; what a majority
-acknowledged is in it. The highest *sealed* generation says nothing: a store that sealed and never was written to would
-win over one that has everything.
+Which log is adopted: the one with the highest (generation of its last entry, index) of stores that have a part in every
+majority; what a majority acknowledged is in it. The highest *sealed* generation says nothing: a store that sealed and
+never was written to would win over one that has everything. A majority has to have sealed all the same, for each store
+takes one life in a generation: two lives that wrote over different logs would make different ones that look alike.
 
 An operation is applied first and logged then, together with its reply; the caller hears of it when a majority has it on
 disk. So an operation that fails is never logged, and one that is logged has had its reply fixed. The entry that begins
@@ -19,7 +20,7 @@ there.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +145,23 @@ class DurableOwner:
         """Name the stores that lost their log and can be filled again in a new generation only."""
         return self.stores.renewal()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it cannot serve before stores that lost their log are filled again."""
+        waits = self.phase in (Phase.SEALING, Phase.CONFIRMING)
+        return waits and self.stores.reads <= len(self.stores.voices()) < self.stores.quorum
+
+    def fits(self, stores: Iterable[NodeId]) -> bool:
+        """Tell whether these may keep the log from the next generation on; nothing may be acknowledged after that."""
+        if self.phase in (Phase.CONFIRMING, Phase.SERVING):
+            index = max(self._begun_at, self.committed)
+            return self.stores.fit(stores, lambda each: each.matched >= index)
+        voices = self.stores.voices()
+        if self.phase is not Phase.SEALING or len(voices) < self.stores.reads:
+            return False
+        best = self.best_of(voices).last
+        return self.stores.fit(stores, lambda each: each.last == best)
+
     def retry_after(self) -> Seconds | None:
         """Say when `retry` should be called; None while there is nothing to wait for."""
         if self.phase is Phase.ENDED:
@@ -177,7 +195,7 @@ class DurableOwner:
     def retry(self, now: Seconds) -> list[Effect]:
         """Send again what was not answered."""
         effects: list[Effect] = []
-        for each in self.stores.replicas.values():
+        for each in self.stores.everyone():
             if each.memory is None:
                 effects.append(self.stores.seal(each))
             elif self.phase in (Phase.CONFIRMING, Phase.SERVING):
@@ -195,7 +213,7 @@ class DurableOwner:
 
     def receive(self, sender: NodeId, message: Any, now: Seconds) -> list[Effect]:
         """Take what a store says."""
-        replica = self.stores.replicas.get(sender)
+        replica = self.stores.find(sender)
         ours = message.generation == self.placed.generation and message.life == self.life
         if replica is None or not ours or self.phase is Phase.ENDED:
             return []
@@ -240,8 +258,8 @@ class DurableOwner:
         return []
 
     def sealed_enough(self, voices: Sequence[Replica]) -> bool:
-        """Tell whether these stores, whose logs can be trusted, are a majority."""
-        return len(voices) >= self.stores.quorum
+        """Tell whether these stores, whose logs can be trusted, have a part in every majority, and one is sealed."""
+        return len(voices) >= self.stores.reads and len(voices) + self.stores.refilled() >= self.stores.quorum
 
     def best_of(self, voices: Sequence[Replica]) -> Replica:
         """Choose the log to adopt."""

@@ -4,6 +4,7 @@
     owner     --Move-->                                       owner that leaves (`move.py`) --committed--> tombstone
     owner     --a store knows a higher generation-->          asks the placement
     owner     --a store needs this generation renewed-->      claims (g + 1, itself), with its own state
+    owner     --StoresWanted, and these are fit-->            claims (g + 1, itself) with other stores
     claim     --the placement agrees-->                       owner in that generation
     nothing   --Call-->                                       asks the placement; then owner, or tombstone
     tombstone --TOMBSTONE_S-->                                nothing
@@ -47,6 +48,8 @@ from atoll.actors.hand_over.messages import (
     StatePart,
     StatePartTaken,
     StoreFull,
+    StoresChanged,
+    StoresWanted,
     TakePlace,
 )
 from atoll.actors.hand_over.move import (
@@ -84,6 +87,9 @@ LOOK_S = 5.0
 """For how long the placement is asked about an actor that it does not know."""
 RENEW_S = 1.0
 """Between two renewals of a generation for stores that lost their log."""
+CHANGE_S = 10.0
+"""For how long it is tried to keep a log on other stores; whoever wants it says so again."""
+CHANGE_AGAIN_S = 0.2
 SOON_MS = 50
 
 
@@ -99,12 +105,22 @@ class Claim:
     handed: Handed | None = None
     heard: dict[NodeId, int] = field(default_factory=dict)
     kind: str = ""
+    changes: bool = False
+    """It is about other stores."""
 
     def still_open(self, placed: Placed) -> bool:
         """Tell whether what the placement said does not decide this claim: it says what was there before."""
         if self.wanted is None or self.expected is None:
             return False
         return placed.generation <= self.expected.generation
+
+
+@dataclass(slots=True)
+class Change:
+    """The stores on which the log of an actor is to be kept next."""
+
+    stores: tuple[NodeId, ...]
+    until: Seconds
 
 
 class Hosting:
@@ -125,6 +141,7 @@ class Hosting:
         self.departures: dict[str, Departure] = {}
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
+        self.changes: dict[str, Change] = {}
         self.kinds: dict[str, str] = {}
         """What kind an actor is that this node was told to host."""
         self.ignored = 0
@@ -141,6 +158,7 @@ class Hosting:
             PlaceFound: self._on_place_found,
             PlaceSwapped: self._on_place_swapped,
             TakePlace: self._on_take_place,
+            StoresWanted: self._on_stores_wanted,
             OfferState: self._on_offer,
             StatePart: self.arrivals.take_part,
             StatePartTaken: self._on_part_taken,
@@ -198,7 +216,7 @@ class Hosting:
             departure = self.departures.get(actor)
             if departure is not None and departure.step is Step.FREEZING and owner.settled:
                 effects += departure.offer(now)
-            elif departure is None and actor not in self.claims and owner.serving:
+            elif departure is None and actor not in self.claims and isinstance(owner, DurableOwner):
                 effects += self._renew(owner, now)
         after = self._due(actor)
         if after is not None and (actor not in self._armed or now + after < self._armed[actor] - 1e-9):
@@ -213,6 +231,8 @@ class Hosting:
             dues.append(RESEND_S)
         if actor in self.arrivals.here:
             dues.append(POLL_S)
+        if actor in self.changes:
+            dues.append(CHANGE_AGAIN_S)
         owner = self.owners.get(actor)
         if owner is not None:
             after = owner.retry_after()
@@ -260,6 +280,8 @@ class Hosting:
         self._renewing.pop(actor, None)
         departure = self.departures.pop(actor, None)
         effects: list[Effect] = [Announce(Ceased(actor, owner.placed.generation, why))]
+        if (change := self.changes.pop(actor, None)) is not None:
+            effects.append(Announce(StoresChanged(actor, change.stores, why)))
         if departure is not None:
             effects.append(Announce(Moved(actor, departure.target, now - departure.frozen_at, why)))
         return effects
@@ -317,12 +339,16 @@ class Hosting:
         if claim is not None and claim.still_open(placed):
             return []
         self.claims.pop(actor, None)
+        effects: list[Effect] = []
+        if claim is not None and claim.changes and claim.wanted is not None:
+            why = "" if placed == claim.wanted else f"the placement says generation {placed.generation}"
+            effects.append(Announce(StoresChanged(actor, claim.wanted.stores, why)))
         if claim is not None and placed == claim.wanted:
-            effects = self._release(owner, "its generation is renewed", now) if owner is not None else []
+            effects += self._release(owner, "its generation is renewed", now) if owner is not None else []
             return effects + self._begin(actor, placed, now, claim)
         if owner is None:
-            return self._place(actor, placed, now)
-        return self._learn_of(owner, placed, now, asked=claim is not None)
+            return effects + self._place(actor, placed, now)
+        return effects + self._learn_of(owner, placed, now, asked=claim is not None)
 
     def _learn_of(self, owner: Owner, placed: Placed, now: Seconds, *, asked: bool) -> list[Effect]:
         """Take what the placement said of an actor that is owned here, in that generation or before it."""
@@ -374,30 +400,68 @@ class Hosting:
         soft = self.owners[actor] = self.soft_kind(actor, placed, make=self._make, kind=kind, handed=handed)
         return effects + soft.begin(_now)
 
-    # Stores that lost their log: a new generation, committed after that is known, may fill them again.
+    # Stores that lost their log, and other stores: a new generation, committed after what is known of them.
 
-    def _renew(self, owner: Owner, now: Seconds) -> list[Effect]:
+    def _on_stores_wanted(self, _sender: NodeId, message: StoresWanted, now: Seconds) -> list[Effect]:
+        actor, stores = message.actor, message.wanted
+        owner = self.owners.get(actor)
+        if not isinstance(owner, DurableOwner) or owner.placed.stores != message.known or actor in self.departures:
+            return []
+        if not stores or len(set(stores)) != len(stores) or set(stores) == set(owner.placed.stores):
+            return []
+        if actor in self.claims or actor in self._renewing:
+            return []
+        self.changes[actor] = Change(stores, now + CHANGE_S)
+        return owner.stores.teach(stores)
+
+    def _renew(self, owner: DurableOwner, now: Seconds) -> list[Effect]:
+        """Claim the next generation for what only another one can do; first the placement is asked, then it freezes."""
         actor = owner.actor
+        change = self.changes.get(actor)
         if actor in self._renewing:
-            if owner.settled:
-                del self._renewing[actor]
-                heard = dict(owner.renewal())
-                wanted = self._next(owner.placed, self.own)
-                return self._claim(
-                    actor, Claim(owner.placed, wanted, handed=owner.state(), heard=heard, kind=owner.kind)
-                )
-            if now - self._renewing[actor] >= FREEZE_S:
-                del self._renewing[actor]
-                owner.frozen = False
+            return self._renew_if_settled(owner, change, now)
+        if change is not None and now >= change.until:
+            del self.changes[actor]
+            effects = owner.stores.teach(())
+            return [*effects, Announce(StoresChanged(actor, change.stores, "not all of them could be brought so far"))]
+        lost = (owner.serving or owner.stuck) and owner.renewal()
+        wanted = lost or (change is not None and owner.fits(change.stores))
+        if not wanted or now - self._renewed.get(actor, -math.inf) < RENEW_S:
             return []
-        if not owner.renewal() or now - self._renewed.get(actor, -math.inf) < RENEW_S:
-            return []
-        # The placement is asked first: without it the actor would be frozen for nothing.
+        # Without the placement the actor would be frozen for nothing.
         self._renewed[actor] = now
         return self._look(actor, now)
 
+    def _renew_if_settled(self, owner: DurableOwner, change: Change | None, now: Seconds) -> list[Effect]:
+        actor = owner.actor
+        overdue = now - self._renewing[actor] >= FREEZE_S
+        changes = change is not None and owner.fits(change.stores)
+        if owner.serving and not overdue and not (owner.settled and (changes or change is None)):
+            return []
+        del self._renewing[actor]
+        if not changes and not (owner.renewal() and (owner.settled or owner.stuck)):
+            owner.frozen = False
+            return []
+        stores = owner.placed.stores
+        if change is not None and changes:
+            stores = self.changes.pop(actor).stores
+        claim = Claim(
+            owner.placed,
+            Placed(owner.placed.generation + 1, self.own, stores),
+            handed=owner.state() if owner.settled else None,
+            heard=owner.stores.voiceless(stores),
+            kind=owner.kind,
+            changes=changes,
+        )
+        # What is in hand and never settled must not be acknowledged any more: the other stores may not have it.
+        effects = [] if owner.settled else self._release(owner, "it goes on in the next generation", now)
+        return effects + self._claim(actor, claim)
+
     def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
-        if owner.renewal() and owner.serving and owner.actor not in self.departures:
+        if not isinstance(owner, DurableOwner) or owner.actor in self.departures:
+            return []
+        change = self.changes.get(owner.actor)
+        if (owner.renewal() and (owner.serving or owner.stuck)) or (change is not None and owner.fits(change.stores)):
             owner.frozen = True
             self._renewing[owner.actor] = now
         return []

@@ -4,6 +4,7 @@
     owner  --Seal, ReadLog, Append, Install--> store    --Sealed, LogPart, Appended, Fenced, StoreFull--> owner
     source --OfferState, StatePart--> target            --StatePartTaken, StateTaken, StateDeclined--> source
     anybody --TakePlace--> the host that the placement names
+    supernode --StoresWanted--> the host of an actor whose log should be kept elsewhere
 
 A message to a store carries the fence of the actor: its generation, and the life in it (a number drawn by the owner, so
 that a host which starts again in the same generation is not taken for its former self); and the memory of the store (a
@@ -15,7 +16,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from atoll.actors.placement.messages import ACTOR_NAME_CHARACTERS_MAX, GENERATION_MAX, ActorName, Placed
+from atoll.actors.placement.messages import ACTOR_NAME_CHARACTERS_MAX, GENERATION_MAX, STORES_MAX, ActorName, Placed
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -40,6 +41,7 @@ PartBytes: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
 Operation: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=OPERATION_BYTES_MAX)]
 Digest: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Why: TypeAlias = Annotated[str, msgspec.Meta(max_length=WHY_CHARACTERS_MAX)]
+Stores: TypeAlias = Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=STORES_MAX)]
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -248,6 +250,14 @@ class TakePlace(Message, frozen=True, array_like=True, tag="hand_over.take_place
     move: Nonce = 0
 
 
+class StoresWanted(Message, frozen=True, array_like=True, tag="hand_over.stores_wanted"):
+    """The log of this actor should be kept on other stores; void, once it is kept elsewhere than the sender knows."""
+
+    actor: ActorName
+    known: Stores
+    wanted: Stores
+
+
 class Call(Message, frozen=True, array_like=True, tag="hand_over.call"):
     """An operation for an actor; sent again with the same sequence until there is an answer."""
 
@@ -313,6 +323,7 @@ MESSAGES: tuple[type[Message], ...] = (
     StatePartTaken,
     StateDeclined,
     TakePlace,
+    StoresWanted,
     Call,
     CallAnswered,
     CallDeferred,
@@ -433,6 +444,15 @@ class Moved:
     actor: str
     target: NodeId
     paused_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoresChanged:
+    """Fact out, at the owner: a change of stores is over; `why` it failed, or empty."""
+
+    actor: str
+    stores: tuple[NodeId, ...]
     why: str
 
 

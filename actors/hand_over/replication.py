@@ -6,10 +6,15 @@ Each store has up to APPENDS_MAX messages unanswered, and what comes meanwhile g
 of it). A store that lost its log is left alone until this owner's generation was committed knowing of it (`renewal`):
 then nothing that the store may have sealed and forgotten can be as high, and it is filled again.
 
+Stores that are to keep the log later (`learners`) are brought as far as they may be, and count for nothing yet. The set
+may change (`fit`) once each store of the new one either has everything that can have been acknowledged, or is known to
+have no voice: then nobody can vote for a log that lacks something. It needs no majority of the old set, only what every
+majority of it has a part in (`reads`), which is what an owner adopts its log from. So two stores go on with one.
+
 It must never send a store what the owner does not have, and never count one whose log was lost and is not whole again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of
 from atoll.actors.hand_over.messages import LOG_STORE, Append, Appended, Install, Installed, Position, Seal, Sealed
@@ -67,6 +72,8 @@ class Replication:
         """`heard`: the memories of stores without a voice that were known before this generation was committed."""
         self.log = OperationLog()
         self.replicas = {node: self.replica_kind(node) for node in placed.stores}
+        self.learners: dict[NodeId, Replica] = {}
+        """Stores of the set that is wanted next, and not in this one."""
         self._actor = actor
         self._generation = placed.generation
         self._life = life
@@ -77,6 +84,49 @@ class Replication:
     def quorum(self) -> int:
         """How many stores are a majority."""
         return len(self.replicas) // 2 + 1
+
+    @property
+    def reads(self) -> int:
+        """How many stores have a part in every majority: what any majority acknowledged, one of them has."""
+        return len(self.replicas) - self.quorum + 1
+
+    def find(self, node: NodeId) -> Replica | None:
+        """Give what is known of a store, a learner among them."""
+        return self.replicas.get(node) or self.learners.get(node)
+
+    def everyone(self) -> list[Replica]:
+        """Give the stores of this set and those of the next one."""
+        return [*self.replicas.values(), *self.learners.values()]
+
+    def teach(self, stores: Iterable[NodeId]) -> list[Effect]:
+        """Begin to bring the log to those that are to keep it next; whoever was to and is not any more is left."""
+        known = self.learners
+        self.learners = {
+            node: known.get(node) or self.replica_kind(node) for node in stores if node not in self.replicas
+        }
+        return [self.seal(each) for each in self.learners.values() if each.memory is None]
+
+    def fit(self, stores: Iterable[NodeId], has_everything: Callable[[Replica], bool]) -> bool:
+        """Tell whether the log may be kept by these alone: all have everything, or are known to lack a voice."""
+        found = [self.find(node) for node in stores]
+        known = [each for each in found if each is not None and each.memory is not None]
+        voices = [each for each in known if each.voice]
+        enough = len(voices) > len(found) - (len(found) // 2 + 1)
+        return len(known) == len(found) and enough and all(map(has_everything, voices))
+
+    def refilled(self) -> int:
+        """Count the stores without a voice that this generation was committed knowing of: they forgot no seal of it."""
+        return sum(
+            not each.voice and each.memory is not None and self._heard.get(each.node) == each.memory
+            for each in self.replicas.values()
+        )
+
+    def voiceless(self, stores: Iterable[NodeId]) -> dict[NodeId, int]:
+        """Give the memories of those whose log is lost, or not whole yet."""
+        found = [self.find(node) for node in stores]
+        return {
+            each.node: each.memory for each in found if each is not None and each.memory is not None and not each.voice
+        }
 
     def voices(self) -> list[Replica]:
         """Give the stores that sealed this generation, and whose logs can be trusted."""
@@ -93,7 +143,7 @@ class Replication:
     def behind(self) -> bool:
         """Tell whether a store should be asked again, or sent something."""
         end = self.log.last.index
-        stores = self.replicas.values()
+        stores = self.everyone()
         return any(
             each.memory is None or (self._fed(each) and (each.matched < end or not each.voice)) for each in stores
         ) or any(map(self._stale, stores))
@@ -108,7 +158,7 @@ class Replication:
 
     def seal_all(self) -> list[Effect]:
         """Ask every store."""
-        return [self.seal(each) for each in self.replicas.values()]
+        return [self.seal(each) for each in self.everyone()]
 
     def fence(self, replica: Replica) -> tuple[str, int, int, int]:
         """Give what begins each message to a store that has sealed."""
@@ -139,12 +189,12 @@ class Replication:
 
     def align_all(self) -> None:
         """Begin with a log."""
-        for each in self.replicas.values():
+        for each in self.everyone():
             self.align(each)
 
     def feed_all(self) -> list[Effect]:
         """Send every store what it lacks."""
-        return [effect for each in self.replicas.values() for effect in self.feed(each)]
+        return [effect for each in self.everyone() for effect in self.feed(each)]
 
     def _stale(self, replica: Replica) -> bool:
         """Tell whether a store should be sent the snapshot."""
@@ -219,12 +269,12 @@ class Replication:
 
     def compacted(self) -> None:
         """Send the new snapshot instead of what it covers."""
-        for each in self.replicas.values():
+        for each in self.everyone():
             each.installing = None
             if each.sent is not None and each.sent < self.log.base.index:
                 each.sent = None
 
     def insist_no_store_has_more(self) -> None:
         """Assert that the owner has what its stores have."""
-        for each in self.replicas.values():
+        for each in self.everyone():
             insist(each.matched <= self.log.last.index, "a store has more than its owner")

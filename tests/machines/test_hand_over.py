@@ -36,11 +36,12 @@ from atoll.actors.hand_over.messages import (
     Seal,
     Sealed,
     StoreFull,
+    StoresWanted,
     TakePlace,
 )
 from atoll.actors.hand_over.state import FORGET_S, ActorState, Answers, decode_state, encode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
-from atoll.actors.runtime.machine import Announce, Persist, Received, Rewrite, Send, Told
+from atoll.actors.runtime.machine import Announce, Persist, Received, Rewrite, Send, TimerFired, Told
 from atoll.testing.elections import simulated_node
 from atoll.testing.hand_overs import make_ledger
 from atoll.transport.errors import MalformedFrame
@@ -201,6 +202,49 @@ def test_a_caller_tells_a_host_that_sends_it_away_with_older_word_what_it_knows(
     assert callers.handle(Received(B, CallRedirected("x", client, sequence, Placed(2, B))), 0.0) == []
 
 
+def test_an_owner_writes_nothing_before_a_majority_of_its_stores_takes_nobody_else():
+    """Of two stores one has everything, which is enough to leave the other behind, and not enough to write."""
+    owner = DurableOwner("x", Placed(5, A, (A, B)), life=1, make=make_ledger, kind="ledger")
+    owner.begin()
+    assert owner.receive(A, Sealed("x", 5, 1, 9, True, Position(4, 7), 4), 0.0) == []
+    assert owner.phase is Phase.SEALING
+    assert owner.fits([A])
+    assert not owner.fits([A, B])
+    assert not owner.fits([B])
+    assert not owner.fits([A, C])
+    (seal,) = owner.stores.teach([A, C])
+    assert seal.target == C
+    owner.receive(C, Sealed("x", 5, 1, 8, False, Position(), 0), 0.0)
+    assert owner.fits([A, C])
+    assert not owner.fits([C])
+
+
+def test_a_store_that_comes_back_is_brought_up_to_date_before_it_counts():
+    net = found((A, B))
+    for sequence in range(1, 4):
+        net.call(A, Call("x", 9, sequence, b"a"))
+    ask = [StoresWanted("x", (A, B), (A,)), StoresWanted("x", (A,), (A, B))]
+    net.carry(A, net.hosts[A].handle(Received(C, ask[0]), 0.0))
+    assert net.places["x"] == Placed(2, A, (A,))
+    net.call(A, Call("x", 9, 4, b"a"))
+    assert net.stores[B].logs["x"].log.last < net.stores[A].logs["x"].log.last
+    net.carry(A, net.hosts[A].handle(Received(C, ask[0]), 5.0))
+    assert net.places["x"].stores == (A,), "it came late, and says what is known no longer"
+    net.carry(A, net.hosts[A].handle(Received(C, ask[1]), 5.0))
+    net.carry(A, net.hosts[A].handle(TimerFired("x"), 6.0))
+    assert net.places["x"] == Placed(3, A, (A, B))
+    assert net.stores[B].logs["x"].log.last == net.stores[A].logs["x"].log.last
+    assert net.call(A, Call("x", 9, 5, b"a")) == CallAnswered("x", 9, 5, b"5", 3)
+
+
+@pytest.mark.parametrize("wanted", [(), (A, A), (B, A)], ids=["none", "twice the same", "the same set"])
+def test_sets_of_stores_that_cannot_be_are_refused(wanted):
+    net = found((A, B))
+    net.carry(A, net.hosts[A].handle(Received(C, StoresWanted("x", (A, B), wanted)), 0.0))
+    assert not net.hosts[A].changes
+    assert net.places["x"].generation == 1
+
+
 def sealed_store(**limits):
     store = LogStore(rng=Random(1), **limits)
     (*_, answer) = store.handle(Received(A, Seal("x", 1, 77)), 0.0)
@@ -327,6 +371,9 @@ def values_for(kind):
         "wanted": st.builds(Placed, st.integers(1, 4), st.sampled_from([A, B])),
         "operation": st.binary(max_size=9), "reply": st.binary(max_size=9), "why": st.just(""), "kind": st.just("k"),
     }  # fmt: skip
+    if kind is StoresWanted:
+        stores = st.lists(st.sampled_from([A, B, C]), max_size=3).map(tuple)
+        return st.builds(kind, st.just("x"), st.just((A, B)) | stores, stores)
     return st.builds(kind, **{name: known.get(name, small) for name in kind.__struct_fields__})
 
 

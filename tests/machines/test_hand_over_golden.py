@@ -37,6 +37,7 @@ EXAMPLES = (
     hand_over.StatePartTaken("boiler", 3, 2, True),
     hand_over.StateDeclined("boiler", 3, "not known here"),
     hand_over.TakePlace("boiler", THERE, 3),
+    hand_over.StoresWanted("boiler", (A, B, C), (A, B)),
     hand_over.Call(*CALL, b"warm"),
     hand_over.CallAnswered(*CALL, b"21", 7),
     hand_over.CallDeferred(*CALL, 20, "it is about to move"),

@@ -13,6 +13,7 @@ from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import HOSTING, TakePlace
 from atoll.actors.hand_over.move import Arrival
+from atoll.actors.hand_over.replication import Replication
 from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.runtime.machine import Send
 from atoll.testing.faults import FaultPlan
@@ -89,6 +90,24 @@ class RefusesWithoutAMajority(DurableOwner):
         before = len(self._doubted)
         effects = super()._doubt(sender, call, why)
         return [*effects, self._doubted[call.client][1]] if len(self._doubted) > before else effects
+
+
+class ServesWhileItsStoresChange(Hosting):
+    def _renew_if_settled(self, owner, change, now):
+        effects = super()._renew_if_settled(owner, change, now)
+        owner.frozen = False
+        return effects
+
+
+class LearnersCount(Replication):
+    def majority_has(self):
+        matched = sorted((each.matched for each in self.everyone() if each.voice), reverse=True)
+        return matched[self.quorum - 1] if len(matched) >= self.quorum else 0
+
+
+class StoresThatLagFit(Replication):
+    def fit(self, stores, has_everything):
+        return super().fit(stores, lambda _each: True)
 
 
 class SourceGoesOnWithoutCommit(Hosting):
@@ -188,6 +207,7 @@ FORGETTING = FaultPlan(
 )
 
 
+ANSWERS_LOST = FaultPlan(weights={"partial": 1}, every_s=(0.1, 0.4), cut_s=(0.1, 0.4))
 NO_FAULTS = FaultPlan(weights={}, until_s=20)
 
 
@@ -213,11 +233,16 @@ def mutated(mutant):
         return {"hosting_kind": mutant}
     if issubclass(mutant, Callers):
         return {"callers_kind": mutant}
+    if issubclass(mutant, Replication):
+        durable = type(mutant.__name__, (DurableOwner,), {"replication_kind": mutant})
+        return {"hosting_kind": type(mutant.__name__, (Hosting,), {"durable_kind": durable})}
     name = {DurableOwner: "durable_kind", SoftOwner: "soft_kind", Arrival: "arrival_kind"}[mutant.__mro__[1]]
     return {"hosting_kind": type(mutant.__name__, (Hosting,), {name: mutant})}
 
 
 REPLACING = {**BUSY, "move_s": 0.0, "replace_s": (0.3, 1.0), "callers": 5}
+RESTOCKING = {**BUSY, "move_s": 0.5, "restock_s": (0.05, 0.3), "hosts": 5}
+CHANGING = {**RESTOCKING, "move_s": 0.0, "hosts": 4, "callers": 5, "stores_max": 2, "replace_s": (3, 5)}
 NEMESES = {
     StoreChecksNoFence: Nemesis(REPLACED_WHILE_PAUSED, 25, world=REPLACING),
     StoreIgnoresLives: Nemesis(RESTARTED_IN_PLACE, 45, world={**BUSY, "move_s": 0.0, "replace_s": None, "callers": 5}),
@@ -231,6 +256,9 @@ NEMESES = {
     AdoptsWithoutMajority: Nemesis(CUTS, 60),
     SnapshotWithoutAnswers: Nemesis(LOSSES, 30),
     RefusesWithoutAMajority: Nemesis(REPLACED_WHILE_PAUSED, 25, world=REPLACING),
+    ServesWhileItsStoresChange: Nemesis(ANSWERS_LOST, 250, world=CHANGING),
+    LearnersCount: Nemesis(CUTS, 60, world=RESTOCKING),
+    StoresThatLagFit: Nemesis(CUTS, 60, world=RESTOCKING),
     SourceGoesOnWithoutCommit: Nemesis(LOSSES, 400, soft=True),
     TombstoneServes: Nemesis(LOSSES, 30, soft=True),
     SoftSnapshotWithoutAnswers: Nemesis(LOSSES, 30, soft=True),

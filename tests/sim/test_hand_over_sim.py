@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from atoll.testing.faults import EVERYTHING, FaultPlan, Forget
-from atoll.testing.hand_overs import hand_over_simulation, world
+from atoll.actors.placement.messages import Placed
+from atoll.testing.faults import EVERYTHING, Crash, FaultPlan, Forget
+from atoll.testing.hand_overs import Replace, Restock, hand_over_simulation, world
 
 SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}
 HARMLESS_TO_STATE = {kind: 1.0 for kind in EVERYTHING if kind not in ("crash", "tear")}
@@ -58,6 +59,52 @@ def test_emptied_stores_lose_nothing(seed, seconds, request):
     plan = FaultPlan(weights={**EVERYTHING, "forget": 0.3}, every_s=(0.5, 3.0), **SHORT)
     report = hand_over_simulation(seed, plan, world(5, 3 if seed % 2 else 5, 3)).run(seconds)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_nothing_is_lost_while_logs_are_kept_on_ever_other_stores(seed, seconds, request):
+    plan = FaultPlan(every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
+    of = world(5, 1 + seed % 3, 3, move_s=(0.02, 0.2)[seed % 2], restock_s=(0.05, 0.5))
+    simulation = hand_over_simulation(seed, plan, of)
+    check(simulation, seconds, request, seed)
+    assert simulation.once.changes > 0
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_nothing_is_lost_while_logs_are_kept_on_ever_other_stores_and_stores_are_emptied(seed, seconds, request):
+    plan = FaultPlan(weights={**EVERYTHING, "forget": 0.3}, every_s=(0.05, 2.0), **SHORT)
+    of = world(5, 1 + seed % 3, 3, move_s=(0.02, 0.2)[seed % 2], restock_s=(0.05, 0.5))
+    report = hand_over_simulation(seed, plan, of).run(seconds)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+
+
+FOR_GOOD_S = 1e6
+
+
+@pytest.mark.parametrize("stores", [2, 3])
+def test_a_store_that_is_gone_for_good_is_left_behind_and_the_actor_goes_on(stores):
+    """Of two stores, the one that lives has everything, and goes on with one only after the set was changed."""
+    quiet = {"weights": {}, "late_ratio": 0.0, "duplicate_ratio": 0.0}
+    plan = FaultPlan(**quiet, script=[(3.0, Crash(0, FOR_GOOD_S))])
+    of = world(4, stores, 3, move_s=0.0, replace_s=None)
+    simulation = hand_over_simulation(7, plan, of)
+    simulation.run(5.0)
+    before, register = simulation.once.acknowledged, simulation.hosts[4].machine.parts["placement"]
+    elsewhere = Placed(register.places["ledger"].generation + 1, of.hosts[1], of.stores)
+    simulation.tell(simulation.hosts[4], Replace("ledger", elsewhere))
+    simulation.run(3.0)
+    served = simulation.once.acknowledged > before
+    assert served == (stores > 2), "a majority of two is both"
+    left = of.stores[1:]
+    simulation.tell(simulation.hosts[1], Restock(left))
+    simulation.run(3.0)
+    assert simulation.once.acknowledged > before + 100
+    assert register.places["ledger"].stores == left
+    simulation.tell(simulation.hosts[1], Restock((*left, of.hosts[3])))
+    report = simulation.run(5.0)
+    assert register.places["ledger"].stores == (*left, of.hosts[3])
+    assert simulation.hosts[3].machine.parts["log_store"].logs["ledger"].voice
+    assert not report.violations, report.violations[0]
 
 
 @pytest.mark.seeds(QUICK_SEEDS)
