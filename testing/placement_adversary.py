@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from atoll.actors.elector.messages import LeaseEnded, LeaseRenewed, PlacementSettled, RosterInForce
-from atoll.actors.placement.messages import Amnesia, FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.placement.messages import Amnesia, FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace, SwapPlace
 from atoll.actors.placement.placement import Placement
 from atoll.actors.runtime.machine import (
     Announce,
@@ -37,7 +37,7 @@ from atoll.actors.runtime.machine import (
     Told,
 )
 from atoll.testing.elections import simulated_node
-from atoll.testing.placement_clients import ACTORS, Begun, Ended, LinearizablePlaces, TablesRiseOnDisk
+from atoll.testing.placement_clients import ACTORS, Begun, Ended, LinearizablePlaces, Question, TablesRiseOnDisk
 from atoll.transport.codec import Message
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 
@@ -69,6 +69,7 @@ ODDS: Mapping[str, float] = {
     "change": 0,
     "take_over": 0,
     "remake": 0,
+    "remove": 0,
 }
 """How often each step is chosen."""
 
@@ -130,10 +131,14 @@ class Adversary:
         self.leader: NodeId | None = None
         """Who led last."""
         self.history, self.tables = LinearizablePlaces(), TablesRiseOnDisk()
-        self.known: dict[str, list[Placed | None]] = {actor: [None] for actor in ACTORS[:1]}
-        self.asked: dict[int, FindPlace | SwapPlace] = {}
-        self.number = 0
         chosen = {**ODDS, **(odds or {})}
+        self.actors = ACTORS[: 2 if chosen["remove"] else 1]
+        self.known: dict[str, list[Placed | None]] = {actor: [None] for actor in self.actors}
+        self.first = dict.fromkeys(self.actors, 1)
+        self.asked: dict[int, Question] = {}
+        self.unknown: list[Question] = []
+        """Questions whose answer said that it may be done, or not; clients ask them again."""
+        self.number = 0
         self._steps = [getattr(self, f"_{name}") for name in chosen]
         self._odds = list(chosen.values())
         for player in self.players:
@@ -180,6 +185,20 @@ class Adversary:
     def find_at(self, player: Player) -> None:
         """Ask that node where the actor is."""
         self._put_to(player, FindPlace(ACTORS[0]))
+
+    def remove_at(self, player: Player) -> None:
+        """Ask that node to remove the actor from where it is known to be."""
+        placed = self.known[ACTORS[0]][-1]
+        assert placed is not None  # noqa: S101 - the opening has found it before
+        self._put_to(player, RemovePlace(ACTORS[0], placed))
+
+    def repeat_at(self, player: Player) -> None:
+        """Ask again what may be done or not."""
+        self._put_to(player, self.unknown.pop())
+
+    def depose(self, player: Player) -> None:
+        """Tell it that its lease is over."""
+        self._tell_end(player)
 
     def crash(self, player: Player) -> None:
         """Start it again at once, with what is on its disk."""
@@ -420,10 +439,18 @@ class Adversary:
     # Clients
 
     def _ask(self) -> None:
-        question = FindPlace(ACTORS[0]) if self.rng.random() < 0.4 else self._swap(ACTORS[0])
+        actor = self.rng.choice(self.actors)
+        question = FindPlace(actor) if self.rng.random() < 0.4 else self._swap(actor)
         self._put_to(self._somebody(), question)
 
-    def _put_to(self, player: Player, question: FindPlace | SwapPlace) -> None:
+    def _remove(self) -> None:
+        actor = self.rng.choice(self.actors)
+        placed = [each for each in self.known[actor] if each is not None]
+        if placed:
+            expected = placed[-1] if self.rng.random() < 0.8 else self.rng.choice(placed)
+            self._put_to(self._somebody(), RemovePlace(actor, expected))
+
+    def _put_to(self, player: Player, question: Question) -> None:
         self.number += 1
         self.asked[self.number] = question
         self.history.announced(self, _CLIENT, Begun(self.number, question))  # type: ignore[arg-type]
@@ -431,7 +458,9 @@ class Adversary:
 
     def _ask_again(self) -> None:
         """Let a question come twice."""
-        if self.asked:
+        if self.unknown and self.rng.random() < 0.5:
+            self._put_to(self._somebody(), self.unknown.pop(self.rng.randrange(len(self.unknown))))
+        elif self.asked:
             self._put(self._somebody(), self.rng.choice(list(self.asked)))
 
     def _somebody(self) -> Player:
@@ -446,20 +475,26 @@ class Adversary:
         expected = known[-1] if self.rng.random() < 0.85 else self.rng.choice(known)
         # Nobody else wants exactly this: so everybody can tell whose swap was done.
         tag = NodeId(self.rng.randbytes(NODE_ID_BYTES))
-        generation = 1 if expected is None else expected.generation + 1
+        generation = self.first[actor] if expected is None else expected.generation + 1
         return SwapPlace(actor, expected, Placed(generation, self.rng.choice(self.players).node, (tag,)))
 
     def _answered(self, number: int, message: Message) -> None:
         assert isinstance(message, PlaceFound | PlaceSwapped)  # noqa: S101 - nothing else is asked
         placed = message.placed if isinstance(message, PlaceFound) else message.current
         known = self.known[message.actor]
-        if placed is not None and placed not in known:
+        if message.first:
+            # What was there is removed; the old owner may remember it.
+            self.first[message.actor] = message.first
+            known.sort(key=lambda each: each is None)
+        elif placed is not None and placed not in known:
             known.append(placed)
             known.sort(key=lambda each: each.generation if each else 0)
             del known[1:-4]
         question = self.asked.pop(number, None)
         if question is not None:
             self.history.announced(self, _CLIENT, Ended(number, question, message))  # type: ignore[arg-type]
+            if isinstance(message, PlaceSwapped) and not message.done and not message.decided:
+                self.unknown.append(question)
 
 
 _CLIENT = SimpleNamespace(index=0)

@@ -5,9 +5,18 @@ idle  --a while-->  asks a random member  --redirected-->  asks the supernode  -
 
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
-from atoll.actors.placement.messages import PATH, Accepted, FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.placement.messages import (
+    PATH,
+    Accepted,
+    FindPlace,
+    Placed,
+    PlaceFound,
+    PlaceSwapped,
+    RemovePlace,
+    SwapPlace,
+)
 from atoll.actors.runtime.machine import Announce, Arm, Effect, Input, Received, Record, Seconds, TimerFired
 from atoll.testing.hosts import Host
 from atoll.testing.invariants import Invariant
@@ -16,6 +25,7 @@ from atoll.testing.stack import Answer, ask
 from atoll.transport.codec import Codec
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 
+Question: TypeAlias = FindPlace | SwapPlace | RemovePlace
 CLIENT = "client"
 ACTORS = ("ledger", "scheduler", "vault")
 REDIRECTIONS_MAX = 3
@@ -26,7 +36,7 @@ class Begun:
     """A client asks."""
 
     number: int
-    question: FindPlace | SwapPlace
+    question: Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class Ended:
     """A client is answered."""
 
     number: int
-    question: FindPlace | SwapPlace
+    question: Question
     answer: PlaceFound | PlaceSwapped
 
 
@@ -121,23 +131,21 @@ class PlacementClient:
             del known[1:-4]
 
 
-def _generation(placed: Placed | None) -> int:
-    return 0 if placed is None else placed.generation
-
-
 class LinearizablePlaces(Invariant):
     """The clients' history is that of one compare-and-set register for each actor.
 
     A value of a generation is one and the same for everybody who is told of it for certain; a swap that was done is in
-    that chain; what was certain before a question was asked is never followed by something older.
+    that chain, and a removal leaves nothing in the place of the generation it retires; what was certain before a
+    question was asked is never followed by something older.
     """
 
     def __init__(self) -> None:
         self.chain: dict[tuple[str, int], Placed | None] = {(actor, 0): None for actor in ACTORS}
         """What is known to stand at each generation."""
         self.newest: dict[str, int] = dict.fromkeys(ACTORS, 0)
-        self.done = self.found = self.refused = 0
-        self._never: set[Placed] = set()
+        self.done = self.found = self.refused = self.removed = 0
+        self._never: set[SwapPlace | RemovePlace] = set()
+        self._done: set[SwapPlace | RemovePlace] = set()
         self._asked: dict[tuple[int, int], int] = {}
         """Client and number of its question: the newest generation when it was asked."""
 
@@ -148,44 +156,63 @@ class LinearizablePlaces(Invariant):
             before = self._asked.pop((host.index, fact.number))
             if isinstance(fact.answer, PlaceFound):
                 self._on_found(simulation, fact.answer, before)
-            elif isinstance(fact.question, SwapPlace):
+            elif not isinstance(fact.question, FindPlace):
                 self._on_swapped(simulation, fact.question, fact.answer, before)
 
     def _on_found(self, simulation: Simulation, answer: PlaceFound, before: int) -> None:
         if not answer.why:
             self.found += 1
-            self._stands(simulation, answer.actor, answer.placed, before)
+            self._stands(simulation, answer.actor, answer.placed, answer.first, before)
 
-    def _on_swapped(self, simulation: Simulation, asked: SwapPlace, answer: PlaceSwapped, before: int) -> None:
+    def _on_swapped(
+        self, simulation: Simulation, asked: SwapPlace | RemovePlace, answer: PlaceSwapped, before: int
+    ) -> None:
         if answer.done:
             self.done += 1
-            self._at(simulation, asked.actor, asked.expected)
-            self._stands(simulation, asked.actor, asked.wanted, before)
-            if asked.wanted in self._never:
-                simulation.violate(f"a swap of {asked.actor} is done that was said never to be")
-        elif answer.decided:
+            self._at(simulation, asked.actor, asked.expected, 0)
+            if isinstance(asked, SwapPlace):
+                self._stands(simulation, asked.actor, asked.wanted, 0, before)
+            else:
+                self.removed += 1
+                self._stands(simulation, asked.actor, None, answer.first, max(before, asked.expected.generation + 1))
+            self._done.add(asked)
+        elif answer.decided or answer.first:
             self.refused += 1
-            self._stands(simulation, asked.actor, answer.current, before)
-            self._never.add(asked.wanted)
-            if self.chain.get((asked.actor, asked.wanted.generation)) == asked.wanted:
-                simulation.violate(f"a swap of {asked.actor} was done, and is said never to be")
+            self._stands(simulation, asked.actor, answer.current, answer.first, before)
+            if answer.decided:
+                self._never.add(asked)
+                self._was_not(simulation, asked)
+        if answer.done and asked in self._never:
+            simulation.violate(f"a change of {asked.actor} is done that was said never to be")
 
-    def _stands(self, simulation: Simulation, actor: str, placed: Placed | None, before: int) -> None:
+    def _was_not(self, simulation: Simulation, asked: SwapPlace | RemovePlace) -> None:
+        stood = isinstance(asked, SwapPlace) and self.chain.get((asked.actor, asked.wanted.generation)) == asked.wanted
+        if stood or asked in self._done:
+            simulation.violate(f"a change of {asked.actor} was done, and is said never to be")
+
+    def _stands(self, simulation: Simulation, actor: str, placed: Placed | None, first: int, before: int) -> None:
         """Something is said for certain, in answer to a question from when `before` was certain already."""
-        generation = _generation(placed)
+        generation = _generation(placed, first)
         if generation < before:
             simulation.violate(
                 f"{actor} is said to be at generation {generation}, {before} was known before the question"
             )
-        self._at(simulation, actor, placed)
-        if placed is not None and placed in self._never:
+        self._at(simulation, actor, placed, first)
+        if any(isinstance(each, SwapPlace) and each.wanted == placed for each in self._never):
             simulation.violate(f"{actor} is where a swap put it that was said never to be")
         self.newest[actor] = max(self.newest[actor], generation)
 
-    def _at(self, simulation: Simulation, actor: str, placed: Placed | None) -> None:
-        stands = self.chain.setdefault((actor, _generation(placed)), placed)
-        if stands != placed:
-            simulation.violate(f"{actor} has two places of generation {_generation(placed)}")
+    def _at(self, simulation: Simulation, actor: str, placed: Placed | None, first: int) -> None:
+        generation = _generation(placed, first)
+        if placed is None and not first:
+            return  # That nothing stood there is in the answer of whoever put something there.
+        if self.chain.setdefault((actor, generation), placed) != placed:
+            simulation.violate(f"{actor} has two places of generation {generation}")
+
+
+def _generation(placed: Placed | None, first: int) -> int:
+    """Say where an answer stands in the order of an actor's places; nothing has the last generation that is retired."""
+    return max(0, first - 1) if placed is None else placed.generation
 
 
 class TablesRiseOnDisk(Invariant):
@@ -206,5 +233,5 @@ class TablesRiseOnDisk(Invariant):
         if place < self._newest.get(host.index, (0, 0)):
             simulation.violate(f"the disk of {host.node.short} goes back to version {place}")
         self._newest[host.index] = place
-        if self._tables.setdefault(place, record.places) != record.places:
+        if self._tables.setdefault(place, (record.places, record.retired)) != (record.places, record.retired):
             simulation.violate(f"two tables have the version {place}")

@@ -114,6 +114,13 @@ class Claim:
             return False
         return placed.generation <= self.expected.generation
 
+    def begins_later(self, first: int) -> bool:
+        """Found the actor in generation `first`, if that wanted is used up by a removal; tell whether it is."""
+        if self.wanted is None or self.expected is not None or self.wanted.generation >= first:
+            return False
+        self.wanted = Placed(first, self.wanted.host, self.wanted.stores)
+        return True
+
 
 @dataclass(slots=True)
 class Change:
@@ -316,6 +323,9 @@ class Hosting:
 
     def _on_place_swapped(self, _sender: NodeId, message: PlaceSwapped, now: Seconds) -> list[Effect]:
         asks_elsewhere = self.inquiry.heard(message.supernode)
+        claim = self.claims.get(message.actor)
+        if claim is not None and claim.begins_later(message.first):
+            return self._ask(message.actor, claim)
         if message.current is None or not message.decided:
             return self._ask_again(message.actor) if asks_elsewhere else []
         return self._learn(message.actor, message.current, now)

@@ -42,12 +42,11 @@ from atoll.actors.placement.messages import (
     PlaceSwapped,
     Prepare,
     Prepared,
-    SwapPlace,
     Write,
     Written,
 )
 from atoll.actors.placement.register import Register
-from atoll.actors.placement.table import PlaceTable
+from atoll.actors.placement.table import Change, PlaceTable
 from atoll.actors.runtime.machine import Announce, Arm, Effect, Reply, Seconds, Send, insist
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
@@ -86,8 +85,8 @@ class Leadership:
         self.committed: Flight | None = None
         """The newest write that a majority has; None before this epoch's first."""
         self.flight: Flight | None = None
-        self.waiting: list[tuple[Any, SwapPlace]] = []
-        """Swaps for the next write."""
+        self.waiting: list[tuple[Any, Change]] = []
+        """Swaps and removals for the next write."""
         self.outbid_by = 0
         """The highest epoch that a voter put in our way."""
         self._settled: tuple[int, int] | None = None
@@ -172,13 +171,13 @@ class Leadership:
 
     def begin_to_write(self, adopted: Accepted | None, now: Seconds) -> list[Effect]:
         """Write what was read again, under this epoch, before anybody is told of it."""
-        return self._launch(
-            self.table_kind(adopted.places if adopted else ()), adopted.version if adopted else 0, [], now
-        )
+        if adopted is None:
+            return self._launch(self.table_kind(), 0, [], now)
+        return self._launch(self.table_kind(adopted.places, adopted.retired), adopted.version, [], now)
 
-    def swap(self, reply_to: Any, swap: SwapPlace, now: Seconds) -> list[Effect]:
-        """Take a swap for the next write."""
-        self.waiting.append((reply_to, swap))
+    def change(self, reply_to: Any, change: Change, now: Seconds) -> list[Effect]:
+        """Take a swap or a removal for the next write."""
+        self.waiting.append((reply_to, change))
         return self.advance(now)
 
     def advance(self, now: Seconds) -> list[Effect]:
@@ -186,19 +185,21 @@ class Leadership:
         return self._write(now) if self.waiting and self.flight is None and self.serves(now) else []
 
     def _write(self, now: Seconds) -> list[Effect]:
-        """Write the next version, with all swaps that wait and can be done."""
+        """Write the next version, with all changes that wait and can be done."""
         if self.committed is None:
             return []
         table, answers, changed = self.committed.table.copy(), [], False
         waiting, self.waiting = self.waiting, []
-        for reply_to, swap in waiting:
-            refusal = table.refusal(swap)
+        for reply_to, change in waiting:
+            refusal = table.refusal(change)
             if not refusal:
-                table.swap(swap)
+                table.change(change)
                 changed = True
-            current = table.find(swap.actor)
-            decided = not refusal or table.never(swap)
-            answers.append((reply_to, PlaceSwapped(swap.actor, not refusal, current, refusal, self.own, decided)))
+            actor, decided = change.actor, not refusal or table.never(change)
+            answer = PlaceSwapped(
+                actor, not refusal, table.find(actor), refusal, self.own, decided, table.first_of(actor)
+            )
+            answers.append((reply_to, answer))
         if not changed and self.settled():
             return [Reply(reply_to, answer) for reply_to, answer in answers]
         return self._launch(table, self.committed.record.version, answers, now)
@@ -206,7 +207,7 @@ class Leadership:
     def _launch(
         self, table: PlaceTable, version: int, answers: list[tuple[Any, PlaceSwapped]], now: Seconds
     ) -> list[Effect]:
-        record = Accepted(self.epoch, version + 1, *self.mark, table.places())
+        record = Accepted(self.epoch, version + 1, *self.mark, table.places(), table.retired)
         # This node first, on disk: should it lead again in this epoch after a crash, it must know what it wrote.
         effects, own = self.register.write(record, 0)
         if not isinstance(own, Written):
@@ -270,7 +271,9 @@ class Leadership:
         waiting, self.waiting = self.waiting, []
         flight, self.flight = self.flight, None
         effects = self._undecided(flight.answers, why) if flight is not None else []
-        return effects + [Reply(to, PlaceSwapped(swap.actor, False, None, why, decided=False)) for to, swap in waiting]
+        return effects + [
+            Reply(to, PlaceSwapped(change.actor, False, None, why, decided=False)) for to, change in waiting
+        ]
 
     @staticmethod
     def _undecided(answers: list[tuple[Any, PlaceSwapped]], why: str) -> list[Effect]:

@@ -1,6 +1,7 @@
 """What is asked of the placement, what the voters that keep it say to each other, and what each has on disk.
 
-    FindPlace -> PlaceFound        SwapPlace -> PlaceSwapped        ListPlaces -> PlacesListed     asked of any member
+    FindPlace -> PlaceFound        SwapPlace, RemovePlace -> PlaceSwapped                          asked of any member
+    ListPlaces -> PlacesListed                                                                     asked of any member
     Prepare -> Prepared            Write -> Written                 Committed                      supernode to voters
 
 Only the supernode knows; any other member answers with `why`, and names the supernode so that the caller can ask there.
@@ -29,6 +30,7 @@ STORES_MAX = 7
 ActorName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ACTOR_NAME_CHARACTERS_MAX)]
 Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=GENERATION_MAX)]
 Version: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=VERSION_MAX)]
+FirstGeneration: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=GENERATION_MAX)]
 Why: TypeAlias = Annotated[str, msgspec.Meta(max_length=REASON_CHARACTERS_MAX)]
 
 
@@ -63,17 +65,20 @@ class PlaceFound(Message, frozen=True, array_like=True, tag="placement.found"):
 
     actor: ActorName
     placed: Placed | None
-    """None: it never had a place, as far as the answering node knows."""
+    """None: it has no place, or none that the answering node knows of."""
     supernode: NodeId | None = None
     """Who knows better, where the answering node has somebody to name."""
     why: Why = ""
     """Why the answer is only what this node heard last; empty when it is certain."""
+    first: FirstGeneration = 0
+    """Not 0: it has no place for certain, and would begin with this generation."""
 
 
 class SwapPlace(Message, frozen=True, array_like=True, tag="placement.swap"):
     """Put `wanted` in the place of `expected`, if that is what stands there; answered by `PlaceSwapped`.
 
-    `wanted` has the generation after that of `expected`: 1 where none is expected.
+    `wanted` has the generation after that of `expected`. Where none is expected it is 1, until something was removed
+    from the table: then the refusal says, as `first`, with which it begins.
     """
 
     actor: ActorName
@@ -81,8 +86,19 @@ class SwapPlace(Message, frozen=True, array_like=True, tag="placement.swap"):
     wanted: Placed
 
 
+class RemovePlace(Message, frozen=True, array_like=True, tag="placement.remove"):
+    """Take an actor out of the table for good, if `expected` is what stands there; answered by `PlaceSwapped`.
+
+    Whoever runs it must have ended it before: nobody is told. An actor of that name begins above all generations that
+    this one had or was asked to have.
+    """
+
+    actor: ActorName
+    expected: Placed
+
+
 class PlaceSwapped(Message, frozen=True, array_like=True, tag="placement.swapped"):
-    """What became of a `SwapPlace`.
+    """What became of a `SwapPlace` or a `RemovePlace`.
 
     `done`: it is on a majority of the voters. Not done, but `decided`: that swap is not done and never will be. Else
     it may be done or not, as when no answer comes at all: put the same question to `supernode`, or to any member after
@@ -98,6 +114,8 @@ class PlaceSwapped(Message, frozen=True, array_like=True, tag="placement.swapped
     supernode: NodeId | None = None
     """Whom to ask instead, where the answering node has somebody to name."""
     decided: bool = True
+    first: FirstGeneration = 0
+    """Not 0: nothing stands there for certain, and what is put there begins with this generation."""
 
 
 class ListPlaces(Message, frozen=True, array_like=True, tag="placement.list"):
@@ -123,6 +141,8 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="placement.acce
     roster_version: Version
     """Whose majority the writer wanted."""
     places: Places
+    retired: Version = 0
+    """Generations up to this are used up by actors that were removed; a new one begins above."""
 
 
 class Promised(msgspec.Struct, frozen=True, array_like=True, tag="placement.promised"):
@@ -188,6 +208,7 @@ MESSAGES: tuple[type[Message], ...] = (
     FindPlace,
     PlaceFound,
     SwapPlace,
+    RemovePlace,
     PlaceSwapped,
     ListPlaces,
     PlacesListed,

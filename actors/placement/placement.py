@@ -36,12 +36,13 @@ from atoll.actors.placement.messages import (
     PlaceSwapped,
     Prepare,
     Prepared,
+    RemovePlace,
     SwapPlace,
     Write,
     Written,
 )
 from atoll.actors.placement.register import Register
-from atoll.actors.placement.table import PlaceTable
+from atoll.actors.placement.table import Change, PlaceTable
 from atoll.actors.runtime.machine import (
     Announce,
     Arm,
@@ -140,7 +141,7 @@ class Placement:
 
     def _receive(self, event: Received, now: Seconds) -> list[Effect]:
         message = event.message
-        if isinstance(message, FindPlace | ListPlaces | SwapPlace):
+        if isinstance(message, FindPlace | ListPlaces | SwapPlace | RemovePlace):
             if event.reply_to is None:
                 self.counts["told_not_asked"] += 1
                 return []
@@ -156,15 +157,15 @@ class Placement:
         self.counts["not_understood"] += 1
         return []
 
-    def _on_question(self, reply_to: Any, message: Question | SwapPlace, now: Seconds) -> list[Effect]:
+    def _on_question(self, reply_to: Any, message: Question | Change, now: Seconds) -> list[Effect]:
         leads = self.leadership
         if leads is None:
             return [Reply(reply_to, self._hint(message, self._why()))]
         if len(self._asking) + len(leads.waiting) >= ASKERS_MAX:
             self.counts["turned_away"] += 1
             return [Reply(reply_to, self._hint(message, f"{ASKERS_MAX} questions wait already: ask again later"))]
-        if isinstance(message, SwapPlace):
-            return leads.swap(reply_to, message, now)
+        if isinstance(message, SwapPlace | RemovePlace):
+            return leads.change(reply_to, message, now)
         self._asking.append((reply_to, message))
         return []
 
@@ -179,13 +180,14 @@ class Placement:
         assert leads is not None and leads.committed is not None  # noqa: S101, PT018 - for mypy
         table = leads.committed.table
         if isinstance(message, FindPlace):
-            return PlaceFound(message.actor, table.find(message.actor), self.own)
+            actor = message.actor
+            return PlaceFound(actor, table.find(actor), self.own, first=table.first_of(actor))
         return PlacesListed(table.places(), self.own, "", len(leads.committed.holders))
 
-    def _hint(self, message: Question | SwapPlace, why: str) -> Message:
+    def _hint(self, message: Question | Change, why: str) -> Message:
         newest, elsewhere = self.register.newest, self.supernode if self.supernode != self.own else None
         table = PlaceTable(newest.places if newest else ())
-        if isinstance(message, SwapPlace):
+        if isinstance(message, SwapPlace | RemovePlace):
             return PlaceSwapped(message.actor, False, table.find(message.actor), why, elsewhere, decided=False)
         if isinstance(message, FindPlace):
             return PlaceFound(message.actor, table.find(message.actor), elsewhere, why)

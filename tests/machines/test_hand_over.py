@@ -396,3 +396,13 @@ def test_logs_that_differ_are_told_apart():
     assert not log.has(Position(1, 4))
     assert not log.has(Position(2, 5))
     assert log.fresh((Entry(1, 3), Entry(3, 4))) == (Entry(3, 4),)
+
+
+def test_an_actor_is_founded_above_the_generations_that_removals_have_used_up():
+    host = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
+    host.handle(Told(Found("x", "k", (A, B))), 0.0)
+    refusal = PlaceSwapped("x", False, None, "a new actor begins with 7", A, decided=False, first=7)
+    (again,) = host.handle(Received(A, refusal), 0.0)
+    assert again.message == SwapPlace("x", None, Placed(7, A, (A, B)))
+    host.handle(Received(A, PlaceSwapped("x", True, Placed(7, A, (A, B)))), 0.0)
+    assert host.owners["x"].placed.generation == 7

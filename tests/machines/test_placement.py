@@ -21,6 +21,7 @@ from atoll.actors.placement.messages import (
     Prepare,
     Prepared,
     Promised,
+    RemovePlace,
     SwapPlace,
     Write,
     Written,
@@ -201,7 +202,7 @@ def test_a_swap_is_done_when_a_majority_has_it_and_others_wait_for_the_next_writ
 
 def test_without_its_lease_a_supernode_answers_nothing_for_certain():
     placement, _ = serving()
-    assert replied(ask(placement, FindPlace("ledger"), 9.9)) == [PlaceFound("ledger", None, A)]
+    assert replied(ask(placement, FindPlace("ledger"), 9.9)) == [PlaceFound("ledger", None, A, first=1)]
     assert not replied(ask(placement, FindPlace("ledger"), 10.0))
     assert not ask(placement, SwapPlace("ledger", None, FIRST), 10.0)
     found, swapped = sorted(replied(tell(placement, LeaseEnded(6), 10.1)), key=lambda each: type(each).__name__)
@@ -220,7 +221,7 @@ def test_when_the_roster_changes_answers_go_on_and_it_is_settled_when_a_majority
     placement, _ = serving()
     effects = tell(placement, lease(version=2, voters=(A, B, C, D)))
     assert len(sent(effects, Write)) == 3
-    assert replied(ask(placement, FindPlace("ledger"))) == [PlaceFound("ledger", None, A)]
+    assert replied(ask(placement, FindPlace("ledger"))) == [PlaceFound("ledger", None, A, first=1)]
     settled = Announce(PlacementSettled(6, 1, 2))
     assert settled not in receive(placement, D, Written(6, 2))
     assert settled in receive(placement, C, Written(6, 2))
@@ -255,6 +256,41 @@ def test_a_question_that_is_told_and_not_asked_is_counted():
 
 # The table
 
+
+def test_a_removed_actor_leaves_nothing_and_begins_above_all_that_its_old_owner_can_ask_for():
+    placement, _ = serving()
+    for question, version in ((SwapPlace("ledger", None, FIRST), 2), (RemovePlace("ledger", FIRST), 3)):
+        ask(placement, question)
+        (answer,) = replied(receive(placement, C, Written(6, version)))
+    assert (answer.done, answer.current, answer.first) == (True, None, 3)
+    assert placement.leadership.committed.record.retired == 2
+    (found,) = replied(ask(placement, FindPlace("ledger")))
+    assert (found.placed, found.why, found.first) == (None, "", 3)
+    for late in (SwapPlace("ledger", FIRST, SECOND), SwapPlace("ledger", None, FIRST), RemovePlace("ledger", FIRST)):
+        (refused,) = replied(ask(placement, late))
+        assert (refused.done, refused.decided, refused.first) == (False, False, 3)
+    ask(placement, SwapPlace("ledger", None, Placed(3, B)))
+    assert replied(receive(placement, C, Written(6, 4)))[0].done
+    (refused,) = replied(ask(placement, SwapPlace("ledger", FIRST, SECOND)))
+    assert "generation 3 on" in refused.why
+
+
+def test_what_is_retired_is_known_to_the_next_supernode():
+    placement, _ = serving(table=Accepted(5, 7, 1, 1, (), 9))
+    (refused,) = replied(ask(placement, SwapPlace("ledger", None, FIRST)))
+    assert "a new actor begins with 10" in refused.why
+    assert refused.first == 10
+
+
+def test_a_removal_that_expects_something_else_is_refused_and_whether_it_was_done_before_is_said_with_care():
+    table = PlaceTable([ActorPlace("ledger", SECOND)])
+    assert "generation 2 on" in table.refusal(RemovePlace("ledger", FIRST))
+    assert table.never(RemovePlace("ledger", FIRST))
+    table = PlaceTable([ActorPlace("ledger", Placed(4, A))])
+    assert not table.never(RemovePlace("ledger", FIRST))
+    assert not PlaceTable().never(RemovePlace("ledger", FIRST))
+
+
 NODES = st.sampled_from([A, B, C])
 PLACES = st.builds(Placed, st.integers(1, 4), NODES, st.lists(NODES, max_size=3).map(tuple))
 SWAPS = st.builds(SwapPlace, st.sampled_from(["ledger", "vault"]), st.none() | PLACES, PLACES)
@@ -267,7 +303,7 @@ def test_generations_rise_by_one_and_only_from_what_was_expected(swaps):
         before = table.find(swap.actor)
         if not table.refusal(swap):
             assert before == swap.expected
-            table.swap(swap)
+            table.change(swap)
             assert table.find(swap.actor).generation == (before.generation if before else 0) + 1
             # Coming again, it is refused, and not said never to have been done.
             assert table.refusal(swap)

@@ -23,6 +23,7 @@ from atoll.actors.placement.messages import (
     Prepare,
     Prepared,
     Promised,
+    RemovePlace,
     SwapPlace,
     Write,
     Written,
@@ -35,12 +36,13 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "placement.txt"
 A, B, C = (simulated_node(number) for number in range(3))
 FIRST, SECOND = Placed(1, A, (A, B, C)), Placed(2, B, (A, B, C))
 TABLE = (ActorPlace("ledger", SECOND),)
-ACCEPTED = Accepted(7, 12, 1, 3, TABLE)
+ACCEPTED = Accepted(7, 12, 1, 3, TABLE, 5)
 EXAMPLES = (
     FindPlace("ledger"),
     PlaceFound("ledger", SECOND, A),
     SwapPlace("ledger", FIRST, SECOND),
     PlaceSwapped("ledger", False, SECOND, "its generation is 2, not 1", A),
+    RemovePlace("ledger", SECOND),
     ListPlaces(),
     PlacesListed(TABLE, A, "", 3),
     Prepare(7),

@@ -15,11 +15,13 @@ from atoll.actors.placement.messages import (
     Prepare,
     Prepared,
     Promised,
+    RemovePlace,
     Write,
     Written,
 )
 from atoll.actors.placement.placement import Placement
 from atoll.actors.placement.register import Register
+from atoll.actors.placement.table import PlaceTable
 from atoll.actors.runtime.machine import Announce, Persist, Reply
 from atoll.testing.placement_adversary import games_lost
 
@@ -178,6 +180,33 @@ class SupernodeWritesToItsOwnDiskLast(Leadership):
         return [each for each in super()._launch(table, version, answers, now) if not isinstance(each, Persist)]
 
 
+class RemovedActorBeginsAgainAtOne(PlaceTable):
+    def retired_by(self, removed):
+        return self.retired
+
+
+class RemovalRetiresOnlyWhatStoodThere(PlaceTable):
+    """A swap of the old owner that is on its way looks done when somebody puts the same in the place."""
+
+    def retired_by(self, removed):
+        return max(self.retired, removed.generation)
+
+
+class NextSupernodeForgetsWhatIsRetired(Leadership):
+    def begin_to_write(self, adopted, now):
+        return super().begin_to_write(adopted and replace(adopted, retired=0), now)
+
+
+class RemovesWhateverStandsThere(PlaceTable):
+    def as_expected(self, change):
+        return super().as_expected(change) or (isinstance(change, RemovePlace) and change.actor in self._placed)
+
+
+class RemovedMeansNeverDone(PlaceTable):
+    def was_never(self, wanted):
+        return True
+
+
 # Openings: the few steps that matter, and then the adversary goes on by itself. A, B and C vote.
 
 
@@ -267,6 +296,33 @@ def versions_rise_where_nobody_hears_of_them(game):
     game.crown(b)
     game.flow(a, b)
     game.find_at(b)
+
+
+def torn_while_it_takes_a_table(game):
+    a, b, c = game.players
+    game.crown(a)
+    game.flow(a, b, c)
+    b.tears = True
+    game.swap_at(a)
+    game.flow(a, b)
+    game.crown(c)
+    game.flow(b, c)
+    game.find_at(c)
+
+
+def done_unknown_to_the_asker_and_removed(game):
+    a, b, c = game.players
+    game.crown(a)
+    game.flow(a, b, c)
+    game.swap_at(a)
+    game.flow(a, b, only=(Write,))
+    game.depose(a)
+    game.crown(c)
+    game.flow(b, c)
+    game.find_at(c)
+    game.remove_at(c)
+    game.flow(b, c)
+    game.repeat_at(c)
 
 
 def promised_and_sound(game):
@@ -363,8 +419,8 @@ def two_voters_are_added_before_anybody_hears_of_the_first(game):
 
 PLAIN = {}
 CRASHES = {"odds": {"crash": 4}, "strikes": {("crash", Promised): 0.2, ("crash", Accepted): 0.05}}
-TORN = {"odds": {"tear": 4}, "strikes": {("tear", Accepted): 0.2}}
 DAMAGE = {"odds": {"forget": 3, "crash": 0}, "strikes": {("forget", Promised): 0.2, ("forget", Amnesia): 0.3}}
+REMOVALS = {"odds": {"remove": 6, "ask_again": 4}}
 
 
 def opened(opening, **more):
@@ -372,7 +428,7 @@ def opened(opening, **more):
 
 
 NEMESES = {
-    VoterAnswersBeforeTheDisk: TORN,
+    VoterAnswersBeforeTheDisk: opened(torn_while_it_takes_a_table),
     PromisesAreNotOnDisk: opened(promised_and_crashed),
     TablesAreNotOnDisk: CRASHES,
     VoterBreaksItsPromise: opened(promised_and_sound),
@@ -394,14 +450,23 @@ NEMESES = {
     SupernodeWritesToItsOwnDiskLast: opened(placement_alone_starts_again),
     CountsWhoeverHasIt: opened(written_at_a_voter_that_is_taken_out, voters=4),
     SaysSettledAtOnce: opened(two_voters_are_added_before_anybody_hears_of_the_first, others=2),
+    RemovedActorBeginsAgainAtOne: REMOVALS,
+    RemovalRetiresOnlyWhatStoodThere: REMOVALS,
+    NextSupernodeForgetsWhatIsRetired: REMOVALS,
+    RemovesWhateverStandsThere: REMOVALS,
+    RemovedMeansNeverDone: opened(done_unknown_to_the_asker_and_removed),
 }
 
 
 def placement_with(mutant):
     if issubclass(mutant, Placement):
         return mutant
-    part = "register_kind" if issubclass(mutant, Register) else "leadership_kind"
-    return type(mutant.__name__, (Placement,), {part: mutant})
+    if issubclass(mutant, Register):
+        return type(mutant.__name__, (Placement,), {"register_kind": mutant})
+    leadership = mutant
+    if issubclass(mutant, PlaceTable):
+        leadership = type(mutant.__name__, (Leadership,), {"table_kind": mutant})
+    return type(mutant.__name__, (Placement,), {"leadership_kind": leadership})
 
 
 @pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)

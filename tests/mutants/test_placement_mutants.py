@@ -64,13 +64,13 @@ class VersionsStandStill(Leadership):
 
 
 class SwapComparesOnlyTheHost(PlaceTable):
-    def as_expected(self, swap):
-        current, expected = self._placed.get(swap.actor), swap.expected
+    def as_expected(self, change):
+        current, expected = self._placed.get(change.actor), change.expected
         return (current and current.host) == (expected and expected.host)
 
 
 class RefusedMeansNever(PlaceTable):
-    def never(self, swap):
+    def never(self, change):
         return True
 
 
