@@ -12,6 +12,8 @@ from atoll.actors.runtime.machine import Arm, Seconds
 from atoll.transport.identity import NodeId
 
 TIMER = "patience"
+RANK_SPREAD = 0.25
+"""The share of its place in which a voter that knows its rank draws: enough to part two that believe to share one."""
 TIMER_S_MIN = 0.001
 """A timer that fires a rounding error too early is armed again for this long, not for zero."""
 
@@ -53,5 +55,6 @@ class Patience:
         if len(roster.voters) == 1:
             return 0.0
         better, unknown = self._outlook.rank(voters)
-        share = (better + self._rng.random() * (1 + unknown)) / len(voters)
+        spread = 1 + unknown if unknown else RANK_SPREAD
+        share = (better + self._rng.random() * spread) / len(voters)
         return self._settings.delay_s_min + (self._settings.delay_s_max - self._settings.delay_s_min) * share

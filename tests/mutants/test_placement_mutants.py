@@ -4,7 +4,7 @@ The real machine runs under the very same seeds. Rules of a voter and of its dam
 coincidences to be met in half the seeds, are held by `tests/machines/test_placement.py` alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -87,6 +87,7 @@ LATE = FaultPlan(
     pause_s=(0.3, 2),
     aim=0.8,
 )
+TWICE = replace(LATE, duplicate_ratio=0.6)
 RESIGNATIONS = FaultPlan(weights={"tell": 2, "halves": 1}, every_s=OFTEN, facts=(Resign("told to"),), aim=1.0)
 COMING_AND_GOING = FaultPlan(
     weights={"tell": 2, "crash": 2, "halves": 2, "partial": 1},
@@ -128,7 +129,7 @@ NEMESES = {
     MajorityOfTheFirstRoster: Nemesis(COMING_AND_GOING, 3, 40, 4),
     VersionsStandStill: Nemesis(CUTS, 3, 20),
     SwapComparesOnlyTheHost: Nemesis(CUTS, 3, 20),
-    RefusedMeansNever: Nemesis(LATE, 3, 60),
+    RefusedMeansNever: Nemesis(TWICE, 3, 60),
 }
 
 
