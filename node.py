@@ -1,7 +1,7 @@
 """The composition root: what a node, a relay and a cloud are made of, from their configs.
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
-            suspicion, discoverer
+            suspicion, discoverer, migration (log_store, hosting, callers)
             container_manager, images, gateway, users' actors
     relay   its two ports (`Relay`); where a cloud is told of it: router, uplink, reporter (`reporting`)
     cloud   router, directory, signaling, enrolment (`run_cloud`)
@@ -50,6 +50,11 @@ from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
 from atoll.actors.hand_over import messages as hand_over_messages
+from atoll.actors.hand_over.messages import MoveEnded
+from atoll.actors.hand_over.migratable import MigratableActor
+from atoll.actors.hand_over.migration import migration
+from atoll.actors.hand_over.repertoire import Repertoire
+from atoll.actors.hand_over.site_actors import MOVE_S, SiteActors
 from atoll.actors.host import messages as host_messages
 from atoll.actors.image_exchange import messages as image_messages
 from atoll.actors.image_exchange.blob_store import BlobStore
@@ -192,10 +197,13 @@ class Node:
         own = NodeRecord(key.node_id, config.name, config.site.name, VERSION)
         self.system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
         self._offer = Offer(self.system)
+        repertoire = Repertoire()
+        self._site_actors = SiteActors(self.system, repertoire)
         store = stack.enter_context(_blob_store(config))
         duties = _duties(own, store, has_cloud=config.cloud is not None)
         with _own_faults():
-            await self.system.supervise(_network(config, key, site, own, duties=duties, founded=founded))
+            moving = migration(key.node_id, repertoire, config.state_dir)
+            await self.system.supervise(_network(config, key, site, own, moving, duties=duties, founded=founded))
             await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
             await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
             await self._serve_gateway(own, site)
@@ -235,13 +243,43 @@ class Node:
         system = self._running()
         if name in RESERVED:
             raise UsageError(f"{name} is a name of the node's own, for a duty that may come here: choose another one")
+        if self._site_actors.hosts(name):
+            raise UsageError(f"a migratable actor of this site is called {name}: choose another name")
         ref = await system.spawn(factory, name, under=USERS)
         self._users.add(name)
         self._offer.set_actors(self._users)
         return ref
 
+    def host(self, make: Callable[[], MigratableActor], name: str | None = None) -> ActorRef | None:
+        """Host a migratable actor (a class will do) under a name that is its own on the whole site, and give it.
+
+        Say so on every node that may run it: the first one begins it, the others stand by. It is begun as soon as a
+        majority of the site's voters can be reached; until then calls wait. Without a name this node only stands by
+        for actors of the class.
+
+        Raises:
+            UsageError: The class cannot move, or the name is taken on this node or by another class.
+        """
+        if name is not None and (name in self._users or self._running().find(name) is not None or name in RESERVED):
+            raise UsageError(f"an actor named {name} lives on this node already, which does not move")
+        self._running()
+        return self._site_actors.host(make, name)
+
+    async def move(self, name: str, *, to: NodeId | str, timeout_s: float = MOVE_S) -> MoveEnded:
+        """Move a migratable actor to another member of the site (its id or its name), and say how long it paused.
+
+        Raises:
+            Refused: That node does not take it, or it cannot leave now; it goes on where it is.
+            Unreachable: Nobody can say where it is, or it was not moved in time.
+            UsageError: There is no such actor or no such member.
+        """
+        self._running()
+        return await self._site_actors.move(name, to, timeout_s)
+
     async def find(self, name: str, *, scope: str = "site", timeout_s: float = 5.0) -> ActorRef:
         """Find an actor by its name: here, on the `site`, or anywhere in the `account`, and open a way to it.
+
+        A migratable actor is found on the site alone; calls follow it when it moves.
 
         Raises:
             Unreachable: Nobody offers such an actor, or there is no way to its node.
@@ -256,12 +294,12 @@ class Node:
             with anyio.fail_after(timeout_s):
                 records = await self._records(scope)
                 holders = [each.node for each in records if name in each.actors and each.node != self.id]
-                if not holders:
-                    raise Unreachable(f"no node of this {scope} offers an actor {name}")
-                await self._ask_here(router_messages.PATH, Reach(holders[0]), timeout_s)
+                if holders:
+                    await self._ask_here(router_messages.PATH, Reach(holders[0]), timeout_s)
+                    return system.ref(Address(holders[0], name))
+                return await self._site_actors.find(name)
         except TimeoutError:
             raise Unreachable(f"no way to an actor {name} within {timeout_s:g} s") from None
-        return system.ref(Address(holders[0], name))
 
     async def _records(self, scope: str) -> tuple[NodeRecord, ...]:
         site: SiteDescribed = await self._ask_here(duties_messages.PATH, DescribeSite(), 2.0)
@@ -275,7 +313,14 @@ class Node:
 
 
 def _network(
-    config: NodeConfig, key: NodeKey, site: SiteKeys, own: NodeRecord, *, duties: _DutyMakers, founded: bool
+    config: NodeConfig,
+    key: NodeKey,
+    site: SiteKeys,
+    own: NodeRecord,
+    migration: SupervisorSpec,
+    *,
+    duties: _DutyMakers,
+    founded: bool,
 ) -> SupervisorSpec:
     """Say which actors make a node part of its site and of the cloud, in the order in which they need each other."""
     node = key.node_id
@@ -313,6 +358,7 @@ def _network(
                 name=discoverer_messages.PATH,
                 factory=lambda: Discoverer(node, beacon, seeds=_seeds(config), dnssd=dnssd),
             ),
+            migration,
         ),
     )
 

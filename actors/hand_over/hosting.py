@@ -327,7 +327,8 @@ class Hosting:
         if claim is not None and claim.begins_later(message.first):
             return self._ask(message.actor, claim)
         if message.current is None or not message.decided:
-            return self._ask_again(message.actor) if asks_elsewhere else []
+            # It may be done: asked once more it is no clearer, but where the actor is tells.
+            return self._ask_again(message.actor) if asks_elsewhere else [self.inquiry.find(message.actor)]
         return self._learn(message.actor, message.current, now)
 
     def _ask_again(self, actor: str) -> list[Effect]:
@@ -578,7 +579,9 @@ class Hosting:
     # Moves: this host as the target.
 
     def _on_offer(self, sender: NodeId, offer: OfferState, now: Seconds) -> list[Effect]:
-        owned = offer.actor in self.owners or offer.actor in self.claims
+        claim = self.claims.get(offer.actor)
+        # One that expects nothing, or only asks, does not get an actor that somebody else has.
+        owned = offer.actor in self.owners or (claim is not None and claim.expected is not None)
         return self.arrivals.offered(sender, offer, now, owned=owned)
 
     def _on_take_place(self, sender: NodeId, message: TakePlace, now: Seconds) -> list[Effect]:

@@ -31,6 +31,9 @@ OPERATION_BYTES_MAX = 64 * 1024
 ENTRIES_MAX = 256
 """Entries in one message."""
 WHY_CHARACTERS_MAX = 300
+PAUSE_MS_MAX = 3_600_000
+OPERATION_FAILED = "the operation failed"
+"""How the refusal of an operation begins that was tried and changed nothing."""
 
 Kind: TypeAlias = Annotated[str, msgspec.Meta(max_length=KIND_CHARACTERS_MAX)]
 Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=GENERATION_MAX)]
@@ -306,6 +309,23 @@ class CallRefused(Message, frozen=True, array_like=True, tag="hand_over.call_ref
     why: Why
 
 
+class MoveWanted(Message, frozen=True, array_like=True, tag="hand_over.move_wanted"):
+    """Ask the host of an actor to move it; answered with `MoveEnded`, or declined where it is not served."""
+
+    actor: ActorName
+    target: NodeId
+
+
+class MoveEnded(Message, frozen=True, array_like=True, tag="hand_over.move_ended"):
+    """What became of a move; `why` it failed, or empty."""
+
+    actor: ActorName
+    target: NodeId
+    paused_ms: Annotated[float, msgspec.Meta(ge=0, le=PAUSE_MS_MAX)]
+    """From when the source took no more operations until it knew the target to have the actor."""
+    why: Why
+
+
 MESSAGES: tuple[type[Message], ...] = (
     Seal,
     Sealed,
@@ -329,6 +349,8 @@ MESSAGES: tuple[type[Message], ...] = (
     CallDeferred,
     CallRedirected,
     CallRefused,
+    MoveWanted,
+    MoveEnded,
 )
 
 
@@ -466,3 +488,67 @@ class CallEnded:
     sequence: int
     reply: bytes
     failed: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallActor:
+    """Ask this node's callers to call a migratable actor; answered with the bytes of its reply."""
+
+    actor: str
+    operation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HostActor:
+    """Tell this node's hosting that an actor was added to its repertoire."""
+
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainHosted:
+    """Ask this node's hosting to move everything away, and to take nothing more; answered with `HostedDrained`."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAway:
+    """An actor that a drained node moved."""
+
+    actor: str
+    target: NodeId
+    took_s: float
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostedDrained:
+    """The answer to `DrainHosted`."""
+
+    moved: tuple[GivenAway, ...]
+    stayed: tuple[tuple[str, str], ...]
+    """Actor, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeHosting:
+    """Ask this node's hosting for `HostingDescribed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostedActor:
+    """An actor that this node owns."""
+
+    actor: str
+    kind: str
+    placed: Placed
+    phase: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostingDescribed:
+    """What this node hosts."""
+
+    actors: tuple[HostedActor, ...]

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atoll.actors.hand_over.migratable import DurableActor, MigratableActor
     from atoll.actors.runtime import Actor, ActorRef, handles
     from atoll.node import Node
     from atoll.transport.base import Standing
 
-__all__ = ["Actor", "ActorRef", "Node", "Standing", "handles"]
+__all__ = ["Actor", "ActorRef", "DurableActor", "MigratableActor", "Node", "Standing", "handles"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from atoll.transport.base import Standing
 
         return Standing
+    if name in ("DurableActor", "MigratableActor"):
+        from atoll.actors.hand_over import migratable
+
+        return getattr(migratable, name)
     if name in __all__:
         from atoll.actors import runtime
 

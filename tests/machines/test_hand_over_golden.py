@@ -43,6 +43,8 @@ EXAMPLES = (
     hand_over.CallDeferred(*CALL, 20, "it is about to move"),
     hand_over.CallRedirected(*CALL, THERE),
     hand_over.CallRefused(*CALL, "over"),
+    hand_over.MoveWanted("boiler", B),
+    hand_over.MoveEnded("boiler", B, 12.5, ""),
 )
 RECORDS = (
     hand_over.LogBegun("boiler", 99, True),

@@ -1,0 +1,124 @@
+"""The migratable actors of a site, as a program sees them: host one, find one, move one. `Node` is their door."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from atoll.actors.duties.messages import PATH as DUTIES
+from atoll.actors.duties.messages import DescribeSite, SiteDescribed
+from atoll.actors.hand_over.callers_actor import MigratableRef
+from atoll.actors.hand_over.client import PlaceKnown
+from atoll.actors.hand_over.messages import CALLERS, HOSTING, HostActor, MoveEnded, MoveWanted
+from atoll.actors.hand_over.migratable import MigratableActor
+from atoll.actors.hand_over.repertoire import Repertoire
+from atoll.actors.placement.messages import PATH as PLACEMENT
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.messages import Reach
+from atoll.actors.runtime import ActorSystem, Address, AskFailed
+from atoll.transport.errors import Refused, Unreachable, UsageError
+from atoll.transport.identity import NodeId
+
+LOOK_AGAIN_S = 0.05
+ASK_S = 2.0
+MOVE_S = 10.0
+
+
+class SiteActors:
+    """Hosts, finds and moves migratable actors from one node."""
+
+    def __init__(self, system: ActorSystem, repertoire: Repertoire) -> None:
+        self._system = system
+        self._repertoire = repertoire
+
+    def hosts(self, name: str) -> bool:
+        """Tell whether this node was told to host an actor of that name."""
+        return name in self._repertoire.hosted
+
+    def host(self, make: Callable[[], MigratableActor], name: str | None) -> MigratableRef | None:
+        """Be ready for actors of a class, and host one of that name unless the site has it already; see `Node.host`."""
+        kind = self._repertoire.learn(make)
+        if name is None:
+            return None
+        self._repertoire.host(name, kind)
+        self._system.tell(Address(self._system.node_id, HOSTING), HostActor(name))
+        return MigratableRef(self._system, name)
+
+    async def find(self, name: str) -> MigratableRef:
+        """Find an actor in the placement.
+
+        Raises:
+            Unreachable: It has no place there, or nobody can say so now.
+        """
+        if not self.hosts(name):
+            try:
+                placed = await self._place(name)
+            except Unreachable as error:
+                raise Unreachable(f"no node of this site offers an actor {name}; {error}") from error
+            if placed is None:
+                raise Unreachable(f"no node of this site offers an actor {name}")
+            self._system.tell(Address(self._system.node_id, CALLERS), PlaceKnown(name, placed))
+        return MigratableRef(self._system, name)
+
+    async def _place(self, name: str, *, certain: bool = False) -> Placed | None:
+        """Ask this node's placement, and the supernode where that one names it."""
+        why = "no member of this site answers"
+        node = self._system.node_id
+        for _ in range(3):
+            try:
+                found: PlaceFound = await self._system.ask(
+                    Address(node, PLACEMENT), FindPlace(name), timeout_s=ASK_S, reply_type=PlaceFound
+                )
+            except AskFailed as error:
+                why = str(error)
+                node = self._system.node_id
+                continue
+            if not found.why or (found.placed is not None and not certain):
+                return found.placed
+            why = found.why
+            if found.supernode is None or found.supernode == node:
+                break
+            node = found.supernode
+        raise Unreachable(f"where one that moves is cannot be told now: {why}")
+
+    async def move(self, name: str, to: NodeId | str, timeout_s: float) -> MoveEnded:
+        """Move an actor, wherever it is; see `Node.move`."""
+        target = to if isinstance(to, NodeId) else await self._member(to)
+        why = ""
+        with anyio.move_on_after(timeout_s):
+            while True:
+                try:
+                    placed = await self._place(name, certain=True)
+                    if placed is None:
+                        raise UsageError(f"no migratable actor of this site is called {name}")
+                    if placed.host == target:
+                        return MoveEnded(name, target, 0.0, "")
+                    ended = await self._ordered(placed.host, MoveWanted(name, target), timeout_s)
+                except (AskFailed, Unreachable) as error:
+                    # It is on its way already, or its host has just gone: the placement will say.
+                    why = str(error)
+                    await anyio.sleep(LOOK_AGAIN_S)
+                    continue
+                if ended.why:
+                    raise Refused(f"{name} stays where it is: {ended.why}")
+                return ended
+        raise Unreachable(f"{name} was not moved within {timeout_s:g} s: {why or 'no answer'}")
+
+    async def _ordered(self, host: NodeId, wanted: MoveWanted, timeout_s: float) -> MoveEnded:
+        if host != self._system.node_id:
+            await self._ask_here(ROUTER, Reach(host))
+        ended = await self._system.ask(Address(host, HOSTING), wanted, timeout_s=timeout_s, reply_type=MoveEnded)
+        assert isinstance(ended, MoveEnded)  # noqa: S101 - for mypy
+        return ended
+
+    async def _member(self, label: str) -> NodeId:
+        site: SiteDescribed = await self._ask_here(DUTIES, DescribeSite())
+        found = [each.node for each in site.records if label in (each.name, str(each.node), each.node.short)]
+        if len(found) != 1:
+            names = ", ".join(sorted(each.name for each in site.records))
+            raise UsageError(f"{len(found)} members of this site are called {label}; there are {names}")
+        return found[0]
+
+    async def _ask_here(self, path: str, message: Any) -> Any:
+        return await self._system.ask(Address(self._system.node_id, path), message, timeout_s=ASK_S)
