@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from atoll.cli.connection import Answer, connection, for_each, json_option, node_option, segment
-from atoll.cli.output import Failed, fail, print_json
+from atoll.cli.output import JSON_VERSION, Failed, fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.tables import moment, print_table, shown, size, suggest
 from atoll.cli.uploads import ImageForm
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 PUSH_S = 120.0
 """For the node to take a piece, and to unpack the image at the end."""
 PULL_S = 900.0
-PULL_WAIT_MS = 20_000
-"""For the node to say how far it is, when nobody watches;"""
+PULL_WAIT_MS = 5_000
+"""For the node to say how far it is, when that goes into a log;"""
+PULL_TELL_MS = 1_000
+"""when a program reads it;"""
 PULL_LOOK_MS = 300
-"""and when somebody does."""
+"""and when somebody watches."""
 client_option = click.option("--client", metavar="NAME", help="The client it belongs to; default: api.")
 
 
@@ -99,7 +101,7 @@ def _nothing(_count: int) -> None:
 @json_option
 def pull(image: str, source: str | None, node: str | None, client: str | None, *, as_json: bool) -> None:
     """Pull an image from another node of the site, by way of its cache."""
-    answer, reply = _pulled(image, source or "", node, client)
+    answer, reply = _pulled(image, source or "", node, client, as_json=as_json)
     if as_json:
         print_json(answer.plain())
     elif (held := reply.image) is not None:
@@ -109,27 +111,83 @@ def pull(image: str, source: str | None, node: str | None, client: str | None, *
     suggest("run it with", atoll(), "container", "run", image, "--name", image.partition(":")[0], node=node)
 
 
-def _pulled(image: str, source: str, node: str | None, client: str | None) -> "tuple[Answer, PullReply]":
+def _pulled(
+    image: str, source: str, node: str | None, client: str | None, *, as_json: bool
+) -> "tuple[Answer, PullReply]":
     from atoll.actors.gateway.views import PullReply
 
     headers = {"content-type": "application/json"} | client_header(client)
-    wait_ms = PULL_LOOK_MS if sys.stderr.isatty() else PULL_WAIT_MS
+    watched = sys.stderr.isatty() and not as_json
+    wait_ms = PULL_LOOK_MS if watched else PULL_TELL_MS if as_json else PULL_WAIT_MS
     body = json.dumps({"image": image, "from": source, "wait_ms": wait_ms}).encode()
     deadline = time.monotonic() + PULL_S
     with contextlib.ExitStack() as stack:
-        bar: Callable[[int], None] | None = None
-        seen = 0
+        told = stack.enter_context(_Bars(image)) if watched else _Lines(image, as_json=as_json)
         while time.monotonic() < deadline:
             answer = connection(node).ask("POST", "/atoll/v1/images/pull", body=body, headers=headers)
             reply = answer.view(PullReply)
             if reply.image is not None:
                 return answer, reply
-            if bar is None and reply.size_bytes:
-                bar = stack.enter_context(_progress(image, reply.size_bytes))
-            if bar is not None:
-                bar(reply.got_bytes - seen)
-                seen = reply.got_bytes
+            if reply.size_bytes:
+                told.show(reply, _got(reply))
     raise Failed(f"{image} is still on its way after {PULL_S:g} s", "run the same command again to wait on")
+
+
+def _got(reply: "PullReply") -> int:
+    """Say how many bytes are where they are wanted next: at the cache first, and then here."""
+    return min(reply.size_bytes, reply.cache_bytes if _at_cache(reply) else reply.got_bytes)
+
+
+def _at_cache(reply: "PullReply") -> bool:
+    return reply.cached and not reply.got_bytes
+
+
+def _whose(reply: "PullReply") -> str:
+    if _at_cache(reply):
+        return f"the cache at {shown(reply.source_name)} gets it"
+    return f"from {'the cache at ' if reply.cached else ''}{shown(reply.source_name)}"
+
+
+class _Lines:
+    """How far a pull is, as lines on stderr: JSON for programs, words for logs; one for each step."""
+
+    def __init__(self, image: str, *, as_json: bool) -> None:
+        self.image = image
+        self.as_json = as_json
+        self.last: object = None
+
+    def show(self, reply: "PullReply", got: int) -> None:
+        step = _at_cache(reply), got
+        if step == self.last:
+            return
+        self.last = step
+        share = got / reply.size_bytes
+        if self.as_json:
+            done = {"got_bytes": got, "size_bytes": reply.size_bytes, "share": round(share, 3)}
+            where = {"at": "cache" if _at_cache(reply) else "here", "source_name": reply.source_name}
+            click.echo(json.dumps({"version": JSON_VERSION, "progress": done | where}), err=True)
+        else:
+            part = f"{size(got)} of {size(reply.size_bytes)} ({share:.0%})"
+            click.echo(f"{shown(self.image)}: {part}, {_whose(reply)}", err=True)
+
+
+class _Bars(contextlib.ExitStack):
+    """The same as a bar on a terminal: one while the cache gets it, one while it comes here."""
+
+    def __init__(self, image: str) -> None:
+        super().__init__()
+        self.image = image
+        self.whose = ""
+        self.seen = 0
+        self.bar: Callable[[int], None] = _nothing
+
+    def show(self, reply: "PullReply", got: int) -> None:
+        if (whose := _whose(reply)) != self.whose or got < self.seen:
+            self.close()
+            self.whose, self.seen = whose, 0
+            self.bar = self.enter_context(_progress(f"{self.image}, {whose}", reply.size_bytes))
+        self.bar(got - self.seen)
+        self.seen = got
 
 
 @command.command("list")

@@ -108,6 +108,7 @@ class LiveContainers:
             source="" if state.source is None else str(state.source),
             source_name="" if state.source is None else await self._called(state.source),
             cached=state.cached,
+            cache_bytes=state.cache_bytes,
             image=None if state.image is None else _image_view(state.image),
         )
 
@@ -125,8 +126,10 @@ class LiveContainers:
                 raise
             pulled = await self.pull(client, image, None, RUN_PULLS_S)
         if pulled.image is None:
-            share = f"{pulled.got_bytes} of {pulled.size_bytes} bytes"
-            raise Expired(f"the image {image} is not here yet: {share} came within {RUN_PULLS_S:g} s")
+            share = f"{pulled.got_bytes} of {pulled.size_bytes} bytes came within {RUN_PULLS_S:g} s"
+            if pulled.cached and not pulled.got_bytes:
+                share = f"the site's cache has {pulled.cache_bytes} of {pulled.size_bytes} bytes"
+            raise Expired(f"the image {image} is not here yet: {share}")
         return msgspec.structs.replace(await self._changed(wanted), pulled_from=pulled.source_name)
 
     async def start_container(self, container: str) -> ContainerView:

@@ -267,6 +267,8 @@ class PullReply(Reply, frozen=True, kw_only=True):
     source_name: str = ""
     cached: bool = False
     """It is the site's cache."""
+    cache_bytes: int = 0
+    """What the cache has of it so far: it gets the whole before it gives any."""
     image: ImageView | None = None
 
 

@@ -110,3 +110,5 @@ class PullState:
     cached: bool = False
     """The source is the site's cache."""
     image: ImageInfo | None = None
+    cache_bytes: int = 0
+    """What the cache has of it, as it said last: it gets the whole before it gives any."""

@@ -150,7 +150,9 @@ class Pull:
                     return None
                 if answer.ready or answer.problem:
                     return cache if answer.ready else None
-                self.state = PullState(choice.name, 0, choice.size_bytes, cache, cached=True)
+                self.state = PullState(
+                    choice.name, 0, choice.size_bytes, cache, cached=True, cache_bytes=answer.got_bytes
+                )
                 await anyio.sleep(WANTED_AGAIN_S)
         return None
 
@@ -185,8 +187,9 @@ class _Spool:
         except OSError as error:
             raise StorageFault(f"the image cannot be stored: {error.strerror}; is the disk full?") from error
         source = self.transfer.source
+        cached, cache_bytes = source == self.cache, self.pull.state.cache_bytes
         self.pull.state = PullState(
-            self.choice.name, self.file.tell(), self.choice.size_bytes, source, cached=source == self.cache
+            self.choice.name, self.file.tell(), self.choice.size_bytes, source, cached, cache_bytes=cache_bytes
         )
 
     def start_over(self) -> None:

@@ -173,7 +173,8 @@ class SmallNode:
             self.kept_images[found.id] = found
         return PullReply(
             name=found.name,
-            got_bytes=found.size_bytes if here else found.size_bytes // 2,
+            got_bytes=found.size_bytes if here else found.size_bytes // 2 if source or len(self.pulls) > 2 else 0,
+            cache_bytes=0 if source else 100 * len(self.pulls),
             size_bytes=found.size_bytes,
             source=PHONE,
             source_name="phone",

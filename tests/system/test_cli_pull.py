@@ -35,7 +35,28 @@ def test_an_image_of_one_node_is_pulled_and_said_as_json(gate):
     done = gate("image", "pull", "echo-v1:1.0.0", "--from", "phone", "--json")
     said = json.loads(done.stdout)
     assert (said["version"], said["source_name"], said["image"]["id"]) == (1, "phone", "api-echo-v1")
-    assert gate.node.pulls == [("api", "echo-v1:1.0.0", "phone", 20.0)]
+    assert gate.node.pulls == [("api", "echo-v1:1.0.0", "phone", 1.0)]
+
+
+def test_how_far_a_pull_is_at_the_cache_and_then_here_is_said_in_words(gate):
+    pullable(gate, looks=4)
+    done = gate("image", "pull", "echo-v1:1.0.0")
+    assert done.stderr.splitlines()[:3] == [
+        "echo-v1:1.0.0: 100 B of 1.0 kB (10%), the cache at phone gets it",
+        "echo-v1:1.0.0: 200 B of 1.0 kB (20%), the cache at phone gets it",
+        "echo-v1:1.0.0: 500 B of 1.0 kB (50%), from the cache at phone",
+    ]
+    assert "500 B" not in done.stderr.splitlines()[3], "the same is not said twice"
+
+
+def test_how_far_a_pull_is_is_said_to_programs(gate):
+    pullable(gate, looks=3)
+    done = gate("image", "pull", "echo-v1:1.0.0", "--json")
+    assert json.loads(done.stdout)["image"]["id"] == "api-echo-v1"
+    first, _, third = (json.loads(line) for line in done.stderr.splitlines()[:3])
+    told = {"got_bytes": 100, "size_bytes": 1000, "share": 0.1, "at": "cache", "source_name": "phone"}
+    assert first == {"version": 1, "progress": told}
+    assert (third["progress"]["at"], third["progress"]["share"]) == ("here", 0.5)
 
 
 def test_a_pull_at_another_node_is_sent_there(gate):

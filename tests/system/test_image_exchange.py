@@ -242,6 +242,30 @@ async def test_a_pull_says_how_far_it_is_and_goes_on_when_nobody_waits(world):
         assert phone.counts()["fetched"] == 1, "the end of the first pull was told, no other one began"
 
 
+async def test_a_pull_says_how_far_the_cache_is_while_that_gets_the_image(world):
+    archive = archive_of()
+    gate = anyio.Event()
+
+    class Slow(ImageExchange):
+        async def receive(self, delivery):
+            if isinstance(delivery.message, ReadImage) and delivery.message.offset:
+                await gate.wait()
+            return await super().receive(delivery)
+
+    async with world.node("phone") as phone, world.node("nas") as nas, contextlib.AsyncExitStack() as stack:
+        store = stack.enter_context(BlobStore(world.folder / "slow"))
+        tv = await stack.enter_async_context(world.node("tv", exchange=lambda: Slow(store, world.folder / "slow-up")))
+        await nas.hold_cache()
+        await tv.push(archive)
+        with anyio.fail_after(10):
+            while (state := await phone.pull(wait_s=0.01)).cache_bytes == 0:
+                pass
+        assert (state.source, state.cached, state.got_bytes) == (nas.id, True, 0)
+        assert (state.cache_bytes, state.size_bytes) == (CHUNK_BYTES, len(archive))
+        gate.set()
+        assert (await phone.pull()).got_bytes == len(archive)
+
+
 async def test_a_load_that_takes_long_keeps_no_member_waiting(world):
     async with world.node("tv") as tv, world.node("phone") as phone:
         await tv.push(archive_of())
