@@ -154,11 +154,6 @@ class UnreadMeters:
             meter.bytes_max = bytes_max
         return meter
 
-    def note(self, descriptor: int, length: int) -> None:
-        """Note that a whole frame of a connection was read."""
-        if (meter := self._meters.get(descriptor)) is not None:
-            meter.note_frame(length)
-
     def overfull(self) -> list[int]:
         """Look at some of them, all in turn, and give those that have to be cut."""
         if not self._turn:

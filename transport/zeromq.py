@@ -21,6 +21,7 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
+from atoll.transport.arrivals import Gone
 from atoll.transport.base import QUEUE_BYTES_MAX, SILENCE_S, Admission, LinkEvent
 from atoll.transport.connection import Connection, Dial, Stage
 from atoll.transport.dialling import Dialling
@@ -40,7 +41,8 @@ from atoll.transport.link_frames import (
 from atoll.transport.link_table import LinkTable
 from atoll.transport.pulse import Pulse
 from atoll.transport.tcp_connection import UNREAD_SLACK_BYTES
-from atoll.transport.zmq_socket import Gone, KeyedRouter, SocketLimits
+from atoll.transport.zmq_router import KeyedRouter
+from atoll.transport.zmq_socket import SocketLimits
 
 FRAME_LENGTH_MAX = 1024 * 1024
 """ZeroMQ's own limit for data; whoever sends more is disconnected before it is read."""
@@ -50,6 +52,8 @@ FLOOD_LOOK_S = 0.25
 """How often connections are measured; in between a peer can grow this node by what the network carries."""
 FRAMES_PER_TURN_MAX = 256
 HANDSHAKE_S_MAX = 60.0
+CONNECTIONS_MAX = 4096
+"""Those others may have open to a node; who comes later is cut. Well below the usual limits of descriptors."""
 _LOST = "the connection was lost or silent for too long"
 
 
@@ -101,7 +105,14 @@ class ZeroMqTransport:
 
     async def __aenter__(self) -> Self:
         self._work, self._unrest = anyio.Event(), anyio.Event()
-        self._router = KeyedRouter(self._key, self._host, self.port, self._limits, silent_s=2 * self._handshake_s)
+        self._router = KeyedRouter(
+            self._key,
+            self._host,
+            self.port,
+            self._limits,
+            silent_s=2 * self._handshake_s,
+            connections_max=CONNECTIONS_MAX,
+        )
         self.port = self._router.port
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
@@ -255,7 +266,7 @@ class ZeroMqTransport:
             connection = Connection(Stage.AWAITED, host=self._router.host_of(event.connection), deadline=deadline)
             connection.name, connection.key = event.connection, event.key
             self._accepted[event.connection] = connection
-        self._table.hear(connection, event.data)
+        self._table.hear(connection, event.frame)
         return True
 
     def _take_dialled(self, connection: Connection) -> bool:

@@ -14,11 +14,13 @@ from atoll.transport.errors import Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, own_address_of, peer_of, shut_down
-from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits
+from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits, frame_of
 
 _DEALER_EVENTS = (
     zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | HANDSHAKE_FAILED
 )
+# A plain number: pyzmq is slower with members of its enums.
+_NOW = int(zmq.DONTWAIT)
 NEVER_MS = 3_600_000
 """After so long libzmq would connect again by itself; no dealer outlives its connection by more than a moment."""
 
@@ -77,21 +79,17 @@ class Dealer:
     def receive_nowait(self) -> bytes | None:
         """Give the next frame, or None when nothing more has come."""
         try:
-            data = self._sock.recv(zmq.DONTWAIT)
+            frame = frame_of(self._sock, self._sock.recv(_NOW, copy=False))
         except zmq.Again:
             return None
         if self._meter is not None:
-            self._meter.note_frame(len(data))
-        if self._sock.getsockopt(zmq.RCVMORE):
-            while self._sock.getsockopt(zmq.RCVMORE):
-                self._sock.recv()
-            data = b""
-        return data
+            self._meter.note_frame(len(frame))
+        return frame
 
-    def try_send(self, data: bytes) -> bool:
+    def try_send(self, frame: bytes) -> bool:
         """Hand a frame to libzmq; False when its queue is full."""
         try:
-            self._sock.send(data, zmq.DONTWAIT)
+            self._sock.send(frame, _NOW)
         except zmq.Again:
             return False
         return True

@@ -3,8 +3,7 @@
 from typing import NamedTuple, TypeAlias
 
 from atoll.actors.tunnel_relay.reasons import Reason
-
-ConnectionId: TypeAlias = bytes
+from atoll.transport.arrivals import Arrived, ConnectionId, Gone
 
 
 class Opened(NamedTuple):
@@ -12,20 +11,6 @@ class Opened(NamedTuple):
 
     connection: ConnectionId
     key: bytes
-
-
-class Arrived(NamedTuple):
-    """A frame came in."""
-
-    connection: ConnectionId
-    key: bytes
-    frame: bytes
-
-
-class Gone(NamedTuple):
-    """The connection is no more."""
-
-    connection: ConnectionId
 
 
 class Elapsed(NamedTuple):

@@ -29,14 +29,11 @@ from typing import TypeAlias
 from atoll.actors.runtime.machine import insist
 from atoll.actors.tunnel_relay import frames
 from atoll.actors.tunnel_relay.circuit_events import (
-    Arrived,
-    ConnectionId,
     Cut,
     Deliver,
     Draining,
     Effect,
     Elapsed,
-    Gone,
     Input,
     Opened,
     Stuck,
@@ -44,6 +41,7 @@ from atoll.actors.tunnel_relay.circuit_events import (
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Pong, Undelivered, denial, event_frame
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import Role, Ticket
+from atoll.transport.arrivals import Arrived, ConnectionId, Gone
 
 ADMISSION_S = 1.0
 """How long a connection may be without a ticket."""

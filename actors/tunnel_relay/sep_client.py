@@ -26,11 +26,12 @@ from zmq.utils.monitor import parse_monitor_message
 
 from atoll.actors.tunnel_relay import frames
 from atoll.actors.tunnel_relay.frames import Accepted, Denied, Pong, RelayEvent
-from atoll.actors.tunnel_relay.sep_socket import SEND_QUEUE_FRAMES, harden
+from atoll.actors.tunnel_relay.sep_socket import limits
 from atoll.transport.base import QUEUE_BYTES_MAX
 from atoll.transport.errors import Congested, Expired, Refused, TransportError, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.tcp_connection import UnreadMeter, bytes_acknowledged, bytes_on_the_wire
+from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, endpoint
 
 DIAL_S = 10.0
 """For the handshake and the answer to the ticket."""
@@ -41,12 +42,7 @@ QUIET_S, PATIENCE_S = 0.9, 1.5
 PACE_BYTES = 256 * 1024
 WINDOW_BYTES = 1024 * 1024
 """How far this end may be ahead of the relay's reading; the relay cuts at twice as much."""
-LINGER_MS = 250
-"""For records still on their way out when the client is closed."""
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
-_HANDSHAKE_FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ class SepClient:
     def __init__(
         self, host: str, port: int, relay: NodeId, ticket: bytes, key: FreshKey, *, dial_s: float = DIAL_S
     ) -> None:
-        self._where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._where = endpoint(host, port)
         self._relay, self._ticket, self._key, self._dial_s = relay, ticket, key, dial_s
         self._events: deque[RelayEvent] = deque()
         self._sock: zmq.Socket[bytes] | None = None
@@ -106,14 +102,14 @@ class SepClient:
         sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._sock = sock
         try:
-            harden(sock, send_frames=SEND_QUEUE_FRAMES)
+            limits().harden(sock)
             # Never by itself: a new connection needs a new ticket anyway.
             sock.setsockopt(zmq.RECONNECT_IVL, -1)
             sock.setsockopt(zmq.IPV6, int("[" in self._where))
             sock.setsockopt(zmq.CURVE_SERVERKEY, self._relay.curve_key)
             sock.setsockopt(zmq.CURVE_PUBLICKEY, self._key.public)
             sock.setsockopt(zmq.CURVE_SECRETKEY, self._key.secret)
-            self._monitor = sock.get_monitor_socket(_EVENTS | _HANDSHAKE_FAILED)
+            self._monitor = sock.get_monitor_socket(_EVENTS | HANDSHAKE_FAILED)
             try:
                 sock.connect(f"tcp://{self._where}")
             except zmq.ZMQError as error:
@@ -216,7 +212,7 @@ class SepClient:
                 if event["event"] == zmq.EVENT_CONNECTED:
                     self._descriptor = int(event["value"])
                     self._meter = UnreadMeter(self._descriptor, QUEUE_BYTES_MAX)
-                elif event["event"] & _HANDSHAKE_FAILED:
+                elif event["event"] & HANDSHAKE_FAILED:
                     self._lost = (
                         f"the relay at {self._where} speaks no CURVE, or has another key than it is dialled with"
                     )

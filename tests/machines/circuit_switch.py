@@ -3,9 +3,10 @@
 from relay_keys import ISSUER, RELAY
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.circuit_events import Arrived, Cut, Deliver
+from atoll.actors.tunnel_relay.circuit_events import Cut, Deliver
 from atoll.actors.tunnel_relay.circuits import Circuits
 from atoll.actors.tunnel_relay.tickets import SEP_ROLES, UNLIMITED, Role, issue, judge
+from atoll.transport.arrivals import Arrived
 
 NOW = 1_800_000_000.0
 LABEL, OTHER_LABEL = b"l" * 16, b"o" * 16

@@ -7,10 +7,11 @@ from circuit_switch import LABEL, OK_TICKET, OTHER_LABEL, ROLES, Switch, key_of,
 from relay_keys import ISSUER, RELAY, STRANGER
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.circuit_events import Arrived, Deliver, Draining, Elapsed, Gone, Opened, Stuck
+from atoll.actors.tunnel_relay.circuit_events import Deliver, Draining, Elapsed, Opened, Stuck
 from atoll.actors.tunnel_relay.circuits import LABEL_HOLDERS_MAX
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import Role, issue
+from atoll.transport.arrivals import Arrived, Gone
 
 
 def test_nobody_else_can_take_a_label_and_no_ticket_reaches_into_another_registration():

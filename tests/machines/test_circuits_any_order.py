@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from atoll.actors.tunnel_relay import frames
-from atoll.actors.tunnel_relay.circuit_events import Cut, Deliver, Elapsed, Gone
+from atoll.actors.tunnel_relay.circuit_events import Cut, Deliver, Elapsed
 from atoll.actors.tunnel_relay.tickets import Role
+from atoll.transport.arrivals import Gone
 
 NAMES = [b"a", b"b", b"c", b"d"]
 LABELS = [bytes([number]) * 16 for number in range(3)]

@@ -169,7 +169,7 @@ async def test_the_newest_registration_gets_the_calls_and_the_older_one_again_af
 @ONE_LOOP
 async def test_neither_end_has_a_receive_queue_or_heartbeats_that_peers_could_abort_it_by():
     async with relaying() as relay, client(relay.sep_port, Role.REACH) as caller:
-        for sock in (relay._sep._socket._router, caller._sock):
+        for sock in (relay._sep._socket._router._router, caller._sock):
             found = [sock.getsockopt(each) for each in (zmq.RCVHWM, zmq.HEARTBEAT_IVL, zmq.TCP_MAXRT)]
             assert found == [0, 0, 3000]
 
@@ -356,7 +356,7 @@ async def test_a_client_outside_its_context_says_so():
 
 async def test_a_port_in_use_is_named_and_the_other_one_is_released():
     async with relaying() as relay:
-        with pytest.raises(UsageError, match=f"SEP port {relay.sep_port}"):
+        with pytest.raises(UsageError, match=f"SEP cannot be opened: port {relay.sep_port} "):
             async with Relay(RELAY, ISSUER.node_id, sep_port=relay.sep_port, bearer_port=0, host=HOST):
                 pass
         with pytest.raises(UsageError, match=f"bearer port {relay.bearer_port}"):

@@ -36,14 +36,15 @@ def measured(taken, count, *, allowed):
 def test_who_is_not_judged_yet_may_hold_little_and_what_was_read_does_not_count(taken):
     meters = UnreadMeters()
     meters.begin(5)
+    meter = meters.allow(5, STRANGER_BYTES_MAX)
     taken[5] = STRANGER_BYTES_MAX
     assert meters.overfull() == []
     taken[5] += 1
     assert meters.overfull() == [5]
-    meters.note(5, 1)
+    meter.note_frame(1)
     assert meters.overfull() == []
     # More read than came is an error of ours, and no credit.
-    meters.note(5, 10 * STRANGER_BYTES_MAX)
+    meter.note_frame(10 * STRANGER_BYTES_MAX)
     assert meters.overfull() == []
     taken[5] += STRANGER_BYTES_MAX + 1
     assert meters.overfull() == [5]

@@ -20,7 +20,7 @@ from link_ends import (
     open_files,
 )
 
-from atoll.transport import zeromq, zmq_socket
+from atoll.transport import zeromq, zmq_router
 from atoll.transport.base import QUEUE_BYTES_MAX, Delivered, LinkDown, LinkUp, Standing
 from atoll.transport.credit import (
     WINDOW_BYTES,
@@ -33,7 +33,7 @@ from atoll.transport.link_frames import (
     ready_frame,
 )
 from atoll.transport.zeromq import FRAME_LENGTH_MAX
-from atoll.transport.zmq_socket import KeyedRouter
+from atoll.transport.zmq_router import KeyedRouter
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +83,7 @@ def test_times_outside_their_limits_are_refused(wrong):
 
 
 async def test_a_router_says_when_a_connection_is_not_there_instead_of_dropping_in_silence():
-    router = KeyedRouter(NodeKey.generate(), "127.0.0.1", 0, limits(), silent_s=1)
+    router = KeyedRouter(NodeKey.generate(), "127.0.0.1", 0, limits(), silent_s=1, connections_max=8)
     try:
         with pytest.raises(Unreachable, match="the connection is gone"):
             router.try_send(b"\0nobody", b"lost?")
@@ -184,7 +184,7 @@ async def test_an_address_that_cannot_be_bound_is_said_with_what_to_do(options, 
 
 
 def test_a_port_that_needs_rights_is_said_with_what_to_do():
-    words = zmq_socket._bind_failure("0.0.0.0", 80, zmq.ZMQError(13))
+    words = zmq_router._bind_failure("0.0.0.0", 80, zmq.ZMQError(13))
     assert "port 80 needs rights" in words
     assert "above 1023" in words
 

@@ -13,7 +13,7 @@ from link_ends import (
     open_files,
 )
 
-from atoll.transport import zmq_socket
+from atoll.transport import zeromq
 from atoll.transport.base import Delivered
 
 pytestmark = pytest.mark.anyio
@@ -97,7 +97,7 @@ async def test_a_flood_of_handshakes_and_idle_connections_leaves_good_peers_thei
 
 
 async def test_no_more_connections_than_the_limit(monkeypatch):
-    monkeypatch.setattr(zmq_socket, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(zeromq, "CONNECTIONS_MAX", 3)
     async with Node() as node:
         with contextlib.ExitStack() as stack:
             first = [stack.enter_context(Raw(node, node.port)) for _ in range(3)]
