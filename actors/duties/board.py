@@ -168,8 +168,13 @@ class DutyBoard:
         changed = self._roll.take(record, now)
         if self._placing is None or not self._roll.has(sender):
             return []
+        returned = sender not in self._told
         self._told[sender] = message
-        return self._decide(now, roll_changed=changed)
+        effects = self._decide(now, roll_changed=changed)
+        if returned and not changed:
+            # To the others nothing is new; a member that was started again would know nobody until the next report.
+            effects.append(Send(sender, SiteRoll(self._records, self._places)))
+        return effects
 
     def _take_fact(self, fact: object, now: Seconds) -> list[Effect]:
         match fact:

@@ -109,6 +109,16 @@ def test_what_a_member_says_is_told_to_everybody_at_once_and_not_with_the_next_r
     assert site.sent(SiteRoll) == []
 
 
+def test_a_member_that_comes_back_as_it_was_is_told_the_roll_at_once_and_nobody_else():
+    tv = Driven().linked(DESK, PHONE).elected(TV)
+    tv.received(PHONE, member(PHONE)).received(DESK, member(DESK)).timer("decide", GATHER_S)
+    assert not tv.received(DESK, member(DESK)).sent(SiteRoll), "a report that says nothing new is not answered"
+    tv.told(PeerDown(DESK, "its host was reset")).linked(DESK)
+    (told,) = tv.received(DESK, member(DESK)).sent(SiteRoll)
+    assert told.target == DESK
+    assert record(DESK) in told.message.records
+
+
 def test_a_member_that_died_is_off_the_roll_at_once_and_one_out_of_reach_is_not():
     site = Driven().presiding(DESK, PHONE)
     site.told(PeerDown(DESK, "silent"))
