@@ -50,6 +50,7 @@ from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
 from atoll.actors.hand_over import messages as hand_over_messages
+from atoll.actors.hand_over import site_messages as hand_over_site_messages
 from atoll.actors.hand_over.messages import MoveEnded
 from atoll.actors.hand_over.migratable import MigratableActor
 from atoll.actors.hand_over.migration import migration
@@ -116,6 +117,7 @@ def codec() -> Codec:
             *elector_messages.MESSAGES,
             *placement_messages.MESSAGES,
             *hand_over_messages.MESSAGES,
+            *hand_over_site_messages.MESSAGES,
             *discoverer_messages.MESSAGES,
             *host_messages.MESSAGES,
             *router_messages.MESSAGES,

@@ -102,6 +102,10 @@ class Stack:
             facts.append(("", event.fact))
         return self._tell(facts, effects, now)
 
+    def tell(self, fact: Any, now: Seconds) -> list[Effect]:
+        """Tell all parts a fact."""
+        return self._tell(deque([("", fact)]), [], now)
+
     def check(self) -> None:
         for part in self.parts.values():
             part.check()

@@ -17,17 +17,18 @@ It must never let an owner serve whose generation it knows to be over, and never
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from atoll.actors.hand_over.application import Applications
 from atoll.actors.hand_over.arrivals import Arrivals
-from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
-from atoll.actors.hand_over.inquiry import Inquiry
+from atoll.actors.hand_over.claims import Claim, Claims
+from atoll.actors.hand_over.durable import DurableOwner, Phase
 from atoll.actors.hand_over.messages import (
     CALLERS,
     HOSTING,
+    WHY_CHARACTERS_MAX,
     Appended,
     Applied,
     Call,
@@ -62,6 +63,7 @@ from atoll.actors.hand_over.move import (
     Owner,
     Step,
 )
+from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
 from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.hand_over.tombstones import Tombstones
 from atoll.actors.placement.messages import Placed, PlaceFound, PlaceSwapped
@@ -83,43 +85,24 @@ from atoll.transport.identity import NodeId
 OWNERS_MAX = 1024
 ASK_S = 0.1
 """Until the placement is asked again."""
-LOOK_S = 5.0
-"""For how long the placement is asked about an actor that it does not know."""
 RENEW_S = 1.0
 """Between two renewals of a generation for stores that lost their log."""
 CHANGE_S = 10.0
 """For how long it is tried to keep a log on other stores; whoever wants it says so again."""
 CHANGE_AGAIN_S = 0.2
+UNABLE_S = 30.0
+"""Before an actor is begun again that this host could not run; another generation is tried at once."""
+UNABLE_MS = 500
 SOON_MS = 50
 
 
-@dataclass(slots=True)
-class Claim:
-    """This host asks the placement for an actor, or asks whether it has it."""
+@dataclass(frozen=True, slots=True)
+class Unable:
+    """Up to which generation, for how long, and why this host does not begin an actor again."""
 
-    expected: Placed | None = None
-    wanted: Placed | None = None
-    """None: it only asks."""
-    until: Seconds = math.inf
-    """A question is given up then."""
-    handed: Handed | None = None
-    heard: dict[NodeId, int] = field(default_factory=dict)
-    kind: str = ""
-    changes: bool = False
-    """It is about other stores."""
-
-    def still_open(self, placed: Placed) -> bool:
-        """Tell whether what the placement said does not decide this claim: it says what was there before."""
-        if self.wanted is None or self.expected is None:
-            return False
-        return placed.generation <= self.expected.generation
-
-    def begins_later(self, first: int) -> bool:
-        """Found the actor in generation `first`, if that wanted is used up by a removal; tell whether it is."""
-        if self.wanted is None or self.expected is not None or self.wanted.generation >= first:
-            return False
-        self.wanted = Placed(first, self.wanted.host, self.wanted.stores)
-        return True
+    generation: int
+    until: Seconds
+    why: str
 
 
 @dataclass(slots=True)
@@ -136,15 +119,15 @@ class Hosting:
     durable_kind = DurableOwner
     soft_kind = SoftOwner
     arrival_kind = Arrival
+    claims_kind = Claims
 
     def __init__(
         self, own: NodeId, *, rng: Random, make: Applications, placement: NodeId | None = None, **limits: Any
     ) -> None:
         """`placement`: where the register is asked; this node's own actor of that name by default."""
         self.own = own
-        self.inquiry = Inquiry(placement or own)
         self.owners: dict[str, Owner] = {}
-        self.claims: dict[str, Claim] = {}
+        self.claims = self.claims_kind(own, placement)
         self.departures: dict[str, Departure] = {}
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
@@ -159,6 +142,7 @@ class Hosting:
         self._renewing: dict[str, Seconds] = {}
         """Actors that are frozen until nothing is in hand, so that their generation can be renewed; since when."""
         self._renewed: dict[str, Seconds] = {}
+        self._unable: dict[str, Unable] = {}
         self._last_move = 0
         self._takes: dict[type, Any] = {
             Call: self._on_call,
@@ -166,6 +150,7 @@ class Hosting:
             PlaceSwapped: self._on_place_swapped,
             TakePlace: self._on_take_place,
             StoresWanted: self._on_stores_wanted,
+            MoveAdvised: self._on_move_advised,
             OfferState: self._on_offer,
             StatePart: self.arrivals.take_part,
             StatePartTaken: self._on_part_taken,
@@ -175,7 +160,7 @@ class Hosting:
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         self.arrivals.restore(restored, now)
-        return [effect for actor in self.arrivals.here for effect in self._look(actor, now)]
+        return [effect for actor in self.arrivals.here for effect in self.claims.look(actor, now)]
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         if isinstance(event, Received):
@@ -193,6 +178,10 @@ class Hosting:
             actor = getattr(event.fact, "actor", "")
             effects = self._told(event, now)
         return [*effects, *self._follow_up(actor, now)] if actor else effects
+
+    def owned(self) -> tuple[ActorOwned, ...]:
+        """Give what this node owns, ready or not, for its `HostOffers`."""
+        return tuple(ActorOwned(actor, each.placed.generation, each.kind) for actor, each in self.owners.items())
 
     def check(self) -> None:
         for actor, owner in self.owners.items():
@@ -253,30 +242,31 @@ class Hosting:
         effects: list[Effect] = []
         if (owner := self.owners.get(actor)) is not None:
             effects += owner.retry(now)
-        if (claim := self.claims.get(actor)) is not None:
-            if now >= claim.until:
-                del self.claims[actor]
-            else:
-                effects += self._ask(actor, claim)
+        effects += self.claims.again(actor, now)
         if (departure := self.departures.get(actor)) is not None:
             effects += self._press(departure, now)
         if (arrival := self.arrivals.here.get(actor)) is not None:
             if now - arrival.since >= ARRIVAL_S:
                 effects += self.arrivals.drop(actor)
             elif actor not in self.claims:
-                effects.append(self.inquiry.find(actor))
+                effects.append(self.claims.inquiry.find(actor))
         return effects
 
     def _ended(self, owner: Owner, now: Seconds) -> list[Effect]:
         """Let an owner go that has lost its generation, or cannot go on; the placement knows who is next."""
         actor, placed, lost_to = owner.actor, owner.placed, owner.lost_to
         effects = self._release(owner, owner.why, now)
+        if lost_to is None:
+            # Beginning once more would end alike, and cost a generation each time that somebody calls.
+            self._unable[actor] = Unable(placed.generation, now + UNABLE_S, owner.why)
+            if len(self._unable) > OWNERS_MAX:
+                del self._unable[next(iter(self._unable))]
         if actor in self.claims or lost_to is None:
             return effects
         if lost_to == placed.generation:
             # Another life of this generation: this host's own, before it started again or gave up.
-            return effects + self._claim(actor, Claim(placed, self._next(placed, self.own), kind=owner.kind))
-        return effects + self._look(actor, now)
+            return effects + self.claims.open(actor, Claim(placed, self._next(placed, self.own), kind=owner.kind))
+        return effects + self.claims.look(actor, now)
 
     def _release(self, owner: Owner, why: str, now: Seconds) -> list[Effect]:
         """End an owner and what it had begun."""
@@ -296,47 +286,45 @@ class Hosting:
     def _next(self, placed: Placed, host: NodeId) -> Placed:
         return Placed(placed.generation + 1, host, placed.stores)
 
-    def _look(self, actor: str, now: Seconds) -> list[Effect]:
-        """Ask the placement where an actor is."""
-        if actor in self.claims:
-            return []
-        return self._claim(actor, Claim(until=now + LOOK_S))
-
-    def _claim(self, actor: str, claim: Claim) -> list[Effect]:
-        if len(self.claims) >= OWNERS_MAX:
-            self.ignored += 1
-            return []
-        self.claims[actor] = claim
-        return self._ask(actor, claim)
-
-    def _ask(self, actor: str, claim: Claim) -> list[Effect]:
-        if claim.wanted is None:
-            return [self.inquiry.find(actor)]
-        return [self.inquiry.swap(actor, claim.expected, claim.wanted)]
-
     def _on_place_found(self, _sender: NodeId, message: PlaceFound, now: Seconds) -> list[Effect]:
-        asks_elsewhere = self.inquiry.heard(message.supernode)
-        if message.why or message.placed is None:
+        asks_elsewhere = self.claims.inquiry.heard(message.supernode)
+        if message.why:
             # A hint, or nothing: good for the next question only.
             return self._ask_again(message.actor) if asks_elsewhere else []
+        if message.placed is None:
+            return [*self._learn_removal(message.actor, message.first, now), *self.claims.nowhere(message)]
         return self._learn(message.actor, message.placed, now)
 
     def _on_place_swapped(self, _sender: NodeId, message: PlaceSwapped, now: Seconds) -> list[Effect]:
-        asks_elsewhere = self.inquiry.heard(message.supernode)
-        claim = self.claims.get(message.actor)
-        if claim is not None and claim.begins_later(message.first):
-            return self._ask(message.actor, claim)
-        if message.current is None or not message.decided:
-            # It may be done: asked once more it is no clearer, but where the actor is tells.
-            return self._ask_again(message.actor) if asks_elsewhere else [self.inquiry.find(message.actor)]
-        return self._learn(message.actor, message.current, now)
+        actor = message.actor
+        asks_elsewhere = self.claims.inquiry.heard(message.supernode)
+        if message.decided and message.current is not None:
+            return self._learn(actor, message.current, now)
+        effects = self._learn_removal(actor, message.first, now)
+        claim, departure = self.claims.get(actor), self.departures.get(actor)
+        if asks_elsewhere or (claim is not None and claim.begins_later(message.first)):
+            return [*effects, *self._ask_again(actor)]
+        gone = departure is not None and message.current is not None
+        if (claim is not None and claim.overtaken_by(message.current)) or gone:
+            # Whether it was done cannot be told any more, and does not matter: what is there now does.
+            effects.append(self.claims.inquiry.find(actor))
+        return effects
 
     def _ask_again(self, actor: str) -> list[Effect]:
         """Ask whom the answer named, at once."""
         if (departure := self.departures.get(actor)) is not None and departure.step is Step.COMMITTING:
             return [self._swap(departure)]
         claim = self.claims.get(actor)
-        return [] if claim is None else self._ask(actor, claim)
+        return [] if claim is None else self.claims.ask(actor, claim)
+
+    def _learn_removal(self, actor: str, first: int, now: Seconds) -> list[Effect]:
+        """Hear for certain that an actor has no place, and with which generation it would begin."""
+        claim, owner = self.claims.get(actor), self.owners.get(actor)
+        if claim is not None and claim.expected is not None and first > claim.expected.generation:
+            self.claims.pop(actor)
+        if owner is not None and first > owner.placed.generation:
+            return self._release(owner, "it was removed from the placement", now)
+        return []
 
     def _learn(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
         """Take what the placement said at some moment, newest generation first."""
@@ -349,7 +337,7 @@ class Hosting:
         claim = self.claims.get(actor)
         if claim is not None and claim.still_open(placed):
             return []
-        self.claims.pop(actor, None)
+        self.claims.pop(actor)
         effects: list[Effect] = []
         if claim is not None and claim.changes and claim.wanted is not None:
             why = "" if placed == claim.wanted else f"the placement says generation {placed.generation}"
@@ -373,6 +361,9 @@ class Hosting:
         if self.tombstones.confirm(actor, placed, now):
             return []
         if placed.host == self.own:
+            unable = self._unable.get(actor)
+            if unable is not None and placed.generation <= unable.generation and now < unable.until:
+                return []
             return self._begin(actor, placed, now, Claim(kind=self.kinds.get(actor, "")))
         arrival = self.arrivals.here.get(actor)
         overtaken = arrival is not None and placed.generation >= arrival.offer.wanted.generation
@@ -385,6 +376,7 @@ class Hosting:
             self.ignored += 1
             return []
         self.tombstones.clear(actor)
+        self._unable.pop(actor, None)
         arrival = self.arrivals.here.get(actor)
         effects: list[Effect] = []
         handed, kind = claim.handed, claim.kind or self.kinds.get(actor, "")
@@ -395,7 +387,7 @@ class Hosting:
             effects += self.arrivals.drop(actor)
         effects.append(Announce(Serving(actor, placed.generation, "begins")))
         if placed.stores:
-            life = self._rng.randrange(1, 2**52)
+            life = claim.life or self._new_life()
             owner = self.durable_kind(
                 actor,
                 placed,
@@ -441,7 +433,7 @@ class Hosting:
             return []
         # Without the placement the actor would be frozen for nothing.
         self._renewed[actor] = now
-        return self._look(actor, now)
+        return self.claims.look(actor, now)
 
     def _renew_if_settled(self, owner: DurableOwner, change: Change | None, now: Seconds) -> list[Effect]:
         actor = owner.actor
@@ -466,7 +458,7 @@ class Hosting:
         )
         # What is in hand and never settled must not be acknowledged any more: the other stores may not have it.
         effects = [] if owner.settled else self._release(owner, "it goes on in the next generation", now)
-        return effects + self._claim(actor, claim)
+        return effects + self.claims.open(actor, claim)
 
     def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
         if not isinstance(owner, DurableOwner) or owner.actor in self.departures:
@@ -486,19 +478,31 @@ class Hosting:
         gone_to = self.tombstones.find(call.actor, now)
         if gone_to is not None:
             return [Send(sender, CallRedirected(call.actor, call.client, call.sequence, gone_to), CALLERS)]
+        if owner is None and (unable := self._unable.get(call.actor)) is not None:
+            if now < unable.until:
+                late = CallDeferred(call.actor, call.client, call.sequence, UNABLE_MS, unable.why[:WHY_CHARACTERS_MAX])
+                return [Send(sender, late, CALLERS), *self.claims.look(call.actor, now)]
+            del self._unable[call.actor]
         why = owner.why if owner is not None else "this host asks where the actor is"
         deferred = Send(sender, CallDeferred(call.actor, call.client, call.sequence, SOON_MS, why), CALLERS)
-        return [deferred, *(self._look(call.actor, now) if owner is None else [])]
+        return [deferred, *(self.claims.look(call.actor, now) if owner is None else [])]
 
     def _on_store(self, sender: NodeId, message: Any, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
+        if owner is None and isinstance(message, Sealed | Fenced):
+            return self.claims.store_begun(sender, message)
         return owner.receive(sender, message, now) if isinstance(owner, DurableOwner) else []
 
     def _found(self, actor: str, kind: str, stores: tuple[NodeId, ...], _now: Seconds) -> list[Effect]:
         self.kinds[actor] = kind
         if actor in self.owners or actor in self.claims:
             return []
-        return self._claim(actor, Claim(None, Placed(1, self.own, stores), kind=kind))
+        if stores:
+            return self.claims.open(actor, Claim(kind=kind, founds=stores, life=self._new_life()))
+        return self.claims.open(actor, Claim(None, Placed(1, self.own), kind=kind))
+
+    def _new_life(self) -> int:
+        return self._rng.randrange(1, 2**52)
 
     # Moves: this host as the source.
 
@@ -512,6 +516,12 @@ class Hosting:
         self._last_move = max(self._last_move + 1, int(now * 1e6))
         self.departures[actor] = Departure(owner, self._next(owner.placed, target), self._last_move, now)
         return []
+
+    def _on_move_advised(self, _sender: NodeId, message: MoveAdvised, now: Seconds) -> list[Effect]:
+        owner = self.owners.get(message.actor)
+        if owner is None or owner.placed.generation != message.generation:
+            return []
+        return self._begin_move(message.actor, message.target, now)
 
     def _press(self, departure: Departure, now: Seconds) -> list[Effect]:
         """Say again what a move waits for, or give it up."""
@@ -538,12 +548,12 @@ class Hosting:
         why = "the placement did not answer"
         return [
             Announce(Moved(owner.actor, departure.target, now - departure.frozen_at, why)),
-            *self._claim(owner.actor, claim),
+            *self.claims.open(owner.actor, claim),
         ]
 
     def _swap(self, departure: Departure) -> Send:
         owner = departure.owner
-        return self.inquiry.swap(owner.actor, owner.placed, departure.wanted)
+        return self.claims.inquiry.swap(owner.actor, owner.placed, departure.wanted)
 
     def _on_part_taken(self, sender: NodeId, message: StatePartTaken, now: Seconds) -> list[Effect]:
         departure = self.departures.get(message.actor)
@@ -590,7 +600,7 @@ class Hosting:
             return []
         if self.arrivals.promised_by(sender, message):
             return self._learn(message.actor, message.placed, now)
-        return self._look(message.actor, now)
+        return self.claims.look(message.actor, now)
 
 
-__all__ = ["CALLERS", "HOSTING", "Claim", "Hosting"]
+__all__ = ["CALLERS", "HOSTING", "Hosting"]

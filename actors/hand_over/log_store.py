@@ -1,6 +1,6 @@
 """Keeps the operation logs of durable actors: the resource that checks the fence.
 
-    unknown  --Seal-->  keeps a log: a voice, if this is the actor's first generation; otherwise none yet
+    unknown  --Seal-->  keeps a log: a voice, if it is founded with that; otherwise none yet
     a voice  --its log is found damaged-->  no voice, empty, with a new memory
     no voice --Append that makes it whole, from an owner that knows this memory-->  a voice
 
@@ -211,23 +211,31 @@ class LogStore:
                 why = f"this store keeps the logs of {self._actors_max} actors already"
                 full = StoreFull(message.actor, message.generation, message.life, 0, compact=False, why=why)
                 return [self._to(sender, full)]
-            kept = self.logs[message.actor] = KeptLog(
-                message.actor, self._nonce(), voice=self.founds(message.generation)
-            )
+            kept = self.logs[message.actor] = KeptLog(message.actor, self._nonce(), voice=self.founds(message))
             records.append(LogBegun(kept.actor, kept.memory, kept.voice))
         if refusal := self.refusal(kept, message):
             self.fenced += 1
             return [self._to(sender, refusal)]
         before = kept.generation
+        if self.founds(message) and 0 < kept.generation < message.generation:
+            # Of an actor of that name that was removed: all its generations were lower.
+            self.size_bytes -= kept.log.size_bytes
+            kept = self.logs[message.actor] = KeptLog(message.actor, self._nonce(), voice=True)
+            kept.generation, kept.life = message.generation, message.life
+            sealed = self._sealed(kept, before)
+            return [Rewrite(kept.actor, STORE_RECORDS, kept.records()), self._to(sender, sealed)]
         if message.generation > kept.generation:
             kept.generation, kept.life, kept.incoming = message.generation, message.life, None
             records.append(GenerationSealed(kept.actor, kept.generation, kept.life))
-        sealed = Sealed(kept.actor, kept.generation, kept.life, kept.memory, self.is_voice(kept), kept.log.last, before)
-        return self.durably(records, self._to(sender, sealed))
+        return self.durably(records, self._to(sender, self._sealed(kept, before)))
 
-    def founds(self, generation: int) -> bool:
-        """Tell whether a log that begins now is whole: nothing can have been acknowledged before generation 1."""
-        return generation == 1 and not self.forgetful
+    def _sealed(self, kept: KeptLog, before: int) -> Sealed:
+        voice = self.is_voice(kept)
+        return Sealed(kept.actor, kept.generation, kept.life, kept.memory, voice, kept.log.last, before)
+
+    def founds(self, message: Seal) -> bool:
+        """Tell whether a log that begins now is whole: nothing can have been acknowledged before it was founded."""
+        return message.founds and not self.forgetful
 
     def is_voice(self, kept: KeptLog) -> bool:
         """Tell whether the end of this log proves anything."""

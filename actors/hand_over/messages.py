@@ -76,6 +76,8 @@ class Seal(Message, frozen=True, array_like=True, tag="hand_over.seal"):
     actor: ActorName
     generation: Generation
     life: Nonce
+    founds: bool = False
+    """The placement knows no such actor, and this is its first generation: begin its log, and drop any older one."""
 
 
 class Sealed(Message, frozen=True, array_like=True, tag="hand_over.sealed"):

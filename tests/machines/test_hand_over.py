@@ -247,7 +247,7 @@ def test_sets_of_stores_that_cannot_be_are_refused(wanted):
 
 def sealed_store(**limits):
     store = LogStore(rng=Random(1), **limits)
-    (*_, answer) = store.handle(Received(A, Seal("x", 1, 77)), 0.0)
+    (*_, answer) = store.handle(Received(A, Seal("x", 1, 77, founds=True)), 0.0)
     return store, (1, 77, answer.message.memory)
 
 
@@ -280,7 +280,7 @@ def test_a_store_restores_what_it_wrote_and_forgets_nothing_silently():
                 disk[:] = effect.records
         return effect.message
 
-    fence = (1, 77, take(Seal("x", 1, 77)).memory)
+    fence = (1, 77, take(Seal("x", 1, 77, founds=True)).memory)
     take(Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"), Entry(1, 3, 5, 2, b"o", b"r"))))
     take(Install("x", *fence, Position(1, 2), digest_of(b"state"), 0, 1, b"state"))
     again = LogStore(rng=Random(2))
@@ -309,7 +309,7 @@ def test_a_store_is_bounded_and_says_what_to_do():
     assert isinstance(full, StoreFull)
     assert full.compact
     assert "compact it" in full.why
-    assert isinstance(said(store, Seal("y", 1, 5))[1], StoreFull)
+    assert isinstance(said(store, Seal("y", 1, 5, founds=True))[1], StoreFull)
 
 
 def test_a_full_store_still_takes_what_an_earlier_generation_left_and_what_begins_one():
@@ -398,11 +398,92 @@ def test_logs_that_differ_are_told_apart():
     assert log.fresh((Entry(1, 3), Entry(3, 4))) == (Entry(3, 4),)
 
 
-def test_an_actor_is_founded_above_the_generations_that_removals_have_used_up():
+@pytest.mark.parametrize("stores", [(A, B), ()], ids=["durable", "soft"])
+def test_an_actor_is_founded_above_the_generations_that_removals_have_used_up(stores):
     host = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
-    host.handle(Told(Found("x", "k", (A, B))), 0.0)
-    refusal = PlaceSwapped("x", False, None, "a new actor begins with 7", A, decided=False, first=7)
-    (again,) = host.handle(Received(A, refusal), 0.0)
-    assert again.message == SwapPlace("x", None, Placed(7, A, (A, B)))
-    host.handle(Received(A, PlaceSwapped("x", True, Placed(7, A, (A, B)))), 0.0)
+    host.handle(Told(Found("x", "k", stores)), 0.0)
+    if stores:
+        seals = host.handle(Received(A, PlaceFound("x", None, A, first=7)), 0.0)
+        assert [(each.target, each.message.generation, each.message.founds) for each in seals] == [
+            (A, 7, True),
+            (B, 7, True),
+        ]
+        life = seals[0].message.life
+        host.handle(Received(A, Sealed("x", 7, life, 9, True, Position(), 0)), 0.0)
+        (again,) = host.handle(Received(B, Sealed("x", 7, life, 8, True, Position(), 0)), 0.0)
+    else:
+        refusal = PlaceSwapped("x", False, None, "a new actor begins with 7", A, decided=False, first=7)
+        (again,) = host.handle(Received(A, refusal), 0.0)
+    assert again.message == SwapPlace("x", None, Placed(7, A, stores))
+    host.handle(Received(A, PlaceSwapped("x", True, Placed(7, A, stores))), 0.0)
     assert host.owners["x"].placed.generation == 7
+
+
+def test_an_actor_is_not_founded_before_a_majority_of_its_stores_has_begun_its_log():
+    host = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
+    host.handle(Told(Found("x", "k", (A, B, C))), 0.0)
+    seal = host.handle(Received(A, PlaceFound("x", None, A)), 0.0)[0].message
+    assert host.handle(Received(A, Sealed("x", 1, seal.life, 9, True, Position(), 0)), 0.0) == []
+    assert host.handle(Received(B, Sealed("x", 1, seal.life, 8, False, Position(), 0)), 0.0) == []
+    assert len(host.handle(Received(A, PlaceFound("x", None, A)), 0.1)) == 2, (
+        "those that have not begun are asked again"
+    )
+    (swap,) = host.handle(Received(C, Fenced("x", 1, seal.life, 1)), 0.1)
+    assert swap.message == SwapPlace("x", None, Placed(1, A, (A, B, C)))
+
+
+def test_a_store_drops_the_log_of_an_actor_that_was_removed_when_another_of_that_name_begins():
+    store, fence = sealed_store()
+    said(store, Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"))))
+    written, sealed = said(store, Seal("x", 9, 78, founds=True))
+    assert (sealed.voice, sealed.last, sealed.memory == fence[2]) == (True, Position(), False)
+    again = LogStore(rng=Random(2))
+    again.start(written[0].records, 0.0)
+    assert (again.logs["x"].generation, again.logs["x"].life, again.logs["x"].log.last) == (9, 78, Position())
+    assert isinstance(said(store, Seal("x", 8, 79, founds=True))[1], Fenced)
+
+
+def swapped_and_moved_on(placed):
+    """Give what the supernode answers to a swap that may have been done, when the actor has gone on since."""
+    return PlaceSwapped("x", False, placed, "another stands there", A, decided=False)
+
+
+@pytest.mark.parametrize("stores", [(A, B, C), ()], ids=["durable", "soft"])
+def test_a_source_whose_move_was_done_and_forgotten_finds_out_where_the_actor_is(stores):
+    net = found(stores)
+    net.lost = lambda send: isinstance(send.message, SwapPlace)
+    net.tell(A, Move("x", B))
+    net.places["x"] = later = Placed(3, C, stores)
+    (find,) = net.hosts[A].handle(Received(A, swapped_and_moved_on(later)), 0.1)
+    assert find.message == FindPlace("x")
+    net.carry(A, net.hosts[A]._tick("x", 3.0))
+    (find,) = net.hosts[A].handle(Received(A, swapped_and_moved_on(later)), 3.1)
+    net.carry(A, [find])
+    assert "x" not in net.hosts[A].owners
+    assert net.call(A, Call("x", 9, 1, b"a")).placed == later
+
+
+def test_a_host_that_cannot_run_an_actor_does_not_begin_it_again_and_again():
+    """Each time would cost a generation, on the disks of all voters and stores."""
+    net = found(())
+    host = Hosting(B, rng=Random(1), make=lambda *_: None)
+    host.handle(Received(A, TakePlace("x", Placed(2, B))), 0.0)
+    host.handle(Received(A, PlaceFound("x", Placed(2, B))), 0.0)
+    assert "x" not in host.owners
+    deferred, find = host.handle(Received(C, Call("x", 9, 1, b"a")), 1.0)
+    assert "no actor of the kind" in deferred.message.why
+    assert find.message == FindPlace("x")
+    effects = host.handle(Received(A, PlaceFound("x", Placed(2, B))), 1.0)
+    assert not [each for each in effects if isinstance(each, Announce)]
+    host.handle(Received(A, TakePlace("x", Placed(4, B))), 2.0)
+    effects = host.handle(Received(A, PlaceFound("x", Placed(4, B))), 2.0)
+    assert [each for each in effects if isinstance(each, Announce)], "placed anew, it is tried anew"
+    assert net.hosts[A].owners
+
+
+def test_an_owner_whose_actor_was_removed_ends_and_one_that_hears_old_word_of_it_does_not():
+    for first, ends in ((1, False), (3, True)):
+        net = found(())
+        net.hosts[A].handle(Received(B, TakePlace("x", Placed(2, A))), 0.0)
+        net.hosts[A].handle(Received(A, PlaceFound("x", None, A, first=first)), 0.0)
+        assert ("x" not in net.hosts[A].owners) == ends

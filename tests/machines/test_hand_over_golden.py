@@ -5,7 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from atoll.actors.elector.score import Score
 from atoll.actors.hand_over import messages as hand_over
+from atoll.actors.hand_over import site_messages
 from atoll.actors.hand_over.messages import MESSAGES, Entry, Position
 from atoll.actors.placement.messages import Placed
 from atoll.testing.elections import simulated_node
@@ -20,7 +22,12 @@ HERE, THERE = Placed(7, A, (A, B, C)), Placed(8, B, (A, B, C))
 ENTRIES = (Entry(7, 42, operation=b"Boiler"), Entry(7, 43, 5, 1, b"warm", b"21", 4))
 CALL = ("boiler", 5, 1)
 DIGEST = bytes(range(32))
+SITE_EXAMPLES = (
+    site_messages.HostHere(Score(mains=True), ("Boiler",), (site_messages.ActorOwned("boiler", 7, "Boiler"),), True),
+    site_messages.MoveAdvised("boiler", 7, B),
+)
 EXAMPLES = (
+    *SITE_EXAMPLES,
     hand_over.Seal(*FENCE),
     hand_over.Sealed(*STORED, True, AT, 6),
     hand_over.ReadLog(*STORED, 0, 41),
@@ -54,7 +61,7 @@ RECORDS = (
     hand_over.LogLost("boiler", "no record at byte 0 of 7"),
     hand_over.StateKept("boiler", "Boiler", 3, THERE, AT, DIGEST, 0, 1, b"state"),
 )
-CODEC = Codec(MESSAGES)
+CODEC = Codec([*MESSAGES, *site_messages.MESSAGES])
 
 
 def golden():
@@ -69,7 +76,7 @@ def written():
 
 
 def test_every_message_and_record_of_the_hand_over_has_its_golden_bytes():
-    assert {type(each) for each in EXAMPLES} == set(MESSAGES)
+    assert {type(each) for each in EXAMPLES} == {*MESSAGES, *site_messages.MESSAGES}
     assert {type(each) for each in RECORDS} == {*hand_over.STORE_RECORDS, *hand_over.HOST_RECORDS}
     assert written() == golden()
 

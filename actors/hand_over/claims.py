@@ -1,0 +1,149 @@
+"""What a host asks the placement: whether it has an actor, and to have one.
+
+    nothing  --look-->                                        question --LOOK_S, or a certain answer--> nothing
+    nothing  --open: (g, host) -> (g + 1, this host)-->       claim    --the placement says g + 1, or more--> nothing
+    nothing  --found: an actor with a log-->                  founding --enough of its stores have begun it--> claim
+
+An actor with a log is founded on its stores first: whoever owns it later, after whatever became of this host, must find
+enough stores that know for themselves that they never had anything of it. Only the founder can tell them, for it asked
+the placement: nothing is placed under that name, and its first generation is above all that ever were.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from atoll.actors.hand_over.durable import Handed
+from atoll.actors.hand_over.inquiry import Inquiry
+from atoll.actors.hand_over.messages import LOG_STORE, Fenced, Seal, Sealed
+from atoll.actors.placement.messages import Placed, PlaceFound
+from atoll.actors.runtime.machine import Effect, Seconds, Send
+from atoll.transport.identity import NodeId
+
+CLAIMS_MAX = 1024
+LOOK_S = 5.0
+"""For how long the placement is asked about an actor that it does not know."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """This host asks the placement for an actor, or asks whether it has it."""
+
+    expected: Placed | None = None
+    wanted: Placed | None = None
+    """None: it only asks."""
+    until: Seconds = math.inf
+    """A question is given up then."""
+    handed: Handed | None = None
+    heard: dict[NodeId, int] = field(default_factory=dict)
+    kind: str = ""
+    changes: bool = False
+    """It is about other stores."""
+    founds: tuple[NodeId, ...] = ()
+    """Stores of an actor that begins."""
+    life: int = 0
+    """Under which they are sealed, and the first generation owned."""
+    first: int = 1
+    begun: set[NodeId] = field(default_factory=set)
+
+    def still_open(self, placed: Placed) -> bool:
+        """Tell whether what the placement said does not decide this claim: it says what was there before."""
+        if self.wanted is None or self.expected is None:
+            return False
+        return placed.generation <= self.expected.generation
+
+    def begins_later(self, first: int) -> bool:
+        """Found the actor in generation `first`, if that wanted is used up by a removal; tell whether it is."""
+        if self.wanted is None or self.expected is not None or self.wanted.generation >= first:
+            return False
+        if self.founds:
+            self.begin_with(first)
+        else:
+            self.wanted = Placed(first, self.wanted.host, self.wanted.stores)
+        return True
+
+    def begin_with(self, first: int) -> None:
+        """Have the stores begin the log with that generation."""
+        if first > self.first or self.wanted is not None:
+            self.first, self.wanted = max(self.first, first), None
+            self.begun.clear()
+
+    @property
+    def begun_enough(self) -> bool:
+        """Whether a majority of the stores has begun the log."""
+        return len(self.begun) > len(self.founds) // 2
+
+    def overtaken_by(self, placed: Placed | None) -> bool:
+        """Tell whether the place may have been won and left again, so that asking for it says nothing any more."""
+        return self.wanted is not None and placed is not None and placed.generation >= self.wanted.generation
+
+
+class Claims:
+    """Those of one host; one at most for each actor."""
+
+    def __init__(self, own: NodeId, placement: NodeId | None) -> None:
+        self.inquiry = Inquiry(placement or own)
+        self.refused = 0
+        self._own = own
+        self._open: dict[str, Claim] = {}
+
+    def __contains__(self, actor: str) -> bool:
+        return actor in self._open
+
+    def get(self, actor: str) -> Claim | None:
+        """Give the one about an actor."""
+        return self._open.get(actor)
+
+    def pop(self, actor: str) -> Claim | None:
+        """Close it."""
+        return self._open.pop(actor, None)
+
+    def open(self, actor: str, claim: Claim) -> list[Effect]:
+        """Begin to ask."""
+        if len(self._open) >= CLAIMS_MAX:
+            self.refused += 1
+            return []
+        self._open[actor] = claim
+        return self.ask(actor, claim)
+
+    def look(self, actor: str, now: Seconds) -> list[Effect]:
+        """Ask where an actor is, unless it is asked already."""
+        return [] if actor in self._open else self.open(actor, Claim(until=now + LOOK_S))
+
+    def ask(self, actor: str, claim: Claim) -> list[Effect]:
+        """Ask, or ask again."""
+        if claim.wanted is None:
+            return [self.inquiry.find(actor)]
+        return [self.inquiry.swap(actor, claim.expected, claim.wanted)]
+
+    def again(self, actor: str, now: Seconds) -> list[Effect]:
+        """Ask again, or give it up."""
+        claim = self._open.get(actor)
+        if claim is None:
+            return []
+        if now >= claim.until:
+            del self._open[actor]
+            return []
+        return self.ask(actor, claim)
+
+    def nowhere(self, found: PlaceFound) -> list[Effect]:
+        """Hear for certain that an actor has no place: begin it on its stores, if that is wanted."""
+        actor, claim = found.actor, self._open.get(found.actor)
+        if claim is None or not claim.founds or claim.wanted is not None:
+            return []
+        claim.begin_with(max(1, found.first))
+        seal = Seal(actor, claim.first, claim.life, founds=True)
+        return [Send(store, seal, LOG_STORE) for store in claim.founds if store not in claim.begun]
+
+    def store_begun(self, store: NodeId, message: Sealed | Fenced) -> list[Effect]:
+        """Hear that a store has begun a log, or has one already; with enough of them the actor is claimed."""
+        claim = self._open.get(message.actor)
+        if claim is None or store not in claim.founds or claim.wanted is not None:
+            return []
+        known = isinstance(message, Fenced) or message.voice
+        if (message.generation, message.life) != (claim.first, claim.life) or not known:
+            return []
+        claim.begun.add(store)
+        if not claim.begun_enough:
+            return []
+        claim.wanted = Placed(claim.first, self._own, claim.founds)
+        return self.ask(message.actor, claim)

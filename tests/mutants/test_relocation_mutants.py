@@ -1,0 +1,75 @@
+"""Each rule of relocation has a mutant that breaks it, and a site on which nobody gets answers any more then.
+
+What is at stake is only that: the placement and the stores see to it that a wrong decision loses nothing.
+"""
+
+import pytest
+
+from atoll.actors.hand_over.relocating import Relocating
+from atoll.actors.hand_over.relocation import Relocation
+from atoll.testing.faults import Crash, FaultPlan
+from atoll.testing.hand_overs import Progress
+from atoll.testing.site_hand_overs import scores_of, site_hand_over_simulation, site_world
+
+SEEDS = range(6)
+FOR_GOOD_S = 1e6
+DIES_S, WITHIN_S, RUNS_S = 8.0, 20.0, 35.0
+CALLERS = 2
+
+
+class NeverLooksForTheDead(Relocating):
+    def gone(self, host, site):
+        return False
+
+
+class WaitsForWhoeverLives(Relocating):
+    def overdue(self, since, now):
+        return False
+
+
+class GivesItToWhoDidNotTakeIt(Relocating):
+    def fittest(self, actor, site, without=()):
+        return super().fittest(actor, site, [node for node in without if node in site.gone])
+
+
+class HearsNobodyElse(Relocation):
+    def _hear(self, host, here, now):
+        if host == self.own:
+            super()._hear(host, here, now)
+
+
+MUTANTS = (
+    NeverLooksForTheDead,
+    WaitsForWhoeverLives,
+    GivesItToWhoDidNotTakeIt,
+    HearsNobodyElse,
+)
+
+
+def mutated(mutant):
+    if mutant is None:
+        return Relocation
+    if issubclass(mutant, Relocation):
+        return mutant
+    return type(mutant.__name__, (Relocation,), {"relocating_kind": mutant})
+
+
+def violations(mutant, seed):
+    """Let the host of the actor die for good, and let nobody else be able to run it but the least fit."""
+    world = site_world(5)
+    scores = scores_of(seed, world.nodes)
+    able = min(world.nodes[1:], key=lambda node: (scores[node], node))
+    broken = tuple(node for node in world.nodes[1:] if node != able)
+    world = site_world(5, move_s=0.0, callers=CALLERS, relocation_kind=mutated(mutant), broken=broken)
+    plan = FaultPlan(weights={}, script=[(DIES_S, Crash(0, FOR_GOOD_S))])
+    simulation = site_hand_over_simulation(seed, plan, world, violations_max=1)
+    simulation.watch(Progress(DIES_S, WITHIN_S + 4 * len(broken)))
+    return simulation.run(RUNS_S + 4 * len(broken)).violations
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_site_kills_the_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
+    survived = {seed: violations(None, seed) for seed in right_seeds}
+    assert not any(survived.values()), f"the real machine breaks: {survived}"
+    killed = [seed for seed in SEEDS if violations(mutant, seed)]
+    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"

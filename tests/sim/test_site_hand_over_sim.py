@@ -1,0 +1,70 @@
+"""The hand-over on a whole site, with a real election and placement: nothing lost, and somebody serves again."""
+
+import pytest
+
+from atoll.testing.faults import EVERYTHING, Crash, FaultPlan
+from atoll.testing.hand_overs import Progress
+from atoll.testing.site_hand_overs import site_hand_over_simulation, site_world
+
+SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}
+DEATHS = {**EVERYTHING, "crash": 4.0}
+FOR_GOOD_S = 1e6
+QUICK_SEEDS = 2
+"""Each takes two seconds; `make sim` has thousands."""
+LONG_SEEDS_MAX = 300
+
+
+def replay(request, seed):
+    return f"replay with: python -m pytest tests/sim --sim-seed {seed} -k {request.node.originalname}"
+
+
+def check(simulation, seconds, request, seed):
+    report = simulation.run(seconds)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+    assert simulation.once.acknowledged > 0, replay(request, seed)
+    return report
+
+
+@pytest.mark.seeds(QUICK_SEEDS, LONG_SEEDS_MAX)
+def test_nothing_acknowledged_is_lost_on_a_site_under_every_fault(seed, request):
+    plan = FaultPlan(every_s=(0.3, 4.0), until_s=20, **SHORT)
+    check(site_hand_over_simulation(seed, plan, site_world(5, voters=(3, 5, 1)[seed % 3])), 35.0, request, seed)
+
+
+@pytest.mark.seeds(QUICK_SEEDS, LONG_SEEDS_MAX)
+def test_nothing_acknowledged_is_lost_while_hosts_die_and_are_replaced(seed, request):
+    plan = FaultPlan(weights=DEATHS, every_s=(0.5, 5.0), until_s=40, crash_s=(5.0, 25.0))
+    check(site_hand_over_simulation(seed, plan, site_world(5, voters=3 + 2 * (seed % 2))), 55.0, request, seed)
+
+
+@pytest.mark.seeds(QUICK_SEEDS, LONG_SEEDS_MAX)
+def test_nothing_acknowledged_is_lost_while_journals_are_damaged(seed, request):
+    plan = FaultPlan(weights={**EVERYTHING, "forget": 0.5}, every_s=(0.5, 4.0), **SHORT)
+    report = site_hand_over_simulation(seed, plan, site_world(5, voters=3)).run(30.0)
+    assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
+
+
+@pytest.mark.parametrize("dies", [0, 1], ids=["the founder", "another"])
+def test_an_actor_whose_host_died_for_good_is_served_elsewhere(dies):
+    plan = FaultPlan(weights={}, script=[(10.0, Crash(dies, FOR_GOOD_S))])
+    simulation = site_hand_over_simulation(3, plan, site_world(5, move_s=0.0))
+    simulation.run(9.9)
+    if dies:
+        simulation.watch(Progress(10.0, 2.0))
+    else:
+        simulation.watch(Progress(10.0, 15.0))
+    report = simulation.run(30.0)
+    assert not report.violations, report.violations[0]
+    assert simulation.relocations.count == (dies == 0)
+    owners = [host.index for host in simulation.hosts if host.machine is not None and host.machine.hosting.owners]
+    assert len(owners) == 1
+
+
+def test_a_host_that_starts_again_soon_goes_on_with_what_it_had():
+    plan = FaultPlan(weights={}, script=[(5.0 + 4 * number, Crash(0, 1.5)) for number in range(4)])
+    simulation = site_hand_over_simulation(4, plan, site_world(5, move_s=0.0))
+    simulation.watch(Progress(5.0, 5.0))
+    report = simulation.run(30.0)
+    assert not report.violations, report.violations[0]
+    assert simulation.relocations.count == 0
+    assert simulation.hosts[0].machine.hosting.owners
