@@ -28,9 +28,12 @@ lab: $(READY)
 	$(PY) -m pytest tests/lab -n 3
 
 # The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
+# Then a durable actor is moved 1,000 times between processes, of which one in ten is killed; and 300 times in peace.
 lab-long: $(READY)
 	$(PY) -m atoll.testing.site_faults_main
 	$(PY) -m atoll.testing.failovers_main
+	$(PY) -m atoll.testing.hand_overs_main --moves 1000
+	$(PY) -m atoll.testing.hand_overs_main --moves 300 --kill-every 0
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

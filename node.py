@@ -252,19 +252,17 @@ class Node:
         self._offer.set_actors(self._users)
         return ref
 
-    def host(self, make: Callable[[], MigratableActor], name: str | None = None) -> ActorRef | None:
+    def host(self, make: Callable[[], MigratableActor], name: str) -> ActorRef:
         """Host a migratable actor (a class will do) under a name that is its own on the whole site, and give it.
 
         Say so on every node that may run it: the first one begins it, the others stand by. It is begun as soon as a
-        majority of the site's voters can be reached; until then calls wait. Without a name this node only stands by
-        for actors of the class.
+        majority of the site's voters can be reached; until then calls wait.
 
         Raises:
             UsageError: The class cannot move, or the name is taken on this node or by another class.
         """
-        if name is not None and (name in self._users or self._running().find(name) is not None or name in RESERVED):
+        if name in RESERVED or self._running().find(name) is not None:
             raise UsageError(f"an actor named {name} lives on this node already, which does not move")
-        self._running()
         return self._site_actors.host(make, name)
 
     async def move(self, name: str, *, to: NodeId | str, timeout_s: float = MOVE_S) -> MoveEnded:

@@ -20,7 +20,11 @@ class Application(Protocol):
         ...
 
     def snapshot(self) -> bytes:
-        """Give the state as it is now."""
+        """Give the state as it is now.
+
+        Raises:
+            OperationFailed: It cannot be had: the actor stays where it is, and its log is not compacted.
+        """
         ...
 
     def restore(self, data: bytes) -> None:

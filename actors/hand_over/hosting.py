@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from atoll.actors.hand_over.application import Applications
+from atoll.actors.hand_over.application import Applications, OperationFailed
 from atoll.actors.hand_over.arrivals import Arrivals
 from atoll.actors.hand_over.claims import Claim, Claims
-from atoll.actors.hand_over.durable import DurableOwner, Phase
+from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
 from atoll.actors.hand_over.messages import (
     CALLERS,
     HOSTING,
@@ -94,6 +94,8 @@ UNABLE_S = 30.0
 """Before an actor is begun again that this host could not run; another generation is tried at once."""
 UNABLE_MS = 500
 SOON_MS = 50
+BEGINS_MS = 5
+"""For a call that comes while an owner begins: a round trip or two, and callers see all of it as the move's pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class Hosting:
         elif owner is not None:
             departure = self.departures.get(actor)
             if departure is not None and departure.step is Step.FREEZING and owner.settled:
-                effects += departure.offer(now)
+                effects += self._offer(departure, now)
             elif departure is None and actor not in self.claims and isinstance(owner, DurableOwner):
                 effects += self._renew(owner, now)
         after = self._due(actor)
@@ -451,7 +453,7 @@ class Hosting:
         claim = Claim(
             owner.placed,
             Placed(owner.placed.generation + 1, self.own, stores),
-            handed=owner.state() if owner.settled else None,
+            handed=_state_of(owner) if owner.settled else None,
             heard=owner.stores.voiceless(stores),
             kind=owner.kind,
             changes=changes,
@@ -484,7 +486,8 @@ class Hosting:
                 return [Send(sender, late, CALLERS), *self.claims.look(call.actor, now)]
             del self._unable[call.actor]
         why = owner.why if owner is not None else "this host asks where the actor is"
-        deferred = Send(sender, CallDeferred(call.actor, call.client, call.sequence, SOON_MS, why), CALLERS)
+        after_ms = SOON_MS if owner is None else BEGINS_MS
+        deferred = Send(sender, CallDeferred(call.actor, call.client, call.sequence, after_ms, why), CALLERS)
         return [deferred, *(self.claims.look(call.actor, now) if owner is None else [])]
 
     def _on_store(self, sender: NodeId, message: Any, now: Seconds) -> list[Effect]:
@@ -516,6 +519,12 @@ class Hosting:
         self._last_move = max(self._last_move + 1, int(now * 1e6))
         self.departures[actor] = Departure(owner, self._next(owner.placed, target), self._last_move, now)
         return []
+
+    def _offer(self, departure: Departure, now: Seconds) -> list[Effect]:
+        try:
+            return departure.offer(now)
+        except OperationFailed as error:
+            return self._stay(departure, str(error)[:WHY_CHARACTERS_MAX], now)
 
     def _on_move_advised(self, _sender: NodeId, message: MoveAdvised, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
@@ -601,6 +610,14 @@ class Hosting:
         if self.arrivals.promised_by(sender, message):
             return self._learn(message.actor, message.placed, now)
         return self.claims.look(message.actor, now)
+
+
+def _state_of(owner: DurableOwner) -> Handed | None:
+    """Give the state, where it can be had: it can be read from the stores, too."""
+    try:
+        return owner.state()
+    except OperationFailed:
+        return None
 
 
 __all__ = ["CALLERS", "HOSTING", "Hosting"]

@@ -30,6 +30,7 @@ from atoll.actors.hand_over.messages import (
     PAUSE_MS_MAX,
     Ceased,
     DescribeHosting,
+    DescribeOffers,
     DrainHosted,
     Found,
     GivenAway,
@@ -47,6 +48,7 @@ from atoll.actors.hand_over.messages import (
 )
 from atoll.actors.hand_over.repertoire import Repertoire
 from atoll.actors.hand_over.shell import SiteShell
+from atoll.actors.hand_over.site_messages import KINDS_MAX, HostOffers
 from atoll.actors.runtime import LATER, AskDeclined, AskFailed, Declined, Delivery, KeyedJournal
 from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.machine import Input, Received, Send, Told
@@ -108,6 +110,7 @@ class HostingActor(SiteShell):
             if isinstance(status, ElectionStatus):
                 self._voters = status.voters
         self._find_places()
+        self._tell_offers()
 
     async def receive(self, delivery: Delivery) -> Any:
         """Take orders of this node and of members; everything else is the machine's."""
@@ -117,10 +120,13 @@ class HostingActor(SiteShell):
                 return LATER
             case HostActor() if delivery.standing is None:
                 self._find_places()
+                self._tell_offers()
                 return None
             case DrainHosted(within_s=within_s) if delivery.standing is None:
                 self.tasks.start_soon(self._drain, delivery.reply_to, within_s)
                 return LATER
+            case DescribeOffers() if delivery.standing is None:
+                return self._offers()
             case DescribeHosting() if delivery.standing is None:
                 return self._describe()
         return await super().receive(delivery)
@@ -164,6 +170,15 @@ class HostingActor(SiteShell):
                         each.moved = fact
                         each.over.set()
         super().announce(fact)
+        if isinstance(fact, Serving | Ceased):
+            self._tell_offers()
+
+    def _tell_offers(self) -> None:
+        """Tell this node what it can run, and what it owns now."""
+        self.system.announce(self._offers())
+
+    def _offers(self) -> HostOffers:
+        return HostOffers(tuple(sorted(self._repertoire.kinds))[:KINDS_MAX], self.hosting.owned())
 
     def statistics(self) -> dict[str, int]:
         """Count what is here, and what was ignored."""

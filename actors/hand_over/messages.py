@@ -534,6 +534,11 @@ class HostedDrained:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribeOffers:
+    """Ask this node's hosting for its `HostOffers`."""
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeHosting:
     """Ask this node's hosting for `HostingDescribed`."""
 

@@ -7,7 +7,9 @@ from atoll.actors.hand_over.callers_actor import CallersActor
 from atoll.actors.hand_over.hosting_actor import HostingActor
 from atoll.actors.hand_over.log_store_actor import LogStoreActor
 from atoll.actors.hand_over.messages import CALLERS, HOSTING, LOG_STORE
+from atoll.actors.hand_over.relocation_actor import RelocationActor
 from atoll.actors.hand_over.repertoire import Repertoire
+from atoll.actors.hand_over.site_messages import RELOCATION
 from atoll.actors.runtime import ChildSpec, Strategy, SupervisorSpec
 from atoll.transport.identity import NodeId
 
@@ -18,6 +20,8 @@ def migration(own: NodeId, repertoire: Repertoire, folder: Path) -> SupervisorSp
         name="migration",
         children=(
             ChildSpec(name=LOG_STORE, factory=lambda: LogStoreActor(journal=folder / "logs")),
+            # Before hosting, which tells it what is hosted here.
+            ChildSpec(name=RELOCATION, factory=lambda: RelocationActor(own)),
             # Together, the place for soft ones first: what is hosted ends with its host.
             SupervisorSpec(
                 name="hosts",

@@ -11,6 +11,7 @@ from typing import Any
 
 from atoll.actors.hand_over.messages import KIND_CHARACTERS_MAX
 from atoll.actors.hand_over.migratable import DurableActor, MigratableActor
+from atoll.actors.hand_over.site_messages import KINDS_MAX
 from atoll.actors.placement.messages import ACTOR_NAME_CHARACTERS_MAX
 from atoll.actors.runtime.actor import Actor, handlers_of
 from atoll.transport.codec import decode_payload, encode_payload
@@ -82,6 +83,8 @@ class Repertoire:
             for name in _UNLOGGED:
                 if getattr(kind, name) is not getattr(Actor, name):
                     raise UsageError(f"{found.name}.{name}: a durable actor has handlers only, which are logged")
+        if len(self.kinds) >= KINDS_MAX and found.name not in self.kinds:
+            raise UsageError(f"a node can run {KINDS_MAX} classes of actors that move, and knows as many already")
         self._try(found, actor)
         known = self.kinds.get(found.name)
         if known is not None and known.actor_class is not kind:

@@ -8,7 +8,7 @@ import contextlib
 from typing import Any
 
 from atoll.actors.placement.messages import PATH as PLACEMENT
-from atoll.actors.placement.messages import FindPlace, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.placement.messages import FindPlace, ListPlaces, PlaceFound, PlacesListed, PlaceSwapped, SwapPlace
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, Reach, RoutesDescribed
 from atoll.actors.runtime.actor import Delivery
@@ -20,6 +20,11 @@ from atoll.transport.identity import NodeId
 
 ROUTE_S = 2.0
 """For a way to a node."""
+_ANSWERS: dict[type[Message], type[Message]] = {
+    FindPlace: PlaceFound,
+    ListPlaces: PlacesListed,
+    SwapPlace: PlaceSwapped,
+}
 PLACEMENT_S = 1.0
 """For an answer of the placement; the machines ask again sooner, and one question is not asked twice at once."""
 
@@ -44,17 +49,18 @@ class SiteShell(MachineActor):
         return await self.system.ask(Address(self.system.node_id, path), message, timeout_s=ROUTE_S)
 
     def input_of(self, delivery: Delivery) -> Input | None:
-        """Keep account of links; they are nothing to the machine."""
+        """Keep account of links."""
         event = super().input_of(delivery)
-        if not isinstance(event, Told) or not isinstance(event.fact, PeerUp | PeerDown):
-            return event
-        if self._linked is not None:
-            (self._linked.add if isinstance(event.fact, PeerUp) else self._linked.discard)(event.fact.peer)
-        return None
+        if self._linked is not None and isinstance(event, Told):
+            if isinstance(event.fact, PeerUp):
+                self._linked.add(event.fact.peer)
+            elif isinstance(event.fact, PeerDown):
+                self._linked.discard(event.fact.peer)
+        return event
 
     def _send(self, effect: Send) -> None:
         target = effect.target
-        if isinstance(effect.message, FindPlace | SwapPlace):
+        if type(effect.message) in _ANSWERS:
             question = (target, effect.message)
             if question not in self._asking:
                 self._asking.add(question)
@@ -65,10 +71,11 @@ class SiteShell(MachineActor):
             self._reaching.add(target)
             self.tasks.start_soon(self._reach, effect)
 
-    async def _ask_placement(self, node: NodeId, question: FindPlace | SwapPlace) -> None:
-        kind: type[Message] = PlaceFound if isinstance(question, FindPlace) else PlaceSwapped
+    async def _ask_placement(self, node: NodeId, question: Message) -> None:
         try:
-            answer = await self.system.ask(Address(node, PLACEMENT), question, timeout_s=PLACEMENT_S, reply_type=kind)
+            answer = await self.system.ask(
+                Address(node, PLACEMENT), question, timeout_s=PLACEMENT_S, reply_type=_ANSWERS[type(question)]
+            )
         except AskFailed:
             return
         finally:

@@ -23,6 +23,8 @@ from atoll.transport.identity import NodeId
 LOOK_AGAIN_S = 0.05
 ASK_S = 2.0
 MOVE_S = 10.0
+LABEL_S = 3.0
+"""For a member to come up on the roll: it is told anew by each supernode."""
 
 
 class SiteActors:
@@ -36,12 +38,9 @@ class SiteActors:
         """Tell whether this node was told to host an actor of that name."""
         return name in self._repertoire.hosted
 
-    def host(self, make: Callable[[], MigratableActor], name: str | None) -> MigratableRef | None:
-        """Be ready for actors of a class, and host one of that name unless the site has it already; see `Node.host`."""
-        kind = self._repertoire.learn(make)
-        if name is None:
-            return None
-        self._repertoire.host(name, kind)
+    def host(self, make: Callable[[], MigratableActor], name: str) -> MigratableRef:
+        """Host an actor of that name, unless the site has it already; see `Node.host`."""
+        self._repertoire.host(name, self._repertoire.learn(make))
         self._system.tell(Address(self._system.node_id, HOSTING), HostActor(name))
         return MigratableRef(self._system, name)
 
@@ -84,7 +83,7 @@ class SiteActors:
 
     async def move(self, name: str, to: NodeId | str, timeout_s: float) -> MoveEnded:
         """Move an actor, wherever it is; see `Node.move`."""
-        target = to if isinstance(to, NodeId) else await self._member(to)
+        target = to if isinstance(to, NodeId) else await self._member(to, min(timeout_s, LABEL_S))
         why = ""
         with anyio.move_on_after(timeout_s):
             while True:
@@ -112,13 +111,18 @@ class SiteActors:
         assert isinstance(ended, MoveEnded)  # noqa: S101 - for mypy
         return ended
 
-    async def _member(self, label: str) -> NodeId:
-        site: SiteDescribed = await self._ask_here(DUTIES, DescribeSite())
-        found = [each.node for each in site.records if label in (each.name, str(each.node), each.node.short)]
-        if len(found) != 1:
-            names = ", ".join(sorted(each.name for each in site.records))
-            raise UsageError(f"{len(found)} members of this site are called {label}; there are {names}")
-        return found[0]
+    async def _member(self, label: str, within_s: float) -> NodeId:
+        """Give the member of that label; a supernode that has just been elected may not know it yet."""
+        deadline = anyio.current_time() + within_s
+        while True:
+            site: SiteDescribed = await self._ask_here(DUTIES, DescribeSite())
+            found = [each.node for each in site.records if label in (each.name, str(each.node), each.node.short)]
+            if len(found) == 1:
+                return found[0]
+            if anyio.current_time() >= deadline:
+                names = ", ".join(sorted(each.name for each in site.records))
+                raise UsageError(f"{len(found)} members of this site are called {label}; there are {names}")
+            await anyio.sleep(LOOK_AGAIN_S)
 
     async def _ask_here(self, path: str, message: Any) -> Any:
         return await self._system.ask(Address(self._system.node_id, path), message, timeout_s=ASK_S)

@@ -1,6 +1,8 @@
 """Migratable actors on real nodes in one process: hosted, called, moved, restarted, drained; wrong input included."""
 
+import runpy
 import socket
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -22,6 +24,7 @@ from ports import free_port
 from waiting import until
 
 from atoll import Actor, DurableActor, MigratableActor
+from atoll.actors.duties.messages import Drain
 from atoll.actors.hand_over.messages import OPERATION_BYTES_MAX, Call, MoveWanted, Seal
 from atoll.actors.runtime import AskCrashed, AskDeclined, AskNotUnderstood, AskRefused
 from atoll.transport.base import Standing
@@ -30,12 +33,23 @@ from atoll.transport.errors import Expired, Refused, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "ledger.py"
 
 
 @pytest.fixture
 def site(tmp_path_factory):
     """Three nodes to be, in a folder whose path is short enough for a unix socket."""
     return MigrationSite(tmp_path_factory.mktemp("m"), free_port(socket.SOCK_DGRAM))
+
+
+async def test_the_example_runs_and_goes_on_where_it_was(tmp_path_factory, monkeypatch, capsys):
+    folder = tmp_path_factory.mktemp("m")
+    settings = {"STATE_DIR": folder, "RUN_DIR": folder / "run", "GATEWAY_PORT": -1, "LINKS_PORT": 0}
+    for name, value in (settings | {"BEACON_PORT": free_port(socket.SOCK_DGRAM)}).items():
+        monkeypatch.setenv(f"ATOLL_{name}", str(value))
+    for said in ("ann has 500\n", "ann has 1000\n"):
+        await runpy.run_path(str(EXAMPLE))["main"]()
+        assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("name", ["ledger", "tide"])
@@ -163,6 +177,73 @@ async def test_a_log_that_was_damaged_is_set_aside_and_filled_again(site, caplog
         assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(5, 5)
 
 
+async def test_a_drained_node_gives_its_actors_away_and_says_how_long_each_paused(site):
+    async with site.all_nodes(Ledger, Tide) as nodes:
+        for name in ("ledger", "tide"):
+            assert await (await nodes[1].find(name)).ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+            await nodes[1].move(name, to="n0", timeout_s=WITHIN_S)
+            await until(lambda: site.host_of(name) == "n0", WITHIN_S)  # noqa: B023 - awaited at once
+        drained = await drain(nodes[0], Drain(within_s=WITHIN_S))
+        moved = {each.what: each for each in drained.moved}
+        assert {"ledger", "tide"} <= moved.keys()
+        assert not drained.stayed
+        for name in ("ledger", "tide"):
+            assert moved[name].to in {nodes[1].id, nodes[2].id}
+            assert 0 < moved[name].pause_s <= moved[name].took_s
+            assert await (await nodes[0].find(name)).ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
+            with pytest.raises(Refused, match="the target declines: this node is drained"):
+                await nodes[1].move(name, to="n0", timeout_s=WITHIN_S)
+        await drain(nodes[0], Drain(draining=False))
+        await until(lambda: not site.shell("n0")._draining, WITHIN_S)
+        await nodes[1].move("ledger", to="n0", timeout_s=WITHIN_S)
+
+
+async def drain(node, order):
+    return await node.system.ask(node.system.find("duties"), order, timeout_s=2 * WITHIN_S)
+
+
+async def test_a_node_that_ends_in_order_gives_its_actors_to_others(site):
+    async with site.node(1, Ledger, Tide) as left, site.node(2, Ledger, Tide):
+        async with site.node(0, Ledger, Tide):
+            await site.known()
+            for name in ("ledger", "tide"):
+                assert await (await left.find(name)).ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+                await left.move(name, to="n0", timeout_s=WITHIN_S)
+                await until(lambda: site.host_of(name) == "n0", WITHIN_S)  # noqa: B023 - awaited at once
+        for name in ("ledger", "tide"):
+            assert await (await left.find(name)).ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
+            assert site.host_of(name) in ("n1", "n2")
+
+
+async def test_what_nobody_else_can_take_stays_and_says_why(site):
+    async with site.node(0, Ledger) as node, site.node(1), site.node(2):
+        ledger = await node.find("ledger")
+        assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+        await site.known()
+        drained = await drain(node, Drain(within_s=3.0))
+        assert [(each.what, each.why) for each in drained.stayed if each.what == "ledger"] == [
+            ("ledger", "the target declines: no actor of the kind Ledger is known here")
+        ]
+        assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
+
+
+class Secretive(Ledger):
+    def snapshot(self):
+        if self.total:
+            raise RuntimeError("not now")
+        return super().snapshot()
+
+
+async def test_an_actor_whose_state_cannot_be_taken_stays_where_it_is_and_goes_on(site):
+    async with site.all_nodes(Secretive) as nodes:
+        secretive = await nodes[0].find("secretive")
+        assert await secretive.ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+        target = next(name for name in site.nodes if name != site.host_of("secretive"))
+        with pytest.raises(Refused, match="its state cannot be taken: RuntimeError: not now"):
+            await nodes[0].move("secretive", to=target, timeout_s=WITHIN_S)
+        assert await secretive.ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
+
+
 async def test_a_megabyte_moves_too(site):
     async with site.all_nodes(Ledger) as nodes:
         ledger = await nodes[0].find("ledger")
@@ -255,7 +336,6 @@ async def test_names_are_taken_once(tmp_path_factory):
             node.host(other, "other")
         with pytest.raises(UsageError, match="1 to 64 characters"):
             node.host(Tide, "x" * 65)
-        assert node.host(Tide) is None
         assert node.host(Ledger, "ledger") == await node.find("ledger")
         assert repr(node.host(Ledger, "ledger")) == "MigratableRef(ledger)"
 
