@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import anyio
 
 from atoll.actors.discoverer.membership import Membership
-from atoll.actors.discoverer.messages import ListSeen, Seed, Wanted
+from atoll.actors.discoverer.messages import LinkComing, LinkWanted, ListSeen, Seed, Wanted
 from atoll.actors.elector.messages import PATH as ELECTOR
 from atoll.actors.elector.messages import (
     DescribeElection,
@@ -109,6 +109,9 @@ class Discoverer(MachineActor):
                 raise Declined("the nodes seen here are told to members of the site only")
             notes = self._beacon.notes if self._beacon is not None else ()
             self.membership.notes = (*notes, self._dnssd_note) if self._dnssd_note else notes
+        if isinstance(delivery.message, LinkWanted) and delivery.reply_to is not None:
+            self.handle(Told(delivery.message))
+            return LinkComing(self.membership.is_coming(delivery.message.peer))
         return await super().receive(delivery)
 
     def statistics(self) -> dict[str, int]:

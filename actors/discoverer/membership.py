@@ -11,7 +11,7 @@ Of two nodes the one with the lower id dials, so that two links do not cross; wh
 dials too. Of a node's addresses the one heard last goes first, as after a change of network it is the living one; the
 others follow when the transport says that it failed. Members go before neighbours, who have a few dials and links
 between them all. On a small site everybody has a link to everybody; on a large one to the next few members by id, which
-holds the site together, and to those that are `Wanted`.
+holds the site together, to those that are `Wanted`, and for a while to those that are talked to (`talks.py`).
 
 A hint is never proof: it cannot end a link, raise a standing, or make this node dial faster than the limits here. The
 machine must never dial its own node, and every table has its limit.
@@ -26,6 +26,7 @@ from typing import TypeAlias
 from atoll.actors.discoverer.messages import (
     CANDIDATES_MAX,
     DialWanted,
+    LinkWanted,
     ListSeen,
     NodeLost,
     NodeSeen,
@@ -34,7 +35,8 @@ from atoll.actors.discoverer.messages import (
     SeenNodes,
     Wanted,
 )
-from atoll.actors.router.messages import PeerDown, PeerUp
+from atoll.actors.discoverer.talks import Talks
+from atoll.actors.router.messages import LetGo, PeerDown, PeerUp
 from atoll.actors.runtime.machine import (
     Announce,
     Arm,
@@ -162,6 +164,7 @@ class Membership:
         self._dialling: set[NodeId] = set()
         self._wanted: frozenset[NodeId] = frozenset()
         self._everybody = False
+        self._talks = Talks()
         self.crowded = False
         """So many members are known that each says less."""
         self._chosen: frozenset[NodeId] | None = None
@@ -200,9 +203,8 @@ class Membership:
                 effects = self._on_hinted(hint, now)
             case Told(NetworkChanged()):
                 effects = self._on_moved(now)
-            case Told(Wanted(peers=peers, everybody=everybody)):
-                self._wanted, self._everybody, self._chosen = peers, everybody, None
-                effects = self._look(now)
+            case Told(Wanted() | LinkWanted() as wish):
+                effects = self._on_wish(wish, now)
             case Received(message=ListSeen(), reply_to=reply_to) if reply_to is not None:
                 effects = [Reply(reply_to, self.seen(now))]
             case _:
@@ -212,6 +214,11 @@ class Membership:
     def seen(self, now: Seconds) -> SeenNodes:
         """List everybody, with the reason where there is no link."""
         return SeenNodes(tuple(self._describe(self._peers[node], now) for node in sorted(self._peers)), self.notes)
+
+    def is_coming(self, node: NodeId) -> bool:
+        """Tell whether a link to that member is being made only because somebody talks to it."""
+        peer = self._peers.get(node)
+        return node in self._talks and peer is not None and peer.standing is None and bool(peer.candidates)
 
     def statistics(self, now: Seconds) -> dict[str, int]:
         """Count nodes and links now, and events since the start."""
@@ -330,6 +337,34 @@ class Membership:
         self._hurried = True
         return [*self._look(now), Arm("look", RELINK_S_MAX)]
 
+    def _on_wish(self, wish: Wanted | LinkWanted, now: Seconds) -> list[Effect]:
+        """Dial members that the size of the site gives us no link to."""
+        if isinstance(wish, Wanted):
+            self._wanted, self._everybody, self._chosen = wish.peers, wish.everybody, None
+            return self._look(now)
+        node = wish.peer
+        peer = self._peers.get(node)
+        if peer is None or not peer.member:
+            return []
+        if node not in self._talks and (peer.standing is not None or not self._unwanted(peer)):
+            return []
+        if not self._talks.want(node, now):
+            self.counts["talks_refused"] += 1
+            return []
+        self._chosen = None
+        return [] if peer.standing is not None else self._consider(peer, now) + self._hurry(peer)
+
+    def _end_talks(self, now: Seconds) -> list[Effect]:
+        """Let links go that nobody talks over any more."""
+        effects: list[Effect] = []
+        for node in self._talks.over(now):
+            self._chosen = None
+            peer = self._peers.get(node)
+            if peer is not None and peer.standing is not None and self._unwanted(peer):
+                self.counts["let_go"] += 1
+                effects.append(Announce(LetGo(node, "nobody here talks to it any more")))
+        return effects
+
     def _note_beacon(self, peer: _Peer, heard: Heard, now: Seconds) -> None:
         peer.label, peer.release, peer.heard_at = heard.label, heard.release, now
         if (heard.boot, heard.sequence) != (peer.boot, peer.sequence):
@@ -360,7 +395,7 @@ class Membership:
 
     def _look(self, now: Seconds) -> list[Effect]:
         """Forget who is gone, dial whose time has come."""
-        effects: list[Effect] = []
+        effects = self._end_talks(now)
         for peer in list(self._peers.values()):
             for place in [place for place, each in peer.candidates.items() if not each.live(now)]:
                 del peer.candidates[place]
@@ -425,13 +460,15 @@ class Membership:
             return frozenset(members)
         after = sum(node < self.own for node in members)
         ring = (members[after:] + members[:after])[:RING_LINKS]
-        return self._wanted.intersection(members).union(ring)
+        return (self._wanted | self._talks.nodes()).intersection(members).union(ring)
 
     def _not_yet(self, peer: _Peer, under_way: set[NodeId], now: Seconds) -> str:
         """Say what a dial of a wanted node waits for; empty when it may begin, or go on."""
         waited = now - peer.alone_since >= FALLBACK_S and (
             peer.beats - peer.beats_before >= FALLBACK_BEATS or peer.static
         )
+        # The other one has no reason to dial when only we have something to say.
+        waited = waited or peer.node in self._talks
         if self.own > peer.node and not waited and now >= self._moved_until:
             return "it dials, having the lower id"
         if peer.node in under_way:

@@ -202,6 +202,24 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkWanted:
+    """Fact in: somebody on this node has something to say to that member, and wants a link for it, for a while.
+
+    Asked instead of told, it is answered with `LinkComing`.
+    """
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkComing:
+    """The answer to `LinkWanted`."""
+
+    coming: bool
+    """A link is being made that this node would not have by itself: wait for it a moment."""
+
+
+@dataclass(frozen=True, slots=True)
 class DialWanted:
     """Fact out, for the Router: open a link to `peer`, who may be at this address."""
 

@@ -4,12 +4,15 @@ A source without a link is waited for a little; what is asked of this very node 
 anything: whoever gave it the place to write does, after `Complete`.
 """
 
+import contextlib
 from collections import Counter, deque
 from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 
+from atoll.actors.discoverer.messages import PATH as DISCOVERER
+from atoll.actors.discoverer.messages import LinkWanted
 from atoll.actors.image_exchange.errors import NotDelivered
 from atoll.actors.image_exchange.messages import PATH, ImageChunk, ReadImage
 from atoll.actors.image_exchange.transfer import Append, Ask, Complete, Effect, GiveUp, StartOver, Transfer
@@ -17,13 +20,14 @@ from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskNotUnderstood
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
 from atoll.transport.codec import Message
+from atoll.transport.errors import Congested
 from atoll.transport.identity import NodeId
 
 CHUNK_S = 5.0
 """For one chunk; a link that is silent for 3 s is down, and then the answer is quicker."""
 LINK_S = 1.5
-"""For a link that is not up just now: the node has just come, or changes its address."""
-LINK_LOOK_S = 0.05
+"""For a link that is not up just now: the node has just come, changes its address, or has none on a large site."""
+LINK_LOOK_S = 0.1
 
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -47,17 +51,17 @@ async def ask_member(
     answer: type[_Answer],
     *,
     timeout_s: float,
-    link_s: float | None = None,
 ) -> _Answer:
-    """Ask an actor of a member; without a link, wait `link_s` (default `LINK_S`) for one.
+    """Ask an actor of a member; without a link, have one made, and wait `LINK_S` for it.
 
     There is no other way: a member that comes through a relay has not proved that it is one.
 
     Raises:
         AskFailed: No answer.
     """
-    deadline = system.clock() + (LINK_S if link_s is None else link_s)
+    deadline = system.clock() + LINK_S
     while True:
+        _want_link(system, address.node)
         try:
             found: Any = await system.ask(address, message, timeout_s=timeout_s, reply_type=answer)
             break
@@ -68,6 +72,13 @@ async def ask_member(
     if not isinstance(found, answer):
         raise AskNotUnderstood(f"{address.path} answered with {type(found).__name__}")
     return found
+
+
+def _want_link(system: ActorSystem, node: NodeId) -> None:
+    """Say that there is something to say; again and again, for the member may be heard of only now."""
+    if node != system.node_id and (discoverer := system.find(DISCOVERER)) is not None:
+        with contextlib.suppress(Congested):
+            discoverer.tell(LinkWanted(node))
 
 
 async def fetch(system: ActorSystem, transfer: Transfer, place: Place, counts: Counter[str]) -> int:

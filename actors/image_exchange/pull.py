@@ -21,7 +21,7 @@ from atoll.actors.container_manager.messages import PATH as CONTAINER_MANAGER
 from atoll.actors.container_manager.messages import ImageInfo, ListImages, LoadImage
 from atoll.actors.discoverer.membership import SMALL_SITE_MAX
 from atoll.actors.image_exchange.errors import NobodyHasIt
-from atoll.actors.image_exchange.fetching import LINK_S, ask_member, fetch
+from atoll.actors.image_exchange.fetching import ask_member, fetch
 from atoll.actors.image_exchange.messages import (
     CACHE,
     PATH,
@@ -45,6 +45,8 @@ FIND_S = 3.0
 """For a member to say what it has; who says nothing has nothing."""
 FINDING_MAX = 16
 """Members asked at once: a large site is no reason for a thousand dials."""
+DIALLED_MAX = 64
+"""Members without a link that are dialled and asked when nobody with a link has it."""
 WANTED_S = 5.0
 WANTED_AGAIN_S = 0.1
 PULL_PREFIX = "pull-"
@@ -65,6 +67,8 @@ class Pull:
     counts: Counter[str]
     state: PullState = field(init=False)
     _site: Neighbourhood = field(default_factory=Neighbourhood)
+    _passed_over: int = 0
+    """Members who were not asked, because the site has so many."""
 
     def __post_init__(self) -> None:
         self.state = PullState(self.image)
@@ -81,33 +85,44 @@ class Pull:
         try:
             choice = choose(offers, self.image, self.client)
         except NobodyHasIt as error:
-            asked, mute = len(self._site.members), len(self._site.members) - len(offers)
+            asked = len(self._site.members) - self._passed_over
+            mute = asked - len(offers)
             said = f"; {mute} of {asked} members did not answer" if mute else ""
+            said += f"; {self._passed_over} more were not asked" if self._passed_over else ""
             raise NobodyHasIt(f"{error}{said}; push the image first: `atoll image push FILE`") from None
         if (own := await self._own(choice)) is not None:
             return self._ended(choice, own, self.system.node_id)
         return await self._fetched(choice)
 
     async def _offers(self) -> dict[NodeId, Iterable[HeldImage]]:
+        members = self._site.members
+        if len(members) < SMALL_SITE_MAX:
+            return await self._asked(members)
+        # Most members of a large site have no link to each other: whoever has one is asked first.
+        near = [each for each in members if each in self._site.linked]
+        offers = await self._asked(near)
+        if not any(offers.values()):
+            far = [each for each in members if each not in self._site.linked]
+            self._passed_over = len(far[DIALLED_MAX:])
+            offers |= await self._asked(far[:DIALLED_MAX])
+        return offers
+
+    async def _asked(self, members: Iterable[NodeId]) -> dict[NodeId, Iterable[HeldImage]]:
         offers: dict[NodeId, Iterable[HeldImage]] = {}
         wanted = FindImages(*split_name(self.image))
         limit = anyio.CapacityLimiter(FINDING_MAX)
-        # On a larger one most members have no link to each other, and will have none.
-        link_s = LINK_S if len(self._site.members) < SMALL_SITE_MAX else 0.0
 
         async def find(member: NodeId) -> None:
             async with limit:
                 try:
-                    held = await ask_member(
-                        self.system, Address(member, PATH), wanted, ImagesHeld, timeout_s=FIND_S, link_s=link_s
-                    )
+                    held = await ask_member(self.system, Address(member, PATH), wanted, ImagesHeld, timeout_s=FIND_S)
                 except AskFailed:
                     self.counts["members_mute"] += 1
                 else:
                     offers[member] = held.images
 
         async with anyio.create_task_group() as asking:
-            for member in self._site.members:
+            for member in members:
                 asking.start_soon(find, member)
         return offers
 

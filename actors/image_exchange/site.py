@@ -23,11 +23,14 @@ class Neighbourhood:
 
     members: tuple[NodeId, ...] = ()
     cache: NodeId | None = None
+    linked: frozenset[NodeId] = frozenset()
+    """Of the members, those with a link."""
 
 
 async def find_site(system: ActorSystem) -> Neighbourhood:
     """Ask the Duties of this node, and the Router: while there is no supernode, members are those with a link."""
     members: set[NodeId] = set()
+    linked: frozenset[NodeId] = frozenset()
     cache = None
     with contextlib.suppress(AskFailed):
         site: SiteDescribed = await system.ask(Address(system.node_id, DUTIES), DescribeSite(), timeout_s=LOOK_S)
@@ -35,8 +38,8 @@ async def find_site(system: ActorSystem) -> Neighbourhood:
         cache = cache_of(site)
     with contextlib.suppress(AskFailed):
         known: RoutesDescribed = await system.ask(Address(system.node_id, ROUTER), DescribeRoutes(), timeout_s=LOOK_S)
-        members |= {link.peer for link in known.links if link.standing is Standing.MEMBER}
-    return Neighbourhood(tuple(sorted(members - {system.node_id})), cache)
+        linked = frozenset(link.peer for link in known.links if link.standing is Standing.MEMBER)
+    return Neighbourhood(tuple(sorted((members | linked) - {system.node_id})), cache, linked)
 
 
 def cache_of(site: SiteDescribed) -> NodeId | None:

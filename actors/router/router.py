@@ -22,7 +22,8 @@ import anyio
 import anyio.abc
 
 from atoll.actors.cloud.messages import GRANT_AUDIENCE
-from atoll.actors.discoverer.messages import DialWanted
+from atoll.actors.discoverer.messages import PATH as DISCOVERER
+from atoll.actors.discoverer.messages import DialWanted, LinkComing, LinkWanted
 from atoll.actors.router.bearers import Bearers
 from atoll.actors.router.circuits import CircuitsThere
 from atoll.actors.router.conversations import Conversation, Conversations, Ended, Moved, Opened, Said, Turn
@@ -61,6 +62,8 @@ REACH_S = 15.0
 """Directory, relay and handshake take three round trips; a relay that does not answer takes ten seconds."""
 REACHES_MAX = 256
 """Ways that are being opened at once."""
+NEAR_S = 1.5
+"""For a link on the local network; a dial of an address that is there takes a tenth of it."""
 LINK_WAIT_S = 6.0
 """For a link to the cloud, its DNS and its handshake."""
 
@@ -112,6 +115,7 @@ class Router(Actor):
             UsageError: The port is taken; the text says what to do.
         """
         self.system.subscribe(DialWanted, self.ref)
+        self.system.subscribe(LetGo, self.ref)
         self.system.subscribe(NetworkChanged, self.ref)
         self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._converse)
         await self.tasks.start(self._hold_transport)
@@ -303,7 +307,7 @@ class Router(Actor):
             with anyio.fail_after(REACH_S):
                 if self._cloud is not None and peer == self._cloud.node:
                     await self._dial_cloud(self._cloud)
-                else:
+                elif not await self._linked_nearby(peer):
                     await self._open_sep(peer)
             answer = self.routes.route(peer, self.system.clock())
         except TimeoutError:
@@ -318,6 +322,16 @@ class Router(Actor):
                 reply_to.answer(answer)
             else:
                 reply_to.fail(answer)
+
+    async def _linked_nearby(self, peer: NodeId) -> bool:
+        """Have a link made to a member that a large site gave us none to; tell whether it is there."""
+        try:
+            asked: LinkComing = await self._ask_here(DISCOVERER, LinkWanted(peer), NEAR_S)
+        except AskFailed:
+            return False  # There is no Discoverer, or it begins anew.
+        if asked.coming and peer not in self._links:
+            await self._wait(peer, NEAR_S)
+        return peer in self._links
 
     async def _dial_cloud(self, cloud: CloudAddress) -> None:
         if not cloud.host:

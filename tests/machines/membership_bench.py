@@ -12,7 +12,7 @@ from atoll.actors.discoverer.messages import (
     NodeLost,
     NodeSeen,
 )
-from atoll.actors.router.messages import PeerUp
+from atoll.actors.router.messages import LetGo, PeerUp
 from atoll.actors.runtime.machine import Announce, Arm, TimerFired, Told
 from atoll.transport.base import Standing
 from atoll.transport.beacon_packet import Heard
@@ -36,7 +36,7 @@ class Bench:
         self.machine = Membership(own, rng=Random(7), seeds=seeds)
         self.now = 100.0
         self.look_at = None
-        self.dials, self.seen, self.lost = [], [], []
+        self.dials, self.seen, self.lost, self.let_go = [], [], [], []
         self.sequence = 0
         self._take(self.machine.start([], self.now))
 
@@ -50,6 +50,8 @@ class Bench:
                     self.dials.append((self.now, wanted))
                 case Announce(NodeSeen(node=who)):
                     self.seen.append(who)
+                case Announce(LetGo(peer=who)):
+                    self.let_go.append(who)
                 case Announce(NodeLost(node=who)):
                     self.lost.append(who)
                 case _:

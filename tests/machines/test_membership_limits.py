@@ -11,9 +11,11 @@ from atoll.actors.discoverer.membership import (
     SMALL_SITE_MAX,
 )
 from atoll.actors.discoverer.messages import (
+    LinkWanted,
     Seed,
     Wanted,
 )
+from atoll.actors.discoverer.talks import TALK_S, TALKS_MAX
 from atoll.actors.router.messages import PeerDown
 from atoll.transport.base import Standing
 
@@ -125,3 +127,69 @@ def test_a_beacon_can_claim_membership_but_the_link_decides(bench):
     bench.up(HIGH, Standing.NEIGHBOUR)
     bench.hear(HIGH, member=True)
     assert (bench.line().member, bench.line().standing) == (False, "neighbour")
+
+
+def on_a_large_site(bench):
+    members = OTHERS[:100]
+    for other in members:
+        bench.hear(other)
+    heard = [(other, "192.0.2.7") for other in members]
+    bench.wait(3, hearing=heard)
+    for who in set(bench.dialled):
+        bench.up(who)
+    bench.dials.clear()
+    bench.let_go.clear()
+    return heard
+
+
+def test_a_member_of_a_large_site_that_is_talked_to_is_dialled_and_let_go_when_nobody_has_said_anything_for_long(bench):
+    heard = on_a_large_site(bench)
+    far = OTHERS[60]
+    assert "large site" in bench.line(far).why
+    bench.tell(LinkWanted(far))
+    assert bench.dialled == [far]
+    assert bench.machine.is_coming(far)
+    bench.up(far)
+    assert not bench.machine.is_coming(far)
+    bench.wait(TALK_S - 2, hearing=heard)
+    bench.tell(LinkWanted(far))
+    bench.wait(TALK_S - 2, hearing=heard)
+    assert bench.let_go == []
+    bench.wait(4, hearing=heard)
+    assert bench.let_go == [far]
+    bench.tell(PeerDown(far, "let go"))
+    bench.wait(20, hearing=heard)
+    assert bench.dialled == [far], "nobody wants it any more"
+
+
+def test_a_link_that_is_wanted_for_another_reason_too_is_not_let_go(bench):
+    heard = on_a_large_site(bench)
+    far = OTHERS[60]
+    bench.tell(LinkWanted(far))
+    bench.up(far)
+    bench.tell(Wanted.of([far]))
+    bench.wait(2 * TALK_S, hearing=heard)
+    assert bench.let_go == []
+
+
+def test_only_so_many_members_are_talked_to_at_once_and_strangers_never(bench):
+    heard = on_a_large_site(bench)
+    unlinked = [each for each in OTHERS[:100] if bench.line(each).standing == ""]
+    for each in unlinked:
+        bench.tell(LinkWanted(each))
+    assert bench.machine.statistics(bench.now)["talks_refused"] == len(unlinked) - TALKS_MAX
+    assert len(bench.dialled) <= DIALS_MAX
+    bench.dials.clear()
+    bench.hear(HIGH, member=False)
+    bench.dials.clear()
+    for stranger in (HIGH, node(9999)):
+        bench.tell(LinkWanted(stranger))
+        assert not bench.machine.is_coming(stranger)
+    bench.wait(1, hearing=heard)
+
+
+def test_on_a_small_site_a_wish_for_a_link_changes_nothing(bench):
+    bench.hear(OTHERS[3])
+    bench.dials.clear()
+    bench.tell(LinkWanted(OTHERS[3]))
+    assert (bench.dials, bench.machine.is_coming(OTHERS[3])) == ([], False)

@@ -149,7 +149,6 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(Containers, "prepare", lambda _: None)
     monkeypatch.setattr(pull_module, "WANTED_AGAIN_S", 0.005)
     monkeypatch.setattr(fetching, "LINK_S", 0.02)
-    monkeypatch.setattr(pull_module, "LINK_S", 0.02)
     monkeypatch.setattr(cache_module, "ANSWER_S", 0.05)
     return World(tmp_path)
 
