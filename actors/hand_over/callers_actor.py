@@ -9,7 +9,7 @@ from atoll.actors.hand_over.messages import CALLERS, OPERATION_FAILED, CallActor
 from atoll.actors.hand_over.operations import decode_outcome, encode_operation
 from atoll.actors.hand_over.shell import SiteShell
 from atoll.actors.runtime.actor import LATER, ActorRef, Delivery, ReplyTo, reply_type_of
-from atoll.actors.runtime.errors import AskCrashed, AskFailed, AskNotUnderstood
+from atoll.actors.runtime.errors import AskCrashed, AskFailed, AskNotUnderstood, AskTimedOut
 from atoll.actors.runtime.machine import Address, Seconds, Told
 from atoll.actors.runtime.system import ActorSystem
 from atoll.transport.base import Standing
@@ -86,8 +86,8 @@ class MigratableRef(ActorRef):
         """Call and wait for the answer; await it. It is read as in `ActorSystem.ask`.
 
         Raises:
-            AskFailed: No answer, or no; its subclass says whose fault. `AskDeclined` and `AskCrashed`: it is certain
-                that nothing was applied by a durable actor; `AskTimedOut`: it is not known.
+            AskFailed: No answer, or no; its subclass says whose fault. `AskCrashed` of a durable actor: nothing was
+                applied; `AskTimedOut`: that is not known.
             UsageError: The message cannot be encoded, or is too long.
         """
         return self._ask(
@@ -95,7 +95,11 @@ class MigratableRef(ActorRef):
         )
 
     async def _ask(self, operation: bytes, reply_type: Any, timeout_s: Seconds) -> Any:
-        reply: bytes = await self._system.ask(self._callers, CallActor(self.name, operation), timeout_s=timeout_s)
+        try:
+            reply: bytes = await self._system.ask(self._callers, CallActor(self.name, operation), timeout_s=timeout_s)
+        except AskTimedOut:
+            why = f"{self.name} did not answer within {timeout_s:g} s; whether it was applied is not known"
+            raise AskTimedOut(why) from None
         try:
             return decode_outcome(reply, reply_type)
         except MalformedFrame as error:

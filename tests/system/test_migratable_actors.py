@@ -330,7 +330,7 @@ async def test_names_are_taken_once(tmp_path_factory):
                 node.host(Tide, name)
         with pytest.raises(UsageError, match="a migratable actor of this site is called ledger"):
             await node.spawn(Plain, name="ledger")
-        with pytest.raises(UsageError, match="ledger is a Ledger here, not a Tide"):
+        with pytest.raises(UsageError, match=r"ledger is a Ledger here, not a Tide"):
             node.host(Tide, "ledger")
         with pytest.raises(UsageError, match="another class Ledger is known here already"):
             node.host(other, "other")
@@ -343,7 +343,7 @@ async def test_names_are_taken_once(tmp_path_factory):
 async def test_without_a_majority_calls_wait_and_say_so_in_time(site):
     async with site.node(0, Ledger) as node:
         ledger = await node.find("ledger")
-        with pytest.raises(Expired):
+        with pytest.raises(Expired, match=r"ledger did not answer within .*; whether it was applied is not known"):
             await ledger.ask(Add("a"), timeout_s=0.3)
         with pytest.raises(Unreachable, match="no majority"):
             await node.find("another")
