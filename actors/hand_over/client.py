@@ -81,6 +81,8 @@ class Caller:
     operation: bytes = b""
     since: Seconds = 0.0
     silent: int = 0
+    asked: int = 0
+    """In which generation the actor was asked last."""
 
 
 class Callers:
@@ -136,6 +138,7 @@ class Callers:
         arm = Arm(str(caller.client), RETRY_S)
         if placed is None:
             return [self.inquiry.find(caller.actor), arm]
+        caller.asked = placed.generation
         call = Call(caller.actor, caller.client, caller.sequence, caller.operation)
         return [Send(placed.host, call, HOSTING), arm]
 
@@ -167,7 +170,10 @@ class Callers:
             case CallDeferred(after_ms=after_ms) if now - caller.since < self._give_up_s:
                 return [Arm(str(caller.client), after_ms / 1000)]
             case CallRedirected(placed=placed):
-                return self._ask(caller) if self._learn(caller.actor, placed) else self._hint(event.sender, caller)
+                self._learn(caller.actor, placed)
+                # Another call may have learned it before this one.
+                news = self.places[caller.actor].generation > caller.asked
+                return self._ask(caller) if news else self._hint(event.sender, caller)
             case CallDeferred(why=why) | CallRefused(why=why):
                 return self._fail(caller, why)
         self.ignored += 1

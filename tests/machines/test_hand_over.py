@@ -202,6 +202,18 @@ def test_a_caller_tells_a_host_that_sends_it_away_with_older_word_what_it_knows(
     assert callers.handle(Received(B, CallRedirected("x", client, sequence, Placed(2, B))), 0.0) == []
 
 
+def test_every_call_that_is_redirected_follows_at_once_and_not_the_first_one_alone():
+    callers = Callers(C, rng=Random(1))
+    callers.handle(Told(PlaceKnown("x", Placed(1, A))), 0.0)
+    calls = [callers.handle(Told(PlaceCall("x", b"op", key)), 0.0)[0] for key in (1, 2)]
+    assert [each.target for each in calls] == [A, A]
+    for call in calls:
+        redirected = CallRedirected("x", call.message.client, call.message.sequence, Placed(2, B))
+        again = [each for each in callers.handle(Received(A, redirected), 0.0) if isinstance(each, Send)]
+        assert [(each.target, each.message) for each in again] == [(B, call.message)]
+        assert callers.handle(Received(A, redirected), 0.0) == [], "it was sent there already"
+
+
 def test_an_owner_writes_nothing_before_a_majority_of_its_stores_takes_nobody_else():
     """Of two stores one has everything, which is enough to leave the other behind, and not enough to write."""
     owner = DurableOwner("x", Placed(5, A, (A, B)), life=1, make=make_ledger, kind="ledger")
