@@ -2,19 +2,22 @@
 
     python -m atoll.bench.actor_ends LOOP
 
-prints two ports and serves until whoever started it is gone. The first is TCP, and what a connection is for is its
+prints three ports and serves until whoever started it is gone. The first is TCP, and what a connection is for is its
 first byte: `A` for envelopes behind their length (4 bytes, big-endian), `E` for bytes that come back as they are. The
-second is that of a node's links: ZeroMQ, CURVE and admission as between any two nodes.
+second is that of a node's links: ZeroMQ, CURVE and admission as between any two nodes. The third is the barest that
+ZeroMQ can be: a ROUTER with CURVE that a thread of its own reads and answers, blocking.
 """
 
 import socket
 import struct
 import sys
+import threading
 from collections import deque
 
 import anyio
 import anyio.abc
 import msgspec
+import zmq
 
 from atoll.actors.runtime import MESSAGES, Actor, ActorSystem, handles
 from atoll.bench.loops import run_on
@@ -32,6 +35,8 @@ ENVELOPES, ECHO = b"A", b"E"
 ASKER_KEY, ANSWERER_KEY = NodeKey(b"bench asker".ljust(32)), NodeKey(b"bench answerer".ljust(32))
 ASKER, ANSWERER = ASKER_KEY.node_id, ANSWERER_KEY.node_id
 MAILBOX_MAX = 1_000_000
+ECHO_BYTES = 64
+ZEROMQ_SILENCE_MS = 20_000
 RECEIVE_BYTES = 256 * 1024
 _LENGTH = struct.Struct(">I")
 
@@ -172,6 +177,48 @@ async def _serve(stream: anyio.abc.SocketStream) -> None:
             tasks.cancel_scope.cancel()
 
 
+def _echo_by_zeromq(sock: "zmq.Socket[bytes]") -> None:
+    while True:
+        name, data = sock.recv(), sock.recv()
+        sock.send(name, zmq.SNDMORE)
+        sock.send(data)
+
+
+def _zeromq_echo() -> int:
+    """Start the thread, and give its port."""
+    sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    sock.setsockopt(zmq.CURVE_SERVER, 1)
+    sock.setsockopt(zmq.CURVE_SECRETKEY, ANSWERER_KEY.curve_secret)
+    port = sock.bind_to_random_port(f"tcp://{HOST}")
+    threading.Thread(target=_echo_by_zeromq, args=(sock,), daemon=True).start()
+    return port
+
+
+class ZeroMqEcho:
+    """A blocking round trip to that thread; it holds up the event loop, as nothing but a baseline may."""
+
+    def __init__(self, port: int) -> None:
+        self._sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self._sock.setsockopt(zmq.CURVE_SERVERKEY, ANSWERER.curve_key)
+        self._sock.setsockopt(zmq.CURVE_PUBLICKEY, ASKER.curve_key)
+        self._sock.setsockopt(zmq.CURVE_SECRETKEY, ASKER_KEY.curve_secret)
+        self._sock.setsockopt(zmq.LINGER, 0)
+        self._sock.setsockopt(zmq.RCVTIMEO, ZEROMQ_SILENCE_MS)
+        self._sock.connect(f"tcp://{HOST}:{port}")
+
+    async def once(self, count: int = 1) -> None:
+        """Send so many messages, and wait until all have come back."""
+        data = bytes(ECHO_BYTES)
+        for _ in range(count):
+            self._sock.send(data)
+        for _ in range(count):
+            self._sock.recv()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+
 async def _main() -> None:
     listener = await anyio.create_tcp_listener(local_host=HOST, local_port=0)
     async with (
@@ -181,7 +228,8 @@ async def _main() -> None:
     ):
         await system.spawn(Echo, "echo", mailbox_max=MAILBOX_MAX)
         tasks.start_soon(Links(system, transport).receive)
-        print(listener.extra(anyio.abc.SocketAttribute.local_port), transport.port, flush=True)  # noqa: S610 - as above
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - as above
+        print(port, transport.port, _zeromq_echo(), flush=True)
         await listener.serve(_serve)
 
 

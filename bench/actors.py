@@ -1,10 +1,11 @@
 """`atoll bench actors`: what tells, asks and actors cost, on each loop and beside the barest means of that loop.
 
 The baseline of a tell is a deque that one parked task drains; of an ask, the same with a promise for the answer; of
-an ask to another process, a TCP echo of 64 bytes. Other processes are reached twice: over plain TCP with nothing but
-the envelopes on it, and over a link as between two nodes (ZeroMQ, CURVE). All figures of a loop come from one process
-in interleaved rounds; the first round is not counted. What happens within the process is counted for each second of its
-CPU: it is never idle meanwhile, and so what else the host does is left out.
+an ask to another process, an echo of 64 bytes by TCP, and one by the barest ZeroMQ: CURVE, and blocking threads. Other
+processes are reached twice: over plain TCP with nothing but the envelopes on it, and over a link as between two nodes
+(ZeroMQ, CURVE). All figures of a loop come from one process in interleaved rounds; the first round is not counted. What
+happens within the process is counted for each second of its CPU: it is never idle meanwhile, and so what else the host
+does is left out.
 """
 
 import gc
@@ -30,6 +31,7 @@ from atoll.bench.actor_ends import (
     ASKER_KEY,
     CODEC,
     ECHO,
+    ECHO_BYTES,
     ENVELOPES,
     HOST,
     Echo,
@@ -37,6 +39,7 @@ from atoll.bench.actor_ends import (
     Ping,
     Pipe,
     Tick,
+    ZeroMqEcho,
     open_links,
 )
 from atoll.bench.loops import available_loops, run_on
@@ -45,14 +48,13 @@ from atoll.bench.report import BenchReport, Row, row
 from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
 
 DURATION_S = 20.0
-STEPS = 16
+STEPS = 18
 """Things measured in a round, spawning counted as three."""
 IN_FLIGHT = 64
 PIPELINED = 256
 ACTORS = 1000
 """Spawned in each round, and measured together."""
 BURST = 512
-ECHO_BYTES = 64
 LINK_S = 10.0
 """Within this a link comes up, or never."""
 
@@ -248,8 +250,8 @@ async def _connected(port: int, purpose: bytes) -> AsyncIterator[Any]:
         yield stream
 
 
-async def _across(port: int, link_port: int, slice_s: float) -> Figures:
-    """Measure asks and tells to an actor of another process, over TCP and over a link, and the TCP echo beside them."""
+async def _across(port: int, link_port: int, zeromq_port: int, slice_s: float) -> Figures:
+    """Measure asks and tells to an actor of another process, over TCP and over a link, and the echoes beside them."""
     figures: Figures = {}
     async with (
         _connected(port, ECHO) as echo,
@@ -259,7 +261,7 @@ async def _across(port: int, link_port: int, slice_s: float) -> Figures:
         ActorSystem(ASKER, CODEC) as linked,
         anyio.create_task_group() as tasks,
     ):
-        pipe, links = Pipe(system, stream), Links(linked, transport)
+        pipe, links, zeromq = Pipe(system, stream), Links(linked, transport), ZeroMqEcho(zeromq_port)
         for run_on_and_on in (pipe.send, pipe.receive, links.receive):
             tasks.start_soon(run_on_and_on)
         transport.dial(ANSWERER, HOST, link_port)
@@ -276,6 +278,9 @@ async def _across(port: int, link_port: int, slice_s: float) -> Figures:
 
         async def measure(round_s: float) -> None:
             _add(figures, "raw p50", await _median_us(echoed, round_s))
+            _add(figures, "raw zeromq p50", await _median_us(zeromq.once, round_s))
+            raw = await _told(lambda: None, lambda: zeromq.once(BURST), round_s)
+            _add(figures, "raw zeromq pipelined", raw.per_s)
             for way, ref in (("tcp", system.ref(there)), ("link", linked.ref(there))):
 
                 async def asked(ref: ActorRef = ref) -> None:
@@ -294,6 +299,7 @@ async def _across(port: int, link_port: int, slice_s: float) -> Figures:
                     _add(figures, f"{way} {name} CPU", 1e6 / pace.per_cpu_s)
 
         await _rounds(figures, slice_s, measure)
+        zeromq.close()
         tasks.cancel_scope.cancel()
     return figures
 
@@ -326,7 +332,11 @@ def _rows_inside(loop: str, figures: Figures) -> list[Row]:
 
 def _rows_across(loop: str, figures: Figures) -> list[Row]:
     raw = row(f"{loop}, TCP echo of {ECHO_BYTES} B, round trip p50", "us", figures["raw p50"])
-    rows = [raw]
+    baselines = {
+        "p50": row(f"{loop}, ZeroMQ echo of {ECHO_BYTES} B, round trip p50", "us", figures["raw zeromq p50"]),
+        "pipelined": row(f"{loop}, ZeroMQ echo, {BURST} in flight", "1/s", figures["raw zeromq pipelined"]),
+    }
+    rows = [raw, *baselines.values()]
     for name, unit, figure in (
         ("ask another process{}, p50", "us", "p50"),
         (f"ask another process{{}}, {PIPELINED} in flight", "1/s", "pipelined"),
@@ -339,6 +349,9 @@ def _rows_across(loop: str, figures: Figures) -> list[Row]:
         )
         over_link = row(f"{loop}, {name.format(' by link')}", unit, figures[f"link {figure}"], against=over_tcp)
         rows += [over_tcp, over_link]
+        if (zeromq := baselines.get(figure)) is not None:
+            # The price of everything but ZeroMQ itself.
+            rows.append(row(f"{over_link.name}, to ZeroMQ", unit, figures[f"link {figure}"], against=zeromq))
     return rows
 
 
@@ -361,8 +374,8 @@ def run(
         progress(f"{loop}: to another process")
         other = Process("atoll.bench.actor_ends", loop)
         try:
-            port, link_port = map(int, other.line().split())
-            rows += _rows_across(loop, run_on(loop, _across, port, link_port, slice_s))
+            ports = map(int, other.line().split())
+            rows += _rows_across(loop, run_on(loop, _across, *ports, slice_s))
             others_s += other.cpu_s()
         finally:
             other.close()

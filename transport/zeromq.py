@@ -13,6 +13,7 @@ Nothing here may wait for a peer. The edge-triggered rule of `zmq_socket.py` exp
 
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -40,6 +41,7 @@ from atoll.transport.link_frames import (
 )
 from atoll.transport.link_table import LinkTable
 from atoll.transport.pulse import Pulse
+from atoll.transport.readiness import keep_looking
 from atoll.transport.tcp_connection import UNREAD_SLACK_BYTES
 from atoll.transport.zmq_router import KeyedRouter
 from atoll.transport.zmq_socket import SocketLimits
@@ -120,7 +122,7 @@ class ZeroMqTransport:
             self._key, self._router.context, self._limits, self._table, self, handshake_s=self._handshake_s
         )
         frames, handshakes, watched = self._router.descriptors
-        self._group.start_soon(self._tend, None, frames)
+        self._group.start_soon(keep_looking, frames, partial(self.drain, None))
         self._group.start_soon(self._repeat, self._router.admit, handshakes)
         self._group.start_soon(self._repeat, self._watch_router, watched)
         self._group.start_soon(self._carry)
@@ -217,17 +219,6 @@ class ZeroMqTransport:
     def _watch_router(self) -> None:
         self._router.watch()
         self._unrest.set()
-
-    async def _tend(self, source: Connection | None, descriptor: int) -> None:
-        """Take whatever comes from the router (None) or a dialled connection, until it has ended."""
-        while True:
-            while self.drain(source):
-                await anyio.lowlevel.checkpoint()
-            if source is not None and source.stage is Stage.ENDED:
-                # Nobody reads it any more, and it may stay readable: a wait that always ends at once is, on uvloop,
-                # never found waiting by its cancellation.
-                return
-            await anyio.wait_readable(descriptor)
 
     def drain(self, source: Connection | None) -> bool:
         """Take what has come from the router (None) or a dialled connection; True when there may be more."""
@@ -354,7 +345,7 @@ class ZeroMqTransport:
         self._dialled.add(connection)
         self._unrest.set()
         try:
-            await self._tend(connection, descriptor)
+            await keep_looking(descriptor, partial(self.drain, connection))
         finally:
             self._dialled.discard(connection)
             self._look.discard(connection)

@@ -26,6 +26,8 @@ def test_a_short_run_reports_every_figure(monkeypatch):
         "ask another process by link, 256 in flight",
         "tell another process by link",
         "tell another process by link, CPU here",
+        "ask another process by link, p50, to ZeroMQ",
+        "ask another process by link, 256 in flight, to ZeroMQ",
     }
     for each in report.rows:
         assert 0 < each.minimum <= each.median <= each.maximum, each
