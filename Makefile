@@ -43,9 +43,12 @@ check: $(READY)
 sim: $(READY)
 	$(PY) -m pytest tests/sim tests/mutants --all-mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600
 	$(PY) -m atoll.testing.site_hours_main --hours 100
+	$(PY) -m atoll.testing.hand_over_runs_main --moves 20000 --crashes 2000
 
-# A night of the election: about nine hours of one core.
+# A night: a million moves and a hundred thousand crashes of migratable actors, half an hour of one core; then the
+# election, about nine hours of one core.
 nightly: $(READY)
+	$(PY) -m atoll.testing.hand_over_runs_main
 	$(PY) -m atoll.testing.site_hours_main --hours 10000
 
 # A million hostile cases for each thing that reads what comes from outside; about five minutes of one core.

@@ -114,6 +114,8 @@ class Simulation:
         self.plan = faults
         self.rng = Random(f"atoll simulation {seed}")
         self.events = self.crashes = self.partitions = self.elections = self.changes = 0
+        self.torn = 0
+        """Of the crashes those in the midst of effects that persist something."""
         self.gaps_s: list[float] = []
         self.violations: list[str] = []
         self.hosts = [
@@ -299,6 +301,7 @@ class Simulation:
     def _carry_out(self, host: Host, effects: list[Effect]) -> None:
         if host.torn and any(type(effect) in _DURABLE for effect in effects):
             down_s, host.torn = host.torn, 0.0
+            self.torn += 1
             for effect in effects[: self.rng.randrange(len(effects))]:
                 self._effect(host, effect)
             self._crash(host, down_s)
