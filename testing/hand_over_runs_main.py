@@ -1,8 +1,8 @@
-"""`python -m atoll.testing.hand_over_runs_main`: simulated moves and crashes of migratable actors, until there are enough.
+"""`python -m atoll.testing.hand_over_runs_main`: simulated moves and crashes of migratable actors.
 
-A seed that fails prints the command that replays it. Exit code 1: something acknowledged was lost, doubled or answered
-differently, or somebody got no answer though all was well again. With `--json` standard output has one object, and the
-progress goes to standard error.
+It goes on until there are enough. A seed that fails prints the command that replays it. Exit code 1: something
+acknowledged was lost, doubled or answered differently, or somebody got no answer though all was well again. With
+`--json` standard output has one object, and the progress goes to standard error.
 """
 
 import json

@@ -209,6 +209,8 @@ class SiteWorld:
     think_s: Seconds = 0.05
     hosting_kind: type[Hosting] = Hosting
     relocation_kind: type[Relocation] = Relocation
+    chooses: bool = False
+    """The site chooses its voters itself: who leaves is struck off, and others come in."""
     broken: tuple[NodeId, ...] = ()
     """Hosts that say they could run the actor, and cannot."""
 
@@ -278,7 +280,7 @@ def site_hand_over_simulation(
                 rng=rng,
                 notary=simulated_notary(node),
                 score=score,
-                named=roster.voters,
+                named=() if world.chooses else roster.voters,
             )
             make = refuse_all if node in world.broken else make_ledger
             hosting = world.hosting_kind(node, rng=rng, make=make, compact_bytes=COMPACT_BYTES)

@@ -190,13 +190,19 @@ class Relocating:
         return [Tell(placed.host, StoresWanted(actor, placed.stores, wanted))]
 
     def stores_for(self, placed: Placed, site: Site) -> tuple[NodeId, ...]:
-        """Say who should keep a log next: the voters that do, and one more while they are too few."""
+        """Say who should keep a log next: at most one other than now, and none that is still of use is given up.
+
+        A voter that is struck off, so that their number is odd, goes on until another one has the log.
+        """
         if not placed.stores or not site.voters:
             return placed.stores
-        kept = [node for node in placed.stores if node in site.voters]
+        kept = [node for node in placed.stores if node in site.voters or node in site.hosts]
         spare = [node for node in site.voters if node not in kept and node in site.hosts]
-        if len(kept) < min(STORES, len(site.voters)) and spare:
-            best = max(spare, key=lambda node: (site.hosts[node].score, node))
+        best = max(spare, key=lambda node: (site.hosts[node].score, node), default=None)
+        if best is not None and len(kept) >= STORES:
+            replaced = next((node for node in kept if node not in site.voters), None)
+            return tuple(best if node == replaced else node for node in kept)
+        if best is not None:
             # Somebody who has the log must stay until another one has it.
             kept = [*(kept or placed.stores[:1]), best]
-        return tuple(kept[:STORES]) or placed.stores
+        return tuple(kept) or placed.stores

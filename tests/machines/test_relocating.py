@@ -103,6 +103,13 @@ def test_two_stores_become_one_when_the_roster_says_so():
     assert asked[1].wanted == (A,)
 
 
+def test_a_store_that_votes_no_more_but_lives_stays_until_another_voter_has_the_log():
+    relocating, hosts = Relocating(A), {A: host(MAINS, 4), B: host(), C: host()}
+    assert relocating.decide(PLACES, site(hosts, voters=(A,)), 0.0) == []
+    (asked,) = told(relocating.decide(PLACES, site({**hosts, D: host()}, voters=(A, D)), 1.0), StoresWanted)
+    assert asked[1].wanted == (A, D, C)
+
+
 def test_a_store_that_is_only_dead_stays():
     assert Relocating(A).decide(PLACES, site({A: host(MAINS, 4), D: host()}, gone=[B], voters=(A, B, C, D)), 0.0) == []
 

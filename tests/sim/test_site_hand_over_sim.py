@@ -2,8 +2,9 @@
 
 import pytest
 
-from atoll.testing.faults import EVERYTHING, Crash, FaultPlan
-from atoll.testing.hand_overs import Progress
+from atoll.actors.elector.messages import Leave
+from atoll.testing.faults import EVERYTHING, Crash, FaultPlan, Tell
+from atoll.testing.hand_overs import ACTOR, Progress
 from atoll.testing.site_hand_overs import site_hand_over_simulation, site_world
 
 SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}
@@ -58,6 +59,27 @@ def test_an_actor_whose_host_died_for_good_is_served_elsewhere(dies):
     assert simulation.relocations.count == (dies == 0)
     owners = [host.index for host in simulation.hosts if host.machine is not None and host.machine.hosting.owners]
     assert len(owners) == 1
+
+
+@pytest.mark.parametrize("voters", [2, 3])
+def test_a_store_that_leaves_the_site_is_replaced_by_another_voter(voters):
+    """It is struck off the roster; the supernode asks the owner to keep the log elsewhere, one store at a time."""
+    script = [(8.0, Tell(1, Leave("it is sold"))), (14.0, Crash(1, FOR_GOOD_S))]
+    world = site_world(5, voters=voters, callers=2, chooses=True, move_s=20.0)
+    simulation = site_hand_over_simulation(5, FaultPlan(weights={}, script=script), world)
+    simulation.watch(Progress(8.0, 20.0))
+    report = simulation.run(90.0)
+    assert not report.violations, report.violations[0]
+    (owner,) = [host.machine.hosting.owners[ACTOR] for host in simulation.hosts if owns(host)]
+    left = world.nodes[1]
+    assert left in world.stores
+    assert left not in owner.placed.stores
+    assert len(owner.placed.stores) == 3
+    assert simulation.once.changes >= 1
+
+
+def owns(host):
+    return host.machine is not None and ACTOR in host.machine.hosting.owners
 
 
 def test_a_host_that_starts_again_soon_goes_on_with_what_it_had():
