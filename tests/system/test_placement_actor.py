@@ -14,6 +14,7 @@ from atoll.actors.placement.messages import (
     FindPlace,
     ListPlaces,
     Placed,
+    RemovePlace,
     SwapPlace,
 )
 from atoll.actors.placement.placement_actor import PlacementActor
@@ -123,6 +124,25 @@ async def test_a_site_of_one_keeps_its_places_through_a_restart(tmp_path):
     async with site.node(alone):
         found, _ = await site.certain(FindPlace("ledger"))
         assert found.placed == second
+
+
+async def test_what_was_removed_stays_removed_through_a_change_of_supernode_and_its_old_owner_stays_out(tmp_path):
+    site = Site(tmp_path, 3)
+    a, b, c = site.nodes
+    first, second = Placed(1, a, (a, b, c)), Placed(2, b, (a, b, c))
+    async with site.all_nodes():
+        assert (await site.swap("ledger", None, first))[0].done
+        removed, supernode = await site.certain(RemovePlace("ledger", first), lambda each: each.done or each.first)
+        assert removed.first == 3
+        site.systems[supernode].announce(elector.Resign("a test wants another one"))
+        found, _ = await site.certain(
+            FindPlace("ledger"), lambda each: not each.why and each.supernode not in (None, supernode)
+        )
+        assert (found.placed, found.first) == (None, 3)
+        for late in (SwapPlace("ledger", first, second), SwapPlace("ledger", None, first)):
+            refused, _ = await site.certain(late, lambda each: each.done or each.first)
+            assert (refused.done, refused.current) == (False, None)
+        assert (await site.swap("ledger", None, Placed(3, c, (a, b, c))))[0].done
 
 
 async def test_what_is_placed_stays_known_when_the_supernode_leaves(tmp_path):
