@@ -15,7 +15,6 @@ rise, so the highest heard is the newest, and every step waits for the generatio
 It must never let an owner serve whose generation it knows to be over, and never begin one that nobody committed.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,7 +23,7 @@ from typing import Any
 from atoll.actors.hand_over.application import Applications, OperationFailed
 from atoll.actors.hand_over.arrivals import Arrivals
 from atoll.actors.hand_over.claims import Claim, Claims
-from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
+from atoll.actors.hand_over.durable import DurableOwner, Phase
 from atoll.actors.hand_over.messages import (
     CALLERS,
     HOSTING,
@@ -55,7 +54,6 @@ from atoll.actors.hand_over.messages import (
 )
 from atoll.actors.hand_over.move import (
     ARRIVAL_S,
-    FREEZE_S,
     POLL_S,
     RESEND_S,
     Arrival,
@@ -63,6 +61,7 @@ from atoll.actors.hand_over.move import (
     Owner,
     Step,
 )
+from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
 from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
 from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.hand_over.tombstones import Tombstones
@@ -85,11 +84,6 @@ from atoll.transport.identity import NodeId
 OWNERS_MAX = 1024
 ASK_S = 0.1
 """Until the placement is asked again."""
-RENEW_S = 1.0
-"""Between two renewals of a generation for stores that lost their log."""
-CHANGE_S = 10.0
-"""For how long it is tried to keep a log on other stores; whoever wants it says so again."""
-CHANGE_AGAIN_S = 0.2
 UNABLE_S = 30.0
 """Before an actor is begun again that this host could not run; another generation is tried at once."""
 UNABLE_MS = 500
@@ -107,14 +101,6 @@ class Unable:
     why: str
 
 
-@dataclass(slots=True)
-class Change:
-    """The stores on which the log of an actor is to be kept next."""
-
-    stores: tuple[NodeId, ...]
-    until: Seconds
-
-
 class Hosting:
     """The hosting machine of one node; the module tells its states."""
 
@@ -122,6 +108,7 @@ class Hosting:
     soft_kind = SoftOwner
     arrival_kind = Arrival
     claims_kind = Claims
+    renewals_kind = Renewals
 
     def __init__(
         self, own: NodeId, *, rng: Random, make: Applications, placement: NodeId | None = None, **limits: Any
@@ -133,7 +120,7 @@ class Hosting:
         self.departures: dict[str, Departure] = {}
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
-        self.changes: dict[str, Change] = {}
+        self.renewals = self.renewals_kind()
         self.kinds: dict[str, str] = {}
         """What kind an actor is that this node was told to host."""
         self.ignored = 0
@@ -141,9 +128,6 @@ class Hosting:
         self._make = make
         self._limits = limits
         self._armed: dict[str, Seconds] = {}
-        self._renewing: dict[str, Seconds] = {}
-        """Actors that are frozen until nothing is in hand, so that their generation can be renewed; since when."""
-        self._renewed: dict[str, Seconds] = {}
         self._unable: dict[str, Unable] = {}
         self._last_move = 0
         self._takes: dict[type, Any] = {
@@ -229,7 +213,7 @@ class Hosting:
             dues.append(RESEND_S)
         if actor in self.arrivals.here:
             dues.append(POLL_S)
-        if actor in self.changes:
+        if actor in self.renewals.changes:
             dues.append(CHANGE_AGAIN_S)
         owner = self.owners.get(actor)
         if owner is not None:
@@ -276,11 +260,9 @@ class Hosting:
         if owner.phase is not Phase.ENDED:
             owner.end(why)
         self.owners.pop(actor, None)
-        self._renewing.pop(actor, None)
         departure = self.departures.pop(actor, None)
         effects: list[Effect] = [Announce(Ceased(actor, owner.placed.generation, why))]
-        if (change := self.changes.pop(actor, None)) is not None:
-            effects.append(Announce(StoresChanged(actor, change.stores, why)))
+        effects += self.renewals.drop(actor, why)
         if departure is not None:
             effects.append(Announce(Moved(actor, departure.target, now - departure.frozen_at, why)))
         return effects
@@ -408,67 +390,27 @@ class Hosting:
     # Stores that lost their log, and other stores: a new generation, committed after what is known of them.
 
     def _on_stores_wanted(self, _sender: NodeId, message: StoresWanted, now: Seconds) -> list[Effect]:
-        actor, stores = message.actor, message.wanted
+        actor = message.actor
         owner = self.owners.get(actor)
-        if not isinstance(owner, DurableOwner) or owner.placed.stores != message.known or actor in self.departures:
-            return []
-        if not stores or len(set(stores)) != len(stores) or set(stores) == set(owner.placed.stores):
-            return []
-        if actor in self.claims or actor in self._renewing:
-            return []
-        self.changes[actor] = Change(stores, now + CHANGE_S)
-        return owner.stores.teach(stores)
+        busy = actor in self.departures or actor in self.claims or self.renewals.frozen(actor)
+        return self.renewals.want(owner, message, now) if isinstance(owner, DurableOwner) and not busy else []
 
     def _renew(self, owner: DurableOwner, now: Seconds) -> list[Effect]:
-        """Claim the next generation for what only another one can do; first the placement is asked, then it freezes."""
+        """Claim the next generation for what only another one can do."""
         actor = owner.actor
-        change = self.changes.get(actor)
-        if actor in self._renewing:
-            return self._renew_if_settled(owner, change, now)
-        if change is not None and now >= change.until:
-            del self.changes[actor]
-            effects = owner.stores.teach(())
-            return [*effects, Announce(StoresChanged(actor, change.stores, "not all of them could be brought so far"))]
-        lost = (owner.serving or owner.stuck) and owner.renewal()
-        wanted = lost or (change is not None and owner.fits(change.stores))
-        if not wanted or now - self._renewed.get(actor, -math.inf) < RENEW_S:
+        if not self.renewals.frozen(actor):
+            if effects := self.renewals.expired(owner, now):
+                return effects
+            return self.claims.look(actor, now) if self.renewals.due(owner, now) else []
+        claim = self.renewals.claim_of(owner, now)
+        if claim is None:
             return []
-        # Without the placement the actor would be frozen for nothing.
-        self._renewed[actor] = now
-        return self.claims.look(actor, now)
-
-    def _renew_if_settled(self, owner: DurableOwner, change: Change | None, now: Seconds) -> list[Effect]:
-        actor = owner.actor
-        overdue = now - self._renewing[actor] >= FREEZE_S
-        changes = change is not None and owner.fits(change.stores)
-        if owner.serving and not overdue and not (owner.settled and (changes or change is None)):
-            return []
-        del self._renewing[actor]
-        if not changes and not (owner.renewal() and (owner.settled or owner.stuck)):
-            owner.frozen = False
-            return []
-        stores = owner.placed.stores
-        if change is not None and changes:
-            stores = self.changes.pop(actor).stores
-        claim = Claim(
-            owner.placed,
-            Placed(owner.placed.generation + 1, self.own, stores),
-            handed=_state_of(owner) if owner.settled else None,
-            heard=owner.stores.voiceless(stores),
-            kind=owner.kind,
-            changes=changes,
-        )
-        # What is in hand and never settled must not be acknowledged any more: the other stores may not have it.
         effects = [] if owner.settled else self._release(owner, "it goes on in the next generation", now)
         return effects + self.claims.open(actor, claim)
 
     def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
-        if not isinstance(owner, DurableOwner) or owner.actor in self.departures:
-            return []
-        change = self.changes.get(owner.actor)
-        if (owner.renewal() and (owner.serving or owner.stuck)) or (change is not None and owner.fits(change.stores)):
-            owner.frozen = True
-            self._renewing[owner.actor] = now
+        if isinstance(owner, DurableOwner) and owner.actor not in self.departures:
+            self.renewals.freeze(owner, now)
         return []
 
     # Calls, and what stores say.
@@ -513,7 +455,7 @@ class Hosting:
         owner = self.owners.get(actor)
         if owner is None or not owner.serving:
             return [Announce(Moved(actor, target, 0.0, "it is not served here"))]
-        if target == self.own or actor in self.claims or actor in self.departures or actor in self._renewing:
+        if target == self.own or actor in self.claims or actor in self.departures or self.renewals.frozen(actor):
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
         owner.frozen = True
         self._last_move = max(self._last_move + 1, int(now * 1e6))
@@ -610,14 +552,6 @@ class Hosting:
         if self.arrivals.promised_by(sender, message):
             return self._learn(message.actor, message.placed, now)
         return self.claims.look(message.actor, now)
-
-
-def _state_of(owner: DurableOwner) -> Handed | None:
-    """Give the state, where it can be had: it can be read from the stores, too."""
-    try:
-        return owner.state()
-    except OperationFailed:
-        return None
 
 
 __all__ = ["CALLERS", "HOSTING", "Hosting"]

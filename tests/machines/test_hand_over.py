@@ -253,7 +253,7 @@ def test_a_store_that_comes_back_is_brought_up_to_date_before_it_counts():
 def test_sets_of_stores_that_cannot_be_are_refused(wanted):
     net = found((A, B))
     net.carry(A, net.hosts[A].handle(Received(C, StoresWanted("x", (A, B), wanted)), 0.0))
-    assert not net.hosts[A].changes
+    assert not net.hosts[A].renewals.changes
     assert net.places["x"].generation == 1
 
 

@@ -13,6 +13,7 @@ from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import HOSTING, TakePlace
 from atoll.actors.hand_over.move import Arrival
+from atoll.actors.hand_over.renewals import Renewals
 from atoll.actors.hand_over.replication import Replication
 from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.runtime.machine import Send
@@ -92,11 +93,11 @@ class RefusesWithoutAMajority(DurableOwner):
         return [*effects, self._doubted[call.client][1]] if len(self._doubted) > before else effects
 
 
-class ServesWhileItsStoresChange(Hosting):
-    def _renew_if_settled(self, owner, change, now):
-        effects = super()._renew_if_settled(owner, change, now)
+class ServesWhileItsStoresChange(Renewals):
+    def claim_of(self, owner, now):
+        claim = super().claim_of(owner, now)
         owner.frozen = False
-        return effects
+        return claim
 
 
 class LearnersCount(Replication):
@@ -224,20 +225,24 @@ class Nemesis:
         return hand_over_simulation(seed, self.faults, of, violations_max=1).run(self.seconds).violations
 
 
+OF_THE_WORLD = {LogStore: "store_kind", Hosting: "hosting_kind", Callers: "callers_kind"}
+OF_A_HOST = {
+    DurableOwner: "durable_kind",
+    SoftOwner: "soft_kind",
+    Arrival: "arrival_kind",
+    Renewals: "renewals_kind",
+}
+
+
 def mutated(mutant):
     if mutant is None:
         return {}
-    if issubclass(mutant, LogStore):
-        return {"store_kind": mutant}
-    if issubclass(mutant, Hosting):
-        return {"hosting_kind": mutant}
-    if issubclass(mutant, Callers):
-        return {"callers_kind": mutant}
-    if issubclass(mutant, Replication):
-        durable = type(mutant.__name__, (DurableOwner,), {"replication_kind": mutant})
-        return {"hosting_kind": type(mutant.__name__, (Hosting,), {"durable_kind": durable})}
-    name = {DurableOwner: "durable_kind", SoftOwner: "soft_kind", Arrival: "arrival_kind"}[mutant.__mro__[1]]
-    return {"hosting_kind": type(mutant.__name__, (Hosting,), {name: mutant})}
+    kind = mutant.__mro__[1]
+    if kind in OF_THE_WORLD:
+        return {OF_THE_WORLD[kind]: mutant}
+    if kind is Replication:
+        kind, mutant = DurableOwner, type(mutant.__name__, (DurableOwner,), {"replication_kind": mutant})
+    return {"hosting_kind": type(mutant.__name__, (Hosting,), {OF_A_HOST[kind]: mutant})}
 
 
 REPLACING = {**BUSY, "move_s": 0.0, "replace_s": (0.3, 1.0), "callers": 5}
