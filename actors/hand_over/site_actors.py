@@ -1,5 +1,6 @@
 """The migratable actors of a site, as a program sees them: host one, find one, move one. `Node` is their door."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from atoll.transport.identity import NodeId
 LOOK_AGAIN_S = 0.05
 ASK_S = 2.0
 MOVE_S = 10.0
+REFUSED_S = 2.0
+"""For which a move that is refused is tried again: an actor whose generation is about to change can leave soon."""
 LABEL_S = 3.0
 """For a member to come up on the roll: it is told anew by each supernode."""
 
@@ -84,25 +87,30 @@ class SiteActors:
     async def move(self, name: str, to: NodeId | str, timeout_s: float) -> MoveEnded:
         """Move an actor, wherever it is; see `Node.move`."""
         target = to if isinstance(to, NodeId) else await self._member(to, min(timeout_s, LABEL_S))
-        why = ""
+        why, refused_at = "no answer", math.inf
         with anyio.move_on_after(timeout_s):
-            while True:
+            while anyio.current_time() < refused_at + REFUSED_S:
                 try:
-                    placed = await self._place(name, certain=True)
-                    if placed is None:
-                        raise UsageError(f"no migratable actor of this site is called {name}")
-                    if placed.host == target:
-                        return MoveEnded(name, target, 0.0, "")
-                    ended = await self._ordered(placed.host, MoveWanted(name, target), timeout_s)
+                    ended = await self._try_to_move(name, target, timeout_s)
                 except (AskFailed, Unreachable) as error:
                     # It is on its way already, or its host has just gone: the placement will say.
-                    why = str(error)
-                    await anyio.sleep(LOOK_AGAIN_S)
-                    continue
-                if ended.why:
-                    raise Refused(f"{name} stays where it is: {ended.why}")
-                return ended
-        raise Unreachable(f"{name} was not moved within {timeout_s:g} s: {why or 'no answer'}")
+                    why, refused_at = str(error), math.inf
+                else:
+                    if not ended.why:
+                        return ended
+                    why, refused_at = ended.why, min(refused_at, anyio.current_time())
+                await anyio.sleep(LOOK_AGAIN_S)
+        if refused_at < math.inf:
+            raise Refused(f"{name} stays where it is: {why}")
+        raise Unreachable(f"{name} was not moved within {timeout_s:g} s: {why}")
+
+    async def _try_to_move(self, name: str, target: NodeId, timeout_s: float) -> MoveEnded:
+        placed = await self._place(name, certain=True)
+        if placed is None:
+            raise UsageError(f"no migratable actor of this site is called {name}")
+        if placed.host == target:
+            return MoveEnded(name, target, 0.0, "")
+        return await self._ordered(placed.host, MoveWanted(name, target), timeout_s)
 
     async def _ordered(self, host: NodeId, wanted: MoveWanted, timeout_s: float) -> MoveEnded:
         if host != self._system.node_id:
