@@ -9,11 +9,9 @@ tried as soon as it stands in `MESSAGES`, by its types alone if no simulation se
 """
 
 import copy
-import resource
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -307,12 +305,3 @@ def fingerprint(value: Any) -> Any:
         *(n for kind in type(value).__mro__ for n in getattr(kind, "__slots__", ())),
     ]
     return tuple((name, fingerprint(getattr(value, name, None))) for name in names if name != "ignored")
-
-
-def resident_mb() -> float:
-    """Give the memory this process has now, in MB; where the system does not say, the most it ever had."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        # The most it ever had would be the mutator's: it makes lists of lists of lists on its way to a few bytes.
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
