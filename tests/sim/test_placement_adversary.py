@@ -5,7 +5,16 @@ import pytest
 from atoll.actors.placement.messages import Accepted, Amnesia, Promised
 from atoll.testing.placement_adversary import Adversary, games_lost
 
-EVERYTHING = {"crash": 2, "tear": 2, "forget": 1, "start_alone": 1, "change": 3, "take_over": 2, "remake": 1}
+EVERYTHING = {
+    "crash": 2,
+    "tear": 2,
+    "forget": 1,
+    "start_alone": 1,
+    "change": 3,
+    "take_over": 2,
+    "remake": 1,
+    "remove": 2,
+}
 STRIKES = {
     ("crash", Promised): 0.05,
     ("tear", Accepted): 0.05,
@@ -33,5 +42,6 @@ def test_the_adversary_lets_something_happen():
         world.play(200)
     assert sum(world.history.done for world in worlds) > 30
     assert sum(world.history.found for world in worlds) > 30
+    assert sum(world.history.removed for world in worlds) > 1
     assert sum(len(world.rosters) for world in worlds) > 60
     assert max(world.epoch for world in worlds) > 20
