@@ -22,10 +22,12 @@ QUEUE_MESSAGES_MAX = 65_536
 
 
 class Channel(enum.IntEnum):
-    """What a frame belongs to; later versions add streams."""
+    """What a frame belongs to; a session counts and skips what it does not know."""
 
     CLOSE = 0
     CALLS = 1
+    STREAMS = 2
+    PATHS = 3
 
 
 def frame(kind: Channel, piece: bytes) -> bytes:

@@ -1,0 +1,328 @@
+"""The paths of one session, from the view of one end: which one its bytes go over, and why. Without I/O.
+
+    opening --OPENED, or the echo of a probe--> usable --1 s without a sign, though bytes wait--> silent
+    silent  --the echo of a probe--> usable;   any --lost--> gone, and its number is free again
+
+One path carries what this end sends; each end chooses for itself. While bytes are unacknowledged the path in use is
+probed every 250 ms; after 1 s without an echo or an acknowledgement over it another is used. From the second missing
+echo on the others are probed too, so that one that is known to be alive is there when it is needed. A silent path that
+answers again is trusted after it has gone on answering for 3 s.
+
+A path counts by its own echoes only: what comes in over another says nothing about it, and a frozen relay keeps its
+connections open.
+"""
+
+import enum
+from collections import Counter
+from dataclasses import dataclass, field
+
+from atoll.transport.errors import Congested, MalformedFrame
+from atoll.transport.records import PATHS_MAX
+from atoll.transport.stream_frames import PathVerb
+
+PROBE_S = 0.25
+"""Between two probes of the path in use while bytes are unacknowledged, and of a path that is being opened."""
+SILENCE_S = 1.0
+"""A path that shows no sign for so long, though bytes wait, is left."""
+OTHERS_S = 0.5
+"""After so much silence the other paths are asked whether they are alive."""
+SILENT_PROBE_S = 1.0
+"""Between two probes of a path that is silent, or is better and not trusted yet."""
+IDLE_PROBE_S = 20.0
+"""Between two probes of a path that nothing goes over: under the 30 s of the most impatient NATs."""
+TRUST_S = 3.0
+"""How long a path that was silent must answer before it is preferred again."""
+OPENING_S = 10.0
+"""A path that does not open for so long is given up."""
+PROBES_MAX = 16
+"""Probes of one path whose echo is waited for; 4 s of them."""
+OWN_PATHS_MAX = PATHS_MAX // 2
+"""Paths that one end may have opened: its numbers are even, or odd."""
+
+
+class Rank(enum.IntEnum):
+    """What kind of path it is, best first."""
+
+    BEARER = 0
+    SIGNALING = 1
+
+
+class Condition(enum.Enum):
+    """Where a path stands; see the diagram above."""
+
+    OPENING = "opening"
+    USABLE = "usable"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class PathFrame:
+    """Something to be said over a path; the caller adds the positions to OPEN and OPENED."""
+
+    path: int
+    verb: PathVerb
+    probe: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """Another path is in use now (None: there is none); resend what is not acknowledged over it."""
+
+    path: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathGivenUp:
+    """A path did not open; let go of it."""
+
+    path: int
+    reason: str
+
+
+@dataclass(slots=True)
+class KnownPath:
+    """One path, and what is known about it."""
+
+    number: int
+    rank: Rank
+    name: str
+    """The relay in between, as people call it."""
+    condition: Condition
+    added_at: float
+    probe_at: float
+    """When it is probed next, at the latest."""
+    waits_since: float | None = None
+    """Since when bytes have waited on it without a sign; None: nothing waits."""
+    heard_at: float | None = None
+    answers_since: float | None = None
+    """Since when it has answered without falling silent."""
+    round_trip_s: float | None = None
+    probes: dict[int, float] = field(default_factory=dict)
+    """Probes under way, and when they were sent."""
+
+
+@dataclass(slots=True)
+class PathSet:
+    """All paths of one end of a session. `initiator`: this end opened the session, and numbers its paths evenly."""
+
+    initiator: bool
+    current: int | None = None
+    reason: str = "no path is open"
+    """Why the path in use is in use."""
+    counts: Counter[str] = field(default_factory=Counter)
+    _paths: dict[int, KnownPath] = field(default_factory=dict)
+    _frames: list[PathFrame] = field(default_factory=list)
+    _probe: int = 0
+
+    def add(self, rank: Rank, name: str, now: float) -> int:
+        """Open a path that leads to the peer; gives its number.
+
+        Raises:
+            Congested: This end has opened as many as it may.
+        """
+        free = [number for number in range(not self.initiator, PATHS_MAX, 2) if number not in self._paths]
+        if not free:
+            raise Congested(f"this session has {OWN_PATHS_MAX} paths of ours already")
+        self._paths[free[0]] = KnownPath(free[0], rank, name, Condition.OPENING, now, now + PROBE_S)
+        self._frames.append(PathFrame(free[0], PathVerb.OPEN))
+        self._send_probe(self._paths[free[0]], now)
+        return free[0]
+
+    def opened(self, number: int, rank: Rank, name: str, now: float) -> None:
+        """Take a path that the peer opens, whenever its OPEN comes; the number is the one in the record.
+
+        Raises:
+            MalformedFrame: The number is one of ours, or beyond all numbers.
+        """
+        if not 0 <= number < PATHS_MAX or (number % 2 == 0) == self.initiator:
+            raise MalformedFrame(f"the peer opened path {number}, which is not its to open")
+        if number not in self._paths:
+            self._paths[number] = KnownPath(number, rank, name, Condition.OPENING, now, now + PROBE_S)
+            # That it leads to us is shown; that it leads back is not.
+            self._send_probe(self._paths[number], now)
+        self._frames.append(PathFrame(number, PathVerb.OPENED))
+
+    def answered(self, number: int, now: float) -> list[Switched]:
+        """Take the OPENED of a path."""
+        path = self._paths.get(number)
+        if path is None or path.condition is not Condition.OPENING:
+            return []
+        return self._alive(path, now)
+
+    def probed(self, number: int, probe: int) -> None:
+        """Take a PROBE: it is echoed over the same path."""
+        if number in self._paths:
+            self._frames.append(PathFrame(number, PathVerb.ECHO, probe))
+
+    def echoed(self, number: int, probe: int, now: float) -> tuple[bool, list[Switched]]:
+        """Take an ECHO; says whether it is the answer to a probe of ours over that path.
+
+        Raises:
+            MalformedFrame: No such probe was ever sent.
+        """
+        if probe >= self._probe:
+            raise MalformedFrame("the peer echoed a probe that was never sent")
+        path = self._paths.get(number)
+        sent_at = None if path is None else path.probes.get(probe)
+        if path is None or sent_at is None:
+            self.counts["echoes_late"] += 1
+            return False, []
+        path.probes = {each: at for each, at in path.probes.items() if each > probe}
+        taken = now - sent_at
+        path.round_trip_s = taken if path.round_trip_s is None else path.round_trip_s + (taken - path.round_trip_s) / 8
+        return True, self._alive(path, now)
+
+    def progressed(self, number: int, now: float) -> None:
+        """Note that an acknowledgement of something new came in over a path."""
+        path = self._paths.get(number)
+        if path is not None and path.condition is Condition.USABLE:
+            path.heard_at = now
+            if path.waits_since is not None:
+                path.waits_since, path.probe_at = now, now + PROBE_S
+
+    def bytes_wait(self, now: float) -> None:
+        """Start the clock of the path in use, if it does not run: bytes go out over it."""
+        if self.current is not None:
+            self._watch(self._paths[self.current], now, waiting=True)
+
+    def lost(self, number: int, reason: str, now: float) -> list[Switched]:
+        """Forget a path: its connection is over."""
+        path = self._paths.pop(number, None)
+        self._frames = [each for each in self._frames if each.path != number]
+        if path is None or number != self.current:
+            return []
+        self.current = None
+        return self._leave(f"{path.name} was lost: {reason}", now)
+
+    def tick(self, now: float, *, waiting: bool) -> list[Switched | PathGivenUp]:
+        """Do what time asks for; call it at `deadline`, and when bytes begin to wait."""
+        events: list[Switched | PathGivenUp] = []
+        for path in list(self._paths.values()):
+            if path.condition is Condition.OPENING and now >= path.added_at + OPENING_S:
+                del self._paths[path.number]
+                events.append(PathGivenUp(path.number, f"{path.name} did not open within {OPENING_S:g} s"))
+        current = None if self.current is None else self._paths[self.current]
+        if current is not None:
+            self._watch(current, now, waiting=waiting)
+            if current.waits_since is not None and now >= current.waits_since + SILENCE_S:
+                events += self._fall_silent(current, now)
+        for path in self._paths.values():
+            if now >= path.probe_at:
+                if path.condition is Condition.OPENING and self._is_own(path.number):
+                    self._frames.append(PathFrame(path.number, PathVerb.OPEN))
+                self._send_probe(path, now)
+            path.probe_at = min(path.probe_at, now + self._pause(path, now))
+        return events + self._prefer_better(now)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called, at the latest."""
+        return min((each.probe_at for each in self._paths.values()), default=None)
+
+    def outgoing(self) -> list[PathFrame]:
+        """Give what is to be said now, each with its path."""
+        frames, self._frames = self._frames, []
+        return frames
+
+    def all(self) -> list[KnownPath]:
+        """Give all paths, for `status`."""
+        return list(self._paths.values())
+
+    def check(self) -> None:
+        """Assert what must hold between any two calls."""
+        assert len(self._paths) <= PATHS_MAX  # noqa: S101
+        assert self.current is None or self.current in self._paths  # noqa: S101
+        assert all(len(each.probes) <= PROBES_MAX for each in self._paths.values())  # noqa: S101
+
+    def _is_own(self, number: int) -> bool:
+        return (number % 2 == 0) == self.initiator
+
+    def _watch(self, path: KnownPath, now: float, *, waiting: bool) -> None:
+        """Start the clock of the path in use when bytes begin to wait on it, and stop it when none do."""
+        if not waiting:
+            path.waits_since = None
+        elif path.waits_since is None:
+            path.waits_since, path.probe_at = now, min(path.probe_at, now + PROBE_S)
+
+    def _pause(self, path: KnownPath, now: float) -> float:
+        """Tell how long a path goes without a probe."""
+        current = None if self.current is None else self._paths[self.current]
+        in_doubt = current is None or (current.waits_since is not None and now >= current.waits_since + OTHERS_S)
+        if path.condition is Condition.OPENING:
+            return PROBE_S
+        if path is current:
+            return PROBE_S if path.waits_since is not None else IDLE_PROBE_S
+        if in_doubt:
+            return PROBE_S if path.condition is Condition.USABLE else SILENT_PROBE_S
+        if path.condition is Condition.SILENT or current is None or path.rank < current.rank:
+            return SILENT_PROBE_S
+        return IDLE_PROBE_S
+
+    def _send_probe(self, path: KnownPath, now: float) -> None:
+        self._frames.append(PathFrame(path.number, PathVerb.PROBE, self._probe))
+        path.probes[self._probe] = now
+        self._probe += 1
+        if len(path.probes) > PROBES_MAX:
+            del path.probes[next(iter(path.probes))]
+        path.probe_at = now + self._pause(path, now)
+
+    def _alive(self, path: KnownPath, now: float) -> list[Switched]:
+        """Note that a path has answered."""
+        path.heard_at = now
+        if path.condition is not Condition.USABLE:
+            was_silent = path.condition is Condition.SILENT
+            path.condition = Condition.USABLE
+            path.answers_since = now if was_silent else now - TRUST_S
+        if path.waits_since is not None:
+            path.waits_since = now
+        if self.current is None:
+            return self._use(path, f"{path.name} answers", now)
+        current = self._paths[self.current]
+        if current.condition is Condition.SILENT and path is not current:
+            return self._use(path, f"{path.name} was the first to answer after {current.name} fell silent", now)
+        return []
+
+    def _fall_silent(self, path: KnownPath, now: float) -> list[Switched]:
+        self.counts["silent"] += path.condition is Condition.USABLE
+        path.condition, path.answers_since = Condition.SILENT, None
+        return self._leave(f"nothing came back through {path.name} for {SILENCE_S:g} s", now)
+
+    def _leave(self, reason: str, now: float) -> list[Switched]:
+        """Go on over the best path that is left, if there is one; one that has answered lately before all others."""
+        usable = [each for each in self._paths.values() if each.condition is Condition.USABLE]
+        if usable:
+            best = min(usable, key=lambda each: (now > (each.heard_at or 0.0) + SILENCE_S, each.rank, each.number))
+            return self._use(best, f"{best.name}, because {reason}", now)
+        self.reason = reason
+        return [] if self.current is not None else [Switched(None, reason)]
+
+    def _prefer_better(self, now: float) -> list[Switched]:
+        """Go over to a better kind of path that has proved itself."""
+        if self.current is None:
+            return []
+        current = self._paths[self.current]
+        better = [
+            each
+            for each in self._paths.values()
+            if each.condition is Condition.USABLE
+            and each.rank < current.rank
+            and each.answers_since is not None
+            and now >= each.answers_since + TRUST_S
+            and each.heard_at is not None
+            and now <= each.heard_at + 2 * SILENT_PROBE_S
+        ]
+        if not better:
+            return []
+        best = min(better, key=lambda each: (each.rank, each.number))
+        return self._use(best, f"{best.name}: a {best.rank.name.lower()} path is better", now)
+
+    def _use(self, path: KnownPath, reason: str, now: float) -> list[Switched]:
+        if self.current is not None:
+            self._paths[self.current].waits_since = None
+        waited = self.current is not None
+        self.current, self.reason = path.number, reason
+        path.waits_since = None
+        path.probe_at = min(path.probe_at, now + PROBE_S)
+        self.counts["switches"] += waited
+        return [Switched(path.number, reason)]

@@ -1,0 +1,584 @@
+"""The byte streams of one session, from the view of one end: opened, filled, read, ended, resent. Without I/O.
+
+    open --OPEN--> the other end's StreamOpened;   write, DATA, Readable, read, ACK;   finish, LAST, read to the end
+    both directions done, or reset on one side and GONE from the other --> StreamClosed, and its number never comes back
+
+A record may be lost, and records of several paths may overtake each other. A receiver takes only what comes next, and
+answers how far it has come (ACK, and GAP at once where something is missing). A sender keeps all until it is
+acknowledged, and `resend` begins anew behind that: when the session goes to another path, and when the echo of a probe
+shows that what was sent before it is lost (`mark`, `echoed`).
+
+Streams are opened in the order of their numbers: an OPEN that comes too early, or for which there is no room, is taken
+for lost, and comes again. So a number below the next one that is not here has been here, and is told to be GONE.
+
+What breaks these rules raises `MalformedFrame`, and the session ends: more than its credit, numbers that are not the
+peer's, acknowledgements of what was never sent, credit beyond what anybody can mean.
+"""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from atoll.transport.errors import Congested, Expired, MalformedFrame, UsageError
+from atoll.transport.stream_frames import (
+    ANSWER_BYTES,
+    DATA_HEAD_BYTES,
+    HEAD_BYTES,
+    TEXT_BYTES_MAX,
+    Buffer,
+    StreamVerb,
+    answer_frame,
+    data_head,
+    read_answer,
+    read_data,
+    read_text,
+    text_frame,
+)
+from atoll.transport.stream_halves import ReceiveHalf, SendHalf
+
+STREAMS_MAX = 64
+"""Streams that one end has opened and that are not over; the session has twice that."""
+FIRST_WINDOW_BYTES = 65_536
+"""What either end may send before the other has answered; every stream has that at least."""
+WINDOW_BYTES = 4 * 1024 * 1024
+"""What one stream may have on its way: 100 ms at 40 MB/s."""
+BUFFER_BYTES = 16 * 1024 * 1024
+"""All windows of a session together."""
+UNACKNOWLEDGED_BYTES = 4 * 1024 * 1024
+"""What a stream keeps until it is acknowledged; a writer waits beyond."""
+ANSWER_PARTS = 4
+"""An acknowledgement follows such a part of the window, or `ANSWER_S`."""
+ANSWER_S = 0.05
+GONE_MAX = 256
+"""Streams that the other end is told about once more; who is not told asks again."""
+NUMBERS = 2**32
+DATA_BYTES_MIN = 256
+"""Less room than that in a record is left empty: a head of 22 bytes stands before each piece."""
+
+_SHARED_BYTES = BUFFER_BYTES - 2 * STREAMS_MAX * FIRST_WINDOW_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The peer has opened a stream to a service of ours; read and write, or reset it."""
+
+    stream: int
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """There is something to read, or the end."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """A stream that took less than it was given takes more."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """The last event of a stream: all was sent and read, or `reason` says why not."""
+
+    stream: int
+    reason: str = ""
+
+
+StreamEvent: TypeAlias = StreamOpened | Readable | Writable | StreamClosed
+
+
+@dataclass(slots=True)
+class _Stream:
+    service: str
+    send: SendHalf
+    receive: ReceiveHalf
+    opening: bool
+    """The other end has not answered our OPEN yet."""
+    blocked: bool = False
+    """A writer waits."""
+    marked: int = 0
+    """What was sent when the last probe went out."""
+    gone_back_to: int = -1
+    """Where a GAP has sent it back to already."""
+
+
+@dataclass(slots=True)
+class StreamSet:
+    """All streams of one end of a session. `initiator`: this end opened the session, and its streams are even."""
+
+    initiator: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    _streams: dict[int, _Stream] = field(default_factory=dict)
+    _resets: dict[int, str] = field(default_factory=dict)
+    """Streams reset here whose other end has not said that it knows."""
+    _next_own: int = field(init=False)
+    _next_peer: int = field(init=False)
+    _openings: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    """OPENs to be sent, in the order of their numbers."""
+    _resetting: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _sending: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    """Streams with something that may be sent, the next one first."""
+    _answers: OrderedDict[int, StreamVerb] = field(default_factory=OrderedDict)
+    _gone: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _late: set[int] = field(default_factory=set)
+    """Streams that brought something, but not enough for an answer at once."""
+    _answer_at: float | None = None
+    _marked: bool = False
+    progress: int = 0
+    """How often something of ours was acknowledged; it proves the path that brought it."""
+
+    def __post_init__(self) -> None:
+        self._next_own, self._next_peer = (0, 1) if self.initiator else (1, 0)
+
+    # The user's side
+
+    def open(self, service: str) -> int:
+        """Open a stream to a service of the other end.
+
+        Raises:
+            UsageError: The name is empty or too long.
+            Congested: Too many are open; close some, or wait.
+            Expired: The session has used up its numbers; open another session.
+        """
+        if not 0 < len(service.encode()) <= TEXT_BYTES_MAX:
+            raise UsageError(f"the name of a service has 1 to {TEXT_BYTES_MAX} bytes, not {len(service.encode())}")
+        if self._count(own=True) >= STREAMS_MAX:
+            raise Congested(f"this session has {STREAMS_MAX} streams open already")
+        if self._next_own >= NUMBERS:
+            raise Expired("this session has used up the numbers of its streams")
+        number, self._next_own = self._next_own, self._next_own + 2
+        self._streams[number] = _new(service, opening=True)
+        self._openings[number] = None
+        return number
+
+    def write(self, stream: int, data: bytes) -> int:
+        """Take as many of the bytes as there is room for and say how many; `Writable` follows where it was not all.
+
+        Raises:
+            UsageError: The stream is finished, or not open.
+        """
+        each = self._open_stream(stream)
+        if each.send.finished:
+            raise UsageError(f"stream {stream} is finished: nothing can be written behind its end")
+        room = 0 if each.send.crowded else UNACKNOWLEDGED_BYTES - each.send.held
+        taken = min(len(data), room)
+        if taken:
+            each.send.write(data if taken == len(data) else data[:taken])
+            self._may_send(stream, each)
+        each.blocked = taken < len(data)
+        return taken
+
+    def finish(self, stream: int) -> None:
+        """End our direction; the other goes on.
+
+        Raises:
+            UsageError: The stream is not open.
+        """
+        each = self._open_stream(stream)
+        each.send.finished = True
+        self._may_send(stream, each)
+
+    def reset(self, stream: int, reason: str) -> None:
+        """End both directions at once; what was not read or not acknowledged is dropped, and the peer is told why.
+
+        Raises:
+            UsageError: The stream is not open.
+        """
+        self._open_stream(stream)
+        self._drop(stream)
+        self._resets[stream] = reason
+        self._resetting[stream] = None
+
+    def read(self, stream: int, bytes_max: int) -> memoryview:
+        """Give what has come, at most so much; empty when nothing is there now. It stays valid as long as it is held.
+
+        Raises:
+            UsageError: The stream is not open.
+        """
+        each = self._open_stream(stream)
+        piece = each.receive.read(bytes_max)
+        if piece:
+            self._lend(stream, each)
+        return piece
+
+    def at_end(self, stream: int) -> bool:
+        """Tell whether the other end has finished and all of it was read."""
+        return self._open_stream(stream).receive.at_end
+
+    def settle(self, stream: int) -> list[StreamEvent]:
+        """Forget a stream that is over in both directions; to be called when its end was read."""
+        each = self._streams.get(stream)
+        if each is None or not (each.send.done and each.receive.at_end):
+            return []
+        # Its last acknowledgement must still go out; whoever asks again is told that it is gone.
+        if each.receive.answered < each.receive.position:
+            self._tell_gone(stream)
+        self._drop(stream)
+        return [StreamClosed(stream)]
+
+    def numbers(self) -> list[int]:
+        """Give the streams that are open."""
+        return list(self._streams)
+
+    def held(self, stream: int) -> tuple[int, int]:
+        """Give how many bytes wait for an acknowledgement, and how many to be read."""
+        each = self._open_stream(stream)
+        return each.send.held, each.receive.held
+
+    # Out
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Something was sent, or wants to be, that the other end has not answered."""
+        # Also what waits for credit: the answer that brought it may be lost.
+        return bool(self._resets) or any(
+            each.opening or each.send.acked < each.send.end + each.send.finished for each in self._streams.values()
+        )
+
+    @property
+    def answering(self) -> bool:
+        """There are answers to be sent."""
+        return bool(self._answers or self._gone)
+
+    @property
+    def sending(self) -> bool:
+        """There is something else to be sent."""
+        return bool(self._openings or self._resetting or self._sending)
+
+    def answers(self, room: int) -> list[Buffer]:
+        """Give the answers that fit into `room` bytes; they belong on the path that brought the bytes."""
+        frames: list[Buffer] = []
+        while self._answers and room >= ANSWER_BYTES:
+            stream, verb = self._answers.popitem(last=False)
+            half = self._streams[stream].receive
+            half.answered = half.position
+            self._late.discard(stream)
+            frames.append(answer_frame(verb, stream, half.position, half.limit))
+            room -= ANSWER_BYTES
+        while self._gone and room >= HEAD_BYTES:
+            stream, _ = self._gone.popitem(last=False)
+            frames.append(text_frame(StreamVerb.GONE, stream))
+            room -= HEAD_BYTES
+        return frames
+
+    def outgoing(self, room: int) -> list[Buffer]:
+        """Give frames for at most `room` bytes of a record; streams take turns, record by record."""
+        frames: list[Buffer] = []
+        for waiting, verb in ((self._openings, StreamVerb.OPEN), (self._resetting, StreamVerb.RESET)):
+            while waiting:
+                stream = next(iter(waiting))
+                text = self._streams[stream].service if verb is StreamVerb.OPEN else self._resets[stream]
+                frame = text_frame(verb, stream, text)
+                if len(frame) > room:
+                    # Bytes must not overtake the OPEN they belong to.
+                    return frames
+                del waiting[stream]
+                frames.append(frame)
+                room -= len(frame)
+        while self._sending and room >= DATA_BYTES_MIN:
+            stream, _ = self._sending.popitem(last=False)
+            half = self._streams[stream].send
+            offset, parts, length, last = half.take(room - DATA_HEAD_BYTES)
+            frames.append(data_head(stream, offset, length, last=last))
+            frames += parts
+            room -= DATA_HEAD_BYTES + length
+            if half.sendable:
+                self._sending[stream] = None
+        return frames
+
+    def resend(self) -> None:
+        """Send everything anew that is not acknowledged: the path it went over is left."""
+        for stream, each in self._streams.items():
+            if each.opening:
+                self._openings[stream] = None
+            if each.send.acked < each.send.next:
+                each.send.go_back()
+            self._may_send(stream, each)
+        self._in_order()
+        for stream in self._resets:
+            self._resetting[stream] = None
+        self._marked = False
+
+    def mark(self) -> None:
+        """Remember what was sent: a probe goes out behind it. Its echo is told by `echoed`, unless `resend` comes."""
+        if self._marked:
+            return
+        self._marked = True
+        for stream, each in self._streams.items():
+            # Behind the next position, or an OPEN that was sent without bytes could not be told from one that waits.
+            each.marked = each.send.next + 1 if stream not in self._openings else 0
+
+    def echoed(self) -> int:
+        """Send again what was sent before the mark and not acknowledged: it is lost. Gives how many streams lost any.
+
+        Who echoes a probe has acknowledged before what came before it, and a path keeps its order.
+        """
+        if not self._marked:
+            return 0
+        self._marked = False
+        lost = 0
+        for stream, each in self._streams.items():
+            if each.opening and each.marked:
+                self._openings[stream] = None
+                lost += 1
+            if each.send.acked + 1 < each.marked and each.send.acked < each.send.next:
+                each.send.go_back()
+                self._may_send(stream, each)
+                lost += not each.opening
+            each.marked = 0
+        self._in_order()
+        for stream in self._resets:
+            if stream not in self._resetting:
+                self._resetting[stream] = None
+                lost += 1
+        self.counts["lost"] += lost
+        return lost
+
+    def positions(self) -> list[tuple[int, int]]:
+        """Give how far each stream has come here, for the first record of a path."""
+        return [
+            (stream, each.receive.position) for stream, each in self._streams.items() if self._peer_knows(stream, each)
+        ]
+
+    # In
+
+    def receive(self, verb: int, stream: int, piece: memoryview, now: float) -> list[StreamEvent]:
+        """Take one frame of the peer.
+
+        Raises:
+            MalformedFrame: It breaks the rules; the session must end.
+        """
+        if verb in (StreamVerb.DATA, StreamVerb.LAST):
+            return self._take_data(stream, piece, last=verb == StreamVerb.LAST, now=now)
+        if verb in (StreamVerb.ACK, StreamVerb.GAP):
+            received, limit = read_answer(piece)
+            return self._take_answer(stream, received, limit, gap=verb == StreamVerb.GAP)
+        if verb == StreamVerb.OPEN:
+            return self._take_open(stream, read_text(piece))
+        if verb == StreamVerb.RESET:
+            return self._take_reset(stream, read_text(piece))
+        if verb == StreamVerb.GONE:
+            return self._take_gone(stream)
+        self.counts["unknown_verb"] += 1
+        return []
+
+    def acknowledged(self, positions: list[tuple[int, int]]) -> list[StreamEvent]:
+        """Take how far our bytes have come, as the first record of a path says.
+
+        Raises:
+            MalformedFrame: Further than they were sent.
+        """
+        return [
+            event
+            for stream, received in positions
+            for event in self._take_answer(stream, received, received, gap=False)
+        ]
+
+    def answer_all(self) -> None:
+        """Answer for every stream: a probe asks what has come before it."""
+        for stream, each in self._streams.items():
+            if self._peer_knows(stream, each):
+                self._answers.setdefault(stream, StreamVerb.ACK)
+
+    def tick(self, now: float) -> None:
+        """Give the answers that were put off; call it at `deadline`."""
+        if self._answer_at is not None and now >= self._answer_at:
+            self._answer_at = None
+            for stream in sorted(self._late):
+                self._answers.setdefault(stream, StreamVerb.ACK)
+            self._late.clear()
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called, at the latest."""
+        return self._answer_at
+
+    def check(self) -> None:
+        """Assert what must hold between any two calls; for simulations and property tests."""
+        lent = sum(each.receive.limit - each.receive.read_bytes for each in self._streams.values())
+        assert lent <= BUFFER_BYTES, f"{lent} bytes are lent"  # noqa: S101
+        assert len(self._streams) + len(self._resets) <= 2 * STREAMS_MAX  # noqa: S101
+        assert len(self._gone) <= GONE_MAX  # noqa: S101
+        for each in self._streams.values():
+            assert each.receive.held <= WINDOW_BYTES  # noqa: S101
+            assert each.send.held <= UNACKNOWLEDGED_BYTES  # noqa: S101
+
+    def _take_open(self, stream: int, service: str) -> list[StreamEvent]:
+        if self._is_own(stream):
+            raise MalformedFrame(f"the peer opened stream {stream}, a number of ours")
+        if stream < self._next_peer:
+            if stream in self._streams:
+                self._answers.setdefault(stream, StreamVerb.ACK)
+            elif stream not in self._resets:
+                self._tell_gone(stream)
+            return []
+        if stream > self._next_peer or self._count(own=False) >= STREAMS_MAX:
+            self.counts["opened_too_early"] += 1
+            return []
+        if not service:
+            raise MalformedFrame("a stream was opened to no service")
+        self._next_peer += 2
+        self._streams[stream] = _new(service, opening=False)
+        self._answers[stream] = StreamVerb.ACK
+        return [StreamOpened(stream, service)]
+
+    def _take_data(self, stream: int, piece: memoryview, *, last: bool, now: float) -> list[StreamEvent]:
+        offset, data = read_data(piece)
+        each = self._streams.get(stream)
+        if each is None:
+            self._take_stray(stream)
+            return []
+        half = each.receive
+        news = half.take(offset, data, last=last)
+        if not news:
+            self.counts["repeated" if offset + len(data) <= half.received else "beyond_gap"] += 1
+            if offset <= half.received:
+                self._answers.setdefault(stream, StreamVerb.ACK)
+            elif not half.gap:
+                half.gap = True
+                self._answers[stream] = StreamVerb.GAP
+            return []
+        if last or (half.position - half.answered) * ANSWER_PARTS >= half.lent:
+            self._answers[stream] = StreamVerb.ACK
+        else:
+            self._late.add(stream)
+            if self._answer_at is None:
+                self._answer_at = now + ANSWER_S
+        return [Readable(stream)]
+
+    def _take_stray(self, stream: int) -> None:
+        """Answer bytes of a stream that is not here."""
+        if stream in self._resets:
+            # The other end has not heard of it.
+            self._resetting[stream] = None
+        elif stream >= (self._next_own if self._is_own(stream) else self._next_peer):
+            if self._is_own(stream):
+                raise MalformedFrame(f"stream {stream} was never opened")
+            self.counts["opened_too_early"] += 1
+        else:
+            self._tell_gone(stream)
+
+    def _take_answer(self, stream: int, received: int, limit: int, *, gap: bool) -> list[StreamEvent]:
+        each = self._streams.get(stream)
+        if each is None:
+            self._known(stream)
+            return []
+        if limit > received + WINDOW_BYTES:
+            raise MalformedFrame(f"a stream was given credit for {limit - received} bytes")
+        half = each.send
+        news = half.ack(received)
+        self.progress += news
+        if each.opening:
+            each.opening = False
+            self._openings.pop(stream, None)
+        half.limit = max(half.limit, limit)
+        if gap and half.acked == received and each.gone_back_to != received and half.next > received:
+            each.gone_back_to = received
+            half.go_back()
+            self.counts["gaps"] += 1
+        self._may_send(stream, each)
+        if not news:
+            return []
+        if each.blocked and not half.crowded:
+            each.blocked = False
+            return [Writable(stream), *self.settle(stream)]
+        return self.settle(stream)
+
+    def _take_reset(self, stream: int, reason: str) -> list[StreamEvent]:
+        if stream == self._next_peer and not self._is_own(stream):
+            # It was reset before its OPEN came: that one will not come any more.
+            self._next_peer += 2
+        elif stream > self._next_peer and not self._is_own(stream):
+            self.counts["opened_too_early"] += 1
+            return []
+        self._known(stream)
+        self._tell_gone(stream)
+        self._resets.pop(stream, None)
+        self._resetting.pop(stream, None)
+        if stream not in self._streams:
+            return []
+        self._drop(stream)
+        return [StreamClosed(stream, reason or "the other end reset it")]
+
+    def _take_gone(self, stream: int) -> list[StreamEvent]:
+        self._known(stream)
+        self._resets.pop(stream, None)
+        self._resetting.pop(stream, None)
+        each = self._streams.get(stream)
+        if each is None:
+            return []
+        # Only who has everything, and was told that its own has come, forgets a stream.
+        if not each.send.finished or each.send.high <= each.send.end or each.receive.size is None:
+            raise MalformedFrame(f"the peer has forgotten stream {stream} before its end")
+        each.send.ack(each.send.end + 1)
+        self._may_send(stream, each)
+        return self.settle(stream)
+
+    def _known(self, stream: int) -> None:
+        """Refuse to hear of a stream that cannot be."""
+        if stream >= (self._next_own if self._is_own(stream) else self._next_peer):
+            raise MalformedFrame(f"stream {stream} was never opened")
+
+    # Tables
+
+    def _peer_knows(self, stream: int, each: _Stream) -> bool:
+        """Tell whether the peer is sure to know the stream; the OPEN of ours may be lost."""
+        return not self._is_own(stream) or each.receive.position > 0
+
+    def _is_own(self, stream: int) -> bool:
+        return stream % 2 == self._next_own % 2
+
+    def _count(self, *, own: bool) -> int:
+        return sum(self._is_own(each) == own for each in (*self._streams, *self._resets))
+
+    def _open_stream(self, stream: int) -> _Stream:
+        each = self._streams.get(stream)
+        if each is None:
+            raise UsageError(f"stream {stream} is not open")
+        return each
+
+    def _may_send(self, stream: int, each: _Stream) -> None:
+        if each.send.sendable:
+            self._sending[stream] = None
+        else:
+            self._sending.pop(stream, None)
+
+    def _in_order(self) -> None:
+        """Put the OPENs into the order of their numbers again."""
+        for stream in sorted(self._openings):
+            self._openings.move_to_end(stream)
+
+    def _lend(self, stream: int, each: _Stream) -> None:
+        """Give credit for what was read, as soon as it is a good part of the window."""
+        half = each.receive
+        left = half.limit - half.read_bytes
+        if half.size is not None or (half.lent - left) * ANSWER_PARTS < half.lent:
+            return
+        shared = sum(
+            max(0, other.receive.limit - other.receive.read_bytes - FIRST_WINDOW_BYTES)
+            for other in self._streams.values()
+        )
+        room = _SHARED_BYTES - shared + max(0, left - FIRST_WINDOW_BYTES)
+        window = min(WINDOW_BYTES, FIRST_WINDOW_BYTES + room)
+        if window > left:
+            half.limit, half.lent = half.read_bytes + window, window
+            self._answers.setdefault(stream, StreamVerb.ACK)
+
+    def _tell_gone(self, stream: int) -> None:
+        self._gone[stream] = None
+        if len(self._gone) > GONE_MAX:
+            self._gone.popitem(last=False)
+
+    def _drop(self, stream: int) -> None:
+        self._streams.pop(stream, None)
+        self._late.discard(stream)
+        for table in (self._openings, self._sending, self._answers):
+            table.pop(stream, None)
+
+
+def _new(service: str, *, opening: bool) -> _Stream:
+    return _Stream(service, SendHalf(FIRST_WINDOW_BYTES), ReceiveHalf(FIRST_WINDOW_BYTES), opening)
