@@ -42,7 +42,13 @@ class MultipathFaults:
     bytes_max: int = 4_000_000
     streams: tuple[int, int] = (1, 3)
     reset_ratio: float = 0.1
-    early_delay_s: float = 0.04
+    delay_s_max: float = 0.04
+    ranks: tuple[Rank, ...] = (Rank.BEARER, Rank.SIGNALING)
+    """The paths there are."""
+    victims: int = 1
+    """How many of them break at once; one more is always whole."""
+    opens_within_s: float = 3.0
+    """Streams are opened one after the other in this time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +101,7 @@ class MultipathWorld:
     """By (who writes, stream)."""
     _heap: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _serial: int = 0
+    _to_open: int = 0
     _moved_at: list[float | None] = field(default_factory=lambda: [None, None])
     """When the reader of a direction got something last; None: nothing is to come."""
     _woken: list[float] = field(default_factory=lambda: [-1.0, -1.0])
@@ -106,7 +113,7 @@ class MultipathWorld:
     def run(self) -> "MultipathWorld":
         """Run until everything is read, something is violated, or the time is over."""
         try:
-            for rank in (Rank.BEARER, Rank.SIGNALING):
+            for rank in self.faults.ranks:
                 self._open_path(rank)
             self._at(0.5, self._begin)
             self._at(self.rng.uniform(*self.faults.every_s), self._strike)
@@ -124,19 +131,24 @@ class MultipathWorld:
     # The users of both ends
 
     def _begin(self) -> None:
-        for who, end in enumerate(self.ends):
+        for who in (0, 1):
             for _ in range(self.rng.randint(*self.faults.streams)):
-                stream = end.streams.open("echo")
-                for writer in (who, 1 - who):
-                    size = self.rng.choice((0, 1, 1000, self.faults.bytes_max // 4, self.faults.bytes_max))
-                    self.flows[writer, stream] = Flow(self.rng.randbytes(size))
-                if self.rng.random() < self.faults.reset_ratio:
-                    self._at(
-                        self.now + self.rng.uniform(0.0, 3.0), lambda who=who, stream=stream: self._abort(who, stream)
-                    )
-                self._write(who, stream)
-            self._moved_at[1 - who] = self.now
-            self._turn(who)
+                self._to_open += 1
+                self._at(self.now + self.rng.uniform(0.0, self.faults.opens_within_s), lambda who=who: self._open(who))
+
+    def _open(self, who: int) -> None:
+        stream = self.ends[who].streams.open("echo")
+        self._to_open -= 1
+        for writer in (who, 1 - who):
+            size = self.rng.choice((0, 1, 1000, self.faults.bytes_max // 4, self.faults.bytes_max))
+            self.flows[writer, stream] = Flow(self.rng.randbytes(size))
+        if self.rng.random() < self.faults.reset_ratio:
+            self._at(self.now + self.rng.uniform(0.0, 3.0), lambda: self._abort(who, stream))
+        self._write(who, stream)
+        for reader in (0, 1):
+            if self._moved_at[reader] is None:
+                self._moved_at[reader] = self.now
+        self._turn(who)
 
     def _write(self, who: int, stream: int) -> None:
         end, flow = self.ends[who], self.flows[who, stream]
@@ -179,13 +191,13 @@ class MultipathWorld:
                 case StreamOpened(stream):
                     self._write(who, stream)
                 case Readable(stream):
-                    self._note_progress(who)
                     self._read(who, stream)
+                    self._note_progress(who)
                 case Writable(stream):
                     self._write(who, stream)
                 case StreamClosed(stream, reason):
                     flows = (self.flows[0, stream], self.flows[1, stream])
-                    if reason and not flows[0].aborted:
+                    if reason and not flows[0].aborted and not flows[1].aborted:
                         self._violated(f"stream {stream} was closed: {reason}")
                     if not reason and not (flows[1 - who].whole and flows[who].written == len(flows[who].data)):
                         self._violated(f"stream {stream} was forgotten before its end")
@@ -210,7 +222,7 @@ class MultipathWorld:
     def _open_path(self, rank: Rank) -> None:
         who = self.rng.randrange(2)
         number = self.ends[who].paths.add(rank, f"relay {rank.name}", self.now)
-        self.wires[number] = Wire(number, rank, self.rng.uniform(0.001, self.faults.early_delay_s))
+        self.wires[number] = Wire(number, rank, self.rng.uniform(0.001, self.faults.delay_s_max))
         self._turn(who)
 
     def _turn(self, who: int) -> None:
@@ -235,7 +247,7 @@ class MultipathWorld:
             deadline = min(self.now + QUEUE_S / 2, self.now + QUEUE_S if deadline is None else deadline)
         if deadline is not None:
             self._wake(who, max(deadline, self.now + 0.001))
-        if self.flows and not end.streams.numbers() and not self.ends[1 - who].streams.numbers():
+        if self.flows and not self._to_open and not end.streams.numbers() and not self.ends[1 - who].streams.numbers():
             self._finish()
 
     def _wake(self, who: int, at: float) -> None:
@@ -291,16 +303,21 @@ class MultipathWorld:
         whole = all(each.condition == "whole" for each in self.wires.values())
         settled = all(end.paths.current is not None for end in self.ends)
         aim = self.ends[self.rng.randrange(2)].paths.current
-        victim = next((each for each in open_paths if each.number == aim), None)
-        if whole and settled and len(open_paths) >= 2 and victim is not None:
+        # The one in use first, and beside it those that would be next.
+        victims = sorted(open_paths, key=lambda each: (each.number != aim, each.rank))[: self.faults.victims]
+        if whole and settled and len(open_paths) > self.faults.victims:
             kind = self.rng.choice(self.faults.kinds)
-            self.trace.append((self.now, f"{kind} {victim.number}"))
-            if kind == "kill":
-                self._kill(victim)
-            else:
-                victim.condition = {"freeze": "frozen"}.get(kind, kind)
-                self._at(self.now + self.rng.uniform(*self.faults.lasts_s), lambda: self._mend(victim))
+            for victim in victims:
+                self._break(victim, kind)
         self._at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
+
+    def _break(self, victim: Wire, kind: str) -> None:
+        self.trace.append((self.now, f"{kind} {victim.number}"))
+        if kind == "kill":
+            self._kill(victim)
+        else:
+            victim.condition = {"freeze": "frozen"}.get(kind, kind)
+            self._at(self.now + self.rng.uniform(*self.faults.lasts_s), lambda: self._mend(victim))
 
     def _kill(self, wire: Wire) -> None:
         wire.alive = False

@@ -108,9 +108,10 @@ class Multipath:
         events = self.streams.receive(verb, number, piece, now)
         if self.streams.progress != before:
             self.paths.progressed(path, now)
-        if verb in _BEARS_BYTES:
-            self._answer_path = path
-        return [*events]
+        if verb not in _BEARS_BYTES:
+            return [*events]
+        self._answer_path = path
+        return [*events, *self._moved(self.paths.bytes_came(path, now))]
 
     def tick(self, now: float) -> list[MultipathEvent]:
         """Do what time asks for; call it at `deadline`, and before `outgoing`."""

@@ -25,7 +25,7 @@ PROBE_S = 0.25
 SILENCE_S = 1.0
 """A path that shows no sign for so long, though bytes wait, is left."""
 OTHERS_S = 0.5
-"""After so much silence the other paths are asked whether they are alive."""
+"""After so much silence the other paths are asked whether they are alive; and the peer is followed to another."""
 SILENT_PROBE_S = 1.0
 """Between two probes of a path that is silent, or is better and not trusted yet."""
 IDLE_PROBE_S = 20.0
@@ -179,12 +179,28 @@ class PathSet:
         if path is not None and path.condition is Condition.USABLE:
             path.heard_at = now
             if path.waits_since is not None:
-                path.waits_since, path.probe_at = now, now + PROBE_S
+                # The next probe is not put off: what one stream has lost shows in it, while another goes on.
+                path.waits_since = now
 
     def bytes_wait(self, now: float) -> None:
         """Start the clock of the path in use, if it does not run: bytes go out over it."""
         if self.current is not None:
             self._watch(self._paths[self.current], now, waiting=True)
+
+    def bytes_came(self, number: int, now: float) -> list[Switched]:
+        """Note that the peer sends its bytes over a path; follow it there, if ours has shown no sign lately.
+
+        Only who waits for an acknowledgement notices that a path is dead. Without this an answer would be sent into the
+        path that the question has just left, and wait for another second.
+        """
+        path = self._paths.get(number)
+        if path is None or self.current is None or number == self.current or path.condition is not Condition.USABLE:
+            return []
+        current = self._paths[self.current]
+        if current.heard_at is not None and now < current.heard_at + OTHERS_S:
+            return []
+        current.condition, current.answers_since = Condition.SILENT, None
+        return self._use(path, f"{path.name}: the peer has left {current.name}", now)
 
     def lost(self, number: int, reason: str, now: float) -> list[Switched]:
         """Forget a path: its connection is over."""
@@ -193,7 +209,7 @@ class PathSet:
         if path is None or number != self.current:
             return []
         self.current = None
-        return self._leave(f"{path.name} was lost: {reason}", now)
+        return self._leave(f"{path.name} was lost: {reason}", now - SILENCE_S, now)
 
     def tick(self, now: float, *, waiting: bool) -> list[Switched | PathGivenUp]:
         """Do what time asks for; call it at `deadline`, and when bytes begin to wait."""
@@ -285,14 +301,16 @@ class PathSet:
 
     def _fall_silent(self, path: KnownPath, now: float) -> list[Switched]:
         self.counts["silent"] += path.condition is Condition.USABLE
+        # What died together with it gave its last sign together with it.
+        alive_since = now - SILENCE_S + PROBE_S
         path.condition, path.answers_since = Condition.SILENT, None
-        return self._leave(f"nothing came back through {path.name} for {SILENCE_S:g} s", now)
+        return self._leave(f"nothing came back through {path.name} for {SILENCE_S:g} s", alive_since, now)
 
-    def _leave(self, reason: str, now: float) -> list[Switched]:
-        """Go on over the best path that is left, if there is one; one that has answered lately before all others."""
+    def _leave(self, reason: str, alive_since: float, now: float) -> list[Switched]:
+        """Go on over the best path that is left, if there is one; those that have answered since then before others."""
         usable = [each for each in self._paths.values() if each.condition is Condition.USABLE]
         if usable:
-            best = min(usable, key=lambda each: (now > (each.heard_at or 0.0) + SILENCE_S, each.rank, each.number))
+            best = min(usable, key=lambda each: ((each.heard_at or 0.0) < alive_since, each.rank, each.number))
             return self._use(best, f"{best.name}, because {reason}", now)
         self.reason = reason
         return [] if self.current is not None else [Switched(None, reason)]

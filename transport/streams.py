@@ -117,9 +117,8 @@ class StreamSet:
     """Streams reset here whose other end has not said that it knows."""
     _next_own: int = field(init=False)
     _next_peer: int = field(init=False)
-    _openings: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    """OPENs to be sent, in the order of their numbers."""
-    _resetting: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _orders: dict[int, StreamVerb] = field(default_factory=dict)
+    """OPENs and RESETs to be sent, in the order of their streams."""
     _sending: OrderedDict[int, None] = field(default_factory=OrderedDict)
     """Streams with something that may be sent, the next one first."""
     _answers: OrderedDict[int, StreamVerb] = field(default_factory=OrderedDict)
@@ -152,7 +151,7 @@ class StreamSet:
             raise Expired("this session has used up the numbers of its streams")
         number, self._next_own = self._next_own, self._next_own + 2
         self._streams[number] = _new(service, opening=True)
-        self._openings[number] = None
+        self._orders[number] = StreamVerb.OPEN
         return number
 
     def write(self, stream: int, data: bytes) -> int:
@@ -191,7 +190,7 @@ class StreamSet:
         self._open_stream(stream)
         self._drop(stream)
         self._resets[stream] = reason
-        self._resetting[stream] = None
+        self._order(StreamVerb.RESET, stream)
 
     def read(self, stream: int, bytes_max: int) -> memoryview:
         """Give what has come, at most so much; empty when nothing is there now. It stays valid as long as it is held.
@@ -247,7 +246,7 @@ class StreamSet:
     @property
     def sending(self) -> bool:
         """There is something else to be sent."""
-        return bool(self._openings or self._resetting or self._sending)
+        return bool(self._orders or self._sending)
 
     def answers(self, room: int) -> list[Buffer]:
         """Give the answers that fit into `room` bytes; they belong on the path that brought the bytes."""
@@ -268,17 +267,15 @@ class StreamSet:
     def outgoing(self, room: int) -> list[Buffer]:
         """Give frames for at most `room` bytes of a record; streams take turns, record by record."""
         frames: list[Buffer] = []
-        for waiting, verb in ((self._openings, StreamVerb.OPEN), (self._resetting, StreamVerb.RESET)):
-            while waiting:
-                stream = next(iter(waiting))
-                text = self._streams[stream].service if verb is StreamVerb.OPEN else self._resets[stream]
-                frame = text_frame(verb, stream, text)
-                if len(frame) > room:
-                    # Bytes must not overtake the OPEN they belong to.
-                    return frames
-                del waiting[stream]
-                frames.append(frame)
-                room -= len(frame)
+        while self._orders:
+            stream, verb = next(iter(self._orders.items()))
+            frame = text_frame(verb, stream, self._text(verb, stream))
+            if len(frame) > room:
+                # Bytes must not overtake the OPEN they belong to.
+                return frames
+            del self._orders[stream]
+            frames.append(frame)
+            room -= len(frame)
         while self._sending and room >= DATA_BYTES_MIN:
             stream, _ = self._sending.popitem(last=False)
             half = self._streams[stream].send
@@ -293,14 +290,11 @@ class StreamSet:
     def resend(self) -> None:
         """Send everything anew that is not acknowledged: the path it went over is left."""
         for stream, each in self._streams.items():
-            if each.opening:
-                self._openings[stream] = None
             if each.send.acked < each.send.next:
                 each.send.go_back()
             self._may_send(stream, each)
-        self._in_order()
-        for stream in self._resets:
-            self._resetting[stream] = None
+        self._order(StreamVerb.OPEN, *(stream for stream, each in self._streams.items() if each.opening))
+        self._order(StreamVerb.RESET, *self._resets)
         self._marked = False
 
     def mark(self) -> None:
@@ -310,7 +304,7 @@ class StreamSet:
         self._marked = True
         for stream, each in self._streams.items():
             # Behind the next position, or an OPEN that was sent without bytes could not be told from one that waits.
-            each.marked = each.send.next + 1 if stream not in self._openings else 0
+            each.marked = each.send.next + 1 if stream not in self._orders else 0
 
     def echoed(self) -> int:
         """Send again what was sent before the mark and not acknowledged: it is lost. Gives how many streams lost any.
@@ -320,23 +314,19 @@ class StreamSet:
         if not self._marked:
             return 0
         self._marked = False
-        lost = 0
+        lost = [stream for stream in self._resets if stream not in self._orders]
+        self._order(StreamVerb.RESET, *lost)
         for stream, each in self._streams.items():
             if each.opening and each.marked:
-                self._openings[stream] = None
-                lost += 1
+                self._order(StreamVerb.OPEN, stream)
+                lost.append(stream)
             if each.send.acked + 1 < each.marked and each.send.acked < each.send.next:
                 each.send.go_back()
                 self._may_send(stream, each)
-                lost += not each.opening
+                lost.append(stream)
             each.marked = 0
-        self._in_order()
-        for stream in self._resets:
-            if stream not in self._resetting:
-                self._resetting[stream] = None
-                lost += 1
-        self.counts["lost"] += lost
-        return lost
+        self.counts["lost"] += len(lost)
+        return len(lost)
 
     def positions(self) -> list[tuple[int, int]]:
         """Give how far each stream has come here, for the first record of a path."""
@@ -454,7 +444,7 @@ class StreamSet:
         """Answer bytes of a stream that is not here."""
         if stream in self._resets:
             # The other end has not heard of it.
-            self._resetting[stream] = None
+            self._order(StreamVerb.RESET, stream)
         elif stream >= (self._next_own if self._is_own(stream) else self._next_peer):
             if self._is_own(stream):
                 raise MalformedFrame(f"stream {stream} was never opened")
@@ -474,7 +464,7 @@ class StreamSet:
         self.progress += news
         if each.opening:
             each.opening = False
-            self._openings.pop(stream, None)
+            self._orders.pop(stream, None)
         half.limit = max(half.limit, limit)
         if gap and half.acked == received and each.gone_back_to != received and half.next > received:
             each.gone_back_to = received
@@ -497,8 +487,8 @@ class StreamSet:
             return []
         self._known(stream)
         self._tell_gone(stream)
-        self._resets.pop(stream, None)
-        self._resetting.pop(stream, None)
+        if self._resets.pop(stream, None) is not None:
+            self._orders.pop(stream, None)
         if stream not in self._streams:
             return []
         self._drop(stream)
@@ -506,8 +496,8 @@ class StreamSet:
 
     def _take_gone(self, stream: int) -> list[StreamEvent]:
         self._known(stream)
-        self._resets.pop(stream, None)
-        self._resetting.pop(stream, None)
+        if self._resets.pop(stream, None) is not None:
+            self._orders.pop(stream, None)
         each = self._streams.get(stream)
         if each is None:
             return []
@@ -547,10 +537,13 @@ class StreamSet:
         else:
             self._sending.pop(stream, None)
 
-    def _in_order(self) -> None:
-        """Put the OPENs into the order of their numbers again."""
-        for stream in sorted(self._openings):
-            self._openings.move_to_end(stream)
+    def _order(self, verb: StreamVerb, *streams: int) -> None:
+        """Send OPENs or RESETs, in the order of the streams: whoever hears of a later one first must wait."""
+        self._orders.update(dict.fromkeys(streams, verb))
+        self._orders = dict(sorted(self._orders.items()))
+
+    def _text(self, verb: StreamVerb, stream: int) -> str:
+        return self._streams[stream].service if verb is StreamVerb.OPEN else self._resets[stream]
 
     def _lend(self, stream: int, each: _Stream) -> None:
         """Give credit for what was read, as soon as it is a good part of the window."""
@@ -576,7 +569,7 @@ class StreamSet:
     def _drop(self, stream: int) -> None:
         self._streams.pop(stream, None)
         self._late.discard(stream)
-        for table in (self._openings, self._sending, self._answers):
+        for table in (self._orders, self._sending, self._answers):
             table.pop(stream, None)
 
 
