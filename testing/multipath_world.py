@@ -1,4 +1,4 @@
-"""Two ends of a session in virtual time, over paths that are killed, frozen, swallow everything, lose records, come back.
+"""Two ends of a session in virtual time, over paths that are killed, frozen, swallow all, lose records, come back.
 
     writer --Multipath--> records --a path: delay, rate, order kept--> Multipath --> reader, who compares every byte
 
@@ -10,6 +10,7 @@ longer than `STALL_S_MAX` (R8).
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from atoll.transport.errors import MalformedFrame
@@ -47,8 +48,14 @@ class MultipathFaults:
     """The paths there are."""
     victims: int = 1
     """How many of them break at once; one more is always whole."""
+    stall_s_max: float = STALL_S_MAX
     opens_within_s: float = 3.0
     """Streams are opened one after the other in this time."""
+    resets_within_s: float = 3.0
+    lazy_s: float = 0.0
+    """Readers look at what has come so late, at most."""
+    nothing_twice: bool = False
+    """Nothing is lost, so nothing may come twice either."""
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +109,8 @@ class MultipathWorld:
     _heap: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _serial: int = 0
     _to_open: int = 0
+    _looking: set[tuple[int, int]] = field(default_factory=set)
+    """Readers that will look soon."""
     _moved_at: list[float | None] = field(default_factory=lambda: [None, None])
     """When the reader of a direction got something last; None: nothing is to come."""
     _woken: list[float] = field(default_factory=lambda: [-1.0, -1.0])
@@ -134,7 +143,7 @@ class MultipathWorld:
         for who in (0, 1):
             for _ in range(self.rng.randint(*self.faults.streams)):
                 self._to_open += 1
-                self._at(self.now + self.rng.uniform(0.0, self.faults.opens_within_s), lambda who=who: self._open(who))
+                self._at(self.now + self.rng.uniform(0.0, self.faults.opens_within_s), partial(self._open, who))
 
     def _open(self, who: int) -> None:
         stream = self.ends[who].streams.open("echo")
@@ -143,7 +152,7 @@ class MultipathWorld:
             size = self.rng.choice((0, 1, 1000, self.faults.bytes_max // 4, self.faults.bytes_max))
             self.flows[writer, stream] = Flow(self.rng.randbytes(size))
         if self.rng.random() < self.faults.reset_ratio:
-            self._at(self.now + self.rng.uniform(0.0, 3.0), lambda: self._abort(who, stream))
+            self._at(self.now + self.rng.uniform(0.0, self.faults.resets_within_s), partial(self._abort, who, stream))
         self._write(who, stream)
         for reader in (0, 1):
             if self._moved_at[reader] is None:
@@ -165,6 +174,8 @@ class MultipathWorld:
     def _abort(self, who: int, stream: int) -> None:
         for writer in (0, 1):
             self.flows[writer, stream].aborted = True
+            if not self._awaits(1 - writer):
+                self._moved_at[1 - writer] = None
         if stream in self.ends[who].streams.numbers():
             self.ends[who].streams.reset(stream, "the user has changed its mind")
             self._turn(who)
@@ -191,31 +202,49 @@ class MultipathWorld:
                 case StreamOpened(stream):
                     self._write(who, stream)
                 case Readable(stream):
-                    self._read(who, stream)
-                    self._note_progress(who)
+                    self._look(who, stream)
                 case Writable(stream):
                     self._write(who, stream)
                 case StreamClosed(stream, reason):
                     flows = (self.flows[0, stream], self.flows[1, stream])
                     if reason and not flows[0].aborted and not flows[1].aborted:
                         self._violated(f"stream {stream} was closed: {reason}")
-                    if not reason and not (flows[1 - who].whole and flows[who].written == len(flows[who].data)):
+                    heard = flows[1 - who]
+                    heard.whole = heard.whole or not reason and heard.read == len(heard.data)
+                    if not reason and not (heard.whole and flows[who].written == len(flows[who].data)):
                         self._violated(f"stream {stream} was forgotten before its end")
                 case PathGivenUp(path):
                     self.wires.pop(path, None)
 
+    def _look(self, who: int, stream: int) -> None:
+        """Read now, or later."""
+        if not self.faults.lazy_s:
+            self._read(who, stream)
+            self._note_progress(who)
+        elif (who, stream) not in self._looking:
+            self._looking.add((who, stream))
+            self._at(self.now + self.rng.uniform(0.0, self.faults.lazy_s), partial(self._look_late, who, stream))
+
+    def _look_late(self, who: int, stream: int) -> None:
+        self._looking.discard((who, stream))
+        self._read(who, stream)
+        self._note_progress(who)
+        self._turn(who)
+
     def _note_progress(self, who: int) -> None:
         if (since := self._moved_at[who]) is not None:
             self.longest_stall_s = max(self.longest_stall_s, self.now - since)
-            if self.now - since > STALL_S_MAX:
+            if self.now - since > self.faults.stall_s_max:
                 self._violated(f"nothing came to end {who} for {self.now - since:.2f} s")
-        # Only what is still to come can stall.
-        rest = any(
+        self._moved_at[who] = self.now if self._awaits(who) else None
+
+    def _awaits(self, who: int) -> bool:
+        """Tell whether anything is still to come to an end: only that can stall."""
+        return any(
             not flow.whole and not flow.aborted and flow.read < len(flow.data)
             for (writer, _), flow in self.flows.items()
             if writer != who
         )
-        self._moved_at[who] = self.now if rest else None
 
     # The network
 
@@ -253,12 +282,20 @@ class MultipathWorld:
     def _wake(self, who: int, at: float) -> None:
         if not self.now < self._woken[who] <= at:
             self._woken[who] = at
-            self._at(at, lambda: self._woken[who] == at and self._turn(who))
+
+            def turn() -> None:
+                if self._woken[who] == at:
+                    self._turn(who)
+
+            self._at(at, turn)
 
     def _finish(self) -> None:
         for (writer, stream), flow in self.flows.items():
             if not flow.aborted and not flow.whole:
                 self._violated(f"stream {stream} of end {writer} is gone, after {flow.read} of {len(flow.data)} bytes")
+        twice = sum(end.streams.counts["repeated"] + end.streams.counts["beyond_gap"] for end in self.ends)
+        if twice and self.faults.nothing_twice:
+            self._violated(f"{twice} pieces came twice or out of turn, though nothing was lost")
         self.done_at = self.now
 
     def _takes(self, wire: Wire, who: int) -> bool:
@@ -279,7 +316,7 @@ class MultipathWorld:
         wire.busy_until[who] = max(self.now, wire.busy_until[who]) + len(record) / RATE
         jitter = self.rng.uniform(1.0, 1.5)
         wire.arrives[who] = max(wire.arrives[who], wire.busy_until[who] + wire.delay_s * jitter)
-        self._at(wire.arrives[who], lambda: self._arrive(who, wire, record))
+        self._at(wire.arrives[who], partial(self._arrive, who, wire, record))
 
     def _arrive(self, who: int, wire: Wire, record: bytes) -> None:
         if not wire.alive:
@@ -317,14 +354,14 @@ class MultipathWorld:
             self._kill(victim)
         else:
             victim.condition = {"freeze": "frozen"}.get(kind, kind)
-            self._at(self.now + self.rng.uniform(*self.faults.lasts_s), lambda: self._mend(victim))
+            self._at(self.now + self.rng.uniform(*self.faults.lasts_s), partial(self._mend, victim))
 
     def _kill(self, wire: Wire) -> None:
         wire.alive = False
         del self.wires[wire.number]
         for who, end in enumerate(self.ends):
-            self._at(self.now + self.rng.uniform(0.0, 0.2), lambda who=who, end=end: self._hear_of_loss(who, end, wire))
-        self._at(self.now + self.rng.uniform(0.3, 1.5), lambda: self._open_path(wire.rank))
+            self._at(self.now + self.rng.uniform(0.0, 0.2), partial(self._hear_of_loss, who, end, wire))
+        self._at(self.now + self.rng.uniform(0.3, 1.5), partial(self._open_path, wire.rank))
 
     def _hear_of_loss(self, who: int, end: Multipath, wire: Wire) -> None:
         self._take_events(who, list(end.path_lost(wire.number, "the relay died", self.now)))
@@ -338,7 +375,7 @@ class MultipathWorld:
             for record in held:
                 self._send(who, wire.number, record)
 
-    def _at(self, at: float, act: Callable[[], object]) -> None:
+    def _at(self, at: float, act: Callable[[], None]) -> None:
         self._serial += 1
         heapq.heappush(self._heap, (at, self._serial, act))
 

@@ -4,13 +4,13 @@
     a path is left --> everything unacknowledged is sent again over the next;   a probe is echoed --> what was sent
     before it and is still not acknowledged is lost
 
-Bytes go over the path in use; answers go back over the path that brought the bytes, because only the sender of bytes
-notices that a path is dead. So each direction has a path of its own, and nothing needs to be agreed.
+Each end chooses its path for itself, and sends bytes and answers over it; only the echo of a probe goes back over the
+path that brought it. Only who sends bytes notices that a path is dead: the other follows (`PathSet.bytes_came`).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import Channel
@@ -76,21 +76,20 @@ class _Records:
 class Multipath:
     """One end; `initiator` as in the session. Times are monotonic seconds and come in."""
 
+    streams_kind: ClassVar[type[StreamSet]] = StreamSet
+    paths_kind: ClassVar[type[PathSet]] = PathSet
+
     initiator: bool
     streams: StreamSet = field(init=False)
     paths: PathSet = field(init=False)
-    _answer_path: int | None = None
-    """Which path brought bytes last."""
     _marked_by: int | None = None
     """The probe behind which everything that was sent is marked."""
 
     def __post_init__(self) -> None:
-        self.streams, self.paths = StreamSet(self.initiator), PathSet(self.initiator)
+        self.streams, self.paths = self.streams_kind(self.initiator), self.paths_kind(self.initiator)
 
     def path_lost(self, path: int, reason: str, now: float) -> list[MultipathEvent]:
         """Forget a path whose connection is over."""
-        if path == self._answer_path:
-            self._answer_path = None
         return self._moved(self.paths.lost(path, reason, now))
 
     def receive(self, frame: Frame, path: int, via: Via, now: float) -> list[MultipathEvent]:
@@ -110,7 +109,6 @@ class Multipath:
             self.paths.progressed(path, now)
         if verb not in _BEARS_BYTES:
             return [*events]
-        self._answer_path = path
         return [*events, *self._moved(self.paths.bytes_came(path, now))]
 
     def tick(self, now: float) -> list[MultipathEvent]:
@@ -133,13 +131,11 @@ class Multipath:
         for each in self.paths.outgoing():
             self._put_path_frame(records, each)
         current = self.paths.current
-        back = current if self._answer_path is None else self._answer_path
-        while back is not None and self.streams.answering:
-            frames = self.streams.answers(records.left(back))
+        while current is not None and self.streams.answering:
+            frames = self.streams.answers(records.left(current))
             if not frames:
-                records.end(back)
-            else:
-                records.put(back, frames)
+                records.end(current)
+            records.put(current, frames)
         given = 0
         while current is not None and self.streams.sending and given < records_max:
             frames = self.streams.outgoing(records.left(current))

@@ -90,6 +90,8 @@ class KnownPath:
     """The relay in between, as people call it."""
     condition: Condition
     added_at: float
+    probed_at: float
+    """When it was probed last, or bytes began to wait on it."""
     probe_at: float
     """When it is probed next, at the latest."""
     waits_since: float | None = None
@@ -114,6 +116,7 @@ class PathSet:
     _paths: dict[int, KnownPath] = field(default_factory=dict)
     _frames: list[PathFrame] = field(default_factory=list)
     _probe: int = 0
+    _used_since: float = 0.0
 
     def add(self, rank: Rank, name: str, now: float) -> int:
         """Open a path that leads to the peer; gives its number.
@@ -124,7 +127,7 @@ class PathSet:
         free = [number for number in range(not self.initiator, PATHS_MAX, 2) if number not in self._paths]
         if not free:
             raise Congested(f"this session has {OWN_PATHS_MAX} paths of ours already")
-        self._paths[free[0]] = KnownPath(free[0], rank, name, Condition.OPENING, now, now + PROBE_S)
+        self._paths[free[0]] = KnownPath(free[0], rank, name, Condition.OPENING, now, now, now + PROBE_S)
         self._frames.append(PathFrame(free[0], PathVerb.OPEN))
         self._send_probe(self._paths[free[0]], now)
         return free[0]
@@ -138,7 +141,7 @@ class PathSet:
         if not 0 <= number < PATHS_MAX or (number % 2 == 0) == self.initiator:
             raise MalformedFrame(f"the peer opened path {number}, which is not its to open")
         if number not in self._paths:
-            self._paths[number] = KnownPath(number, rank, name, Condition.OPENING, now, now + PROBE_S)
+            self._paths[number] = KnownPath(number, rank, name, Condition.OPENING, now, now, now + PROBE_S)
             # That it leads to us is shown; that it leads back is not.
             self._send_probe(self._paths[number], now)
         self._frames.append(PathFrame(number, PathVerb.OPENED))
@@ -224,11 +227,11 @@ class PathSet:
             if current.waits_since is not None and now >= current.waits_since + SILENCE_S:
                 events += self._fall_silent(current, now)
         for path in self._paths.values():
+            path.probe_at = self._due(path, now)
             if now >= path.probe_at:
                 if path.condition is Condition.OPENING and self._is_own(path.number):
                     self._frames.append(PathFrame(path.number, PathVerb.OPEN))
                 self._send_probe(path, now)
-            path.probe_at = min(path.probe_at, now + self._pause(path, now))
         return events + self._prefer_better(now)
 
     @property
@@ -259,7 +262,12 @@ class PathSet:
         if not waiting:
             path.waits_since = None
         elif path.waits_since is None:
-            path.waits_since, path.probe_at = now, min(path.probe_at, now + PROBE_S)
+            path.waits_since = path.probed_at = now
+            path.probe_at = now + PROBE_S
+
+    def _due(self, path: KnownPath, now: float) -> float:
+        """Tell when a path is to be probed."""
+        return path.probed_at + self._pause(path, now)
 
     def _pause(self, path: KnownPath, now: float) -> float:
         """Tell how long a path goes without a probe."""
@@ -281,7 +289,8 @@ class PathSet:
         self._probe += 1
         if len(path.probes) > PROBES_MAX:
             del path.probes[next(iter(path.probes))]
-        path.probe_at = now + self._pause(path, now)
+        path.probed_at = now
+        path.probe_at = self._due(path, now)
 
     def _alive(self, path: KnownPath, now: float) -> list[Switched]:
         """Note that a path has answered."""
@@ -328,7 +337,8 @@ class PathSet:
             and each.answers_since is not None
             and now >= each.answers_since + TRUST_S
             and each.heard_at is not None
-            and now <= each.heard_at + 2 * SILENT_PROBE_S
+            # An older sign says nothing: what the last path died of may have hit this one too.
+            and each.heard_at > self._used_since
         ]
         if not better:
             return []
@@ -339,7 +349,7 @@ class PathSet:
         if self.current is not None:
             self._paths[self.current].waits_since = None
         waited = self.current is not None
-        self.current, self.reason = path.number, reason
+        self.current, self.reason, self._used_since = path.number, reason, now
         path.waits_since = None
         path.probe_at = min(path.probe_at, now + PROBE_S)
         self.counts["switches"] += waited

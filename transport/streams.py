@@ -150,7 +150,7 @@ class StreamSet:
         if self._next_own >= NUMBERS:
             raise Expired("this session has used up the numbers of its streams")
         number, self._next_own = self._next_own, self._next_own + 2
-        self._streams[number] = _new(service, opening=True)
+        self._streams[number] = self._opened_stream(service, opening=True)
         self._orders[number] = StreamVerb.OPEN
         return number
 
@@ -412,7 +412,7 @@ class StreamSet:
         if not service:
             raise MalformedFrame("a stream was opened to no service")
         self._next_peer += 2
-        self._streams[stream] = _new(service, opening=False)
+        self._streams[stream] = self._opened_stream(service, opening=False)
         self._answers[stream] = StreamVerb.ACK
         return [StreamOpened(stream, service)]
 
@@ -515,6 +515,9 @@ class StreamSet:
 
     # Tables
 
+    def _opened_stream(self, service: str, *, opening: bool) -> _Stream:
+        return _Stream(service, SendHalf(FIRST_WINDOW_BYTES), ReceiveHalf(FIRST_WINDOW_BYTES), opening)
+
     def _peer_knows(self, stream: int, each: _Stream) -> bool:
         """Tell whether the peer is sure to know the stream; the OPEN of ours may be lost."""
         return not self._is_own(stream) or each.receive.position > 0
@@ -571,7 +574,3 @@ class StreamSet:
         self._late.discard(stream)
         for table in (self._orders, self._sending, self._answers):
             table.pop(stream, None)
-
-
-def _new(service: str, *, opening: bool) -> _Stream:
-    return _Stream(service, SendHalf(FIRST_WINDOW_BYTES), ReceiveHalf(FIRST_WINDOW_BYTES), opening)
