@@ -40,6 +40,8 @@ class MultipathFaults:
     lasts_s: tuple[float, float] = (0.2, 6.0)
     loss: float = 0.0
     """Of records on signaling paths."""
+    loss_bytes_max: int = ROOM
+    """Only records so long are lost: the short ones are answers."""
     bytes_max: int = 4_000_000
     streams: tuple[int, int] = (1, 3)
     reset_ratio: float = 0.1
@@ -311,7 +313,8 @@ class MultipathWorld:
             return
         if wire.condition == "swallow" or (wire.condition == "oneway" and who == 0):
             return
-        if wire.rank is Rank.SIGNALING and self.rng.random() < self.faults.loss:
+        lossy = wire.rank is Rank.SIGNALING and len(record) <= self.faults.loss_bytes_max
+        if lossy and self.rng.random() < self.faults.loss:
             return
         wire.busy_until[who] = max(self.now, wire.busy_until[who]) + len(record) / RATE
         jitter = self.rng.uniform(1.0, 1.5)

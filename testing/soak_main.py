@@ -18,6 +18,7 @@ from atoll.testing.election_fuzz import ElectionFuzz
 from atoll.testing.frame_fuzz import FrameFuzz
 from atoll.testing.memory import PEAK, resident_mb
 from atoll.testing.standing_fuzz import StandingFuzz
+from atoll.testing.stream_fuzz import StreamFuzz
 
 GROWTH_MB_MAX = 64.0
 PEAK_MB_MAX = 64.0
@@ -44,6 +45,7 @@ TARGETS: dict[str, Callable[[int], Target]] = {
     "standings": StandingFuzz,
     "beacons": BeaconFuzz,
     "suspicion": SuspicionFuzz,
+    "streams": StreamFuzz,
 }
 """By name, made from a seed."""
 

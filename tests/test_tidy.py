@@ -46,9 +46,14 @@ MACHINES = [
     "actors/tunnel_relay/circuits.py",
     "actors/tunnel_relay/pairing.py",
     "actors/tunnel_relay/tickets.py",
+    "transport/multipath.py",
     "transport/noise.py",
+    "transport/path_set.py",
     "transport/record_stream.py",
     "transport/session.py",
+    "transport/stream_frames.py",
+    "transport/stream_halves.py",
+    "transport/streams.py",
 ]
 
 

@@ -218,8 +218,16 @@ RESETS = MultipathFaults(
 )
 LAZY = MultipathFaults(lazy_s=0.4, every_s=(0.5, 1.5), stall_s_max=5.0)
 LAZY_LOSSES = MultipathFaults(
-    loss=0.4, every_s=NEVER, ranks=(SIGNALING,), lazy_s=0.4, bytes_max=200_000, streams=(8, 12), stall_s_max=30.0
+    loss=0.5,
+    loss_bytes_max=100,
+    every_s=NEVER,
+    ranks=(SIGNALING,),
+    lazy_s=0.4,
+    bytes_max=200_000,
+    streams=(4, 8),
+    stall_s_max=30.0,
 )
+"""Credit is lost when everything was acknowledged: only a probe can bring it again."""
 QUIET = MultipathFaults(every_s=NEVER, ranks=(SIGNALING,), reset_ratio=0.0, nothing_twice=True)
 
 NEMESES = {

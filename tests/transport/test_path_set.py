@@ -1,0 +1,221 @@
+"""Which path a session uses: proved before it is used, left when it is silent, and always for a reason."""
+
+import pytest
+
+from atoll.transport import path_set as limits
+from atoll.transport.errors import Congested, MalformedFrame
+from atoll.transport.path_set import Condition, PathFrame, PathGivenUp, PathSet, Rank, Switched
+from atoll.transport.stream_frames import PathVerb
+
+
+class Paths:
+    """One end, and what it has said; `alive` paths answer every probe after 10 ms."""
+
+    def __init__(self, *, initiator=True):
+        self.now = 100.0
+        self.set = PathSet(initiator)
+        self.alive, self.events, self.said = set(), [], []
+        self.waiting = False
+
+    def open(self, rank, name):
+        number = self.set.add(rank, name, self.now)
+        self.alive.add(number)
+        return number
+
+    def run(self, seconds):
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 0.01
+            self.events += self.set.tick(self.now, waiting=self.waiting)
+            frames = self.set.outgoing()
+            self.said += [(round(self.now, 2), each) for each in frames]
+            self.now += 0.01
+            for each in frames:
+                if each.verb is PathVerb.PROBE and each.path in self.alive:
+                    self.events += self.set.echoed(each.path, each.probe, self.now)[1]
+            self.set.check()
+        return self
+
+    def probes(self, number):
+        return [at for at, each in self.said if each.path == number and each.verb is PathVerb.PROBE]
+
+    def conditions(self):
+        return {each.number: each.condition for each in self.set.all()}
+
+
+@pytest.fixture
+def two():
+    """A session with a bearer (0) in use and a path over signaling (2)."""
+    paths = Paths()
+    assert paths.open(Rank.BEARER, "relay-1") == 0
+    assert paths.open(Rank.SIGNALING, "relay-2") == 2
+    paths.run(0.1)
+    assert paths.set.current == 0
+    return paths
+
+
+def test_a_path_is_used_once_it_has_answered_and_no_sooner():
+    paths = Paths()
+    number = paths.open(Rank.BEARER, "relay-1")
+    paths.alive.clear()
+    assert paths.run(1.0).set.current is None
+    paths.alive.add(number)
+    assert paths.run(0.5).events == [Switched(number, "relay-1 answers")]
+    assert paths.set.all()[0].round_trip_s == pytest.approx(0.01)
+
+
+def test_an_opened_answer_is_enough():
+    paths = Paths()
+    number = paths.open(Rank.BEARER, "relay-1")
+    assert paths.set.answered(number, paths.now) == [Switched(number, "relay-1 answers")]
+    assert paths.set.answered(number, paths.now) == []
+
+
+def test_a_path_that_does_not_open_is_asked_again_and_given_up():
+    paths = Paths()
+    number = paths.open(Rank.BEARER, "relay-1")
+    paths.alive.clear()
+    paths.run(limits.OPENING_S + 0.1)
+    assert sum(each.verb is PathVerb.OPEN for _, each in paths.said) > 30
+    assert paths.events == [PathGivenUp(number, "relay-1 did not open within 10 s")]
+
+
+def test_nothing_is_probed_often_while_nothing_waits(two):
+    two.said.clear()
+    two.run(limits.IDLE_PROBE_S + 1.0)
+    assert len(two.probes(0)) == len(two.probes(2)) == 1
+
+
+def test_the_path_in_use_is_probed_four_times_a_second_while_bytes_wait(two):
+    two.said.clear()
+    two.waiting = True
+    two.run(1.0)
+    assert 3 <= len(two.probes(0)) <= 4
+    two.set.progressed(0, two.now)
+    two.run(1.0)
+    assert 7 <= len(two.probes(0)) <= 8, "an acknowledgement puts no probe off"
+
+
+def test_a_silent_path_is_left_after_a_second_for_one_that_is_alive(two):
+    two.alive = {2}
+    two.waiting = True
+    begun = two.now
+    while two.set.current == 0:
+        two.run(0.02)
+    assert 1.0 <= two.now - begun <= 1.1
+    assert two.events[-1] == Switched(2, "relay-2, because nothing came back through relay-1 for 1 s")
+    assert two.set.reason == two.events[-1].reason
+    assert two.conditions() == {0: Condition.SILENT, 2: Condition.USABLE}
+
+
+def test_silence_is_nothing_to_somebody_who_waits_for_nothing(two):
+    two.alive = {2}
+    two.run(15.0)
+    assert two.set.current == 0
+
+
+def test_of_two_paths_the_one_that_is_alive_is_taken_whatever_its_kind(two):
+    second = two.open(Rank.BEARER, "relay-3")
+    two.run(0.5)
+    two.alive, two.waiting = {2}, True
+    two.run(1.2)
+    assert (two.set.current, second in two.conditions()) == (2, True)
+
+
+def test_a_path_that_answers_again_is_trusted_after_a_while(two):
+    two.alive, two.waiting = {2}, True
+    two.run(1.5)
+    two.alive = {0, 2}
+    begun = two.now
+    two.run(limits.TRUST_S - 0.5)
+    assert two.set.current == 2
+    while two.set.current == 2:
+        two.run(0.02)
+        assert two.now - begun < limits.TRUST_S + 2 * limits.SILENT_PROBE_S
+    assert two.events[-1].reason == "relay-1: a bearer path is better"
+
+
+def test_when_all_are_silent_the_first_that_answers_is_taken(two):
+    two.alive, two.waiting = set(), True
+    two.run(5.0)
+    assert set(two.conditions().values()) == {Condition.SILENT}
+    two.alive = {2}
+    two.run(1.2)
+    assert two.set.current == 2
+
+
+def test_a_lost_path_is_left_at_once_and_without_another_there_is_none(two):
+    assert two.set.lost(0, "reset", two.now) == [Switched(2, "relay-2, because relay-1 was lost: reset")]
+    assert two.set.lost(2, "reset", two.now) == [Switched(None, "relay-2 was lost: reset")]
+    assert two.set.current is None
+    assert two.set.lost(2, "reset", two.now) == []
+    number = two.open(Rank.SIGNALING, "relay-2")
+    two.run(0.1)
+    assert (number, two.set.current) == (0, 0), "its number is free again"
+
+
+def test_the_peer_is_followed_when_our_path_shows_no_sign(two):
+    two.run(1.0)
+    assert two.set.bytes_came(2, two.now) == [Switched(2, "relay-2: the peer has left relay-1")]
+    two.run(1.0)
+    assert two.set.current == 2, "and not back again at once"
+
+
+def test_the_peer_is_not_followed_away_from_a_path_that_answers(two):
+    two.waiting = True
+    two.run(1.0)
+    assert two.set.bytes_came(2, two.now) == []
+    assert two.set.bytes_came(0, two.now) == []
+    assert two.set.bytes_came(7, two.now) == []
+
+
+def test_probes_are_echoed_over_their_own_path(two):
+    two.set.probed(2, 77)
+    two.set.probed(5, 78)
+    assert two.set.outgoing() == [PathFrame(2, PathVerb.ECHO, 77)]
+
+
+def test_an_echo_counts_once_and_for_its_path_only(two):
+    two.waiting = True
+    two.alive.clear()
+    two.run(0.5)
+    probe = next(each.probe for _, each in two.said if each.verb is PathVerb.PROBE and each.path == 0)
+    latest = max(each.probe for _, each in two.said if each.verb is PathVerb.PROBE and each.path == 0)
+    assert two.set.echoed(2, latest, two.now)[0] is False
+    assert two.set.echoed(0, latest, two.now)[0] is True
+    assert two.set.echoed(0, latest, two.now)[0] is False
+    assert two.set.echoed(0, probe, two.now)[0] is False, "older ones went with it"
+    assert two.set.counts["echoes_late"] == 3
+
+
+def test_hostile_numbers_are_refused(two):
+    with pytest.raises(MalformedFrame, match="never sent"):
+        two.set.echoed(0, 10_000, two.now)
+    for number in (0, 2, 8, 255):
+        with pytest.raises(MalformedFrame, match="not its to open"):
+            two.set.opened(number, Rank.BEARER, "relay-9", two.now)
+
+
+def test_a_path_that_the_peer_opens_is_answered_probed_and_used(two):
+    two.set.lost(0, "reset", two.now)
+    two.set.opened(1, Rank.BEARER, "relay-9", two.now)
+    two.set.opened(1, Rank.BEARER, "relay-9", two.now)
+    two.alive.add(1)
+    two.run(0.3)
+    frames = [each for _, each in two.said if each.path == 1]
+    assert [each.verb for each in frames].count(PathVerb.OPENED) == 2
+    assert all(each.verb is not PathVerb.OPEN for each in frames)
+    assert two.set.current == 1
+
+
+def test_an_end_opens_four_paths_at_most():
+    paths = Paths(initiator=False)
+    assert [paths.open(Rank.BEARER, "relay") for _ in range(4)] == [1, 3, 5, 7]
+    with pytest.raises(Congested, match="4 paths"):
+        paths.open(Rank.BEARER, "relay")
+
+
+def test_probes_without_an_answer_are_forgotten_after_a_while(two):
+    two.alive, two.waiting = set(), True
+    two.run(30.0)
+    assert all(len(each.probes) <= limits.PROBES_MAX for each in two.set.all())
