@@ -212,7 +212,7 @@ class MultipathWorld:
                     if reason and not flows[0].aborted and not flows[1].aborted:
                         self._violated(f"stream {stream} was closed: {reason}")
                     heard = flows[1 - who]
-                    heard.whole = heard.whole or not reason and heard.read == len(heard.data)
+                    heard.whole = heard.whole or (not reason and heard.read == len(heard.data))
                     if not reason and not (heard.whole and flows[who].written == len(flows[who].data)):
                         self._violated(f"stream {stream} was forgotten before its end")
                 case PathGivenUp(path):

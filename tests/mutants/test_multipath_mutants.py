@@ -7,7 +7,7 @@ import pytest
 
 from atoll.testing.multipath_world import MultipathFaults, MultipathWorld
 from atoll.transport.multipath import Multipath
-from atoll.transport.path_set import OTHERS_S, Condition, PathSet, Rank
+from atoll.transport.path_set import Condition, PathSet, Rank
 from atoll.transport.stream_frames import StreamVerb
 from atoll.transport.stream_halves import ReceiveHalf, SendHalf
 from atoll.transport.streams import BUFFER_BYTES, StreamSet
@@ -136,14 +136,6 @@ class AsksNobodyElse(PathSet):
 
     def _leave(self, reason, alive_since, now):
         return super()._leave(reason, now - 1000.0, now)
-
-
-class AsksTooLate(PathSet):
-    def _pause(self, path, now):
-        current = None if self.current is None else self._paths[self.current]
-        if path is not current and current is not None and current.waits_since is not None:
-            return super()._pause(path, now - OTHERS_S)
-        return super()._pause(path, now)
 
 
 class EchoesBeforeItAnswers(Multipath):

@@ -1,4 +1,4 @@
-"""Streams over paths that die, freeze, swallow, lose and come back: byte-identical, bounded, never still for 2 s (R8)."""
+"""Streams over paths that die, freeze, swallow, lose and come back: byte-identical, bounded, never still for 2 s."""
 
 import pytest
 
