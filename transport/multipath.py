@@ -104,12 +104,12 @@ class Multipath:
                 raise MalformedFrame(f"a frame about path {number} came over path {path}")
             return self._take_path_frame(verb, piece, path, via, now)
         before = self.streams.progress
-        events = self.streams.receive(verb, number, piece, now)
+        events: list[MultipathEvent] = [*self.streams.receive(verb, number, piece, now)]
         if self.streams.progress != before:
             self.paths.progressed(path, now)
-        if verb not in _BEARS_BYTES:
-            return [*events]
-        return [*events, *self._moved(self.paths.bytes_came(path, now))]
+        if path != self.paths.current and verb in _BEARS_BYTES:
+            events += self._moved(self.paths.bytes_came(path, now))
+        return events
 
     def tick(self, now: float) -> list[MultipathEvent]:
         """Do what time asks for; call it at `deadline`, and before `outgoing`."""
