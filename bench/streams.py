@@ -54,8 +54,8 @@ def calls(size: int) -> int:
     message, done = os.urandom(MESSAGE_BYTES), 0
     while done < size:
         outbox.put(message)
-        for _, *frame in frames_of(direction.carry(outbox.take(ROOM))):
-            done += len(assembly.take(*frame) or b"")
+        for _, flags, number, offset, piece in frames_of(direction.carry(outbox.take(ROOM))):
+            done += len(assembly.take(flags, number, offset, piece) or b"")
     return done
 
 
