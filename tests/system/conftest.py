@@ -1,4 +1,4 @@
-"""What the tests of commands share: a served gateway to give them to, and an image to push."""
+"""What the tests of commands share: a served gateway and an image to push; and those of routers: a world of them."""
 
 import contextlib
 
@@ -7,6 +7,7 @@ from anyio.from_thread import start_blocking_portal
 from cli_probe import Node, Opened
 from gateway_probe import KEY, image_tar
 from http_probe import serving
+from router_world import World
 from small_node import OTHER_TV, PHONE, TV
 
 from atoll.actors.gateway.app import make_app
@@ -34,3 +35,9 @@ def tar(tmp_path):
     path = tmp_path / "echo.tar"
     path.write_bytes(image_tar())
     return path
+
+
+@pytest.fixture
+async def world(anyio_backend):
+    del anyio_backend
+    return World()

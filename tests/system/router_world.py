@@ -16,6 +16,7 @@ from atoll.actors.router.routes import Way
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, Address, Declined, handles
 from atoll.actors.runtime.actor import LATER
+from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.tunnel_relay.messages import BearerHalf, BearerOffered, BearerRequest
 from atoll.actors.uplink.messages import GrantWanted
@@ -211,6 +212,11 @@ class World:
         self.paths += [here, there]
         return here
 
+    def without_bearers(self):
+        """Let nobody get a bearer: the question for one would wait for an answer from a relay that is dead."""
+        self.bearer_relays = ["dead"]
+        self.dead.add("dead")
+
     def kill(self, relay):
         """Let a relay swallow everything from now on."""
         self.dead.add(relay)
@@ -271,6 +277,44 @@ async def reach(system, peer, timeout_s=PATIENCE_S):
 
 async def call(system, peer, path="echo", message=QUESTION, timeout_s=PATIENCE_S):
     return await system.ask(Address(peer, path), message, timeout_s=timeout_s)
+
+
+async def met(one, other):
+    """Open a way to a node of another site, and use it."""
+    await reach(one, other.node_id)
+    await call(one, other.node_id)
+
+
+class Fate:
+    """What becomes of a call."""
+
+    def __init__(self):
+        self.answer = self.failure = None
+
+    async def answered(self):
+        await until(lambda: self.answer or self.failure)
+        if self.failure is not None:
+            raise self.failure
+        return self.answer
+
+    async def failed(self):
+        await until(lambda: self.answer or self.failure)
+        assert self.answer is None
+        return self.failure
+
+
+def held_call(group, system, peer):
+    """Begin a call that is answered when the callee's `go_on` is set; give its fate."""
+    fate = Fate()
+
+    async def ask():
+        try:
+            fate.answer = await call(system, peer, message=HELD_QUESTION, timeout_s=LONG_S)
+        except AskFailed as error:
+            fate.failure = error
+
+    group.start_soon(ask)
+    return fate
 
 
 async def described(system):

@@ -11,16 +11,16 @@ from router_world import (
     HELD_QUESTION,
     HOME,
     HOST,
-    LONG_S,
     OFFICE,
     PATIENCE_S,
     QUESTION,
-    World,
     call,
     described,
     echo,
     facts,
+    held_call,
     linked,
+    met,
     reach,
     route_to,
     until,
@@ -45,12 +45,6 @@ from atoll.transport.tokens import issue_grant
 from atoll.transport.zeromq import ZeroMqTransport
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def world(anyio_backend):
-    del anyio_backend
-    return World()
 
 
 async def test_a_link_is_announced_at_both_ends_and_calls_go_over_it(world):
@@ -90,22 +84,14 @@ async def test_a_peer_is_announced_before_its_first_message_and_again_when_it_is
 
 async def test_an_ask_fails_at_once_when_the_link_it_waits_on_dies(world):
     async with world.node() as tv, anyio.create_task_group() as group:
-        failures = []
-
-        async def ask(peer):
-            try:
-                await call(tv, peer, message=HELD_QUESTION, timeout_s=LONG_S)
-            except AskFailed as error:
-                failures.append(error)
-
         async with world.node() as desk:
             await linked(world, tv, desk)
-            group.start_soon(ask, desk.node_id)
+            held = held_call(group, tv, desk.node_id)
             await until(lambda: echo(desk).handled)
-        await until(lambda: failures)
-        assert isinstance(failures[0], AskUnreachable)
-        assert "the link to" in str(failures[0])
-        assert "whether it was handled is not known" in str(failures[0])
+        failure = await held.failed()
+        assert isinstance(failure, AskUnreachable)
+        assert "the link to" in str(failure)
+        assert "whether it was handled is not known" in str(failure)
 
 
 async def test_a_neighbour_is_seen_and_may_do_nothing(world):
@@ -174,11 +160,9 @@ async def test_a_way_to_another_site_is_opened_by_signaling_and_then_by_a_bearer
 
 
 async def test_the_called_one_may_call_back_over_the_callers_session(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
+    world.without_bearers()
     async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         route = await wait_route(server, tv.node_id, Way.SEP)
         assert "it called us through relay-" in route.reason
         # The caller proved a grant; the called one proved only its key.

@@ -3,14 +3,13 @@
 import anyio
 import pytest
 from router_world import (
-    HELD_QUESTION,
-    LONG_S,
     OFFICE,
     PATIENCE_S,
     QUESTION,
-    World,
     call,
     echo,
+    held_call,
+    met,
     reach,
     route_to,
     until,
@@ -26,34 +25,18 @@ from atoll.actors.tunnel_relay.messages import BearerRequest
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def world(anyio_backend):
-    del anyio_backend
-    return World()
-
-
-def held_call(group, system, peer, answers):
-    async def ask():
-        answers.append(await call(system, peer, message=HELD_QUESTION, timeout_s=LONG_S))
-
-    group.start_soon(ask)
-
-
 async def test_a_lost_bearer_falls_back_to_signaling_and_its_calls_are_sent_again_and_handled_once(world):
     world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         await wait_route(tv, server.node_id, Way.BEP)
-        answers = []
-        held_call(group, tv, server.node_id, answers)
+        held = held_call(group, tv, server.node_id)
         await until(lambda: "SepDelivery" in echo(server).handled)
         world.kill("relay-1")
         # The answer is given, and goes down with the relay.
         echo(server).go_on.set()
         world.notice("relay-1")
-        await until(lambda: answers)
-        assert answers[0].circuit == b"held"
+        assert (await held.answered()).circuit == b"held"
         assert echo(server).handled.count("SepDelivery") == 1
         route = await route_to(tv, server.node_id)
         assert route.way is Way.SEP
@@ -64,8 +47,7 @@ async def test_a_lost_bearer_falls_back_to_signaling_and_its_calls_are_sent_agai
 
 async def test_a_lost_bearer_is_followed_by_the_spare_and_nobody_is_asked_for_it(world):
     async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         await wait_route(tv, server.node_id, Way.BEP, "relay-1")
         world.kill("relay-1")
         world.notice("relay-1")
@@ -85,8 +67,7 @@ async def test_when_the_first_relay_is_dead_already_the_spare_opens(world):
     world.relays = ["relay-2"]
     world.dead.add("relay-1")
     async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         await wait_route(tv, server.node_id, Way.BEP, "relay-2")
         assert world.asked(BearerRequest) == 1
 
@@ -96,8 +77,7 @@ async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_
     world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
     world.dead.add("relay-1")
     async with world.node() as tv, world.node(OFFICE) as server:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         await wait_route(tv, server.node_id, Way.SEP, "no bearer (relay-1 cannot be reached)")
         world.dead.clear()
         with anyio.fail_after(PATIENCE_S):
@@ -110,53 +90,42 @@ async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_
 async def test_a_callee_that_answers_anything_but_a_bearer_costs_no_more_than_the_bearer(world, answer):
     async with world.node() as tv, world.node(OFFICE) as server:
         world.instead_of_bearers = answer
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         await wait_route(tv, server.node_id, Way.SEP, "no bearer (")
         assert tv.statistics()["mailboxes"]["router"]["starts"] == 1
         await call(tv, server.node_id)
 
 
 async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_sent_again(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
+    world.without_bearers()
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
+        await met(tv, server)
         # The question for a bearer, too, would wait for an answer from a dead relay.
         await wait_route(tv, server.node_id, Way.SEP, "dead cannot be reached")
         (conversation,) = tv._cells["router"].actor._conversations.all()
         used = conversation.relay
         world.kill(used)
-        answers = []
-        held_call(group, tv, server.node_id, answers)
+        held = held_call(group, tv, server.node_id)
         echo(server).go_on.set()
         await until(lambda: tv.statistics()["asks_remote"] == 1)
         assert "SepDelivery" not in echo(server).handled
         world.notice(used)
-        await until(lambda: answers)
+        await held.answered()
         assert world.asked(OpenSep) == 1
 
 
 async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_dials_anew(world):
-    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
-    world.dead.add("dead")
+    world.relays = ["relay-1"]
+    world.without_bearers()
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        failures = []
-
-        async def ask():
-            with pytest.raises(AskUnreachable) as caught:
-                await call(tv, server.node_id, message=HELD_QUESTION, timeout_s=LONG_S)
-            failures.append(str(caught.value))
-
-        group.start_soon(ask)
+        await met(tv, server)
+        held = held_call(group, tv, server.node_id)
         await until(lambda: "SepDelivery" in echo(server).handled)
         world.kill("relay-1")
         world.notice("relay-1")
-        await until(lambda: failures)
-        assert "the connection to relay-1 was reset" in failures[0]
+        failure = await held.failed()
+        assert isinstance(failure, AskUnreachable)
+        assert "the connection to relay-1 was reset" in str(failure)
         route = await route_to(tv, server.node_id)
         assert route.way is Way.NONE
         assert "no living route over a relay" in route.reason
@@ -166,47 +135,37 @@ async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_di
 
 
 async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_calls_are_answered(world):
-    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
-    world.dead.add("dead")
+    world.relays = ["relay-1"]
+    world.without_bearers()
     async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await reach(tv, server.node_id)
-        await call(tv, server.node_id)
-        answers = []
-        held_call(group, tv, server.node_id, answers)
+        await met(tv, server)
+        held = held_call(group, tv, server.node_id)
         await until(lambda: "SepDelivery" in echo(server).handled)
         world.relays = ["relay-1", "relay-2"]
         world.kill("relay-1")
         world.notice("relay-1")
         await until(lambda: world.asked(OpenSep) == 2)
         echo(server).go_on.set()
-        await until(lambda: answers)
+        await held.answered()
         assert echo(server).handled.count("SepDelivery") == 1
 
 
 async def test_a_peer_that_says_goodbye_is_not_dialled_again(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
+    world.without_bearers()
     async with world.node() as tv, anyio.create_task_group() as group:
-        failures = []
-
-        async def ask(peer):
-            try:
-                await call(tv, peer, message=HELD_QUESTION, timeout_s=LONG_S)
-            except AskUnreachable as error:
-                failures.append(str(error))
-
         async with world.node(OFFICE) as server:
             await reach(tv, server.node_id)
-            group.start_soon(ask, server.node_id)
+            held = held_call(group, tv, server.node_id)
             await until(lambda: "SepDelivery" in echo(server).handled)
-        await until(lambda: failures)
-        assert "this node stops" in failures[0]
+        failure = await held.failed()
+        assert isinstance(failure, AskUnreachable)
+        assert "this node stops" in str(failure)
         assert world.asked(OpenSep) == 1
 
 
 async def test_a_path_that_came_late_is_there_when_the_first_is_lost(world):
-    world.relays, world.bearer_relays = ["relay-1"], ["dead"]
-    world.dead.add("dead")
+    world.relays = ["relay-1"]
+    world.without_bearers()
     async with world.node() as tv, world.node(OFFICE) as server:
         await reach(tv, server.node_id)
         late = world.join(tv, server.node_id, Way.SEP, "relay-2")
@@ -222,8 +181,7 @@ async def test_a_path_that_came_late_is_there_when_the_first_is_lost(world):
 
 
 async def test_routes_that_expired_are_looked_up_again(world):
-    world.bearer_relays = ["dead"]
-    world.dead.add("dead")
+    world.without_bearers()
     world.routes_last_s = 0.0
     async with world.node() as tv, world.node(OFFICE) as server:
         await reach(tv, server.node_id)
