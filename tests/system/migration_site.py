@@ -175,6 +175,18 @@ class MigrationSite:
     def store(self, name):
         return self.nodes[name].system.cell("log_store").actor.store
 
+    def has_voice(self, name, actor):
+        """Tell whether the log of that node's store counts."""
+        kept = self.store(name).logs.get(actor)
+        return kept is not None and kept.voice
+
+    async def filled(self, actor):
+        """Wait until all stores have the log: one that was not asked when the actor was founded is filled after that.
+
+        Until then the loss of another one is the loss of two, and stops the actor.
+        """
+        await until(lambda: all(self.has_voice(name, actor) for name in self.nodes), WITHIN_S)
+
 
 class CheckingClient:
     """Calls one after the other, and checks every reply against all that was acknowledged before."""

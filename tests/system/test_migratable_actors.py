@@ -162,7 +162,7 @@ async def test_a_log_that_was_damaged_is_set_aside_and_filled_again(site, caplog
         for _ in range(3):
             await ledger.ask(Add("a"))
         host = await until(lambda: site.host_of("ledger"))
-        await until(lambda: all("ledger" in site.store(name).logs for name in site.nodes), WITHIN_S)
+        await site.filled("ledger")
     victim = next(f"n{number}" for number in range(3) if f"n{number}" != host)
     path = site.folder / victim / "logs" / "ledger.log"
     data = bytearray(path.read_bytes())
@@ -173,7 +173,7 @@ async def test_a_log_that_was_damaged_is_set_aside_and_filled_again(site, caplog
         assert "the operation log of ledger is damaged" in caplog.text
         ledger = await nodes[0].find("ledger")
         assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(4, 4)
-        await until(lambda: site.store(victim).logs["ledger"].voice, WITHIN_S)
+        await until(lambda: site.has_voice(victim, "ledger"), WITHIN_S)
         assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(5, 5)
 
 
@@ -210,6 +210,7 @@ async def test_a_node_that_ends_in_order_gives_its_actors_to_others(site):
                 assert await (await left.find(name)).ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
                 await left.move(name, to="n0", timeout_s=WITHIN_S)
                 await until(lambda: site.host_of(name) == "n0", WITHIN_S)  # noqa: B023 - awaited at once
+            await site.filled("ledger")
         for name in ("ledger", "tide"):
             assert await (await left.find(name)).ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
             assert site.host_of(name) in ("n1", "n2")
