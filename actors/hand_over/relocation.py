@@ -149,9 +149,13 @@ class Relocation:
         again = Arm("report", REPORT_S)
         if self._supernode == self.own:
             self._hear(self.own, here, now)
-        elif self._supernode is not None:
+        elif self._supernode is not None and self._matters():
             return [Send(self._supernode, here, RELOCATION), again]
         return [again]
+
+    def _matters(self) -> bool:
+        """Tell whether this node could run an actor, or keep a log: on a large site most can do neither."""
+        return bool(self._offers.kinds or self._offers.owned) or self.own in self._voters
 
     # As supernode
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.actors.discoverer.messages import MemberAlive, MemberDied, MemberLeft
-from atoll.actors.elector.messages import ScoreChanged, SupernodeElected, SupernodeLost
+from atoll.actors.elector.messages import RosterInForce, ScoreChanged, SupernodeElected, SupernodeLost
 from atoll.actors.elector.score import Score
 from atoll.actors.hand_over.messages import HOSTING, TakePlace
 from atoll.actors.hand_over.relocation import GRACE_S, UNHEARD_S, Relocation
@@ -113,6 +113,14 @@ def test_a_host_tells_the_supernode_what_it_owns_and_how_fit_it_is():
     machine.handle(Told(ScoreChanged(Score(mains=True))), 0.0)
     report, _again = machine.handle(TimerFired("report"), 0.1)
     assert report == Send(A, says([4], Score(mains=True)), RELOCATION)
+
+
+def test_a_node_that_can_neither_run_an_actor_nor_keep_a_log_says_nothing():
+    machine = Relocation(B)
+    machine.handle(elected(A), 0.0)
+    assert not [each for each in machine.handle(TimerFired("report"), 0.1) if isinstance(each, Send)]
+    machine.handle(Told(RosterInForce(1, 1, (A, B), "")), 0.2)
+    assert [each for each in machine.handle(TimerFired("report"), 0.3) if isinstance(each, Send)]
 
 
 NODES = st.sampled_from([A, B, C])
