@@ -81,6 +81,10 @@ def _simulation(seed: int) -> tuple[HandOverSimulation | SiteHandOverSimulation,
             of = world(5, 3 if seed // 20 % 2 else 5, 3, restock_s=(0.1, 1.0) if seed // 40 % 2 else None)
             return hand_over_simulation(seed, _plan((0.3, 3.0), weights=_DAMAGED), of), 25.0
     of_site = site_world(5, voters=(3, 5, 1)[seed // 20 % 3])
+    if seed // 20 % 2:
+        # Down for longer than a death takes to be declared: the supernode places elsewhere what they had.
+        deaths = FaultPlan(weights={**EVERYTHING, "crash": 4.0}, every_s=(0.5, 5.0), until_s=40.0, crash_s=(5.0, 25.0))
+        return site_hand_over_simulation(seed, deaths, of_site), 55.0
     return site_hand_over_simulation(seed, _plan((0.3, 4.0), until_s=20.0), of_site), 35.0
 
 
