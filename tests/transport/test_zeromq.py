@@ -19,8 +19,10 @@ from link_ends import (
     limits,
     open_files,
 )
+from waiting import block_until
 
 from atoll.transport import zeromq, zmq_router
+from atoll.transport.arrivals import Arrived, Gone
 from atoll.transport.base import QUEUE_BYTES_MAX, Delivered, LinkDown, LinkUp, Standing
 from atoll.transport.credit import (
     WINDOW_BYTES,
@@ -87,6 +89,35 @@ async def test_a_router_says_when_a_connection_is_not_there_instead_of_dropping_
     try:
         with pytest.raises(Unreachable, match="the connection is gone"):
             router.try_send(b"\0nobody", b"lost?")
+    finally:
+        router.close(0)
+        router.context.term()
+
+
+def test_who_has_gone_before_its_first_word_was_read_is_heard_and_then_gone():
+    server, key = NodeKey.generate(), NodeKey.generate()
+    router = KeyedRouter(server, "127.0.0.1", 0, limits(), silent_s=20, connections_max=8)
+    try:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, server.node_id.curve_key)
+            dealer.setsockopt(zmq.CURVE_PUBLICKEY, key.node_id.curve_key)
+            dealer.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
+            dealer.setsockopt(zmq.LINGER, 10_000)
+            dealer.connect(f"tcp://127.0.0.1:{router.port}")
+            dealer.send_multipart([b"two", b"parts"])
+            dealer.send(b"goodbye")
+            block_until(lambda: router.admit() or router.watch() or router.connections)
+            dealer.close()
+            block_until(lambda: router.admit() or router.watch() or not router.connections)
+        told = [block_until(router.receive_nowait) for _ in range(3)]
+        name = told[0].connection
+        assert told == [
+            Arrived(name, key.node_id.curve_key, b""),
+            Arrived(name, key.node_id.curve_key, b"goodbye"),
+            Gone(name),
+        ]
+        assert router.receive_nowait() is None
+        assert (router.host_of(name), router.own_address_of(name), router.pending) == ("", "", False)
     finally:
         router.close(0)
         router.context.term()
