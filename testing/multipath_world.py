@@ -17,7 +17,7 @@ from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import frames_of
 from atoll.transport.multipath import RECORDS_MAX, Multipath, Via
 from atoll.transport.path_set import PathGivenUp, Rank
-from atoll.transport.streams import Readable, StreamClosed, StreamOpened, Writable
+from atoll.transport.stream_events import Readable, StreamClosed, StreamOpened, Writable
 
 ROOM = 8192
 STALL_S_MAX = 2.0

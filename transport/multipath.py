@@ -15,6 +15,7 @@ from typing import ClassVar, TypeAlias
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import Channel
 from atoll.transport.path_set import PathFrame, PathGivenUp, PathSet, Rank, Switched
+from atoll.transport.stream_events import StreamEvent
 from atoll.transport.stream_frames import (
     HEAD_BYTES,
     POSITION_BYTES,
@@ -26,7 +27,7 @@ from atoll.transport.stream_frames import (
     read_positions,
     read_probe,
 )
-from atoll.transport.streams import StreamEvent, StreamSet
+from atoll.transport.streams import StreamSet
 
 RECORDS_MAX = 16
 """Records of bytes that one call of `outgoing` gives: 1 MiB, so that calls and answers come in between."""
@@ -171,8 +172,8 @@ class Multipath:
             else:
                 events += self._moved(self.paths.answered(path, now))
         elif verb == PathVerb.PROBE:
-            self.streams.answer_all()
-            self.paths.probed(path, read_probe(piece))
+            if self.paths.probed(path, read_probe(piece)):
+                self.streams.answer_all()
         elif verb == PathVerb.ECHO:
             probe = read_probe(piece)
             genuine, switched = self.paths.echoed(path, probe, now)

@@ -36,6 +36,8 @@ OPENING_S = 10.0
 """A path that does not open for so long is given up."""
 PROBES_MAX = 16
 """Probes of one path whose echo is waited for; 4 s of them."""
+FRAMES_MAX = 64
+"""Frames that wait to be said; who probes faster than it is answered is not answered."""
 OWN_PATHS_MAX = PATHS_MAX // 2
 """Paths that one end may have opened: its numbers are even, or odd."""
 
@@ -144,7 +146,8 @@ class PathSet:
             self._paths[number] = KnownPath(number, rank, name, Condition.OPENING, now, now, now + PROBE_S)
             # That it leads to us is shown; that it leads back is not.
             self._send_probe(self._paths[number], now)
-        self._frames.append(PathFrame(number, PathVerb.OPENED))
+        if (opened := PathFrame(number, PathVerb.OPENED)) not in self._frames:
+            self._frames.append(opened)
 
     def answered(self, number: int, now: float) -> list[Switched]:
         """Take the OPENED of a path."""
@@ -153,10 +156,15 @@ class PathSet:
             return []
         return self._alive(path, now)
 
-    def probed(self, number: int, probe: int) -> None:
-        """Take a PROBE: it is echoed over the same path."""
-        if number in self._paths:
-            self._frames.append(PathFrame(number, PathVerb.ECHO, probe))
+    def probed(self, number: int, probe: int) -> bool:
+        """Take a PROBE: it is echoed over the same path, which this confirms; not one of too many."""
+        if number not in self._paths:
+            return False
+        if len(self._frames) >= FRAMES_MAX:
+            self.counts["probes_ignored"] += 1
+            return False
+        self._frames.append(PathFrame(number, PathVerb.ECHO, probe))
+        return True
 
     def echoed(self, number: int, probe: int, now: float) -> tuple[bool, list[Switched]]:
         """Take an ECHO; says whether it is the answer to a probe of ours over that path.

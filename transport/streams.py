@@ -17,9 +17,9 @@ peer's, acknowledgements of what was never sent, credit beyond what anybody can 
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from atoll.transport.errors import Congested, Expired, MalformedFrame, UsageError
+from atoll.transport.stream_events import Readable, StreamClosed, StreamEvent, StreamOpened, Writable
 from atoll.transport.stream_frames import (
     ANSWER_BYTES,
     DATA_HEAD_BYTES,
@@ -56,39 +56,6 @@ DATA_BYTES_MIN = 256
 """Less room than that in a record is left empty: a head of 22 bytes stands before each piece."""
 
 _SHARED_BYTES = BUFFER_BYTES - 2 * STREAMS_MAX * FIRST_WINDOW_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOpened:
-    """The peer has opened a stream to a service of ours; read and write, or reset it."""
-
-    stream: int
-    service: str
-
-
-@dataclass(frozen=True, slots=True)
-class Readable:
-    """There is something to read, or the end."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Writable:
-    """A stream that took less than it was given takes more."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamClosed:
-    """The last event of a stream: all was sent and read, or `reason` says why not."""
-
-    stream: int
-    reason: str = ""
-
-
-StreamEvent: TypeAlias = StreamOpened | Readable | Writable | StreamClosed
 
 
 @dataclass(slots=True)

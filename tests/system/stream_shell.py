@@ -9,7 +9,7 @@ from atoll.transport.multipath import Multipath, Via
 from atoll.transport.path_set import Rank, Switched
 from atoll.transport.record_stream import RecordStream, frame_record
 from atoll.transport.records import HEADER, OVERHEAD_BYTES, Fault, Opener, Sealer
-from atoll.transport.streams import StreamClosed, StreamOpened
+from atoll.transport.stream_events import StreamClosed, StreamOpened
 
 RECORD_BYTES_MAX = 65_536
 LOOK_S = 0.02

@@ -1,7 +1,8 @@
 """Two stream sets in one process, and the records between them that a test holds, drops, repeats and swaps."""
 
 from atoll.transport.fragments import Channel, frames_of
-from atoll.transport.streams import Readable, StreamOpened, StreamSet
+from atoll.transport.stream_events import Readable, StreamOpened
+from atoll.transport.streams import StreamSet
 
 ROOM = 1000
 

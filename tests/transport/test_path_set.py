@@ -175,6 +175,16 @@ def test_probes_are_echoed_over_their_own_path(two):
     assert two.set.outgoing() == [PathFrame(2, PathVerb.ECHO, 77)]
 
 
+def test_who_probes_without_end_is_answered_so_often_and_no_more(two):
+    for probe in range(10_000):
+        two.set.probed(0, probe)
+    for _ in range(100):
+        two.set.opened(1, Rank.BEARER, "relay-9", two.now)
+    assert limits.FRAMES_MAX <= len(two.set.outgoing()) <= limits.FRAMES_MAX + 2
+    assert two.set.counts["probes_ignored"] == 10_000 - limits.FRAMES_MAX
+    assert two.set.probed(0, 1), "and is answered again"
+
+
 def test_an_echo_counts_once_and_for_its_path_only(two):
     two.waiting = True
     two.alive.clear()
@@ -203,7 +213,7 @@ def test_a_path_that_the_peer_opens_is_answered_probed_and_used(two):
     two.alive.add(1)
     two.run(0.3)
     frames = [each for _, each in two.said if each.path == 1]
-    assert [each.verb for each in frames].count(PathVerb.OPENED) == 2
+    assert [each.verb for each in frames].count(PathVerb.OPENED) == 1
     assert all(each.verb is not PathVerb.OPEN for each in frames)
     assert two.set.current == 1
 

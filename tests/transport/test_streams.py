@@ -7,8 +7,8 @@ from stream_ends import ROOM, Ends
 
 from atoll.transport import streams as limits
 from atoll.transport.errors import Congested, UsageError
+from atoll.transport.stream_events import Readable, StreamClosed, StreamOpened, Writable
 from atoll.transport.stream_frames import StreamVerb
-from atoll.transport.streams import Readable, StreamClosed, StreamOpened, Writable
 
 ACTIONS = ("open", "write", "write", "write", "read", "read", "finish", "pull", "deliver", "deliver", "late", "twice")
 LOSSES = ("drop", "lose all", "resend", "probe", "wait")

@@ -1,0 +1,37 @@
+"""What a stream set tells its user."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The peer has opened a stream to a service of ours; read and write, or reset it."""
+
+    stream: int
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """There is something to read, or the end."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """A stream that took less than it was given takes more."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """The last event of a stream: all was sent and read, or `reason` says why not."""
+
+    stream: int
+    reason: str = ""
+
+
+StreamEvent: TypeAlias = StreamOpened | Readable | Writable | StreamClosed
