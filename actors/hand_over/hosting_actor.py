@@ -63,6 +63,8 @@ STORES = 3
 """Logs of a durable actor: the loss of any one neither loses nor stops anything."""
 MOVES_MAX = 8
 """Moves at once when a node is drained: each has a whole state in memory."""
+WAITING_MAX = 64
+"""Who waits for the end of a move at once."""
 SETTLE_S = 0.05
 """Until a drained node looks again at an actor that has only begun here."""
 
@@ -235,6 +237,8 @@ class HostingActor(SiteShell):
         owner = self.hosting.owners.get(actor)
         if owner is None or not owner.serving:
             raise Declined(f"{actor} is not served here" + (f": {owner.why}" if owner is not None else ""))
+        if sum(map(len, self._waiting.values())) >= WAITING_MAX:
+            raise Declined(f"{WAITING_MAX} wait for the end of a move already: ask again later")
         waiting = self._waiting.setdefault(actor, [])
         if any(each.target != target for each in waiting):
             raise Declined(f"{actor} is moving elsewhere already")

@@ -25,6 +25,7 @@ from waiting import until
 
 from atoll import Actor, DurableActor, MigratableActor
 from atoll.actors.duties.messages import Drain
+from atoll.actors.hand_over.hosting_actor import WAITING_MAX
 from atoll.actors.hand_over.messages import OPERATION_BYTES_MAX, Call, MoveWanted, Seal
 from atoll.actors.runtime import AskCrashed, AskDeclined, AskNotUnderstood, AskRefused
 from atoll.transport.base import Standing
@@ -129,6 +130,19 @@ async def test_what_a_durable_handler_says_and_does_wrong_is_told_and_changes_no
         assert (await ledger.ask(Add("b"), timeout_s=WITHIN_S)).own == 2
         (owner,) = [owner for name in site.nodes for owner in site.hosting(name).owners.values()]
         assert owner.placed.generation >= 3, "each handler that raised began another one"
+
+
+async def test_only_so_many_wait_for_moves_of_one_host(site):
+    async with site.all_nodes(Ledger) as nodes:
+        ledger = await nodes[0].find("ledger")
+        await ledger.ask(Add("a"), timeout_s=WITHIN_S)
+        host = await until(lambda: site.host_of("ledger"), WITHIN_S)
+        target = next(node for name, node in site.nodes.items() if name != host)
+        site.shell(host)._waiting["another"] = [object()] * WAITING_MAX
+        with pytest.raises(Unreachable, match=f"{WAITING_MAX} wait for the end of a move already"):
+            await nodes[0].move("ledger", to=target.id, timeout_s=1.0)
+        site.shell(host)._waiting.clear()
+        await nodes[0].move("ledger", to=target.id, timeout_s=WITHIN_S)
 
 
 async def test_one_node_alone_hosts_and_has_nobody_to_give_it_to(tmp_path_factory):
