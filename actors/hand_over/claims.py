@@ -131,7 +131,7 @@ class Claims:
         if claim is None or not claim.founds or claim.wanted is not None:
             return []
         claim.begin_with(max(1, found.first))
-        seal = Seal(actor, claim.first, claim.life, founds=True)
+        seal = Seal(actor, claim.first, claim.life, founds=True, kind=claim.kind)
         return [Send(store, seal, LOG_STORE) for store in claim.founds if store not in claim.begun]
 
     def store_begun(self, store: NodeId, message: Sealed | Fenced) -> list[Effect]:

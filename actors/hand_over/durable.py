@@ -250,6 +250,7 @@ class DurableOwner:
         if replica.memory == message.memory:
             return []
         replica.note(message)
+        self.kind = self.kind or message.kind
         if self.phase is Phase.SEALING:
             return self._choose(now)
         if self.phase in (Phase.CONFIRMING, Phase.SERVING):

@@ -56,12 +56,13 @@ NONCE_MAX = 2**52
 class KeptLog:
     """One actor's log in this store, and who may write it."""
 
-    __slots__ = ("actor", "generation", "incoming", "life", "log", "memory", "voice")
+    __slots__ = ("actor", "generation", "incoming", "kind", "life", "log", "memory", "voice")
 
-    def __init__(self, actor: str, memory: int, *, voice: bool) -> None:
+    def __init__(self, actor: str, memory: int, *, voice: bool, kind: str = "") -> None:
         self.actor = actor
         self.memory = memory
         self.voice = voice
+        self.kind = kind
         self.generation = 0
         self.life = 0
         self.log = OperationLog()
@@ -72,7 +73,7 @@ class KeptLog:
         """Give what restores it."""
         log, parts = self.log, parts_of(self.log.snapshot)
         found: list[Record] = [
-            LogBegun(self.actor, self.memory, self.voice),
+            LogBegun(self.actor, self.memory, self.voice, self.kind),
             GenerationSealed(self.actor, self.generation, self.life),
         ]
         if log.base.index:
@@ -142,7 +143,7 @@ class LogStore:
 
     def _restore(self, record: Record) -> None:
         if isinstance(record, LogBegun):
-            self.logs[record.actor] = KeptLog(record.actor, record.memory, voice=record.voice)
+            self.logs[record.actor] = KeptLog(record.actor, record.memory, voice=record.voice, kind=record.kind)
             return
         kept = self.logs.get(record.actor)  # type: ignore[attr-defined]
         if kept is None:
@@ -211,8 +212,9 @@ class LogStore:
                 why = f"this store keeps the logs of {self._actors_max} actors already"
                 full = StoreFull(message.actor, message.generation, message.life, 0, compact=False, why=why)
                 return [self._to(sender, full)]
-            kept = self.logs[message.actor] = KeptLog(message.actor, self._nonce(), voice=self.founds(message))
-            records.append(LogBegun(kept.actor, kept.memory, kept.voice))
+            voice = self.founds(message)
+            kept = self.logs[message.actor] = KeptLog(message.actor, self._nonce(), voice=voice, kind=message.kind)
+            records.append(LogBegun(kept.actor, kept.memory, kept.voice, kept.kind))
         if refusal := self.refusal(kept, message):
             self.fenced += 1
             return [self._to(sender, refusal)]
@@ -220,7 +222,7 @@ class LogStore:
         if self.founds(message) and 0 < kept.generation < message.generation:
             # Of an actor of that name that was removed: all its generations were lower.
             self.size_bytes -= kept.log.size_bytes
-            kept = self.logs[message.actor] = KeptLog(message.actor, self._nonce(), voice=True)
+            kept = self.logs[message.actor] = KeptLog(message.actor, self._nonce(), voice=True, kind=message.kind)
             kept.generation, kept.life = message.generation, message.life
             sealed = self._sealed(kept, before)
             return [Rewrite(kept.actor, STORE_RECORDS, kept.records()), self._to(sender, sealed)]
@@ -231,7 +233,7 @@ class LogStore:
 
     def _sealed(self, kept: KeptLog, before: int) -> Sealed:
         voice = self.is_voice(kept)
-        return Sealed(kept.actor, kept.generation, kept.life, kept.memory, voice, kept.log.last, before)
+        return Sealed(kept.actor, kept.generation, kept.life, kept.memory, voice, kept.log.last, before, kept.kind)
 
     def founds(self, message: Seal) -> bool:
         """Tell whether a log that begins now is whole: nothing can have been acknowledged before it was founded."""

@@ -78,6 +78,8 @@ class Seal(Message, frozen=True, array_like=True, tag="hand_over.seal"):
     life: Nonce
     founds: bool = False
     """The placement knows no such actor, and this is its first generation: begin its log, and drop any older one."""
+    kind: Kind = ""
+    """Of the actor that is founded: whoever owns it next may have nothing else to know it by."""
 
 
 class Sealed(Message, frozen=True, array_like=True, tag="hand_over.sealed"):
@@ -92,6 +94,8 @@ class Sealed(Message, frozen=True, array_like=True, tag="hand_over.sealed"):
     last: Position
     before: Generation
     """What was sealed before: for those who look for the cause of something. It must not decide what is adopted."""
+    kind: Kind = ""
+    """With which the log was founded, where this store was told."""
 
 
 class ReadLog(Message, frozen=True, array_like=True, tag="hand_over.read_log"):
@@ -362,6 +366,7 @@ class LogBegun(msgspec.Struct, frozen=True, array_like=True, tag="hand_over.log_
     actor: ActorName
     memory: Nonce
     voice: bool
+    kind: Kind = ""
 
 
 class GenerationSealed(msgspec.Struct, frozen=True, array_like=True, tag="hand_over.generation_sealed"):

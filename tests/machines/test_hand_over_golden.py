@@ -28,8 +28,8 @@ SITE_EXAMPLES = (
 )
 EXAMPLES = (
     *SITE_EXAMPLES,
-    hand_over.Seal(*FENCE),
-    hand_over.Sealed(*STORED, True, AT, 6),
+    hand_over.Seal(*FENCE, founds=True, kind="Boiler"),
+    hand_over.Sealed(*STORED, True, AT, 6, "Boiler"),
     hand_over.ReadLog(*STORED, 0, 41),
     hand_over.LogPart(*STORED, AT, Position(7, 43), 1, 1, b"", ENTRIES),
     hand_over.Append(*STORED, AT, ENTRIES, True),
@@ -54,7 +54,7 @@ EXAMPLES = (
     hand_over.MoveEnded("boiler", B, 12.5, ""),
 )
 RECORDS = (
-    hand_over.LogBegun("boiler", 99, True),
+    hand_over.LogBegun("boiler", 99, True, "Boiler"),
     hand_over.GenerationSealed(*FENCE),
     hand_over.EntriesKept("boiler", 41, ENTRIES),
     hand_over.SnapshotPart("boiler", AT, 0, 1, b"state"),

@@ -131,6 +131,15 @@ def test_two_hosts_that_redirect_to_each_other_do_not_keep_a_caller_for_long():
     assert not report.violations, report.violations[0]
 
 
+def test_an_actor_whose_founder_dies_at_once_is_known_by_what_its_stores_were_told():
+    """In this run somebody else is placed before the first entry of its log, which names its kind, is anywhere."""
+    weights = {"crash": 3.0, "tear": 2.0, "loss": 3.0, "partial": 2.0}
+    times = {"every_s": (0.002, 0.03), "crash_s": (0.01, 0.05), "cut_s": (0.02, 0.2)}
+    plan = FaultPlan(weights=weights, until_s=2.0, loss_ratio_max=0.9, aim=0.7, **times)
+    report = hand_over_simulation(34, plan, world(4, 3, 2, move_s=0.05)).run(7.0)
+    assert not report.violations, report.violations[0]
+
+
 SCRIPT = """
 from atoll.testing.faults import FaultPlan
 from atoll.testing.hand_overs import hand_over_simulation
