@@ -1,6 +1,11 @@
 """What every test shares: the three event loops, and how much of the long suites is wanted."""
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the host is, and nothing about the code.
+settings.register_profile("busy host", deadline=None)
+settings.load_profile("busy host")
 
 LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),

@@ -2,7 +2,8 @@
 
     nothing  --look-->                                        question --LOOK_S, or a certain answer--> nothing
     nothing  --open: (g, host) -> (g + 1, this host)-->       claim    --the placement says g + 1, or more--> nothing
-    nothing  --found: an actor with a log-->                  founding --enough of its stores have begun it--> claim
+    nothing  --found: an actor with a log-->                  founding --all of its stores have begun it--> claim
+                                                              founding --a majority has, and it asks again--> claim
 
 An actor with a log is founded on its stores first: whoever owns it later, after whatever became of this host, must find
 enough stores that know for themselves that they never had anything of it. Only the founder can tell them, for it asked
@@ -70,7 +71,7 @@ class Claim:
     @property
     def begun_enough(self) -> bool:
         """Whether a majority of the stores has begun the log."""
-        return len(self.begun) > len(self.founds) // 2
+        return bool(self.founds) and len(self.begun) > len(self.founds) // 2
 
     def overtaken_by(self, placed: Placed | None) -> bool:
         """Tell whether the place may have been won and left again, so that asking for it says nothing any more."""
@@ -123,6 +124,8 @@ class Claims:
         if now >= claim.until:
             del self._open[actor]
             return []
+        if claim.wanted is None and claim.begun_enough:
+            self._want(claim)
         return self.ask(actor, claim)
 
     def nowhere(self, found: PlaceFound) -> list[Effect]:
@@ -135,7 +138,11 @@ class Claims:
         return [Send(store, seal, LOG_STORE) for store in claim.founds if store not in claim.begun]
 
     def store_begun(self, store: NodeId, message: Sealed | Fenced) -> list[Effect]:
-        """Hear that a store has begun a log, or has one already; with enough of them the actor is claimed."""
+        """Hear that a store has begun a log, or has one already; when all have, the actor is claimed.
+
+        A majority is enough, but not at once: a store left out has no voice before the next generation, and until then
+        the loss of one more would stop the actor.
+        """
         claim = self._open.get(message.actor)
         if claim is None or store not in claim.founds or claim.wanted is not None:
             return []
@@ -143,7 +150,10 @@ class Claims:
         if (message.generation, message.life) != (claim.first, claim.life) or not known:
             return []
         claim.begun.add(store)
-        if not claim.begun_enough:
+        if len(claim.begun) < len(claim.founds):
             return []
-        claim.wanted = Placed(claim.first, self._own, claim.founds)
+        self._want(claim)
         return self.ask(message.actor, claim)
+
+    def _want(self, claim: Claim) -> None:
+        claim.wanted = Placed(claim.first, self._own, claim.founds)

@@ -81,7 +81,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.switch.counted("labels") == self.switch.counted("circuits") == 0
 
 
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -258,7 +258,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_whatever_happens_to_paths_messages_arrive_at_most_once_in_order_and_turns_make_sense(steps):
     world = World()

@@ -469,7 +469,7 @@ INPUT = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(INPUT, st.floats(0, 0.5)), max_size=40), st.booleans())
 def test_no_order_of_inputs_breaks_the_machine_or_lowers_its_epoch_on_disk(steps, restarted):
     election, _ = machine(restored=[Ballot(2, B, 1)] if restarted else [])

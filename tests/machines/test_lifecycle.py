@@ -204,7 +204,7 @@ FACTS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(FACTS, max_size=60), st.randoms(use_true_random=False))
 def test_every_call_is_answered_once_and_no_call_is_without_a_timer(steps, rng):
     life = cold(calls_max=4)

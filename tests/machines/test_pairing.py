@@ -184,5 +184,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.open) == self.pairing.waiting + 2 * self.pairing.live
 
 
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase

@@ -153,7 +153,7 @@ def test_a_move_that_was_under_way_goes_on_under_the_next_supernode():
     assert (place.holder, place.source, place.turn) == (DESK, TV, 5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_duty_is_always_somewhere_while_somebody_is_able(data):
     nodes = [NodeId(bytes([number]) * 32) for number in range(1, 5)]
@@ -215,4 +215,4 @@ class Convergence(RuleBasedStateMachine):
 
 
 TestConvergence = Convergence.TestCase
-TestConvergence.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
+TestConvergence.settings = settings(max_examples=30, stateful_step_count=12)

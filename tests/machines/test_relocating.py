@@ -138,7 +138,7 @@ def hosts():
         max_size=12,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_is_known_a_decision_names_a_host_that_is_fit_and_stores_that_can_be(steps):
     relocating, now = Relocating(A), 0.0
     for after, there, gone, voters, generation, where in steps:

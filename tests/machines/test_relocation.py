@@ -139,7 +139,7 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), EVENTS), max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_order_of_events_crashes_it_and_no_swap_is_asked_by_another_than_the_supernode(events):
     machine, now, presides = Relocation(A), 0.0, False
     for after, event in events:

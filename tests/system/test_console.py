@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("logs")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\\nr\n\r\0 ")), max_size=5))
 def test_what_was_written_is_there_after_a_restart_to_the_letter(folder, texts):
     with Vault(folder) as vault:

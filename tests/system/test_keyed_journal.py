@@ -135,7 +135,7 @@ class Tried:
         assert found in [{key: notes for key, notes in each.items() if notes} for each in (self.before, self.after)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS, st.integers(0), st.booleans())
 def test_after_a_power_cut_at_any_step_there_is_what_was_or_what_was_to_be(tmp_path_factory, steps, seed, listed):
     loss, rng, folder = Lost if listed else None, Random(seed), tmp_path_factory.mktemp("disks")

@@ -405,7 +405,7 @@ async def test_malformed_and_misdirected_envelopes_are_counted_and_answered():
         assert two.there.statistics()["handled"] == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=40), st.binary(max_size=20)), max_size=20))
 def test_no_body_crashes_an_actor_or_the_system(frames):
     async def main():

@@ -270,7 +270,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), PLAIN | st.lists(st.dictionaries(st.text(), PLAIN), min_size=1, max_size=3)))
 def test_toml_that_is_written_reads_the_same(plain):
     assert tomllib.loads(to_toml(plain)) == plain

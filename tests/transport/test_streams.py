@@ -95,7 +95,7 @@ class Users:
         raise AssertionError("streams are never over")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS)
 def test_any_loss_order_and_repetition_leaves_the_bytes_as_they_were_written(steps):
     users = Users()
