@@ -19,7 +19,7 @@ demo: $(READY)
 test: $(READY)
 	$(PY) -m pytest -n 6 --dist worksteal
 
-# Every mutant of every machine; `make test` tries a few of each.
+# Every mutant of every machine; `make test` tries three of the election.
 mutants: $(READY)
 	$(PY) -m pytest tests/mutants --all-mutants -n 2
 

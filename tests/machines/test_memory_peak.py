@@ -62,6 +62,7 @@ class Greedy:
 
 def test_a_soak_is_not_passed_by_who_needs_too_much_for_a_moment(monkeypatch, capsys, peak):
     monkeypatch.setitem(soak_main.TARGETS, "greedy", Greedy)
+    monkeypatch.setattr(soak_main, "SHARE", 2)
     assert not soak_main.main("greedy", 20, 0)
     assert "MB for a moment" in capsys.readouterr().out
     monkeypatch.setattr(soak_main, "PEAK_MB_MAX", 400.0)

@@ -16,13 +16,13 @@ def replay(world):
     return f"{world.violations}; replay with: pytest tests/sim/test_multipath_sim.py --sim-seed {world.seed}"
 
 
-@pytest.mark.seeds(40)
+@pytest.mark.seeds(20)
 def test_paths_break_one_at_a_time(seed):
     world = MultipathWorld(seed).run()
     assert not world.violations, replay(world)
 
 
-@pytest.mark.seeds(60)
+@pytest.mark.seeds(30)
 def test_records_are_lost_too_and_streams_are_reset(seed):
     world = MultipathWorld(seed, LOSSY).run()
     assert not world.violations, replay(world)
