@@ -201,4 +201,5 @@ class ElectionState:
         return self.voter.durably(roster.epoch, None) if roster.epoch > self.epoch else []
 
     def _stand(self, epoch: int, now: Seconds) -> list[Effect]:
+        """Ask for votes in `epoch`; the election above this state does."""
         raise NotImplementedError
