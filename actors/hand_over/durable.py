@@ -251,6 +251,9 @@ class DurableOwner:
             return []
         replica.note(message)
         self.kind = self.kind or message.kind
+        if self._reading is not None and replica is self._reading.source:
+            # It lost what was chosen; what it has now would be read as if it were that.
+            self._begin_anew()
         if self.phase is Phase.SEALING:
             return self._choose(now)
         if self.phase in (Phase.CONFIRMING, Phase.SERVING):

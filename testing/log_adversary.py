@@ -1,0 +1,432 @@
+"""An adversary plays against owners of one durable actor and its stores: it chooses each next step.
+
+    it delivers, doubles or drops any message; takes the actor to another host, with its state or without, while the
+    owner before goes on; starts a host again in the generation that it has; crashes a store, also between two effects,
+    or damages its log; changes the set of stores; lets callers ask any owner that there is, again and again
+
+The placement is a register that never errs: each tenure has a generation of its own, or is another life of the newest.
+What an owner may claim for itself it claims as `renewals.py` has it.
+
+Each reply is the list of all operations before it. So the replies that callers got must be beginnings of each other;
+one that was begun after another was answered must have it inside; and who asks again gets the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
+from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.messages import LOG_STORE, Call, CallAnswered, CallRefused, LogLost, Seal
+from atoll.actors.placement.messages import Placed
+from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Seconds, Send
+from atoll.testing.elections import simulated_node
+from atoll.transport.codec import Message
+from atoll.transport.identity import NodeId
+
+ACTOR = "ledger"
+HURRY = 0.4
+"""How often the newest letter comes first."""
+DOUBLES = 0.1
+HEALS = 0.5
+TO_THE_NEWEST = 0.7
+"""How often a caller asks the owner that it is to ask."""
+STAYS = 0.6
+"""How often a store is in the next set, too."""
+LETTERS_MAX = 48
+CALLERS = 3
+COMPACT_BYTES = 600
+"""Some eight operations."""
+ODDS: Mapping[str, float] = {
+    "deliver": 60,
+    "ask": 10,
+    "ask_again": 3,
+    "retry": 6,
+    "part": 3,
+    "take_over": 0.6,
+    "begin_again": 0.3,
+    "move": 0.7,
+    "renew": 2,
+    "crash": 0.5,
+    "tear": 0.7,
+    "forget": 0.15,
+    "change": 0,
+}
+"""How often each step is chosen."""
+
+
+class Operations:
+    """An actor that answers each operation with all of them."""
+
+    def __init__(self) -> None:
+        self.done = b""
+
+    def apply(self, operation: bytes, _number: int) -> bytes:
+        """Append it."""
+        self.done += operation
+        return self.done
+
+    def snapshot(self) -> bytes:
+        """Give all."""
+        return self.done
+
+    def restore(self, data: bytes) -> None:
+        """Take all."""
+        self.done = data
+
+    def end(self) -> None:
+        """There is nothing to end."""
+
+
+class Keeper:
+    """One node that keeps the log: its store and its disk."""
+
+    def __init__(self, node: NodeId) -> None:
+        self.node = node
+        self.machine: LogStore
+        self.disk: list[Record] = []
+        self.tears = False
+        """It dies in the midst of its next effects."""
+
+
+class Caller:
+    """One client, with one operation at a time."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.sequence = 0
+        self.waits = False
+        self.after = b""
+        """The longest reply that anybody had when it asked."""
+        self.reply = b""
+
+
+class LogAdversary:
+    """One game; `violations` are what owners and stores did wrong together."""
+
+    def __init__(
+        self,
+        seed: object,
+        owner_kind: type[DurableOwner] = DurableOwner,
+        store_kind: type[LogStore] = LogStore,
+        *,
+        stores: int = 3,
+        others: int = 0,
+        odds: Mapping[str, float] | None = None,
+        forgets_at: Mapping[type[Record], float] | None = None,
+    ) -> None:
+        """Prepare a game: the first stores keep the log, all nodes may be host.
+
+        `forgets_at`: how often a store loses its log with a record of that type.
+        """
+        self.rng = Random(f"log adversary {seed}")
+        self.owner_kind, self.store_kind = owner_kind, store_kind
+        self.forgets_at = dict(forgets_at or {})
+        self.now: Seconds = 0.0
+        self.violations: list[str] = []
+        self.keepers = {node: Keeper(node) for node in map(simulated_node, range(stores + others))}
+        self.owners: dict[NodeId, DurableOwner] = {}
+        self.leaving: tuple[DurableOwner, NodeId, Handed] | None = None
+        """A state that is with its next host, which has not claimed the actor yet."""
+        self.letters: list[tuple[NodeId, Send]] = []
+        self.parted: set[tuple[NodeId, NodeId]] = set()
+        self.callers = [Caller(number + 1) for number in range(CALLERS)]
+        self.longest = b""
+        self.answered = self.tenures = self.forgotten = self.changes = 0
+        self._steps = [getattr(self, f"_{name}") for name in ODDS]
+        self._odds = list({**ODDS, **(odds or {})}.values())
+        nodes = tuple(self.keepers)
+        for keeper in self.keepers.values():
+            self._boot(keeper)
+        self.placed = Placed(1, nodes[0], nodes[:stores])
+        for node in self.placed.stores:
+            self._handle(self.keepers[node], Received(nodes[0], Seal(ACTOR, 1, 1, founds=True, kind="operations")))
+        self.letters.clear()
+        self._begin(self.placed, life=1)
+
+    def play(self, steps: int) -> Sequence[str]:
+        """Take so many steps, or until something is wrong."""
+        for step in self.rng.choices(self._steps, self._odds, k=steps):
+            self.now += self.rng.uniform(0, 0.2)
+            step()
+            if self.violations:
+                break
+        return self.violations
+
+    # Moves of an opening
+
+    def seat(self, host: int) -> None:
+        """Place the actor on that node, in the next generation."""
+        self._begin(Placed(self.placed.generation + 1, list(self.keepers)[host], self.placed.stores))
+
+    def start_again(self) -> None:
+        """Start the host again that has the actor."""
+        self._begin_again()
+
+    def ask(self, caller: int) -> None:
+        """Let a caller ask the owner, or ask again."""
+        if not self.callers[caller].waits:
+            self._begin_to_ask(self.callers[caller])
+        self._call(self.callers[caller], self._newest())
+
+    def retry(self, host: int | None = None) -> None:
+        """Let the newest owner, or the one on that node, send again what was not answered."""
+        owner = self.owners[self._host(host)]
+        self._carry_out(owner, owner.retry(self.now))
+
+    def _host(self, host: int | None) -> NodeId:
+        return self.placed.host if host is None else list(self.keepers)[host]
+
+    def lose(self, store: int) -> None:
+        """Damage the log of that node."""
+        self._lose(list(self.keepers.values())[store])
+
+    def flow(self, *stores: int, host: int | None = None, only: tuple[type[Message], ...] = (Message,)) -> None:
+        """Deliver all letters between the newest owner, or the one on that node, and these stores; lose all others."""
+        owner, nodes = self._host(host), [list(self.keepers)[store] for store in stores]
+        while self.letters:
+            sender, send = self.letters.pop(0)
+            between = (sender in nodes and send.target == owner) or (sender == owner and send.target in nodes)
+            if between and isinstance(send.message, only):
+                self._take(sender, send)
+
+    # Owners
+
+    def _begin(
+        self, placed: Placed, *, life: int = 0, handed: Handed | None = None, heard: Mapping[NodeId, int] | None = None
+    ) -> None:
+        """Let its host begin the tenure that the placement names; a former one of this host is over."""
+        self.placed = placed
+        self.tenures += 1
+        if (former := self.owners.get(placed.host)) is not None:
+            former.end("its host has begun anew")
+        owner = self.owners[placed.host] = self.owner_kind(
+            ACTOR,
+            placed,
+            life=life or self.rng.randrange(2, 2**40),
+            make=lambda *_: Operations(),
+            handed=handed,
+            heard=heard,
+            compact_bytes=COMPACT_BYTES,
+        )
+        self._carry_out(owner, owner.begin())
+
+    def _carry_out(self, owner: DurableOwner, effects: Sequence[Effect]) -> None:
+        try:
+            owner.check()
+        except AssertionError as error:
+            self.violations.append(f"an owner is wrong: {error}")
+        for effect in effects:
+            if not isinstance(effect, Send):
+                continue
+            if effect.path == LOG_STORE:
+                self._post(owner.placed.host, effect)
+            else:
+                self._told(effect.message)
+
+    def _take_over(self) -> None:
+        """Place the actor on some host because the one before seems dead."""
+        host = self.rng.choice(list(self.keepers))
+        self._begin(Placed(self.placed.generation + 1, host, self.placed.stores))
+
+    def _begin_again(self) -> None:
+        """Start the host again that has the actor: another life in the same generation."""
+        self._begin(self.placed)
+
+    def _move(self) -> None:
+        """Freeze the owner and give its state away; or let the next host claim it."""
+        if self.leaving is not None:
+            (source, host, handed), self.leaving = self.leaving, None
+            if source.placed == self.placed:
+                self._begin(Placed(self.placed.generation + 1, host, self.placed.stores), handed=handed)
+            return
+        owner = self._newest()
+        if owner is not None and owner.settled:
+            owner.frozen = True
+            self.leaving = owner, self.rng.choice(list(self.keepers)), owner.state()
+
+    def _renew(self) -> None:
+        """Let the owner claim the next generation where stores lost their log."""
+        owner = self._newest()
+        if owner is not None and owner.renewal() and (owner.settled or owner.stuck):
+            self._claim(owner, owner.placed.stores)
+
+    def _change(self) -> None:
+        """Bring the log to other stores, and claim the next generation with them where they fit."""
+        owner = self._newest()
+        if owner is None:
+            return
+        if learners := list(owner.stores.learners):
+            kept = [node for node in owner.placed.stores if self.rng.random() < STAYS]
+            wanted = tuple(sorted({*kept, *learners}))
+        else:
+            wanted = tuple(sorted(self.rng.sample(list(self.keepers), self.rng.randint(1, len(self.keepers)))))
+            self._carry_out(owner, owner.stores.teach(wanted))
+        if set(wanted) != set(owner.placed.stores) and owner.fits(wanted):
+            self.changes += 1
+            self._claim(owner, wanted)
+
+    def _claim(self, owner: DurableOwner, stores: tuple[NodeId, ...]) -> None:
+        handed = owner.state() if owner.settled else None
+        heard = owner.stores.voiceless(stores)
+        owner.end("it claims the next generation")
+        self._begin(Placed(owner.placed.generation + 1, owner.placed.host, stores), handed=handed, heard=heard)
+
+    def _newest(self) -> DurableOwner | None:
+        """Give the owner of the newest tenure, if it has not ended."""
+        owner = self.owners.get(self.placed.host)
+        lives = owner is not None and owner.placed == self.placed and owner.phase is not Phase.ENDED
+        return owner if lives else None
+
+    def _retry(self) -> None:
+        if self._newest() is None:
+            self._take_over()
+        owner = self.rng.choice(list(self.owners.values()))
+        if owner.phase is not Phase.ENDED:
+            self._carry_out(owner, owner.retry(self.now))
+
+    # Stores
+
+    def _boot(self, keeper: Keeper) -> None:
+        keeper.machine = self.store_kind(rng=Random(self.rng.random()))
+        keeper.tears = False
+        self._write(keeper, keeper.machine.start(list(keeper.disk), self.now))
+
+    def _handle(self, keeper: Keeper, event: Input) -> None:
+        effects = keeper.machine.handle(event, self.now)
+        try:
+            keeper.machine.check()
+        except AssertionError as error:
+            self.violations.append(f"a store is wrong: {error}")
+        if keeper.tears and any(isinstance(each, Persist | Rewrite) for each in effects):
+            self._write(keeper, effects[: self.rng.randrange(len(effects))])
+            self._boot(keeper)
+            return
+        self._write(keeper, effects)
+        records = [type(each.record) for each in effects if isinstance(each, Persist)]
+        if any(self.rng.random() < self.forgets_at.get(each, 0.0) for each in records):
+            self._lose(keeper)
+
+    def _write(self, keeper: Keeper, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Persist(record):
+                    keeper.disk.append(record)
+                case Rewrite(records=records):
+                    keeper.disk[:] = records
+                case Send():
+                    self._post(keeper.node, effect)
+
+    def _crash(self) -> None:
+        self._boot(self.rng.choice(list(self.keepers.values())))
+
+    def _tear(self) -> None:
+        self.rng.choice(list(self.keepers.values())).tears = True
+
+    def _forget(self) -> None:
+        self._lose(self.rng.choice(list(self.keepers.values())))
+
+    def _lose(self, keeper: Keeper) -> None:
+        if keeper.disk:
+            self.forgotten += 1
+            keeper.disk[:] = [*keeper.disk[:1], LogLost(ACTOR, "as the adversary wants it")]
+            self._boot(keeper)
+
+    # Letters
+
+    def _post(self, sender: NodeId, send: Send) -> None:
+        if len(self.letters) >= LETTERS_MAX:
+            del self.letters[self.rng.randrange(LETTERS_MAX)]
+        self.letters.append((sender, send))
+
+    def _deliver(self) -> None:
+        free = [at for at, (sender, send) in enumerate(self.letters) if (sender, send.target) not in self.parted]
+        if not free:
+            return
+        at = free[-1] if self.rng.random() < HURRY else self.rng.choice(free)
+        self._take(*(self.letters[at] if self.rng.random() < DOUBLES else self.letters.pop(at)))
+
+    def _take(self, sender: NodeId, send: Send) -> None:
+        if send.path == LOG_STORE:
+            self._handle(self.keepers[send.target], Received(sender, send.message))
+        elif (owner := self.owners.get(send.target)) is not None:
+            self._carry_out(owner, owner.receive(sender, send.message, self.now))
+
+    def _part(self) -> None:
+        """Let letters from one node to another wait, or come again."""
+        sender, target = self.rng.choices(list(self.keepers), k=2)
+        if self.rng.random() >= HEALS:
+            self.parted.add((sender, target))
+        elif self.parted:
+            self.parted.discard(self.rng.choice(sorted(self.parted)))
+
+    # Callers
+
+    def _ask(self) -> None:
+        idle = [caller for caller in self.callers if not caller.waits]
+        if not idle:
+            return
+        caller = self.rng.choice(idle)
+        self._begin_to_ask(caller)
+        self._call(caller, self._somebody())
+
+    def _begin_to_ask(self, caller: Caller) -> None:
+        caller.sequence, caller.waits, caller.after = caller.sequence + 1, True, self.longest
+
+    def _ask_again(self) -> None:
+        asked = [caller for caller in self.callers if caller.sequence]
+        if asked:
+            self._call(self.rng.choice(asked), self._somebody())
+
+    def _somebody(self) -> DurableOwner | None:
+        return self._newest() if self.rng.random() < TO_THE_NEWEST else self.rng.choice(list(self.owners.values()))
+
+    def _call(self, caller: Caller, owner: DurableOwner | None) -> None:
+        if owner is not None:
+            operation = b"%d.%d " % (caller.number, caller.sequence)
+            call = Call(ACTOR, caller.number, caller.sequence, operation)
+            self._carry_out(owner, owner.call(owner.placed.host, call, self.now))
+
+    def _told(self, message: Message) -> None:
+        """Hear what a caller hears."""
+        if isinstance(message, CallRefused) and self.callers[message.client - 1].sequence == message.sequence:
+            self.violations.append(f"{message.client}.{message.sequence} was refused: {message.why}")
+        if not isinstance(message, CallAnswered):
+            return
+        caller, reply = self.callers[message.client - 1], message.reply
+        if message.sequence < caller.sequence:
+            return
+        name = f"the answer to {message.client}.{message.sequence}"
+        if not caller.waits:
+            if reply != caller.reply:
+                self.violations.append(f"{name} is {reply!r} now, and was {caller.reply!r}")
+            return
+        caller.waits, caller.reply = False, reply
+        self.answered += 1
+        if not reply.startswith(caller.after):
+            self.violations.append(f"{name} is {reply!r}, after {caller.after!r}")
+        elif not (reply.startswith(self.longest) or self.longest.startswith(reply)):
+            self.violations.append(f"{name} is {reply!r}, and another {self.longest!r}")
+        elif len(set(done := reply.split())) != len(done):
+            self.violations.append(f"{name} has something twice: {reply!r}")
+        self.longest = max(self.longest, reply, key=len)
+
+
+def games_lost(
+    seed: int,
+    owner_kind: type[DurableOwner] = DurableOwner,
+    store_kind: type[LogStore] = LogStore,
+    *,
+    opening: Callable[[LogAdversary], None] | None = None,
+    games: int = 200,
+    steps: int = 300,
+    **more: Any,
+) -> list[str]:
+    """Play until a game is lost; gives what was wrong in it, or nothing."""
+    for game in range(games):
+        adversary = LogAdversary(f"{seed} {game}", owner_kind, store_kind, **more)
+        if opening is not None:
+            opening(adversary)
+        if adversary.violations or adversary.play(steps):
+            return [f"game {game}: {adversary.violations[0]}"]
+    return []
