@@ -5,6 +5,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+VERSION = 1
+"""Of what `as_dict` gives: fields are added, none renamed or removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What is asked of a figure: at least so much, or at most; of itself, or of its ratio to the baseline."""
+
+    value: float
+    at_most: bool = False
+    of_ratio: bool = False
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {_figure(self.value)}{' x the baseline' if self.of_ratio else ''}"
+
+    def reached_by(self, figure: float) -> bool:
+        """Tell whether the figure, or the ratio, is good enough."""
+        return figure <= self.value if self.at_most else figure >= self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -22,9 +41,26 @@ class Row:
     against: str = ""
     slices: tuple[float, ...] = ()
     """The figure of each round."""
+    group: str = ""
+    """What it may be compared with at a glance: the rows of the same group and unit."""
+    bar: Bar | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the median reaches the bar; None if there is none, or nothing to judge by."""
+        figure = self.ratio if self.bar is not None and self.bar.of_ratio else self.median
+        return None if self.bar is None or figure is None else self.bar.reached_by(figure)
 
 
-def row(name: str, unit: str, slices: Sequence[float], *, against: Row | None = None) -> Row:
+def row(
+    name: str,
+    unit: str,
+    slices: Sequence[float],
+    *,
+    against: Row | None = None,
+    group: str = "",
+    bar: Bar | None = None,
+) -> Row:
     """Make a row of at least one slice; a baseline must have as many, taken in the same rounds."""
     ratios: list[float] = []
     if against is not None and all(against.slices):
@@ -40,6 +76,8 @@ def row(name: str, unit: str, slices: Sequence[float], *, against: Row | None = 
         ratio_maximum=max(ratios, default=None),
         against=against.name if against else "",
         slices=tuple(slices),
+        group=group,
+        bar=bar,
     )
 
 
@@ -47,6 +85,12 @@ def _figure(value: float) -> str:
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def _bar(each: Row) -> str:
+    if each.bar is None:
+        return ""
+    return f"{each.bar}{' MISSED' if each.reached is False else ''}"
 
 
 def _ratio(each: Row) -> str:
@@ -66,7 +110,7 @@ class BenchReport:
 
     def table(self) -> str:
         """Give the rows as text in columns."""
-        heads = ("what", "min", "median", "max", "unit", "ratio", "to")
+        heads = ("what", "min", "median", "max", "unit", "ratio", "to", "bar")
         lines = [heads] + [
             (
                 each.name,
@@ -76,6 +120,7 @@ class BenchReport:
                 each.unit,
                 _ratio(each),
                 each.against,
+                _bar(each),
             )
             for each in self.rows
         ]
@@ -92,4 +137,7 @@ class BenchReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Give everything as plain data for JSON."""
-        return asdict(self)
+        data = asdict(self)
+        for each, plain in zip(self.rows, data["rows"], strict=True):
+            plain["reached"] = each.reached
+        return {"version": VERSION, **data}

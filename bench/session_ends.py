@@ -21,6 +21,49 @@ BURST_BYTES = 256 * 1024
 """What is queued between two writes, as a busy node does."""
 
 
+def dialled(now: float) -> Session:
+    """Begin a session to the listener."""
+    return Session.dial(key=SPEAKER, peer=LISTENER.node_id, grant=b"", record_bytes_max=RECORD_BYTES_MAX, now=now)
+
+
+def answered(first_record: bytes, now: float) -> Session:
+    """Be the listener of the session that the record opens."""
+    return Session.answer(
+        key=LISTENER,
+        judge=lambda _peer, _grant: None,
+        session_id=session_id_of(first_record),
+        record_bytes_max=RECORD_BYTES_MAX,
+        now=now,
+    )
+
+
+def hand_shaken(pair: tuple[socket.socket, socket.socket]) -> tuple[Session, Session]:
+    """Open a session through a pair of sockets, both ends of it here, turn and turn about.
+
+    Raises:
+        Refused: A socket was closed meanwhile.
+    """
+    dialler, answerer = dialled(time.monotonic()), None
+    streams = [RecordStream(RECORD_BYTES_MAX) for _ in pair]
+
+    def arrived(end: int) -> list[bytes]:
+        data = pair[end].recv(READ_BYTES)
+        if not data:
+            raise Refused("the other end of the session has gone")
+        return list(streams[end].feed(data))
+
+    while answerer is None or State.OPEN is not dialler.state:
+        _write(pair[0], dialler)
+        for record in arrived(1):
+            answerer = answerer or answered(record, time.monotonic())
+            answerer.receive(record, time.monotonic())
+        if answerer is not None:
+            _write(pair[1], answerer)
+        for record in arrived(0):
+            dialler.receive(record, time.monotonic())
+    return dialler, answerer
+
+
 def _write(sock: socket.socket, session: Session) -> None:
     if records := session.outgoing():
         sock.sendall(b"".join([frame_record(record) for record in records]))
@@ -28,9 +71,7 @@ def _write(sock: socket.socket, session: Session) -> None:
 
 def session_pump(sock: socket.socket, *, message_bytes: int, duration_s: float) -> dict[str, Any]:
     """Open a session, send messages as fast as it goes, then half-close."""
-    session = Session.dial(
-        key=SPEAKER, peer=LISTENER.node_id, grant=b"", record_bytes_max=RECORD_BYTES_MAX, now=time.monotonic()
-    )
+    session = dialled(time.monotonic())
     stream = RecordStream(RECORD_BYTES_MAX)
     while session.state is not State.OPEN:
         _write(sock, session)
@@ -64,13 +105,7 @@ def session_drain(sock: socket.socket, *, message_bytes: int) -> dict[str, Any]:
         now = time.monotonic()
         for record in stream.feed(data):
             if session is None and opens_session(record):
-                session = Session.answer(
-                    key=LISTENER,
-                    judge=lambda _peer, _grant: None,
-                    session_id=session_id_of(record),
-                    record_bytes_max=RECORD_BYTES_MAX,
-                    now=now,
-                )
+                session = answered(record, now)
             if session is None:
                 raise Refused("what came first opens no session")
             for event in session.receive(record, now):

@@ -12,6 +12,10 @@ def _progress(what: str) -> None:
     click.echo(f"measuring {what} …", err=True)
 
 
+def _names(text: str) -> list[str]:
+    return [name for each in text.split(",") if (name := each.strip())]
+
+
 @click.group("bench")
 def command() -> None:
     """Measure relays and actors beside a raw baseline in the same run.
@@ -24,10 +28,10 @@ def command() -> None:
 @command.command("relay")
 @click.option(
     "--seconds",
-    default=1.25,
+    default=0.8,
     show_default=True,
     type=click.FloatRange(0.1, 60),
-    help="Time for each thing compared; the default run takes 40 s.",
+    help="Time for each thing compared; without peers the default run takes 40 s.",
 )
 @click.option("--sizes", default=RELAY_SIZES, show_default=True, help="Message sizes in bytes, 1 to 65000.")
 @click.option(
@@ -44,9 +48,15 @@ def command() -> None:
     type=click.IntRange(1, 9000),
     help="Idle tunnels whose memory is measured.",
 )
+@click.option(
+    "--peers",
+    default="",
+    metavar="NAMES",
+    help="The same through other tools: all that are installed, or names with commas between; default none.",
+)
 @_json
-def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, *, as_json: bool) -> None:
-    """Measure a relay: throughput, round trips, switching, set-up, fairness, memory.
+def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, peers: str, *, as_json: bool) -> None:
+    """Measure a relay: throughput, latency, load, switching, set-up, fairness, memory; beside other tools if asked.
 
     "raw TCP" is loopback without sealing, "direct TCP" the same with sealing, "bare splice" two kernel calls in a loop
     between two connections, "C switch" libzmq's own proxy; "session" is what nodes really speak.
@@ -59,7 +69,14 @@ def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, *, as_jso
     except ValueError:
         fail(f"--sizes {sizes!r} is not a list of whole numbers", f"write it as {RELAY_SIZES}", code=2)
     try:
-        report = bench.run(seconds, sizes=numbers, tunnels=tunnels, idle_tunnels=idle_tunnels, progress=_progress)
+        report = bench.run(
+            seconds,
+            sizes=numbers,
+            tunnels=tunnels,
+            idle_tunnels=idle_tunnels,
+            peers=_names(peers),
+            progress=_progress,
+        )
     except UsageError as error:
         fail(f"the benchmark cannot run: {error}", "atoll bench relay --help names the limits", code=2)
     except TransportError as error:
