@@ -95,4 +95,4 @@ def run(
     if here:
         notes["peers"] = "sealed by our ends as our own are; a ratio of theirs is to BEP, in the same round"
     notes |= {f"absent: {name}": reason for name, reason in absent.items()}
-    return BenchReport("relay", stage.rows, notes)
+    return BenchReport("relay", stage.rows, notes, ours=("BEP", "SEP", "relay"))

@@ -18,7 +18,7 @@ class Bar:
     of_ratio: bool = False
 
     def __str__(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {_figure(self.value)}{' x the baseline' if self.of_ratio else ''}"
+        return f"{'≤' if self.at_most else '≥'} {shown(self.value)}{' x the baseline' if self.of_ratio else ''}"
 
     def reached_by(self, figure: float) -> bool:
         """Tell whether the figure, or the ratio, is good enough."""
@@ -81,7 +81,8 @@ def row(
     )
 
 
-def _figure(value: float) -> str:
+def shown(value: float) -> str:
+    """Write a figure with three digits, or all of a large one."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
@@ -107,6 +108,8 @@ class BenchReport:
     name: str
     rows: list[Row]
     notes: dict[str, Any] = field(default_factory=dict)
+    ours: tuple[str, ...] = ()
+    """How the names of rows begin that are about Atoll; the others are what it is compared with."""
 
     def table(self) -> str:
         """Give the rows as text in columns."""
@@ -114,9 +117,9 @@ class BenchReport:
         lines = [heads] + [
             (
                 each.name,
-                _figure(each.minimum),
-                _figure(each.median),
-                _figure(each.maximum),
+                shown(each.minimum),
+                shown(each.median),
+                shown(each.maximum),
                 each.unit,
                 _ratio(each),
                 each.against,

@@ -1,11 +1,24 @@
 """`atoll bench`: each figure beside a raw baseline of the same run. The report goes to stdout, progress to stderr."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from atoll.cli.output import fail, print_json
 
+if TYPE_CHECKING:
+    from atoll.bench.report import BenchReport
+
 RELAY_SIZES = "65000,1024,64"
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has every round, too.")
+
+
+_svg = click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a picture of all figures to this file, too.",
+)
 
 
 def _progress(what: str) -> None:
@@ -14,6 +27,21 @@ def _progress(what: str) -> None:
 
 def _names(text: str) -> list[str]:
     return [name for each in text.split(",") if (name := each.strip())]
+
+
+def _show(report: "BenchReport", svg: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print(report.table())
+    if svg is None:
+        return
+    from atoll.bench.picture import picture
+
+    try:
+        svg.write_text(picture(report), encoding="utf-8")
+    except OSError as error:
+        fail(f"the picture was not written: {error}", "choose another file; the figures stand above")
 
 
 @click.group("bench")
@@ -54,8 +82,11 @@ def command() -> None:
     metavar="NAMES",
     help="The same through other tools: all that are installed, or names with commas between; default none.",
 )
+@_svg
 @_json
-def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, peers: str, *, as_json: bool) -> None:
+def relay(
+    *, seconds: float, sizes: str, tunnels: int, idle_tunnels: int, peers: str, svg: Path | None, as_json: bool
+) -> None:
     """Measure a relay: throughput, latency, load, switching, set-up, fairness, memory; beside other tools if asked.
 
     "raw TCP" is loopback without sealing, "direct TCP" the same with sealing, "bare splice" two kernel calls in a loop
@@ -81,10 +112,7 @@ def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, peers: st
         fail(f"the benchmark cannot run: {error}", "atoll bench relay --help names the limits", code=2)
     except TransportError as error:
         fail(f"the benchmark did not come to its end: {error}", "try again when the host is less busy")
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print(report.table())
+    _show(report, svg, as_json=as_json)
 
 
 @command.command("actors")
@@ -95,8 +123,9 @@ def relay(seconds: float, sizes: str, tunnels: int, idle_tunnels: int, peers: st
     type=click.FloatRange(2, 600),
     help="Time of the whole run, about.",
 )
+@_svg
 @_json
-def actors(seconds: float, *, as_json: bool) -> None:
+def actors(*, seconds: float, svg: Path | None, as_json: bool) -> None:
     """Measure actors on asyncio, uvloop and trio: tell, ask, spawn, memory, and across processes."""
     from atoll.bench import actors as bench
     from atoll.transport.errors import TransportError
@@ -107,7 +136,4 @@ def actors(seconds: float, *, as_json: bool) -> None:
         fail(f"a loop to measure on is missing: {error}", "install it: pip install 'atoll[trio]'")
     except TransportError as error:
         fail(f"the benchmark did not come to its end: {error}", "try again when the host is less busy")
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print(report.table())
+    _show(report, svg, as_json=as_json)
