@@ -80,13 +80,15 @@ from atoll.actors.runtime import (
 )
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.tunnel_relay import messages as tunnel_messages
+from atoll.actors.tunnel_relay.bearer_server import BearerLimits
 from atoll.actors.tunnel_relay.relay import Relay
 from atoll.actors.tunnel_relay.reporter import reporting
+from atoll.actors.tunnel_relay.tickets import NO_RATE, UNLIMITED
 from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
 from atoll.actors.uplink import messages as uplink_messages
 from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.uplink import Uplink
-from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, RelayConfig, read_config
+from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, RelayConfig, RelayLimits, read_config
 from atoll.transport.admission import SiteAdmission
 from atoll.transport.beacon import Beacon, faces_of
 from atoll.transport.codec import Codec
@@ -493,6 +495,14 @@ def _own_faults() -> Iterator[None]:
         raise UsageError(str(cause if isinstance(cause, Exception) else error)) from error
 
 
+def _bearer_limits(limits: RelayLimits) -> BearerLimits:
+    return BearerLimits(
+        tunnels_max=limits.tunnels,
+        quota_bytes_max=limits.tunnel_bytes or UNLIMITED,
+        rate_bytes_s_max=limits.tunnel_bytes_s or NO_RATE,
+    )
+
+
 @asynccontextmanager
 async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
     """Run a relay, and tell the cloud of it if the config says where both are.
@@ -504,7 +514,15 @@ async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
         stack.enter_context(held_state_dir(config.state_dir))
         key = NodeKey.load_or_create(config.key_file)
         relay = await stack.enter_async_context(
-            Relay(key, config.cloud.id, sep_port=config.sep_port, bearer_port=config.bearer_port, host=config.listen)
+            Relay(
+                key,
+                config.cloud.id,
+                sep_port=config.sep_port,
+                bearer_port=config.bearer_port,
+                host=config.listen,
+                limits=_bearer_limits(config.limits),
+                sep_bytes_s=config.limits.sep_bytes_s or NO_RATE,
+            )
         )
         if config.cloud.host and config.host:
             cloud = CloudAddress(config.cloud.id, config.cloud.host, config.cloud.port)

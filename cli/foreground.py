@@ -23,9 +23,9 @@ import anyio
 from atoll.cli.output import fail
 from atoll.transport.errors import TransportError
 
-DRAIN_S = 30.0
-"""How long those who are served may take to go elsewhere; a second signal ends it sooner."""
 DRAIN_LOOK_S = 0.1
+END_S = 10.0
+"""What the end itself may take, after that."""
 
 
 def notify(state: str) -> None:
@@ -42,10 +42,12 @@ def notify(state: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How a process lets go of those whom it serves, when it is told so with SIGTERM."""
+    """How a process that is told SIGTERM lets go of those whom it serves; a second signal ends it sooner."""
 
     begin: Callable[[Any], None]
     done: Callable[[Any], bool]
+    within_s: float
+    """How long they may take to go elsewhere."""
 
 
 class _JsonLines(logging.Formatter):
@@ -78,6 +80,11 @@ def _ending_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *closed]
 
 
+def _patience_us(drain: Drain) -> int:
+    """Say how long the service manager should wait before it kills, whatever its own settings say."""
+    return int((drain.within_s + END_S) * 1e6)
+
+
 async def _first_of(signals: Any, done: Callable[[], bool]) -> None:
     """Wait for another signal, or until it is done."""
     async with anyio.create_task_group() as tasks:
@@ -107,11 +114,12 @@ def run_in_foreground(
                 sys.stderr.write(said(running) + "\n")
                 notify("READY=1")
                 received = await anext(signals)
-                notify("STOPPING=1")
-                if drain is not None and received == signal.SIGTERM:
-                    drain.begin(running)
-                    with anyio.move_on_after(DRAIN_S):
-                        await _first_of(signals, lambda: drain.done(running))
+                drained = drain if received == signal.SIGTERM else None
+                notify("STOPPING=1" + (f"\nEXTEND_TIMEOUT_USEC={_patience_us(drained)}" if drained else ""))
+                if drained is not None:
+                    drained.begin(running)
+                    with anyio.move_on_after(drained.within_s):
+                        await _first_of(signals, lambda: drained.done(running))
 
     try:
         anyio.run(serve, backend_options={"use_uvloop": sys.platform != "win32"})

@@ -36,7 +36,8 @@ def run(  # noqa: PLR0917 - click's options
 ) -> None:
     """Serve both ports until told to end; tickets are checked off line, and no disk is needed but for the key.
 
-    Interrupt (SIGINT) ends it at once; SIGTERM lets those who are here move to another relay first.
+    Interrupt (SIGINT) ends it at once; SIGTERM lets those who are here move to another relay first, for at most
+    `drain_s`, and a second one ends it at once.
     """
     named: dict[str, Any] = {"cloud.id": issuer, "listen": host, "sep_port": sep_port, "bearer_port": bearer_port}
     given = {setting: value for setting, value in named.items() if value is not None}
@@ -65,5 +66,5 @@ def run(  # noqa: PLR0917 - click's options
         lambda: open_relay(config),
         said,
         remedy="`atoll config show --kind relay` lists the settings; port 0 takes any free port",
-        drain=Drain(lambda relay: relay.drain(), lambda relay: relay.idle),
+        drain=Drain(lambda relay: relay.drain(config.drain_s), lambda relay: relay.idle, config.drain_s),
     )

@@ -26,6 +26,7 @@ from atoll.transport.identity import NodeId
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 PortOrNone: TypeAlias = Annotated[int, Meta(ge=-1, le=65535)]
+BytesPerSecond: TypeAlias = Annotated[int, Meta(ge=1, lt=2**32)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 SEEDS_MAX = 64
@@ -174,6 +175,19 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
         return self.run_dir / "api.sock"
 
 
+class RelayLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a relay offers at most, whatever tickets say; None: no limit of its own."""
+
+    tunnels: Annotated[int, Meta(ge=1, le=1_000_000)] = 9_000
+    """At once; fewer where the limit of open files allows fewer."""
+    tunnel_bytes: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+    """For one tunnel, both directions, until its tickets expire."""
+    tunnel_bytes_s: BytesPerSecond | None = None
+    """For one tunnel, both directions."""
+    sep_bytes_s: BytesPerSecond | None = None
+    """For what one ticket sends over the SEP."""
+
+
 class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a relay is told."""
 
@@ -183,6 +197,9 @@ class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_field
     """The address that others reach it at, which it tells the cloud; empty where nothing is reported."""
     sep_port: Port = 8088
     bearer_port: Port = 8089
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """How long those who are here may take to move away after SIGTERM."""
+    limits: RelayLimits = RelayLimits()
 
     @property
     def key_file(self) -> Path:

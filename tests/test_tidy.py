@@ -43,6 +43,7 @@ MACHINES = [
     "actors/router/routes.py",
     "actors/runtime/machine.py",
     "actors/runtime/supervisor.py",
+    "actors/tunnel_relay/bucket.py",
     "actors/tunnel_relay/circuits.py",
     "actors/tunnel_relay/pairing.py",
     "actors/tunnel_relay/tickets.py",

@@ -25,7 +25,7 @@ from atoll.actors.cloud.messages import (
 )
 from atoll.actors.cloud.store import CloudStore, Enrolled, LiveRelay
 from atoll.actors.tunnel_relay.relay_address import is_host
-from atoll.actors.tunnel_relay.tickets import HOLDER_BYTES, SUBJECT_BYTES, Role, issue
+from atoll.actors.tunnel_relay.tickets import HOLDER_BYTES, PURSE_BYTES, SUBJECT_BYTES, Role, issue
 from atoll.transport.errors import Refused, Unreachable
 from atoll.transport.keys import NodeKey
 
@@ -38,6 +38,10 @@ RELAYS_PER_SITE_MAX = 2
 TUNNELS_PER_REQUEST_MAX = 2
 TUNNEL_QUOTA_BYTES = 64 * 2**30
 SEP_QUOTA_BYTES = 4 * 2**30
+TUNNELS_PER_NODE_MAX = 256
+"""Tunnels that one node may have open at one relay, so that no node fills it; as many as a node takes bearers."""
+PURSE_LIFE_S = 3600
+"""How long a relay may tell that tunnels are of one asker, which is what it counts them by."""
 
 
 class Signaling:
@@ -125,9 +129,15 @@ class Signaling:
         if sender.kind != "node":
             raise Refused(f"{sender.name} is enrolled as a {sender.kind}; only nodes ask for tunnels")
         count = max(1, min(message.count, TUNNELS_PER_REQUEST_MAX))
-        return TunnelsGranted(tuple(self._pair(relay) for relay in self._relays()[:count]))
+        return TunnelsGranted(tuple(self._pair(relay, sender) for relay in self._relays()[:count]))
 
-    def _pair(self, relay: LiveRelay) -> TunnelPair:
+    def _purse(self, sender: Enrolled, relay: LiveRelay) -> bytes:
+        """Give what a node's tunnels at one relay have in common for a while; to the relay it is random."""
+        said = b"purse\x00" + relay.node + sender.node + int(self._clock() / PURSE_LIFE_S).to_bytes(8, "big")
+        return hmac.digest(self._key.seed, said, hashlib.sha256)[:PURSE_BYTES]
+
+    def _pair(self, relay: LiveRelay, sender: Enrolled) -> TunnelPair:
+        purse = self._purse(sender, relay)
         tunnel = os.urandom(SUBJECT_BYTES)
         expires_at = int(self._clock()) + TUNNEL_LIFE_S
         offer, call = (
@@ -138,6 +148,8 @@ class Signaling:
                 relay=relay.node,
                 expires_at=expires_at,
                 quota_bytes=TUNNEL_QUOTA_BYTES,
+                purse=purse,
+                tunnels_max=TUNNELS_PER_NODE_MAX,
             )
             for role in (Role.OFFER, Role.CALL)
         )

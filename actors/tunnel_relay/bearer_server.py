@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from atoll.actors.tunnel_relay.pairing import TUNNELS_MAX, WAITING_MAX, WAITING_S, Effect, End, Pair, Pairing, Refuse
 from atoll.actors.tunnel_relay.pipes import PIPE_BYTES, PIPES_MAX, PipePool
 from atoll.actors.tunnel_relay.reasons import Reason
-from atoll.actors.tunnel_relay.splice import Splices
-from atoll.actors.tunnel_relay.tickets import BEP_ROLES, Ticket, judge
+from atoll.actors.tunnel_relay.splice import Splices, bucket_for
+from atoll.actors.tunnel_relay.tickets import BEP_ROLES, NO_RATE, UNLIMITED, Ticket, judge
 from atoll.transport.bearer import OK, decode_preamble, encode_refusal, make_bearer_ready, preamble_bytes_missing
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NodeId
@@ -46,9 +46,13 @@ TURN_S_MAX = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BearerLimits:
-    """What one bearer port offers at most."""
+    """What one bearer port offers at most, whatever tickets say."""
 
     tunnels_max: int = TUNNELS_MAX
+    quota_bytes_max: int = UNLIMITED
+    """For one tunnel, both directions, however often it is dialled."""
+    rate_bytes_s_max: int = NO_RATE
+    """For one tunnel, both directions."""
     waiting_max: int = WAITING_MAX
     preambles_max: int = PREAMBLES_MAX
     pipes_max: int = PIPES_MAX
@@ -97,6 +101,8 @@ class BearerServer:
             tunnels_max=self.limits.tunnels_allowed(),
             waiting_max=self.limits.waiting_max,
             waiting_s=self.limits.waiting_s,
+            quota_bytes_max=self.limits.quota_bytes_max,
+            rate_bytes_s_max=self.limits.rate_bytes_s_max,
         )
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -117,7 +123,7 @@ class BearerServer:
         self.splices = Splices(self._epoll, pool, self._tunnel_ended)
         self._preambles: dict[int, _Preamble] = {}
         self._waiting: dict[int, socket.socket] = {}
-        self._stopping = False
+        self._stopping = self._draining = False
 
     def run(self) -> None:
         """Serve until `stop`; for a thread of its own. Whoever started it calls `close` when it has ended."""
@@ -130,8 +136,9 @@ class BearerServer:
         os.eventfd_write(self._wake, 1)
 
     def drain(self) -> None:
-        """Take no new tunnels; those that are there go on. From any thread."""
-        self.pairing.draining = True
+        """Take no new tunnels, and let go of who waits for one; those that are there go on. From any thread."""
+        self._draining = True
+        os.eventfd_write(self._wake, 1)
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many there are now. From any thread."""
@@ -163,6 +170,8 @@ class BearerServer:
         for preamble in self._preambles.values():
             patience_s = min(patience_s, preamble.deadline - time.monotonic())
             break
+        if (resumes_at := self.splices.resumes_at) is not None:
+            patience_s = min(patience_s, resumes_at - time.monotonic())
         if (deadline := self.pairing.deadline()) is not None:
             patience_s = min(patience_s, deadline - self._wall())
         return max(patience_s, 0.0)
@@ -179,6 +188,8 @@ class BearerServer:
             self._accept()
         elif descriptor == self._wake and mask & select.EPOLLIN:
             os.eventfd_read(self._wake)
+            if self._draining and not self.pairing.draining:
+                self._carry_out(self.pairing.drain())
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN_MAX):
@@ -257,15 +268,16 @@ class BearerServer:
             match effect:
                 case Refuse(connection, reason):
                     self._refuse(self._waiting.pop(connection), reason)
-                case Pair(tunnel, offer, call, quota_bytes):
-                    self._pair(tunnel, self._waiting.pop(offer), self._waiting.pop(call), quota_bytes)
+                case Pair():
+                    self._pair(effect, self._waiting.pop(effect.offer), self._waiting.pop(effect.call))
                 case End(tunnel, reason):
                     forwarded_bytes = self.splices.end(tunnel, reason)
                     if forwarded_bytes is not None:
                         self.pairing.ended(tunnel, forwarded_bytes, by_itself=False)
 
-    def _pair(self, tunnel: bytes, offer: socket.socket, call: socket.socket, quota_bytes: int) -> None:
-        self.splices.join(tunnel, offer, call, quota_bytes)
+    def _pair(self, pair: Pair, offer: socket.socket, call: socket.socket) -> None:
+        tunnel, bucket = pair.tunnel, bucket_for(pair.rate_bytes_s, full=not pair.again)
+        self.splices.join(tunnel, offer, call, pair.quota_bytes, bucket)
         try:
             for sock in (offer, call):
                 sock.send(OK)

@@ -6,6 +6,7 @@ A connection, by what its tickets have given it:
     new         --anything else, or 1 s of silence-->  cut
     admitted    --LABELS (as REGISTER)-->            reachable under them while its link lives
     admitted    --CALL (as REACH)-->                 a circuit to the newest registration that has the label
+    admitted    --records faster than its rate-->    each is UNDELIVERED, CONGESTED: it slows down and sends again
     admitted    --ticket expired or used up-->       the role is gone; with the last role the connection is cut
     any         --a malformed frame-->               cut
 
@@ -28,6 +29,7 @@ from typing import TypeAlias
 
 from atoll.actors.runtime.machine import insist
 from atoll.actors.tunnel_relay import frames
+from atoll.actors.tunnel_relay.bucket import Bucket
 from atoll.actors.tunnel_relay.circuit_events import (
     Cut,
     Deliver,
@@ -40,7 +42,7 @@ from atoll.actors.tunnel_relay.circuit_events import (
 )
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Pong, Undelivered, denial, event_frame
 from atoll.actors.tunnel_relay.reasons import Reason
-from atoll.actors.tunnel_relay.tickets import Role, Ticket
+from atoll.actors.tunnel_relay.tickets import NO_RATE, Role, Ticket
 from atoll.transport.arrivals import Arrived, ConnectionId, Gone
 
 ADMISSION_S = 1.0
@@ -69,6 +71,8 @@ class _Grant:
 
     ticket: Ticket
     holder: ConnectionId | None
+    bucket: Bucket | None
+    """What its rate lets pass now; None where it has none. It stays with the ticket, whoever shows it again."""
     spent_bytes: int = 0
 
 
@@ -101,6 +105,14 @@ _Name: TypeAlias = tuple[bytes, bytes]
 """A registration and a label of it."""
 
 
+def _within_rate(bucket: Bucket, size: int, now: float) -> bool:
+    cost = max(size, RECORD_COST_BYTES_MIN)
+    if bucket.available(now) < cost:
+        return False
+    bucket.take(cost)
+    return True
+
+
 def _order(connection: _Connection) -> int:
     return connection.order
 
@@ -120,6 +132,8 @@ class Circuits:
     circuits_max: int = CIRCUITS_MAX
     circuits_per_connection_max: int = CIRCUITS_PER_CONNECTION_MAX
     grants_max: int = GRANTS_MAX
+    rate_bytes_s_max: int = NO_RATE
+    """What the relay lets one ticket send in a second, whatever the ticket says; `NO_RATE` for no limit of its own."""
     counters: Counter[str] = field(default_factory=Counter)
     going_at: float | None = None
     _connections: dict[ConnectionId, _Connection] = field(default_factory=dict)
@@ -149,7 +163,9 @@ class Circuits:
             case Draining(seconds):
                 self.going_at = now + seconds
                 notice = event_frame(Going(min(seconds, 65_535)))
-                return [Deliver(each.name, notice) for each in self._connections.values() if each.register]
+                # Callers, too: a path that is going is replaced before it ends, by either end that knows.
+                admitted = [each.name for each in self._connections.values() if each.register or each.reach]
+                return [Deliver(name, notice) for name in admitted]
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many there are now."""
@@ -171,9 +187,9 @@ class Circuits:
         size = len(frame)
         kind = frame[0] if size else 0
         if kind == frames.CALL and connection.reach is not None:
-            return self._call(connection, connection.reach, frame)
+            return self._call(connection, connection.reach, frame, now)
         if kind == frames.ANSWER and connection.register is not None:
-            return self._answer(connection, connection.register, frame)
+            return self._answer(connection, connection.register, frame, now)
         if kind == frames.LABELS and connection.register is not None:
             effects = self._set_labels(connection, frame)
         elif kind == frames.TICKET and 2 < size <= 2 + frames.TICKET_BYTES_MAX and frame[1] == frames.VERSION:
@@ -212,7 +228,7 @@ class Circuits:
             return self._cut(connection, refusal)
         effects: list[Effect] = []
         if grant is None:
-            grant = self._grants[verdict.digest] = _Grant(verdict, None)
+            grant = self._grants[verdict.digest] = _Grant(verdict, None, self._bucket(verdict, now))
             heapq.heappush(self._expiries, (verdict.expires_at, verdict.digest))
         elif grant.holder not in (None, connection.name):
             effects += self._cut(self._connections[grant.holder], Reason.REPLACED)
@@ -234,6 +250,10 @@ class Circuits:
             former.holder = None
         self.counters["admitted"] += 1
         return [*effects, Deliver(connection.name, event_frame(Accepted(frames.TICKET)))]
+
+    def _bucket(self, ticket: Ticket, now: float) -> Bucket | None:
+        rates = [rate for rate in (ticket.rate_bytes_s, self.rate_bytes_s_max) if rate != NO_RATE]
+        return Bucket(rate_bytes_s=min(rates), now=now) if rates else None
 
     def _refusal(self, connection: _Connection, ticket: Ticket, grant: _Grant | None) -> Reason | None:
         if self.going_at is not None:
@@ -273,13 +293,15 @@ class Circuits:
             if not holders:
                 del self._labels[name]
 
-    def _call(self, caller: _Connection, grant: _Grant, frame: bytes) -> list[Effect]:
+    def _call(self, caller: _Connection, grant: _Grant, frame: bytes, now: float) -> list[Effect]:
         size = len(frame)
         if not 17 < size <= 17 + frames.RECORD_BYTES_MAX:
             return self._cut(caller, Reason.TOO_LONG if size > 17 else Reason.MALFORMED)
         if not self._pay(grant, size):
             return self._end_role(caller, grant, Reason.OVER_QUOTA)
         label = frame[1:17]
+        if grant.bucket is not None and not _within_rate(grant.bucket, size, now):
+            return self._undeliverable(caller.name, label, Reason.CONGESTED)
         holders = self._labels.get((grant.ticket.subject, label))
         if holders is None:
             return self._undeliverable(caller.name, label, Reason.UNKNOWN_LABEL)
@@ -310,13 +332,15 @@ class Circuits:
         del circuit.registrant.inbound[circuit.name]
         self._circuits -= 1
 
-    def _answer(self, registrant: _Connection, grant: _Grant, frame: bytes) -> list[Effect]:
+    def _answer(self, registrant: _Connection, grant: _Grant, frame: bytes, now: float) -> list[Effect]:
         size = len(frame)
         if not 9 < size <= 9 + frames.RECORD_BYTES_MAX:
             return self._cut(registrant, Reason.TOO_LONG if size > 9 else Reason.MALFORMED)
         if not self._pay(grant, size):
             return self._end_role(registrant, grant, Reason.OVER_QUOTA)
         name = frame[1:9]
+        if grant.bucket is not None and not _within_rate(grant.bucket, size, now):
+            return self._undeliverable(registrant.name, name, Reason.CONGESTED)
         circuit = registrant.inbound.get(name)
         if circuit is None:
             return self._undeliverable(registrant.name, name, Reason.UNKNOWN_CIRCUIT)

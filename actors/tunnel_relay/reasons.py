@@ -28,6 +28,7 @@ class Reason(enum.IntEnum):
     TOO_SLOW = 17
     TOO_LONG = 18
     CLOSED = 19
+    TOO_MANY = 20
 
     @property
     def sentence(self) -> str:
@@ -56,8 +57,9 @@ SENTENCES: dict[int, str] = {
     Reason.NO_PARTNER: "the other end did not come in time; agree with it and dial again",
     Reason.UNKNOWN_LABEL: "no live registration has this label; look the node up again",
     Reason.UNKNOWN_CIRCUIT: "the circuit is gone; wait for the caller's next record",
-    Reason.CONGESTED: "the receiver takes too little; slow down and send again",
+    Reason.CONGESTED: "the receiver takes too little, or more was sent than the ticket's rate; slow down",
     Reason.TOO_SLOW: "the ticket did not come in time",
     Reason.TOO_LONG: "the record is longer than a relay carries; send long things over a bearer",
     Reason.CLOSED: "the relay closes; use another one",
+    Reason.TOO_MANY: "as many tunnels are open under this quota as it allows; end one of them first",
 }

@@ -6,6 +6,8 @@
 It needs no disk and knows no other relay. When one port fails the whole relay does, and `async with` raises the error.
 """
 
+import logging
+import math
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -15,13 +17,17 @@ import anyio.to_thread
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
 from atoll.actors.tunnel_relay.sep_server import SepServer
+from atoll.actors.tunnel_relay.tickets import NO_RATE
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 
+log = logging.getLogger("atoll.relay")
+
 SEP_PORT = 8088
 BEARER_PORT = 8089
-DRAIN_S = 30
+DRAIN_S = 30.0
+"""How long those who are here may take to move away."""
 
 
 class Relay:
@@ -40,11 +46,14 @@ class Relay:
         bearer_port: int = BEARER_PORT,
         host: str = "0.0.0.0",
         limits: BearerLimits | None = None,
+        sep_bytes_s: int = NO_RATE,
     ) -> None:
         self.node_id = key.node_id
         self.sep_port = sep_port
         self.bearer_port = bearer_port
         self._key, self._issuer, self._host, self._limits = key, issuer, host, limits
+        self._sep_bytes_s = sep_bytes_s
+        self.told_to_drain = anyio.Event()
         self._sep: SepServer | None = None
         self._bearers: BearerServer | None = None
         self._stack = AsyncExitStack()
@@ -56,7 +65,13 @@ class Relay:
                 relay=self.node_id, issuer=self._issuer, host=self._host, port=self.bearer_port, limits=self._limits
             )
             stack.callback(bearers.close)
-            sep = SepServer(key=self._key, issuer=self._issuer, host=self._host, port=self.sep_port)
+            sep = SepServer(
+                key=self._key,
+                issuer=self._issuer,
+                host=self._host,
+                port=self.sep_port,
+                rate_bytes_s_max=self._sep_bytes_s,
+            )
             stack.callback(sep.close)
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(_serve_bearers, bearers)
@@ -70,6 +85,8 @@ class Relay:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        if self.draining and not self.idle:
+            log.warning("%d tunnels did not move in time and are cut", self.statistics()["bearer_tunnels"])
         return await self._stack.__aexit__(kind, error, trace)
 
     def statistics(self) -> dict[str, int]:
@@ -78,12 +95,20 @@ class Relay:
         numbers = {f"sep_{name}": value for name, value in sep.statistics().items()}
         return numbers | {f"bearer_{name}": value for name, value in bearers.statistics().items()}
 
-    def drain(self, seconds: int = DRAIN_S) -> None:
-        """Take nobody new and tell registrations to move; what is there goes on until the relay is closed."""
+    def drain(self, seconds: float = DRAIN_S) -> None:
+        """Take nobody new and tell who is here to move within `seconds`; it all goes on until the relay is closed."""
         sep, bearers = self._running()
         self.draining = True
-        sep.drain(seconds)
+        self.told_to_drain.set()
+        sep.drain(math.ceil(seconds))
         bearers.drain()
+        numbers = self.statistics()
+        log.info(
+            "draining: %d registrations and %d tunnels may move within %g s",
+            numbers["sep_registrations"],
+            numbers["bearer_tunnels"],
+            seconds,
+        )
 
     @property
     def load(self) -> float:

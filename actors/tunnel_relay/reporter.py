@@ -28,12 +28,13 @@ REPORT_S = 2.0
 
 
 class Reporter(Actor):
-    """Reports; what `report` gives is what it says."""
+    """Reports what `report` gives, now and then, and at once when `changed` is set."""
 
     open_to: ClassVar[frozenset[Standing]] = frozenset()
 
-    def __init__(self, report: Callable[[], RelayReport]) -> None:
+    def __init__(self, report: Callable[[], RelayReport], changed: anyio.Event) -> None:
         self._report = report
+        self._changed = changed
         self._problem: str | None = None
         """What was wrong with the last report; None before the first."""
 
@@ -49,7 +50,8 @@ class Reporter(Actor):
                 self._note(str(error))
             else:
                 self._note("")
-            await anyio.sleep(REPORT_S)
+            with anyio.move_on_after(REPORT_S):
+                await (anyio.sleep(REPORT_S) if self._changed.is_set() else self._changed.wait())
 
     def _note(self, problem: str) -> None:
         """Log what changes, not every report."""
@@ -91,7 +93,7 @@ async def reporting(
                 children=(
                     ChildSpec(name=ROUTER, factory=lambda: Router(key, transport, cloud)),
                     ChildSpec(name=UPLINK, factory=lambda: Uplink(key.node_id, cloud.node, None)),
-                    ChildSpec(name="reporter", factory=lambda: Reporter(report)),
+                    ChildSpec(name="reporter", factory=lambda: Reporter(report, relay.told_to_drain)),
                 ),
             )
         )

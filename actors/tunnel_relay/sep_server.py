@@ -11,7 +11,7 @@ from atoll.actors.tunnel_relay.circuit_events import Cut, Draining, Effect, Elap
 from atoll.actors.tunnel_relay.circuits import Circuits
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.sep_socket import SepSocket
-from atoll.actors.tunnel_relay.tickets import SEP_ROLES, Ticket, judge
+from atoll.actors.tunnel_relay.tickets import NO_RATE, SEP_ROLES, Ticket, judge
 from atoll.transport.errors import Congested, Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
@@ -35,6 +35,7 @@ class SepServer:
         issuer: NodeId,
         host: str,
         port: int,
+        rate_bytes_s_max: int = NO_RATE,
         wall: Callable[[], float] = time.time,
     ) -> None:
         relay = key.node_id
@@ -43,7 +44,7 @@ class SepServer:
             return judge(data, issuer=issuer, relay=relay, roles=SEP_ROLES, holder=holder, now=now)
 
         first_circuit = random.SystemRandom().getrandbits(63)
-        self.circuits = Circuits(judge=genuine, first_circuit=first_circuit)
+        self.circuits = Circuits(judge=genuine, first_circuit=first_circuit, rate_bytes_s_max=rate_bytes_s_max)
         self._wall = wall
         self._socket = SepSocket(key, host, port)
         self.port = self._socket.port

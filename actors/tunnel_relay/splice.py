@@ -6,6 +6,7 @@ Each direction of a tunnel is a *flow*:
     moving   --source empty-->                   idle       (its pipe goes back to the pool)
     moving   --target takes no more-->           blocked    (keeps its pipe only if bytes are stuck in it)
     moving   --work budget used up-->            queued behind the others, still moving
+    moving   --its tunnel's rate used up-->      paused until some of it is there again
     blocked  --target writable-->                moving
     moving   --end of source, all passed on-->   done       (the end is passed on: half-close)
 
@@ -13,19 +14,25 @@ A tunnel is over when both flows are done, or at once when a socket fails, its b
 then both sockets are reset, so that a tunnel cut short is never taken for one that ended. TCP's own back-pressure does
 the rest: a reader that is slow fills its pipe and its sender's window, and nobody else's.
 
+A rate is kept by not reading: the sender's window fills while a flow is paused, and no byte waits here.
+
 When all pipes are kept by blocked flows, the last one is emptied into memory (`spilled`): the only bytes Python sees.
 """
 
+import heapq
 import os
 import select
 import socket
 import struct
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from atoll.actors.tunnel_relay.bucket import Bucket
 from atoll.actors.tunnel_relay.pipes import Pipe, PipePool
 from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.actors.tunnel_relay.tickets import NO_RATE
 
 WORK_BUDGET_BYTES = 512 * 1024
 """What a flow may move before the others get their turn: about 0.2 ms."""
@@ -51,6 +58,8 @@ class Flow:
     readable: bool = True
     writable: bool = True
     queued: bool = False
+    paused: bool = False
+    """It waits for its tunnel's rate."""
     done: bool = False
     pipe: Pipe | None = None
     """Kept only while bytes are stuck in it."""
@@ -65,11 +74,20 @@ class Tunnel:
     name: bytes
     quota_bytes: int
     left_bytes: int
+    bucket: Bucket | None = None
+    """What its rate lets pass now; None: it has no rate."""
     flows: tuple[Flow, ...] = ()
 
 
 class _OverQuotaError(Exception):
     """The source has more than the ticket allows."""
+
+
+class _OverRateError(Exception):
+    """The tunnel's rate allows nothing now."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
 
 
 @dataclass(slots=True)
@@ -90,10 +108,15 @@ class Splices:
     """By descriptor: the flow out of this socket and the flow into it."""
     _tunnels: dict[bytes, Tunnel] = field(default_factory=dict)
     _ready: deque[Flow] = field(default_factory=deque)
+    _paused: list[tuple[float, int, Flow]] = field(default_factory=list)
+    """A heap of flows that wait for their rate, by when they go on; at most one entry a flow."""
+    _pauses: int = 0
 
-    def join(self, name: bytes, one: socket.socket, other: socket.socket, quota_bytes: int) -> None:
+    def join(
+        self, name: bytes, one: socket.socket, other: socket.socket, quota_bytes: int, bucket: Bucket | None = None
+    ) -> None:
         """Make two connected, non-blocking sockets, already known to the epoll, a tunnel; they belong to it now."""
-        tunnel = Tunnel(name, quota_bytes, quota_bytes)
+        tunnel = Tunnel(name, quota_bytes, quota_bytes, bucket)
         forth, back = Flow(tunnel, one, other), Flow(tunnel, other, one)
         tunnel.flows = (forth, back)
         self._tunnels[name] = tunnel
@@ -122,6 +145,10 @@ class Splices:
 
     def work(self) -> None:
         """Give every flow that can move one turn."""
+        while self._paused and self._paused[0][0] <= time.monotonic():
+            flow = heapq.heappop(self._paused)[2]
+            flow.paused = False
+            self._queue(flow)
         for _ in range(len(self._ready)):
             flow = self._ready.popleft()
             flow.queued = False
@@ -134,6 +161,9 @@ class Splices:
                 continue
             except _OverQuotaError:
                 self._end_by_itself(flow.tunnel, Reason.OVER_QUOTA)
+                continue
+            except _OverRateError as error:
+                self._pause(flow, error.wait_s)
                 continue
             if more:
                 self._queue(flow)
@@ -173,8 +203,13 @@ class Splices:
     def __len__(self) -> int:
         return len(self._tunnels)
 
+    @property
+    def resumes_at(self) -> float | None:
+        """When the first paused flow goes on, by the monotonic clock; None when none is paused."""
+        return self._paused[0][0] if self._paused else None
+
     def _queue(self, flow: Flow) -> None:
-        if not flow.queued:
+        if not flow.queued and not flow.paused:
             flow.queued = True
             self._ready.append(flow)
 
@@ -202,20 +237,23 @@ class Splices:
                 flow.pipe = pipe
 
     def _pump(self, flow: Flow, pipe: Pipe) -> bool:
-        tunnel = flow.tunnel
+        tunnel, bucket = flow.tunnel, flow.tunnel.bucket
         source, target = flow.source.fileno(), flow.target.fileno()
-        chunk_bytes = pipe.capacity_bytes if self.spilled_bytes < SPILLED_BYTES_MAX else PAGE_BYTES
+        most_bytes = pipe.capacity_bytes if self.spilled_bytes < SPILLED_BYTES_MAX else PAGE_BYTES
         budget_bytes = WORK_BUDGET_BYTES
         try:
             for _ in range(WORK_BUDGET_MOVES):
-                if tunnel.left_bytes < chunk_bytes:
-                    chunk_bytes = self._allowed_bytes(flow)
+                chunk_bytes = most_bytes if tunnel.left_bytes >= most_bytes else self._allowed_bytes(flow)
+                if bucket is not None:
+                    chunk_bytes = _within_rate(bucket, chunk_bytes)
                 moved = os.splice(source, pipe.writer, chunk_bytes, flags=_FLAGS)
                 if not moved:
                     flow.target.shutdown(socket.SHUT_WR)
                     flow.done = True
                     return False
                 tunnel.left_bytes -= moved
+                if bucket is not None:
+                    bucket.take(moved)
                 self.forwarded_bytes += moved
                 flow.stuck_bytes = moved
                 while flow.stuck_bytes:
@@ -231,6 +269,13 @@ class Splices:
                 flow.readable = False
             return False
         return True
+
+    def _pause(self, flow: Flow, wait_s: float) -> None:
+        flow.paused = True
+        self._pauses += 1
+        # The number, so that two flows of one moment are never compared.
+        heapq.heappush(self._paused, (time.monotonic() + wait_s, self._pauses, flow))
+        self.counters["pauses"] += 1
 
     def _allowed_bytes(self, flow: Flow) -> int:
         left_bytes = flow.tunnel.left_bytes
@@ -265,3 +310,20 @@ class Splices:
         self.spilled_bytes += len(flow.spilled)
         self.counters["spills"] += 1
         self.pool.give(pipe)
+
+
+def bucket_for(rate_bytes_s: int, *, full: bool) -> Bucket | None:
+    """Make what keeps a tunnel's rate; None where it has none."""
+    return None if rate_bytes_s == NO_RATE else Bucket(rate_bytes_s=rate_bytes_s, now=time.monotonic(), full=full)
+
+
+def _within_rate(bucket: Bucket, wanted_bytes: int) -> int:
+    """Give how much may pass now.
+
+    Raises:
+        _OverRateError: Nothing worthwhile.
+    """
+    available_bytes = bucket.available(time.monotonic())
+    if available_bytes < wanted_bytes and (wait_s := bucket.wait_s()):
+        raise _OverRateError(wait_s)
+    return min(wanted_bytes, available_bytes)

@@ -1,16 +1,18 @@
 """Tickets: admission to one relay, in one role, for a while, checked off line.
 
 Signaling (or a relay's operator) issues; the relay checks. A ticket names no account and no node: only a tunnel or a
-registration, so a relay learns nothing from it about who is behind. 150 bytes, big-endian:
+registration, so a relay learns nothing from it about who is behind. 164 bytes, big-endian:
 
-    +---------+------+--------+---------+-------+---------+-------+--------+-----------+
-    | version | role | key id | subject | relay | expiry  | quota | holder | signature |
-    |    1    |  1   |   8    |   16    |  16   | 4 (u32) |8 (u64)|   32   |    64     |
-    +---------+------+--------+---------+-------+---------+-------+--------+-----------+
+    +---------+------+--------+---------+-------+---------+-------------------+--------+-----------+
+    | version | role | key id | subject | relay | expiry  | quota             | holder | signature |
+    |    1    |  1   |   8    |   16    |  16   | 4 (u32) | 22                |   32   |    64     |
+    +---------+------+--------+---------+-------+---------+-------------------+--------+-----------+
+                                            quota: bytes (u64) | bytes per second (u32) | purse 8 | tunnels (u16)
 
 `subject` is the random id of the tunnel, or of the site's registration that is made or reached. `holder` is the fresh
 CURVE key that a SEP ticket is bound to; a bearer has no key on the relay, so there it is zero and the tunnel id, known
-to two ends only, is what is held.
+to two ends only, is what is held. Tickets with the same `purse` may together have so many `tunnels` open: it is drawn
+by the issuer anew again and again, so that a relay learns from it no more than that some tunnels are of one asker.
 Nothing in a ticket may be believed before `judge` has returned it.
 """
 
@@ -25,16 +27,21 @@ from atoll.transport.errors import Expired, MalformedFrame, Refused, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, signature_valid
 
-VERSION = 1
+VERSION = 2
 SUBJECT_BYTES = 16
 HOLDER_BYTES = 32
 NO_HOLDER = bytes(HOLDER_BYTES)
 TICKET_BYTES_MAX = 255
-"""What fits a one-byte length, in this and in later versions; this one has 150."""
+"""What fits a one-byte length, in this and in later versions; this one has 164."""
 UNLIMITED = 2**64 - 1
 """A quota for operators who do not count bytes."""
+NO_RATE = 0
+"""The ticket sets no rate: as fast as the relay lets anybody."""
+PURSE_BYTES = 8
+NO_PURSE = bytes(PURSE_BYTES)
+"""The ticket shares nothing with others, so its tunnels are not counted together with theirs."""
 
-_FIELDS = struct.Struct(">BB8s16s16sIQ32s")
+_FIELDS = struct.Struct(">BB8s16s16sIQI8sH32s")
 _SIGNATURE_BYTES = 64
 TICKET_BYTES = _FIELDS.size + _SIGNATURE_BYTES
 # Signed in front of the fields, so that no signature made for anything else is ever a ticket.
@@ -67,9 +74,16 @@ class Ticket:
     expires_at: int
     """Unix seconds; from this second on it is worth nothing."""
     quota_bytes: int
+    """Bytes in all, both directions, however often it is shown."""
     holder: bytes
     digest: bytes
     """16 bytes that stand for this very ticket in tables."""
+    rate_bytes_s: int = NO_RATE
+    """Bytes a second, both directions; `NO_RATE` for none."""
+    purse: bytes = NO_PURSE
+    """What the tickets have in common whose tunnels are counted together; `NO_PURSE` for nothing."""
+    tunnels_max: int = 0
+    """How many tunnels of the purse may be open at once; 0 for no limit."""
 
 
 def key_id(issuer: NodeId) -> bytes:
@@ -91,6 +105,9 @@ def issue(
     expires_at: int,
     quota_bytes: int = UNLIMITED,
     holder: bytes = NO_HOLDER,
+    rate_bytes_s: int = NO_RATE,
+    purse: bytes = NO_PURSE,
+    tunnels_max: int = 0,
 ) -> bytes:
     """Write and sign a ticket.
 
@@ -103,9 +120,21 @@ def issue(
         raise UsageError(f"a ticket's subject has {SUBJECT_BYTES} bytes and its holder {HOLDER_BYTES}")
     if (holder == NO_HOLDER) == (role in SEP_ROLES):
         raise UsageError("a SEP ticket is bound to the key that will show it; a bearer's is bound to none")
+    if len(purse) != PURSE_BYTES or (tunnels_max and purse == NO_PURSE):
+        raise UsageError(f"a purse has {PURSE_BYTES} bytes, not all zero, and only its tunnels can be counted")
     try:
         fields = _FIELDS.pack(
-            VERSION, role, key_id(key.node_id), subject, relay_mark(relay), expires_at, quota_bytes, holder
+            VERSION,
+            role,
+            key_id(key.node_id),
+            subject,
+            relay_mark(relay),
+            expires_at,
+            quota_bytes,
+            rate_bytes_s,
+            purse,
+            tunnels_max,
+            holder,
         )
     except struct.error as error:
         raise UsageError(f"a ticket cannot hold this expiry or quota: {error}") from error
@@ -122,7 +151,7 @@ def judge(
     """
     if len(data) != TICKET_BYTES or data[0] != VERSION:
         return Reason.MALFORMED
-    _, role_number, issuer_id, subject, mark, expires_at, quota_bytes, bound_to = _FIELDS.unpack_from(data)
+    _, role_number, issuer_id, subject, mark, expires_at, *quota, bound_to = _FIELDS.unpack_from(data)
     refusal: Reason | None = None
     if role_number not in Role.__members__.values():
         refusal = Reason.MALFORMED
@@ -142,7 +171,10 @@ def judge(
         return refusal
     # Over the fields alone: whoever could find a second signature for them would otherwise have a second quota.
     digest = hashlib.sha256(data[: _FIELDS.size]).digest()[:16]
-    return Ticket(Role(role_number), subject, expires_at, quota_bytes, bound_to, digest)
+    quota_bytes, rate_bytes_s, purse, tunnels_max = quota
+    return Ticket(
+        Role(role_number), subject, expires_at, quota_bytes, bound_to, digest, rate_bytes_s, purse, tunnels_max
+    )
 
 
 def check(

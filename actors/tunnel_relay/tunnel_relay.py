@@ -231,7 +231,7 @@ class TunnelRelay(Actor):
                 case Undelivered(reason, _):
                     return f"{path.relay} did not deliver: {sentence_of(reason)}"
                 case Going():
-                    return f"{path.relay} is being drained"
+                    self._counts["told_of_drains"] += 1
 
     # Serving this site
 

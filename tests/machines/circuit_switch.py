@@ -19,7 +19,7 @@ def key_of(name):
     return name.ljust(32, b"k")
 
 
-def ticket_of(name, role, *, key=ISSUER, relay=RELAY, life_s=600, quota=UNLIMITED, subject=b"s" * 16):
+def ticket_of(name, role, *, key=ISSUER, relay=RELAY, life_s=600, quota=UNLIMITED, subject=b"s" * 16, **fields):
     return issue(
         key,
         role=role,
@@ -28,6 +28,7 @@ def ticket_of(name, role, *, key=ISSUER, relay=RELAY, life_s=600, quota=UNLIMITE
         expires_at=int(NOW) + life_s,
         quota_bytes=quota,
         holder=key_of(name),
+        **fields,
     )
 
 

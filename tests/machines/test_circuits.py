@@ -333,13 +333,47 @@ def test_when_all_circuits_are_taken_the_caller_is_told():
     assert switch.call(b"one")[0] == b"proxy"
 
 
-def test_draining_tells_the_registrations_and_admits_nobody_new():
+def test_draining_tells_everybody_admitted_and_admits_nobody_new():
     switch = Switch()
     switch.register(b"proxy", LABEL)
     switch.reach(b"caller")
-    assert switch.handle(Draining(30)) == [Deliver(b"proxy", frames.event_frame(frames.Going(30)))]
+    switch.handle(Opened(b"new", b"k" * 32))
+    going = frames.event_frame(frames.Going(30))
+    assert switch.handle(Draining(30)) == [Deliver(b"proxy", going), Deliver(b"caller", going)]
     assert switch.show(b"late", Role.REACH) == refused(b"late", Reason.DRAINING)
     assert switch.call(b"caller")[0] == b"proxy"
+
+
+def test_a_ticket_sends_no_faster_than_its_rate_and_showing_it_again_gives_no_second_burst():
+    switch = Switch()
+    switch.register(b"proxy", LABEL)
+    switch.reach(b"caller", rate_bytes_s=1000)
+    record = bytes(30_000)
+    assert switch.call(b"caller", record=record)[0] == switch.call(b"caller", record=record)[0] == b"proxy"
+    assert switch.call(b"caller", record=record) == undelivered(b"caller", Reason.CONGESTED)
+    switch.now += 10
+    assert switch.call(b"caller", record=bytes(9_000))[0] == b"proxy"
+    switch.handle(Gone(b"caller"))
+    shown = frames.ticket_frame(ticket_of(b"caller", Role.REACH, rate_bytes_s=1000))
+    assert switch.handle(Arrived(b"again", key_of(b"caller"), shown)) == [Deliver(b"again", OK_TICKET)]
+    late = frames.call_frame(LABEL, record)
+    [told] = switch.handle(Arrived(b"again", key_of(b"caller"), late))
+    assert (told.connection, frames.read_event(told.frame)) == undelivered(b"again", Reason.CONGESTED)
+    switch.now += 60
+    [passed] = switch.handle(Arrived(b"again", key_of(b"caller"), late))
+    assert passed.connection == b"proxy"
+
+
+def test_answers_have_a_rate_too_and_the_relay_has_its_own():
+    switch = Switch(rate_bytes_s_max=1000)
+    switch.register(b"proxy", LABEL)
+    switch.reach(b"caller", rate_bytes_s=2**32 - 1)
+    _, inbound = switch.call(b"caller", record=bytes(45_000))
+    assert switch.call(b"caller", record=bytes(45_000)) == undelivered(b"caller", Reason.CONGESTED)
+    answer = frames.answer_frame(inbound.circuit, bytes(45_000))
+    assert switch.say(b"proxy", answer)[0].connection == b"caller"
+    [told] = switch.say(b"proxy", answer)
+    assert frames.read_event(told.frame) == frames.Undelivered(Reason.CONGESTED, inbound.circuit)
 
 
 def test_a_ping_is_answered():

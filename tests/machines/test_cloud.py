@@ -20,7 +20,7 @@ from atoll.actors.cloud.messages import (
     SepLabel,
     TunnelRequest,
 )
-from atoll.actors.cloud.signaling import RELAY_LEASE_S, Signaling
+from atoll.actors.cloud.signaling import PURSE_LIFE_S, RELAY_LEASE_S, TUNNELS_PER_NODE_MAX, Signaling
 from atoll.actors.cloud.store import CloudStore, StoreFailed
 from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import Declined
@@ -211,6 +211,30 @@ def test_a_site_has_one_registration_at_a_relay_and_its_callers_are_sent_to_that
         for route, holder in zip(routes, holders, strict=True)
     ]
     assert subjects == placed(tv)
+
+
+def test_a_nodes_tunnels_share_a_purse_that_differs_by_relay_and_hour_and_names_nobody(cloud):
+    relays = [cloud.relay("relay-1"), cloud.relay("relay-2")]
+    tv, phone = cloud.enrol("tv"), cloud.enrol("phone")
+
+    def purses(sender):
+        pairs = cloud.signaling.tunnels(sender, TunnelRequest(2)).pairs
+        found = {}
+        for pair in pairs:
+            asked = {"issuer": cloud.key.node_id, "relay": pair.relay, "roles": BEP_ROLES, "holder": None}
+            offer, call = (check(half, now=cloud.now, **asked) for half in (pair.offer, pair.call))
+            assert (offer.purse, offer.tunnels_max) == (call.purse, TUNNELS_PER_NODE_MAX)
+            found[pair.relay] = offer.purse
+        return found
+
+    first = purses(tv)
+    assert purses(tv) == first
+    cloud.wait(PURSE_LIFE_S)
+    for relay in relays:
+        cloud.signaling.report(relay, RelayReport("relay.example", 8088, 8089, 0.0))
+    drawn = [*first.values(), *purses(tv).values(), *purses(phone).values()]
+    assert len(set(drawn)) == len(drawn)
+    assert not [each for each in drawn if each in tv.node or each in phone.node]
 
 
 def test_a_dead_relay_is_not_placed_on(cloud):

@@ -13,8 +13,8 @@ NOW = 1_800_000_000.0
 TUNNEL = b"t" * 16
 
 
-def ticket(role, *, tunnel=TUNNEL, life_s=600, quota=1000):
-    return Ticket(role, tunnel, int(NOW) + life_s, quota, NO_HOLDER, b"d" * 16)
+def ticket(role, *, tunnel=TUNNEL, life_s=600, quota=1000, **shared):
+    return Ticket(role, tunnel, int(NOW) + life_s, quota, NO_HOLDER, b"d" * 16, **shared)
 
 
 OFFER, CALL = ticket(Role.OFFER), ticket(Role.CALL)
@@ -47,7 +47,7 @@ def test_a_newcomer_ends_the_live_tunnel_and_what_was_spent_stays_spent():
     pairing.arrive(2, CALL, NOW)
     assert pairing.arrive(3, CALL, NOW) == [End(TUNNEL, Reason.REPLACED)]
     pairing.ended(TUNNEL, 400, by_itself=False)
-    assert pairing.arrive(4, OFFER, NOW) == [Pair(TUNNEL, offer=4, call=3, quota_bytes=600)]
+    assert pairing.arrive(4, OFFER, NOW) == [Pair(TUNNEL, offer=4, call=3, quota_bytes=600, again=True)]
     pairing.ended(TUNNEL, 600, by_itself=True)
     assert pairing.live == 0
     assert pairing.arrive(5, OFFER, NOW) == [Refuse(5, Reason.OVER_QUOTA)]
@@ -108,13 +108,54 @@ def test_a_full_relay_says_so(limit):
     assert Refuse(4, Reason.FULL) not in pairing.arrive(4, OFFER, NOW)
 
 
-def test_a_draining_relay_takes_nobody_and_keeps_who_is_there():
+def test_what_the_relay_allows_bounds_what_tickets_allow():
+    pairing = Pairing(quota_bytes_max=500, rate_bytes_s_max=70)
+    pairing.arrive(1, ticket(Role.OFFER, rate_bytes_s=80), NOW)
+    assert pairing.arrive(2, CALL, NOW) == [Pair(TUNNEL, offer=1, call=2, quota_bytes=500, rate_bytes_s=70)]
+    pairing.ended(TUNNEL, 500, by_itself=True)
+    assert pairing.arrive(3, CALL, NOW) == [Refuse(3, Reason.OVER_QUOTA)]
+
+
+@pytest.mark.parametrize(("offer", "call", "agreed"), [(0, 0, 0), (5, 0, 5), (0, 6, 6), (5, 6, 5), (6, 5, 5)])
+def test_the_lower_rate_of_the_two_halves_counts(offer, call, agreed):
+    pairing = Pairing()
+    pairing.arrive(1, ticket(Role.OFFER, rate_bytes_s=offer), NOW)
+    [pair] = pairing.arrive(2, ticket(Role.CALL, rate_bytes_s=call), NOW)
+    assert pair.rate_bytes_s == agreed
+
+
+def of_purse(role, tunnel, *, purse=b"p" * 8, most=2):
+    return ticket(role, tunnel=tunnel.ljust(16), purse=purse, tunnels_max=most)
+
+
+def test_a_purse_opens_as_many_tunnels_as_its_tickets_say_and_then_says_so():
+    pairing = Pairing()
+    pairing.arrive(1, of_purse(Role.OFFER, b"one"), NOW)
+    pairing.arrive(2, of_purse(Role.CALL, b"one"), NOW)
+    pairing.arrive(3, of_purse(Role.OFFER, b"two"), NOW)
+    assert pairing.arrive(4, of_purse(Role.OFFER, b"three"), NOW) == [Refuse(4, Reason.TOO_MANY)]
+    assert pairing.arrive(5, of_purse(Role.OFFER, b"other", purse=b"q" * 8), NOW) == []
+    # Those that are in may be dialled again, and the other half of one that waits may come.
+    assert pairing.arrive(6, of_purse(Role.CALL, b"one"), NOW) == [End(b"one".ljust(16), Reason.REPLACED)]
+    assert len(pairing.arrive(7, of_purse(Role.CALL, b"two"), NOW)) == 1
+    pairing.leave(6)
+    assert pairing.arrive(8, of_purse(Role.OFFER, b"three"), NOW) == []
+    pairing.ended(b"two".ljust(16), 0, by_itself=True)
+    assert pairing.arrive(9, of_purse(Role.OFFER, b"four"), NOW) == []
+    pairing.check()
+
+
+def test_a_draining_relay_takes_nobody_keeps_its_pairs_and_lets_the_waiting_go():
     pairing = Pairing()
     pairing.arrive(1, OFFER, NOW)
     pairing.arrive(2, CALL, NOW)
-    pairing.draining = True
-    assert pairing.arrive(3, ticket(Role.CALL, tunnel=b"o" * 16), NOW) == [Refuse(3, Reason.DRAINING)]
-    assert pairing.live == 1
+    pairing.arrive(3, ticket(Role.OFFER, tunnel=b"o" * 16), NOW)
+    assert pairing.drain() == [Refuse(3, Reason.DRAINING)]
+    assert pairing.arrive(4, ticket(Role.CALL, tunnel=b"o" * 16), NOW) == [Refuse(4, Reason.DRAINING)]
+    # Not even a half of a pair: the other end would be cut for somebody who cannot stay.
+    assert pairing.arrive(5, CALL, NOW) == [Refuse(5, Reason.DRAINING)]
+    assert (pairing.live, pairing.waiting) == (1, 0)
+    pairing.check()
 
 
 def test_closing_lets_everybody_go():
@@ -145,6 +186,7 @@ class AnyOrder(RuleBasedStateMachine):
                     self.open.remove(connection)
                 case Pair(tunnel, offer, call, quota):
                     assert quota > 0
+                    assert not self.pairing.draining
                     assert {offer, call} <= self.open
                     assert tunnel not in self.live
                     self.live[tunnel] = (offer, call)
@@ -157,7 +199,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.next_connection += 1
         self.open.add(self.next_connection)
         life_s += int(self.now - NOW)
-        good = ticket(role, tunnel=bytes([tunnel]) * 16, life_s=life_s, quota=3)
+        purse = bytes([1 + tunnel % 2]) * 8
+        good = ticket(role, tunnel=bytes([tunnel]) * 16, life_s=life_s, quota=3, purse=purse, tunnels_max=2)
         self.carry_out(self.pairing.arrive(self.next_connection, good, self.now))
 
     @rule(choice=st.integers(0, 100))
@@ -170,6 +213,12 @@ class AnyOrder(RuleBasedStateMachine):
                 self.pairing.ended(tunnel, 1, by_itself=True)
             self.pairing.leave(connection)
             self.open.discard(connection)
+
+    @rule(really=st.integers(0, 9))
+    def drain(self, really):
+        if not really:
+            self.carry_out(self.pairing.drain())
+            assert self.pairing.waiting == 0
 
     @rule(seconds=st.integers(0, 20))
     def wait(self, seconds):

@@ -80,7 +80,7 @@ def test_a_ticket_is_short_and_keeps_its_bytes():
         (sep_ticket()[:-1] + bytes([sep_ticket()[-1] ^ 1]), {}, Reason.FORGED),
         (b"", {}, Reason.MALFORMED),
         (sep_ticket() + b"x", {}, Reason.MALFORMED),
-        (b"\x02" + sep_ticket()[1:], {}, Reason.MALFORMED),
+        (b"\x01" + sep_ticket()[1:], {}, Reason.MALFORMED),
         (sep_ticket()[:1] + b"\x09" + sep_ticket()[2:], {}, Reason.MALFORMED),
     ],
 )
@@ -108,6 +108,12 @@ def test_a_ticket_that_could_never_be_used_is_not_issued():
         sep_ticket(subject=b"short")
     with pytest.raises(UsageError):
         sep_ticket(expires_at=2**32)
+    with pytest.raises(UsageError):
+        sep_ticket(rate_bytes_s=2**32)
+    with pytest.raises(UsageError, match="purse"):
+        sep_ticket(purse=b"short")
+    with pytest.raises(UsageError, match="purse"):
+        sep_ticket(tunnels_max=3)
 
 
 def test_every_flipped_bit_is_refused():
@@ -130,11 +136,20 @@ def test_no_bytes_crash_the_judge(data):
     subject=st.binary(min_size=16, max_size=16),
     holder=st.binary(min_size=32, max_size=32).filter(any),
     life_s=st.integers(1, 2**31),
-    quota=st.integers(0, 2**64 - 1),
+    quota=st.fixed_dictionaries(
+        {
+            "quota_bytes": st.integers(0, 2**64 - 1),
+            "rate_bytes_s": st.integers(0, 2**32 - 1),
+            "purse": st.binary(min_size=8, max_size=8).filter(any),
+            "tunnels_max": st.integers(0, 2**16 - 1),
+        }
+    ),
 )
 def test_what_is_issued_is_read_back(role, subject, holder, life_s, quota):
     bound = holder if role in SEP_ROLES else NO_HOLDER
-    data = sep_ticket(role=role, subject=subject, holder=bound, expires_at=NOW + life_s, quota_bytes=quota)
+    fields = {"role": role, "subject": subject, "holder": bound, "expires_at": NOW + life_s}
+    data = sep_ticket(**fields, **quota)
     ticket = verdict(data, roles=list(Role), holder=holder if role in SEP_ROLES else None)
     assert isinstance(ticket, Ticket)
-    assert (ticket.role, ticket.subject, ticket.quota_bytes) == (role, subject, quota)
+    assert (ticket.role, ticket.subject) == (role, subject)
+    assert {name: getattr(ticket, name) for name in quota} == quota

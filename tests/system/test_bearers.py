@@ -16,6 +16,7 @@ from relay_keys import ISSUER, RELAY, STRANGER
 from waiting import block_until
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
+from atoll.actors.tunnel_relay.bucket import BURST_BYTES_MIN, STEP_S
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import UNLIMITED, Role, issue
 from atoll.transport.bearer import BearerRefused, dial_bearer, encode_preamble
@@ -25,7 +26,7 @@ HOST = "127.0.0.1"
 PATIENCE_S = 20
 
 
-def ticket(role, tunnel=None, *, key=ISSUER, relay=RELAY, life_s=600.0, quota=UNLIMITED):
+def ticket(role, tunnel=None, *, key=ISSUER, relay=RELAY, life_s=600.0, quota=UNLIMITED, **fields):
     subject = tunnel or os.urandom(16)
     return issue(
         key,
@@ -34,6 +35,7 @@ def ticket(role, tunnel=None, *, key=ISSUER, relay=RELAY, life_s=600.0, quota=UN
         relay=relay.node_id,
         expires_at=int(time.time() + life_s),
         quota_bytes=quota,
+        **fields,
     )
 
 
@@ -275,6 +277,52 @@ def test_not_one_byte_past_the_quota_is_forwarded_and_dialling_again_buys_none()
         assert server.statistics()["forwarded_bytes"] == 100_000
         with connect(server, encode_preamble(offer)) as again:
             assert answer_of(again)[0] is Reason.OVER_QUOTA
+
+
+def test_a_rate_holds_for_both_directions_and_dialling_again_buys_no_second_burst():
+    rate = 400_000
+    offer, call = halves(rate_bytes_s=rate)
+    with serving() as server:
+        began = time.monotonic()
+        one, other = joined(server, offer, call)
+        with one, other:
+            assert pass_through(one, other, bytes(200_000)) == bytes(200_000)
+            assert pass_through(other, one, bytes(100_000)) == bytes(100_000)
+        assert time.monotonic() - began > (300_000 - BURST_BYTES_MIN) / rate
+        assert server.statistics()["pauses"] > 0
+        block_until(lambda: server.statistics()["tunnels"] == 0)
+        began = time.monotonic()
+        one, other = joined(server, offer, call)
+        with one, other:
+            assert pass_through(one, other, bytes(100_000)) == bytes(100_000)
+        assert time.monotonic() - began > 100_000 / rate * 0.99
+
+
+def test_a_tunnel_that_is_held_to_its_rate_holds_up_nobody_else_and_never_spins():
+    with serving() as server, contextlib.ExitStack() as stack:
+        one, _ = (stack.enter_context(end) for end in joined(server, *halves(rate_bytes_s=50_000)))
+        one.setblocking(False)
+        while select.select([], [one], [], 0.2)[1]:
+            one.send(bytes(1 << 20))
+        pauses, began = server.statistics()["pauses"], time.monotonic()
+        fast = [stack.enter_context(end) for end in joined(server, *halves())]
+        assert pass_through(*fast, bytes(1 << 20)) == bytes(1 << 20)
+        block_until(lambda: server.statistics()["pauses"] > pauses + 5)
+        # One wake-up for each step of the rate, however much waits.
+        assert server.statistics()["pauses"] - pauses <= (time.monotonic() - began) / STEP_S + 2
+
+
+def test_the_tunnels_of_one_purse_are_counted_together():
+    shared = {"purse": b"p" * 8, "tunnels_max": 2}
+    with serving() as server, contextlib.ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in joined(server, *halves(**shared))] for _ in range(2)]
+        with connect(server, encode_preamble(ticket(Role.CALL, **shared))) as third:
+            assert answer_of(third) == (Reason.TOO_MANY, Reason.TOO_MANY.sentence)
+        for end in pairs[0]:
+            end.close()
+        block_until(lambda: server.statistics()["tunnels"] == 1)
+        for end in joined(server, *halves(**shared)):
+            stack.enter_context(end)
 
 
 def test_exactly_the_quota_with_its_end_passes():
