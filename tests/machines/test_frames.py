@@ -46,7 +46,7 @@ def test_every_frame_keeps_its_bytes():
 def test_reasons_keep_their_numbers_and_all_have_a_sentence():
     assert " ".join(reason.name for reason in sorted(Reason)) == (
         "MALFORMED NO_TICKET EXPIRED FOREIGN_ISSUER FOREIGN_RELAY FORGED WRONG_ROLE FOREIGN_HOLDER OVER_QUOTA FULL "
-        "DRAINING REPLACED NO_PARTNER UNKNOWN_LABEL UNKNOWN_CIRCUIT CONGESTED TOO_SLOW TOO_LONG CLOSED"
+        "DRAINING REPLACED NO_PARTNER UNKNOWN_LABEL UNKNOWN_CIRCUIT CONGESTED TOO_SLOW TOO_LONG CLOSED TOO_MANY"
     )
     assert set(SENTENCES) == set(Reason)
     assert len(set(SENTENCES.values())) == len(Reason)
