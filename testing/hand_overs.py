@@ -178,7 +178,7 @@ class Register:
             effects = self._again()
             for actor, placed in tuple(self.places.items()):
                 host = self._rng.choice(self._hosts)
-                effects += self._put(actor, Placed(placed.generation + 1, host, placed.stores))
+                effects += self._put(actor, placed.next_at(host))
                 if self._hints:
                     effects.append(Send(host, TakePlace(actor, self.places[actor]), HOSTING))
             return effects

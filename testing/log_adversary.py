@@ -7,8 +7,7 @@
 The placement is a register that never errs: each tenure has a generation of its own, or is another life of the newest.
 What an owner may claim for itself it claims as `renewals.py` has it.
 
-Each reply is the list of all operations before it. So the replies that callers got must be beginnings of each other;
-one that was begun after another was answered must have it inside; and who asks again gets the same.
+What callers hear is judged by `chained_replies.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,10 @@ from typing import Any
 
 from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
 from atoll.actors.hand_over.log_store import LogStore
-from atoll.actors.hand_over.messages import LOG_STORE, Call, CallAnswered, CallRefused, LogLost, Seal
+from atoll.actors.hand_over.messages import LOG_STORE, Call, LogLost, Seal
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Seconds, Send
+from atoll.testing.chained_replies import ChainedReplies, Operations
 from atoll.testing.elections import simulated_node
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
@@ -34,7 +34,6 @@ TO_THE_NEWEST = 0.7
 STAYS = 0.6
 """How often a store is in the next set, too."""
 LETTERS_MAX = 48
-CALLERS = 3
 COMPACT_BYTES = 600
 """Some eight operations."""
 ODDS: Mapping[str, float] = {
@@ -55,29 +54,6 @@ ODDS: Mapping[str, float] = {
 """How often each step is chosen."""
 
 
-class Operations:
-    """An actor that answers each operation with all of them."""
-
-    def __init__(self) -> None:
-        self.done = b""
-
-    def apply(self, operation: bytes, _number: int) -> bytes:
-        """Append it."""
-        self.done += operation
-        return self.done
-
-    def snapshot(self) -> bytes:
-        """Give all."""
-        return self.done
-
-    def restore(self, data: bytes) -> None:
-        """Take all."""
-        self.done = data
-
-    def end(self) -> None:
-        """There is nothing to end."""
-
-
 class Keeper:
     """One node that keeps the log: its store and its disk."""
 
@@ -87,18 +63,6 @@ class Keeper:
         self.disk: list[Record] = []
         self.tears = False
         """It dies in the midst of its next effects."""
-
-
-class Caller:
-    """One client, with one operation at a time."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.sequence = 0
-        self.waits = False
-        self.after = b""
-        """The longest reply that anybody had when it asked."""
-        self.reply = b""
 
 
 class LogAdversary:
@@ -130,9 +94,8 @@ class LogAdversary:
         """A state that is with its next host, which has not claimed the actor yet."""
         self.letters: list[tuple[NodeId, Send]] = []
         self.parted: set[tuple[NodeId, NodeId]] = set()
-        self.callers = [Caller(number + 1) for number in range(CALLERS)]
-        self.longest = b""
-        self.answered = self.tenures = self.forgotten = self.changes = 0
+        self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
+        self.tenures = self.forgotten = self.changes = 0
         self._steps = [getattr(self, f"_{name}") for name in ODDS]
         self._odds = list({**ODDS, **(odds or {})}.values())
         nodes = tuple(self.keepers)
@@ -157,7 +120,7 @@ class LogAdversary:
 
     def seat(self, host: int) -> None:
         """Place the actor on that node, in the next generation."""
-        self._begin(Placed(self.placed.generation + 1, list(self.keepers)[host], self.placed.stores))
+        self._begin(self.placed.next_at(list(self.keepers)[host]))
 
     def start_again(self) -> None:
         """Start the host again that has the actor."""
@@ -165,9 +128,8 @@ class LogAdversary:
 
     def ask(self, caller: int) -> None:
         """Let a caller ask the owner, or ask again."""
-        if not self.callers[caller].waits:
-            self._begin_to_ask(self.callers[caller])
-        self._call(self.callers[caller], self._newest())
+        who = self.judge.callers[caller]
+        self._call(self.judge.call_of(who) if who.waits else self.judge.begin(who), self._newest())
 
     def retry(self, host: int | None = None) -> None:
         """Let the newest owner, or the one on that node, send again what was not answered."""
@@ -222,12 +184,12 @@ class LogAdversary:
             if effect.path == LOG_STORE:
                 self._post(owner.placed.host, effect)
             else:
-                self._told(effect.message)
+                self.judge.told(effect.message)
 
     def _take_over(self) -> None:
         """Place the actor on some host because the one before seems dead."""
         host = self.rng.choice(list(self.keepers))
-        self._begin(Placed(self.placed.generation + 1, host, self.placed.stores))
+        self._begin(self.placed.next_at(host))
 
     def _begin_again(self) -> None:
         """Start the host again that has the actor: another life in the same generation."""
@@ -238,7 +200,7 @@ class LogAdversary:
         if self.leaving is not None:
             (source, host, handed), self.leaving = self.leaving, None
             if source.placed == self.placed:
-                self._begin(Placed(self.placed.generation + 1, host, self.placed.stores), handed=handed)
+                self._begin(self.placed.next_at(host), handed=handed)
             return
         owner = self._newest()
         if owner is not None and owner.settled:
@@ -363,53 +325,19 @@ class LogAdversary:
     # Callers
 
     def _ask(self) -> None:
-        idle = [caller for caller in self.callers if not caller.waits]
-        if not idle:
-            return
-        caller = self.rng.choice(idle)
-        self._begin_to_ask(caller)
-        self._call(caller, self._somebody())
-
-    def _begin_to_ask(self, caller: Caller) -> None:
-        caller.sequence, caller.waits, caller.after = caller.sequence + 1, True, self.longest
+        if (caller := self.judge.idle()) is not None:
+            self._call(self.judge.begin(caller), self._somebody())
 
     def _ask_again(self) -> None:
-        asked = [caller for caller in self.callers if caller.sequence]
-        if asked:
-            self._call(self.rng.choice(asked), self._somebody())
+        if (caller := self.judge.asked()) is not None:
+            self._call(self.judge.call_of(caller), self._somebody())
 
     def _somebody(self) -> DurableOwner | None:
         return self._newest() if self.rng.random() < TO_THE_NEWEST else self.rng.choice(list(self.owners.values()))
 
-    def _call(self, caller: Caller, owner: DurableOwner | None) -> None:
+    def _call(self, call: Call, owner: DurableOwner | None) -> None:
         if owner is not None:
-            operation = b"%d.%d " % (caller.number, caller.sequence)
-            call = Call(ACTOR, caller.number, caller.sequence, operation)
             self._carry_out(owner, owner.call(owner.placed.host, call, self.now))
-
-    def _told(self, message: Message) -> None:
-        """Hear what a caller hears."""
-        if isinstance(message, CallRefused) and self.callers[message.client - 1].sequence == message.sequence:
-            self.violations.append(f"{message.client}.{message.sequence} was refused: {message.why}")
-        if not isinstance(message, CallAnswered):
-            return
-        caller, reply = self.callers[message.client - 1], message.reply
-        if message.sequence < caller.sequence:
-            return
-        name = f"the answer to {message.client}.{message.sequence}"
-        if not caller.waits:
-            if reply != caller.reply:
-                self.violations.append(f"{name} is {reply!r} now, and was {caller.reply!r}")
-            return
-        caller.waits, caller.reply = False, reply
-        self.answered += 1
-        if not reply.startswith(caller.after):
-            self.violations.append(f"{name} is {reply!r}, after {caller.after!r}")
-        elif not (reply.startswith(self.longest) or self.longest.startswith(reply)):
-            self.violations.append(f"{name} is {reply!r}, and another {self.longest!r}")
-        elif len(set(done := reply.split())) != len(done):
-            self.violations.append(f"{name} has something twice: {reply!r}")
-        self.longest = max(self.longest, reply, key=len)
 
 
 def games_lost(

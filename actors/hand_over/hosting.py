@@ -1,7 +1,7 @@
 """Runs the migratable actors of one node: who owns what, claims, moves, redirects.
 
     nothing   --Found, or the placement names this node-->    owner
-    owner     --Move-->                                       owner that leaves (`move.py`) --committed--> tombstone
+    owner     --Move, and the placement answers-->            owner that leaves (`move.py`) --committed--> tombstone
     owner     --a store knows a higher generation-->          asks the placement
     owner     --a store needs this generation renewed-->      claims (g + 1, itself), with its own state
     owner     --StoresWanted, and these are fit-->            claims (g + 1, itself) with other stores
@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from atoll.actors.hand_over.application import Applications, OperationFailed
+from atoll.actors.hand_over.application import Applications
 from atoll.actors.hand_over.arrivals import Arrivals
 from atoll.actors.hand_over.claims import Claim, Claims
+from atoll.actors.hand_over.departures import Departures
 from atoll.actors.hand_over.durable import DurableOwner, Phase
 from atoll.actors.hand_over.messages import (
     CALLERS,
@@ -52,15 +53,7 @@ from atoll.actors.hand_over.messages import (
     StoresWanted,
     TakePlace,
 )
-from atoll.actors.hand_over.move import (
-    ARRIVAL_S,
-    POLL_S,
-    RESEND_S,
-    Arrival,
-    Departure,
-    Owner,
-    Step,
-)
+from atoll.actors.hand_over.move import ARRIVAL_S, POLL_S, RESEND_S, Arrival, Departure, Owner, Step
 from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
 from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
 from atoll.actors.hand_over.soft import SoftOwner
@@ -109,6 +102,7 @@ class Hosting:
     arrival_kind = Arrival
     claims_kind = Claims
     renewals_kind = Renewals
+    departures_kind = Departures
 
     def __init__(
         self, own: NodeId, *, rng: Random, make: Applications, placement: NodeId | None = None, **limits: Any
@@ -117,7 +111,7 @@ class Hosting:
         self.own = own
         self.owners: dict[str, Owner] = {}
         self.claims = self.claims_kind(own, placement)
-        self.departures: dict[str, Departure] = {}
+        self.departures = self.departures_kind(self.claims)
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
         self.renewals = self.renewals_kind()
@@ -129,7 +123,6 @@ class Hosting:
         self._limits = limits
         self._armed: dict[str, Seconds] = {}
         self._unable: dict[str, Unable] = {}
-        self._last_move = 0
         self._takes: dict[type, Any] = {
             Call: self._on_call,
             PlaceFound: self._on_place_found,
@@ -139,8 +132,8 @@ class Hosting:
             MoveAdvised: self._on_move_advised,
             OfferState: self._on_offer,
             StatePart: self.arrivals.take_part,
-            StatePartTaken: self._on_part_taken,
-            StateDeclined: self._on_declined,
+            StatePartTaken: self.departures.part_taken,
+            StateDeclined: self.departures.declined,
             **dict.fromkeys((Sealed, LogPart, Appended, Installed, Fenced, NotSealed, StoreFull), self._on_store),
         }
 
@@ -174,7 +167,7 @@ class Hosting:
             owner.check()
             insist(owner.phase is not Phase.ENDED, f"the owner of {actor} has ended and is still here")
             insist(actor not in self.tombstones, f"{actor} has an owner and a tombstone here")
-        for actor, departure in self.departures.items():
+        for actor, departure in self.departures.all():
             insist(departure.owner is self.owners.get(actor) and departure.owner.frozen, f"{actor} leaves and serves")
 
     def _told(self, event: Told, now: Seconds) -> list[Effect]:
@@ -197,7 +190,7 @@ class Hosting:
         elif owner is not None:
             departure = self.departures.get(actor)
             if departure is not None and departure.step is Step.FREEZING and owner.settled:
-                effects += self._offer(departure, now)
+                effects += self.departures.offer(departure, now)
             elif departure is None and actor not in self.claims and isinstance(owner, DurableOwner):
                 effects += self._renew(owner, now)
         after = self._due(actor)
@@ -229,8 +222,10 @@ class Hosting:
         if (owner := self.owners.get(actor)) is not None:
             effects += owner.retry(now)
         effects += self.claims.again(actor, now)
+        if actor not in self.claims:
+            effects += self.departures.give_up(actor, "the placement does not answer")
         if (departure := self.departures.get(actor)) is not None:
-            effects += self._press(departure, now)
+            effects += self.departures.press(departure, now)
         if (arrival := self.arrivals.here.get(actor)) is not None:
             if now - arrival.since >= ARRIVAL_S:
                 effects += self.arrivals.drop(actor)
@@ -251,7 +246,7 @@ class Hosting:
             return effects
         if lost_to == placed.generation:
             # Another life of this generation: this host's own, before it started again or gave up.
-            return effects + self.claims.open(actor, Claim(placed, self._next(placed, self.own), kind=owner.kind))
+            return effects + self.claims.open(actor, Claim(placed, placed.next_at(self.own), kind=owner.kind))
         return effects + self.claims.look(actor, now)
 
     def _release(self, owner: Owner, why: str, now: Seconds) -> list[Effect]:
@@ -260,15 +255,12 @@ class Hosting:
         if owner.phase is not Phase.ENDED:
             owner.end(why)
         self.owners.pop(actor, None)
-        departure = self.departures.pop(actor, None)
         effects: list[Effect] = [Announce(Ceased(actor, owner.placed.generation, why))]
         effects += self.renewals.drop(actor, why)
-        if departure is not None:
-            effects.append(Announce(Moved(actor, departure.target, now - departure.frozen_at, why)))
+        effects += self.departures.give_up(actor, why)
+        if (departure := self.departures.get(actor)) is not None:
+            effects += self.departures.over(departure, why, now)
         return effects
-
-    def _next(self, placed: Placed, host: NodeId) -> Placed:
-        return Placed(placed.generation + 1, host, placed.stores)
 
     def _on_place_found(self, _sender: NodeId, message: PlaceFound, now: Seconds) -> list[Effect]:
         asks_elsewhere = self.claims.inquiry.heard(message.supernode)
@@ -297,7 +289,7 @@ class Hosting:
     def _ask_again(self, actor: str) -> list[Effect]:
         """Ask whom the answer named, at once."""
         if (departure := self.departures.get(actor)) is not None and departure.step is Step.COMMITTING:
-            return [self._swap(departure)]
+            return [self.departures.swap(departure)]
         claim = self.claims.get(actor)
         return [] if claim is None else self.claims.ask(actor, claim)
 
@@ -409,6 +401,9 @@ class Hosting:
         return effects + self.claims.open(actor, claim)
 
     def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
+        """Do what was put off until the placement is known to be there."""
+        if self.departures.wanted(owner.actor):
+            return self.departures.begin(owner, now)
         if isinstance(owner, DurableOwner) and owner.actor not in self.departures:
             self.renewals.freeze(owner, now)
         return []
@@ -457,16 +452,7 @@ class Hosting:
             return [Announce(Moved(actor, target, 0.0, "it is not served here"))]
         if target == self.own or actor in self.claims or actor in self.departures or self.renewals.frozen(actor):
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
-        owner.frozen = True
-        self._last_move = max(self._last_move + 1, int(now * 1e6))
-        self.departures[actor] = Departure(owner, self._next(owner.placed, target), self._last_move, now)
-        return []
-
-    def _offer(self, departure: Departure, now: Seconds) -> list[Effect]:
-        try:
-            return departure.offer(now)
-        except OperationFailed as error:
-            return self._stay(departure, str(error)[:WHY_CHARACTERS_MAX], now)
+        return self.departures.want(actor, target, now)
 
     def _on_move_advised(self, _sender: NodeId, message: MoveAdvised, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
@@ -474,68 +460,14 @@ class Hosting:
             return []
         return self._begin_move(message.actor, message.target, now)
 
-    def _press(self, departure: Departure, now: Seconds) -> list[Effect]:
-        """Say again what a move waits for, or give it up."""
-        if not departure.overdue(now):
-            if departure.step is Step.OFFERING:
-                return departure.resend()
-            return [] if departure.step is Step.FREEZING else [self._swap(departure)]
-        if departure.step is Step.COMMITTING:
-            return self._take_back(departure, now)
-        return self._stay(departure, f"it took too long ({departure.step.value})", now)
-
-    def _stay(self, departure: Departure, why: str, now: Seconds) -> list[Effect]:
-        """Go on as before: the placement was never asked to name anybody else."""
-        owner = departure.owner
-        del self.departures[owner.actor]
-        owner.frozen = False
-        return [Announce(Moved(owner.actor, departure.target, now - departure.frozen_at, why))]
-
-    def _take_back(self, departure: Departure, now: Seconds) -> list[Effect]:
-        """Claim the next generation: whether the target has it already is not known, and only this tells."""
-        owner = departure.owner
-        del self.departures[owner.actor]
-        claim = Claim(owner.placed, self._next(owner.placed, self.own), handed=departure.handed, kind=owner.kind)
-        why = "the placement did not answer"
-        return [
-            Announce(Moved(owner.actor, departure.target, now - departure.frozen_at, why)),
-            *self.claims.open(owner.actor, claim),
-        ]
-
-    def _swap(self, departure: Departure) -> Send:
-        owner = departure.owner
-        return self.claims.inquiry.swap(owner.actor, owner.placed, departure.wanted)
-
-    def _on_part_taken(self, sender: NodeId, message: StatePartTaken, now: Seconds) -> list[Effect]:
-        departure = self.departures.get(message.actor)
-        ours = departure is not None and departure.move == message.move and departure.target == sender
-        if departure is None or not ours or departure.step is not Step.OFFERING:
-            return []
-        effects = departure.more(message, now)
-        if message.whole:
-            departure.step, departure.since = Step.COMMITTING, now
-            return [self._swap(departure)]
-        return effects
-
-    def _on_declined(self, sender: NodeId, message: StateDeclined, now: Seconds) -> list[Effect]:
-        departure = self.departures.get(message.actor)
-        ours = departure is not None and departure.move == message.move and departure.target == sender
-        if departure is None or not ours or departure.step is not Step.OFFERING:
-            return []
-        return self._stay(departure, f"the target declines: {message.why}", now)
-
     def _gone(self, departure: Departure, now: Seconds) -> list[Effect]:
         """Leave a tombstone: the move is committed."""
         owner = departure.owner
         actor = owner.actor
-        del self.departures[actor]
+        moved = self.departures.over(departure, "", now)
         effects = self._release(owner, f"it moved to {departure.target.short}", now)
         self.tombstones.put(actor, departure.wanted, now)
-        return [
-            Send(departure.target, TakePlace(actor, departure.wanted, departure.move)),
-            *effects,
-            Announce(Moved(actor, departure.target, now - departure.frozen_at, "")),
-        ]
+        return [Send(departure.target, TakePlace(actor, departure.wanted, departure.move)), *effects, *moved]
 
     # Moves: this host as the target.
 

@@ -169,7 +169,7 @@ class Relocating:
             return []
         scores = {node: each.score for node, each in site.hosts.items()}
         why = f"{because}; {why_best(chosen, scores)}"
-        return [Elsewhere(actor, placed, Placed(placed.generation + 1, chosen, placed.stores), why)]
+        return [Elsewhere(actor, placed, placed.next_at(chosen), why)]
 
     def _look_for_better(self, actor: str, placed: Placed, site: Site, now: Seconds) -> Sequence[Decision]:
         watched, best = self._watched[actor], self.fittest(actor, site)

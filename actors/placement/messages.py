@@ -43,6 +43,10 @@ class Placed(msgspec.Struct, frozen=True, array_like=True):
     stores: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=STORES_MAX)] = ()
     """Who keeps its operation log; none for an actor without one."""
 
+    def next_at(self, host: NodeId) -> "Placed":
+        """Give the next generation, on that host, with the same stores."""
+        return Placed(self.generation + 1, host, self.stores)
+
 
 class ActorPlace(msgspec.Struct, frozen=True, array_like=True):
     """One line of the table."""

@@ -510,3 +510,28 @@ def test_an_owner_whose_actor_was_removed_ends_and_one_that_hears_old_word_of_it
         net.hosts[A].handle(Received(B, TakePlace("x", Placed(2, A))), 0.0)
         net.hosts[A].handle(Received(A, PlaceFound("x", None, A, first=first)), 0.0)
         assert ("x" not in net.hosts[A].owners) == ends
+
+
+@pytest.mark.parametrize("stores", [(A, B, C), ()], ids=["durable", "soft"])
+def test_an_actor_is_not_frozen_for_a_move_before_the_placement_answers(stores):
+    """Else every caller would wait for an election."""
+    net = found(stores)
+    net.lost = lambda send: isinstance(send.message, FindPlace)
+    net.tell(A, Move("x", B))
+    assert not net.hosts[A].owners["x"].frozen
+    assert net.call(A, Call("x", 9, 1, b"a")) == CallAnswered("x", 9, 1, b"1", 1)
+    net.carry(A, net.hosts[A].handle(TimerFired("x"), 1.0))
+    assert not net.facts[-1:] or not isinstance(net.facts[-1], Moved)
+    net.lost = lambda _send: False
+    net.carry(A, net.hosts[A].handle(TimerFired("x"), 2.0))
+    assert net.places["x"].host == B
+
+
+def test_a_move_is_given_up_when_the_placement_does_not_answer():
+    net = found()
+    net.lost = lambda send: isinstance(send.message, FindPlace)
+    net.tell(A, Move("x", B))
+    net.carry(A, net.hosts[A].handle(TimerFired("x"), 9.0))
+    assert net.facts[-1] == Moved("x", B, 0.0, "the placement does not answer")
+    assert net.hosts[A].owners["x"].serving
+    assert net.places["x"].host == A

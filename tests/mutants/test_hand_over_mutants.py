@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from atoll.actors.hand_over.client import Callers
+from atoll.actors.hand_over.departures import Departures
 from atoll.actors.hand_over.durable import DurableOwner
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
@@ -111,14 +112,18 @@ class StoresThatLagFit(Replication):
         return super().fit(stores, lambda _each: True)
 
 
+class GoesOnWithoutCommit(Departures):
+    def take_back(self, departure, now):
+        return self.stay(departure, "no word from the placement", now)
+
+
 class SourceGoesOnWithoutCommit(Hosting):
-    def _take_back(self, departure, now):
-        return self._stay(departure, "no word from the placement", now)
+    departures_kind = GoesOnWithoutCommit
 
 
 class TombstoneServes(Hosting):
     def _gone(self, departure, now):
-        effects = self._stay(departure, "", now)
+        effects = self.departures.stay(departure, "", now)
         return [Send(departure.target, TakePlace("ledger", departure.wanted, departure.move), HOSTING), *effects]
 
 

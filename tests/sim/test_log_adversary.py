@@ -25,7 +25,7 @@ def test_the_adversary_lets_something_happen():
     games = [LogAdversary(f"count {number}", **WORLDS[number % len(WORLDS)]) for number in range(70)]
     for game in games:
         game.play(300)
-    assert sum(game.answered for game in games) > 140
+    assert sum(game.judge.answered for game in games) > 140
     assert sum(game.tenures for game in games) > 300
     assert sum(game.forgotten for game in games) > 50
     assert sum(game.changes for game in games) > 20

@@ -1,0 +1,315 @@
+"""An adversary plays against whole hosts of one migratable actor: it chooses each next step.
+
+    it delivers, doubles or drops any message; fires timers, late and early ones side by side; moves the actor, names
+    another host in the placement, wants other stores; crashes a host, also between two effects, or damages its log
+
+It is to `hosting.py`, with its claims, moves, arrivals and tombstones, what `log_adversary.py` is to owners and stores.
+The placement is a register that never errs; its answers are letters like all others. What callers hear is judged by
+`chained_replies.py`. Hosts of a soft actor do not crash: that is all it asks for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from atoll.actors.hand_over.hosting import Hosting
+from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.messages import (
+    CALLERS,
+    HOSTING,
+    LOG_STORE,
+    Call,
+    CallRedirected,
+    Found,
+    LogLost,
+    Move,
+    Moved,
+    StoresWanted,
+    TakePlace,
+)
+from atoll.actors.placement.messages import PATH as PLACEMENT
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.runtime.machine import (
+    Announce,
+    Arm,
+    Disarm,
+    Effect,
+    Input,
+    Persist,
+    Received,
+    Record,
+    Rewrite,
+    Seconds,
+    Send,
+    TimerFired,
+    Told,
+)
+from atoll.testing.chained_replies import ChainedReplies, Operations
+from atoll.testing.elections import simulated_node
+from atoll.transport.identity import NodeId
+
+ACTOR = "ledger"
+KIND = "operations"
+HURRY = 0.4
+"""How often the newest letter comes first."""
+DOUBLES = 0.1
+HEALS = 0.5
+TO_THE_OWNER = 0.7
+"""How often a caller asks a host that serves."""
+LETTERS_MAX = 64
+STEP_S_MAX = 0.02
+COMPACT_BYTES = 600
+ODDS: Mapping[str, float] = {
+    "deliver": 70,
+    "ask": 10,
+    "ask_again": 3,
+    "fire": 8,
+    "part": 3,
+    "move": 2,
+    "replace": 0.5,
+    "crash": 0.5,
+    "tear": 0.7,
+    "forget": 0.15,
+    "change": 0,
+}
+"""How often each step is chosen."""
+_CALLER = simulated_node(90)
+_REGISTER = simulated_node(91)
+
+
+class HostPlayer:
+    """One node: what it hosts, what it keeps, its disk, its timers."""
+
+    def __init__(self, node: NodeId) -> None:
+        self.node = node
+        self.hosting: Any = None
+        self.store: Any = None
+        self.host_disk: list[Record] = []
+        self.store_disk: list[Record] = []
+        self.timers: dict[str, Seconds] = {}
+        self.tears = False
+        """It dies in the midst of its next effects."""
+
+
+class HostingAdversary:
+    """One game; `violations` are what the hosts did wrong."""
+
+    def __init__(
+        self,
+        seed: object,
+        kind: type[Hosting] = Hosting,
+        store_kind: type[LogStore] = LogStore,
+        *,
+        hosts: int = 3,
+        stores: int = 3,
+        odds: Mapping[str, float] | None = None,
+    ) -> None:
+        """Prepare a game: the first hosts keep the log; without any the actor is soft."""
+        self.rng = Random(f"hosting adversary {seed}")
+        self.kind, self.store_kind = kind, store_kind
+        self.now: Seconds = 1.0
+        self.violations: list[str] = []
+        self.players = {node: HostPlayer(node) for node in map(simulated_node, range(hosts))}
+        self.letters: list[tuple[NodeId, Send]] = []
+        self.parted: set[tuple[NodeId, NodeId]] = set()
+        self.placed: Placed | None = None
+        self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
+        self.moved = self.forgotten = self.crashed = 0
+        self._steps = [getattr(self, f"_{name}") for name in ODDS]
+        self._odds = list({**ODDS, **(odds or {})}.values())
+        nodes = tuple(self.players)
+        for player in self.players.values():
+            self._boot(player)
+        first = self.players[nodes[0]]
+        self._tell(first, Told(Found(ACTOR, KIND, nodes[:stores])))
+
+    def play(self, steps: int) -> Sequence[str]:
+        """Take so many steps, or until something is wrong."""
+        for step in self.rng.choices(self._steps, self._odds, k=steps):
+            self.now += self.rng.uniform(0, STEP_S_MAX)
+            step()
+            if self.violations:
+                break
+        return self.violations
+
+    # Hosts
+
+    def _boot(self, player: HostPlayer) -> None:
+        player.tears = False
+        player.timers.clear()
+        player.store = self.store_kind(rng=Random(self.rng.random()))
+        self._carry_out(player, player.store.start(list(player.store_disk), self.now), player.store_disk, LOG_STORE)
+        player.hosting = self.kind(
+            player.node,
+            rng=Random(self.rng.random()),
+            make=lambda *_: Operations(),
+            placement=_REGISTER,
+            compact_bytes=COMPACT_BYTES,
+        )
+        self._carry_out(player, player.hosting.start(list(player.host_disk), self.now), player.host_disk, HOSTING)
+
+    def _tell(self, player: HostPlayer, event: Input, path: str = HOSTING) -> None:
+        machine, disk = (player.hosting, player.host_disk) if path == HOSTING else (player.store, player.store_disk)
+        try:
+            effects = machine.handle(event, self.now)
+            machine.check()
+        except Exception as error:  # noqa: BLE001 - a machine that raises has lost
+            self.violations.append(f"it raised {type(error).__name__}: {error}")
+            return
+        if player.tears and any(isinstance(each, Persist | Rewrite) for each in effects):
+            self._carry_out(player, effects[: self.rng.randrange(len(effects))], disk, path)
+            self._boot(player)
+        else:
+            self._carry_out(player, effects, disk, path)
+
+    def _carry_out(self, player: HostPlayer, effects: Sequence[Effect], disk: list[Record], path: str) -> None:
+        for effect in effects:
+            match effect:
+                case Persist(record):
+                    disk.append(record)
+                case Rewrite(records=records):
+                    disk[:] = records
+                case Send(target, message, to):
+                    self._post(player.node, Send(target, message, to or path))
+                case Arm(name, after):
+                    player.timers[name] = self.now + after
+                case Disarm(name):
+                    player.timers.pop(name, None)
+                case Announce(Moved(why="")):
+                    self.moved += 1
+
+    def _somebody(self) -> HostPlayer:
+        return self.rng.choice(list(self.players.values()))
+
+    def _owner(self) -> HostPlayer | None:
+        """Give a host that serves; more than one may believe that it does."""
+        serve = [
+            player
+            for player in self.players.values()
+            if (owner := player.hosting.owners.get(ACTOR)) is not None and owner.serving
+        ]
+        return self.rng.choice(serve) if serve else None
+
+    def _fire(self) -> None:
+        player = self._somebody()
+        if player.timers:
+            name = min(player.timers, key=lambda each: player.timers[each])
+            self.now = max(self.now, player.timers.pop(name))
+            self._tell(player, TimerFired(name))
+
+    def _move(self) -> None:
+        owner = self._owner()
+        if owner is not None:
+            self._tell(owner, Told(Move(ACTOR, self._somebody().node)))
+
+    def _change(self) -> None:
+        owner = self._owner()
+        if owner is not None and self.placed is not None:
+            nodes = list(self.players)
+            wanted = tuple(sorted(self.rng.sample(nodes, self.rng.randint(1, len(nodes)))))
+            self._tell(owner, Received(_CALLER, StoresWanted(ACTOR, self.placed.stores, wanted)))
+
+    def _crash(self) -> None:
+        self.crashed += 1
+        self._boot(self._somebody())
+
+    def _tear(self) -> None:
+        self._somebody().tears = True
+
+    def _forget(self) -> None:
+        player = self._somebody()
+        if player.store_disk:
+            self.forgotten += 1
+            player.store_disk[:] = [*player.store_disk[:1], LogLost(ACTOR, "as the adversary wants it")]
+            self._boot(player)
+
+    # The placement
+
+    def _replace(self) -> None:
+        """Name another host, as a supernode does that takes one for dead."""
+        if self.placed is not None:
+            self.placed = self.placed.next_at(self._somebody().node)
+            self._post(_REGISTER, Send(self.placed.host, TakePlace(ACTOR, self.placed), HOSTING))
+
+    def _register(self, sender: NodeId, message: FindPlace | SwapPlace) -> None:
+        if isinstance(message, FindPlace):
+            self._post(_REGISTER, Send(sender, PlaceFound(ACTOR, self.placed), HOSTING))
+            return
+        done = self.placed == message.expected
+        if done:
+            self.placed = message.wanted
+        self._post(_REGISTER, Send(sender, PlaceSwapped(ACTOR, done, self.placed), HOSTING))
+
+    # Letters
+
+    def _post(self, sender: NodeId, send: Send) -> None:
+        if len(self.letters) >= LETTERS_MAX:
+            del self.letters[self.rng.randrange(LETTERS_MAX)]
+        self.letters.append((sender, send))
+
+    def _deliver(self) -> None:
+        free = [at for at, (sender, send) in enumerate(self.letters) if (sender, send.target) not in self.parted]
+        if not free:
+            return
+        at = free[-1] if self.rng.random() < HURRY else self.rng.choice(free)
+        self._take(*(self.letters[at] if self.rng.random() < DOUBLES else self.letters.pop(at)))
+
+    def _take(self, sender: NodeId, send: Send) -> None:
+        if send.path == PLACEMENT:
+            self._register(sender, send.message)  # type: ignore[arg-type]
+        elif send.path == CALLERS:
+            self._answered(send)
+        else:
+            self._tell(self.players[send.target], Received(sender, send.message), send.path)
+
+    def _part(self) -> None:
+        """Let letters from one node to another wait, or come again."""
+        sender, target = self.rng.choices(list(self.players), k=2)
+        if self.rng.random() >= HEALS:
+            self.parted.add((sender, target))
+        elif self.parted:
+            self.parted.discard(self.rng.choice(sorted(self.parted)))
+
+    # Callers
+
+    def _ask(self) -> None:
+        if (caller := self.judge.idle()) is not None:
+            self._call(self.judge.begin(caller))
+
+    def _ask_again(self) -> None:
+        if (caller := self.judge.asked()) is not None:
+            self._call(self.judge.call_of(caller))
+
+    def _call(self, call: Call) -> None:
+        owner = self._owner() if self.rng.random() < TO_THE_OWNER else None
+        self._post(_CALLER, Send((owner or self._somebody()).node, call, HOSTING))
+
+    def _answered(self, send: Send) -> None:
+        message = send.message
+        if isinstance(message, CallRedirected):
+            # A caller that is sent on follows, unless it has been answered meanwhile.
+            caller = self.judge.callers[message.client - 1]
+            if caller.waits and caller.sequence == message.sequence:
+                self._post(_CALLER, Send(message.placed.host, self.judge.call_of(caller), HOSTING))
+        else:
+            self.judge.told(message)
+
+
+def games_lost(
+    seed: int,
+    kind: type[Hosting] = Hosting,
+    store_kind: type[LogStore] = LogStore,
+    *,
+    opening: Callable[[HostingAdversary], None] | None = None,
+    games: int = 100,
+    steps: int = 500,
+    **more: Any,
+) -> list[str]:
+    """Play until a game is lost; gives what was wrong in it, or nothing."""
+    for game in range(games):
+        adversary = HostingAdversary(f"{seed} {game}", kind, store_kind, **more)
+        if opening is not None:
+            opening(adversary)
+        if adversary.violations or adversary.play(steps):
+            return [f"game {game}: {adversary.violations[0]}"]
+    return []
