@@ -62,7 +62,7 @@ trials: $(READY)
 bench: $(READY)
 	$(VENV)/bin/atoll bench actors
 	$(VENV)/bin/atoll bench relay
-	$(PY) -m atoll.bench.streams
+	$(VENV)/bin/atoll bench sessions
 
 format: $(READY)
 	$(VENV)/bin/ruff format .

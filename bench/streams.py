@@ -1,17 +1,11 @@
-"""What a byte stream costs in CPU, both ends of it in one process, sealed as in a session, without any socket.
+"""What a byte stream costs, both ends of it in one process, sealed as in a session, without any socket.
 
-    python -m atoll.bench.streams --gigabytes 1 --rounds 5
-
-Beside it, in turns: only sealing and opening records of that size, and the same bytes as messages of a session's calls.
+Beside it: only sealing and opening records of that size, and the same bytes as messages of a session's calls. Measured
+by `atoll bench sessions`.
 """
 
 import os
-import statistics
-import time
 from collections.abc import Callable
-
-import click
-from click import echo
 
 from atoll.transport.fragments import Assembly, Outbox, frames_of
 from atoll.transport.multipath import Multipath, Via
@@ -86,22 +80,3 @@ def streams(size: int) -> int:
 
 
 KINDS: dict[str, Callable[[int], int]] = {"sealing alone": sealing, "calls": calls, "streams": streams}
-
-
-@click.command()
-@click.option("--gigabytes", default=1.0, type=click.FloatRange(min=0.001))
-@click.option("--rounds", default=5, type=click.IntRange(1))
-def main(gigabytes: float, rounds: int) -> None:
-    """Measure."""
-    costs: dict[str, list[float]] = {name: [] for name in KINDS}
-    for _ in range(rounds):
-        for name, work in KINDS.items():
-            began = time.process_time()
-            done = work(int(gigabytes * 1e9))
-            costs[name].append((time.process_time() - began) / done * 1e9)
-    for name, each in costs.items():
-        echo(f"{name:14} {statistics.median(each):.2f} s/GB ({min(each):.2f}-{max(each):.2f}), both ends, CPU")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atoll.bench.report import BenchReport
 
 RELAY_SIZES = "65000,1024,64"
+SESSION_SIZES = "64,1024,65000"
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has every round, too.")
 
 
@@ -27,6 +28,13 @@ def _progress(what: str) -> None:
 
 def _names(text: str) -> list[str]:
     return [name for each in text.split(",") if (name := each.strip())]
+
+
+def _numbers(text: str, example: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        fail(f"--sizes {text!r} is not a list of whole numbers", f"write it as {example}", code=2)
 
 
 def _show(report: "BenchReport", svg: Path | None, *, as_json: bool) -> None:
@@ -46,7 +54,7 @@ def _show(report: "BenchReport", svg: Path | None, *, as_json: bool) -> None:
 
 @click.group("bench")
 def command() -> None:
-    """Measure relays and actors beside a raw baseline in the same run.
+    """Measure relays, actors and sessions beside a raw baseline in the same run.
 
     Read the ratios and the CPU per unit, not the rates: a rate is only that of this machine in this minute. What is
     compared is measured turn and turn about, and min and max show how restless the machine was.
@@ -96,13 +104,9 @@ def relay(
     from atoll.transport.errors import TransportError, UsageError
 
     try:
-        numbers = [int(each) for each in sizes.split(",")]
-    except ValueError:
-        fail(f"--sizes {sizes!r} is not a list of whole numbers", f"write it as {RELAY_SIZES}", code=2)
-    try:
         report = bench.run(
             seconds,
-            sizes=numbers,
+            sizes=_numbers(sizes, RELAY_SIZES),
             tunnels=tunnels,
             idle_tunnels=idle_tunnels,
             peers=_names(peers),
@@ -136,4 +140,27 @@ def actors(*, seconds: float, svg: Path | None, as_json: bool) -> None:
         fail(f"a loop to measure on is missing: {error}", "install it: pip install 'atoll[trio]'")
     except TransportError as error:
         fail(f"the benchmark did not come to its end: {error}", "try again when the host is less busy")
+    _show(report, svg, as_json=as_json)
+
+
+@command.command("sessions")
+@click.option(
+    "--seconds",
+    default=12.0,
+    show_default=True,
+    type=click.FloatRange(0.5, 600),
+    help="Time of the whole run, about.",
+)
+@click.option("--sizes", default=SESSION_SIZES, show_default=True, help="Message sizes in bytes, 1 to 65000.")
+@_svg
+@_json
+def sessions(*, seconds: float, sizes: str, svg: Path | None, as_json: bool) -> None:
+    """Measure sessions: handshakes, sealing and opening, streams; beside bare agreements and bare AES-GCM."""
+    from atoll.bench import sessions as bench
+    from atoll.transport.errors import UsageError
+
+    try:
+        report = bench.run(seconds, sizes=_numbers(sizes, SESSION_SIZES), progress=_progress)
+    except UsageError as error:
+        fail(f"the benchmark cannot run: {error}", "atoll bench sessions --help names the limits", code=2)
     _show(report, svg, as_json=as_json)
