@@ -11,7 +11,6 @@ The object is of one use; after message 3 `split` gives the two keys and the eph
 
 import hashlib
 import hmac
-import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -35,17 +34,18 @@ def _hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:
     return first, hmac.digest(secret, first + b"\x02", "sha256")
 
 
-def _agree(secret: bytes, public: bytes) -> bytes:
+def _agree(secret: X25519PrivateKey | None, public: bytes) -> bytes:
+    if secret is None:
+        raise UsageError("the handshake is over, and its ephemeral key forgotten")
     try:
-        return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+        return secret.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         # RFC 7748, section 6.1: a point of small order would give a secret that everybody knows.
         raise Refused("a handshake message holds a key of small order") from error
 
 
-def public_of(secret: bytes) -> bytes:
-    """Give the X25519 public key (32 bytes) of a secret one."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+def _public(secret: X25519PrivateKey) -> bytes:
+    return secret.public_key().public_bytes_raw()
 
 
 class Handshake:
@@ -69,8 +69,9 @@ class Handshake:
         self.initiator = initiator
         self.peer = peer
         """The other end's static public key; the responder learns it from message 3."""
-        self._static = static
-        self._ephemeral = ephemeral
+        # As objects: making one out of its bytes costs as much as an agreement, for it derives the public key.
+        self._static = X25519PrivateKey.from_private_bytes(static)
+        self._ephemeral = None if ephemeral is None else X25519PrivateKey.from_private_bytes(ephemeral)
         self._peer_ephemeral = b""
         self._turn = 0
         self._key: bytes | None = None
@@ -78,7 +79,7 @@ class Handshake:
         self._hash = PROTOCOL.ljust(32, b"\x00")
         self._chaining_key = self._hash
         self._mix_hash(prologue)
-        self._mix_hash(peer if peer is not None else public_of(static))
+        self._mix_hash(peer if peer is not None else _public(self._static))
 
     @property
     def complete(self) -> bool:
@@ -99,11 +100,11 @@ class Handshake:
         if not self.my_turn or len(payload) > PAYLOAD_BYTES_MAX:
             raise UsageError("it is not this end's turn, or the payload is too long")
         if self._turn < 2:
-            self._ephemeral = self._ephemeral or os.urandom(KEY_BYTES)
-            message = public_of(self._ephemeral)
+            self._ephemeral = self._ephemeral or X25519PrivateKey.generate()
+            message = _public(self._ephemeral)
             self._mix_hash(message)
         else:
-            message = self._seal(public_of(self._static))
+            message = self._seal(_public(self._static))
         self._mix_keys()
         message += self._seal(payload)
         self._turn += 1
@@ -146,14 +147,13 @@ class Handshake:
 
     def _mix_keys(self) -> None:
         """Mix in the agreement that this turn's message stands for: es, ee, se."""
-        own_ephemeral = self._ephemeral or b""
         if self._turn == 1:
-            shared = _agree(own_ephemeral, self._peer_ephemeral)
+            shared = _agree(self._ephemeral, self._peer_ephemeral)
         else:
             # es and se are mirror images: the initiator's key pair of the one is the responder's of the other.
             ephemeral_is_own = self.initiator == (self._turn == 0)
             shared = (
-                _agree(own_ephemeral, self.peer or b"")
+                _agree(self._ephemeral, self.peer or b"")
                 if ephemeral_is_own
                 else _agree(self._static, self._peer_ephemeral)
             )

@@ -5,11 +5,11 @@ import stat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from x25519 import public_of
 
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys, signature_valid
-from atoll.transport.noise import public_of
 
 KEY = NodeKey(bytes(range(32)))
 

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 from noise.connection import Keypair, NoiseConnection
+from x25519 import public_of
 
 from atoll.transport.errors import MalformedFrame, PeerError, Refused, UsageError
-from atoll.transport.noise import PROTOCOL, Handshake, public_of
+from atoll.transport.noise import PROTOCOL, Handshake
 
 PROLOGUE = b"atoll session 1"
 
