@@ -10,6 +10,7 @@ A crash below the Router is healed without touching what does not depend on it; 
 believe in its links start anew. Nothing here decides anything at run time.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -82,6 +83,7 @@ from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits
 from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.tunnel_relay.relay_metrics import telling_metrics
 from atoll.actors.tunnel_relay.reporter import reporting
 from atoll.actors.tunnel_relay.tickets import NO_RATE, UNLIMITED
 from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
@@ -97,6 +99,8 @@ from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
+
+log = logging.getLogger("atoll.node")
 
 NETWORK, USERS = "network", "users"
 RESERVED = frozenset({CACHE, PROXY, REGISTRAR})
@@ -524,6 +528,11 @@ async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
                 sep_bytes_s=config.limits.sep_bytes_s or NO_RATE,
             )
         )
+        if config.metrics.port >= 0:
+            metrics = await stack.enter_async_context(
+                telling_metrics(relay, host=config.metrics.host, port=config.metrics.port)
+            )
+            log.info("metrics at %s/metrics", metrics.url)
         if config.cloud.host and config.host:
             cloud = CloudAddress(config.cloud.id, config.cloud.host, config.cloud.port)
             told = reporting(

@@ -19,7 +19,7 @@ _COMMANDS = {
     "demo": ("atoll.cli.demo", "Show Atoll at work on this host: two sites behind NAT, and a call across."),
     "image": ("atoll.cli.image", "Push, list and remove images of services."),
     "node": ("atoll.cli.node", "Run a node, and show nodes."),
-    "relay": ("atoll.cli.relay", "Run a relay."),
+    "relay": ("atoll.cli.relay", "Run a relay, and see how it is doing."),
     "service": ("atoll.cli.service", "Show services that can be called."),
     "site": ("atoll.cli.site", "Show this node's site, reform it, or leave it."),
     "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),

@@ -1,10 +1,12 @@
-"""`atoll relay run`: a relay in the foreground."""
+"""`atoll relay`: a relay in the foreground, and how it is doing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from atoll.cli.connection import json_option
+from atoll.cli.output import fail, print_json
 from atoll.cli.process import config_of, flags_given, process_options
 
 if TYPE_CHECKING:
@@ -15,7 +17,38 @@ PORT = click.IntRange(0, 65535)
 
 @click.group("relay")
 def command() -> None:
-    """Run a relay."""
+    """Run a relay, and see how it is doing."""
+
+
+@command.command("status")
+@click.option(
+    "--config",
+    "file",
+    envvar="ATOLL_CONFIG",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The relay's config file.",
+)
+@click.option("--url", metavar="URL", help="Where its metrics are, when no config says so.")
+@json_option
+def status(file: Path | None, url: str | None, *, as_json: bool) -> None:
+    """Show how busy the relay on this host is, and whom it refused why; its `metrics.port` must be open."""
+    from atoll.cli.relay_status import read_status, show_status
+
+    if url is None:
+        config: Any = config_of("relay", file, {}, remedy="name its config file, or its metrics with --url")
+        if config.metrics.port <= 0:
+            fail(
+                "this relay tells nobody how it is doing",
+                "set metrics.port in its config and start it again, or name the URL of its metrics with --url",
+            )
+        host = f"[{config.metrics.host}]" if ":" in config.metrics.host else config.metrics.host
+        url = f"http://{host}:{config.metrics.port}"
+    found = read_status(url)
+    if as_json:
+        print_json(found)
+    else:
+        show_status(found)
 
 
 @command.command("run")

@@ -188,6 +188,14 @@ class RelayLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """For what one ticket sends over the SEP."""
 
 
+class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a relay tells its operator how it is doing."""
+
+    host: str = "127.0.0.1"
+    port: PortOrNone = -1
+    """0 takes any free one, -1 opens none."""
+
+
 class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a relay is told."""
 
@@ -200,6 +208,7 @@ class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_field
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long those who are here may take to move away after SIGTERM."""
     limits: RelayLimits = RelayLimits()
+    metrics: MetricsConfig = MetricsConfig()
 
     @property
     def key_file(self) -> Path:

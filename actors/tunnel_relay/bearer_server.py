@@ -152,6 +152,7 @@ class BearerServer:
             "waiting": self.pairing.waiting,
             "preambles": len(self._preambles),
             "pipes": self.splices.pool.made,
+            "pipes_max": self.splices.pool.pipes_max,
         }
 
     def turn(self, patience_s: float | None) -> None:

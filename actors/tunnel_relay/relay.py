@@ -86,7 +86,9 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if self.draining and not self.idle:
-            log.warning("%d tunnels did not move in time and are cut", self.statistics()["bearer_tunnels"])
+            numbers = self.statistics()
+            left = numbers["sep_registrations"], numbers["bearer_tunnels"]
+            log.warning("%d registrations and %d tunnels did not move in time and are cut", *left)
         return await self._stack.__aexit__(kind, error, trace)
 
     def statistics(self) -> dict[str, int]:
