@@ -81,6 +81,7 @@ class Outbox:
     def take(self, room: int) -> bytes:
         """Give frames for one record of at most `room` bytes."""
         parts: list[bytes | memoryview] = []
+        whole, half = room - FRAME.size, room // 2
         while self._messages and room > FRAME.size:
             number, message = self._messages[0]
             length = len(message)
@@ -91,6 +92,9 @@ class Outbox:
                 self._messages.popleft()
                 self._bytes -= length
                 continue
+            if self._offset == 0 and length <= whole and room <= half:
+                # It is whole in the next record; cut, it would cost the other end twice the CPU.
+                break
             end = min(len(message), self._offset + room - FRAME.size)
             flags = (FIRST if self._offset == 0 else 0) | (LAST if end == len(message) else 0)
             parts.append(FRAME.pack(Channel.CALLS, flags, number, self._offset, end - self._offset))

@@ -30,6 +30,27 @@ def test_an_assembly_gives_back_what_an_outbox_took(messages, room):
     assert assembly.lost == 0
 
 
+def test_a_message_that_is_whole_in_the_next_record_is_not_cut_for_this_one():
+    outbox = Outbox()
+    for size in (600, 600, 300, 300, 1500, 600):
+        outbox.put(bytes(size))
+    records = []
+    while outbox:
+        records.append([(len(piece), flags) for _, flags, _, _, piece in frames_of(outbox.take(1000))])
+    whole, first, last = 3, 1, 2
+    assert records == [
+        [(600, whole)],
+        [(600, whole), (300, whole)],
+        # 1,500 bytes fit nowhere, so they are cut to fill what is left.
+        [(300, whole), (672, first)],
+        [(828, last)],
+        [(600, whole)],
+    ]
+    for size in (400, 800):
+        outbox.put(bytes(size))
+    assert [len(piece) for *_, piece in frames_of(outbox.take(1000))] == [400, 572]
+
+
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20), st.integers(0, 2**32))
 def test_what_lost_a_piece_is_counted_once_and_never_mixed(sizes, seed):
     rng, outbox, assembly = random.Random(seed), Outbox(), Assembly()
