@@ -18,8 +18,9 @@ def frame_record(record: bytes) -> bytes:
 class RecordStream:
     """Takes records out of a byte stream again; holds at most one unfinished record."""
 
-    def __init__(self, record_bytes_max: int) -> None:
+    def __init__(self, record_bytes_max: int, record_bytes_min: int = SESSION_ID_BYTES + 1) -> None:
         self._record_bytes_max = record_bytes_max
+        self._record_bytes_min = record_bytes_min
         self._head = b""
         """The beginning of a length whose end has not come yet."""
         self._pieces: list[bytes] = []
@@ -53,7 +54,7 @@ class RecordStream:
         view = memoryview(data)
         while size - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, start)
-            if not SESSION_ID_BYTES < length <= self._record_bytes_max:
+            if not self._record_bytes_min <= length <= self._record_bytes_max:
                 raise MalformedFrame(f"a record of {length} bytes stands where at most {self._record_bytes_max} may")
             start += _LENGTH.size
             if start + length > size:

@@ -84,7 +84,7 @@ class ContainerManager(Actor):
         try:
             return await super().receive(delivery)
         except ContainerError as error:
-            _decline(delivery.reply_to, error)
+            decline(delivery.reply_to, error)
             return LATER
 
     async def _load(self, load: LoadImage) -> ImageInfo:
@@ -99,7 +99,7 @@ class ContainerManager(Actor):
         try:
             reply = await do(message)
         except ContainerError as error:
-            _decline(reply_to, error)
+            decline(reply_to, error)
         else:
             if reply_to is not None:
                 reply_to.answer(reply)
@@ -150,7 +150,8 @@ class ContainerManager(Actor):
         return Services(self._containers.services())
 
 
-def _decline(reply_to: ReplyTo | None, error: ContainerError) -> None:
+def decline(reply_to: ReplyTo | None, error: ContainerError) -> None:
+    """Say no to whoever asked, and why: `order` raises the error there."""
     if reply_to is not None:
         declined = AskDeclined(str(error))
         declined.__cause__ = error

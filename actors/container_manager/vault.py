@@ -155,6 +155,22 @@ class Vault:
         except OSError as error:
             raise StorageFault(f"{name} in {self.folder} cannot be written: {error.strerror}") from error
 
+    def open_to_change(self, name: str) -> int:
+        """Open a file to read and write it at any place, made if need be, and give its descriptor.
+
+        Raises:
+            StorageFault: The disk refuses.
+        """
+        flags = os.O_RDWR | os.O_CREAT | _NOFOLLOW | _CLOEXEC
+        try:
+            return os.open(self._at(name), flags, 0o600, dir_fd=self._fd)
+        except OSError as error:
+            raise StorageFault(f"{name} in {self.folder} cannot be written: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Make the names in the folder durable."""
+        self._sync()
+
     def rename(self, name: str, new: str) -> None:
         """Rename a file, over an older one of the new name."""
         os.replace(self._at(name), self._at(new), src_dir_fd=self._fd, dst_dir_fd=self._fd)

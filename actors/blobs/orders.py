@@ -1,0 +1,122 @@
+"""What a node's own actors ask of its Blobs, and what they are told; nothing of it leaves the node."""
+
+from dataclasses import dataclass
+
+from atoll.transport.identity import NodeId
+
+SENT_STEPS = frozenset({"taken", "refused", "changed", "expired", "withdrawn", "failed"})
+"""How an order to send may have ended."""
+
+
+@dataclass(slots=True)
+class OutgoingState:
+    """How far a file is that this node sends."""
+
+    order: bytes
+    path: str
+    peer: NodeId
+    name: str
+    digest: bytes = b""
+    """Empty until the file was read through."""
+    size_bytes: int = 0
+    read_bytes: int = 0
+    """How much of it was read through."""
+    there_bytes: int = 0
+    """How much of it the other node has, or has on its way."""
+    step: str = "reading"
+    """`reading`, `reaching`, `offering`, `waiting`, `sending`, or how it ended."""
+    why: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether nothing follows."""
+        return self.step in SENT_STEPS
+
+
+@dataclass(slots=True)
+class IncomingState:
+    """How far a blob is that was offered to this node."""
+
+    peer: NodeId
+    digest: bytes
+    name: str
+    size_bytes: int
+    got_bytes: int = 0
+    step: str = "waiting"
+    """`waiting` for a yes, `checking` what has come before, `receiving`, `broken` off and waited for, `whole`."""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendBlob:
+    """Send a file of this host, or go on with that; answered with `OutgoingState` after a step, or after `wait_s`."""
+
+    path: str
+    peer: NodeId
+    name: str
+    wait_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawBlob:
+    """Call an order back; answered with its last `OutgoingState`, or declined."""
+
+    order: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeBlobs:
+    """Ask what is on its way and what is here; answered with `BlobsDescribed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobsDescribed:
+    """What comes and lies here, what goes, and what there is room for."""
+
+    incoming: tuple[IncomingState, ...]
+    outgoing: tuple[OutgoingState, ...]
+    used_bytes: int
+    quota_bytes: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitBlobs:
+    """Wait for offers, and accept them where `accept`; answered with `BlobsDescribed` after news, or after `wait_s`.
+
+    Whoever waits says it again: it holds for `RECEIVER_S` after the last time.
+    """
+
+    receiver: str
+    """Who waits: a word that is the caller's own."""
+    accept: bool
+    source: NodeId | None = None
+    """Only what that node offers."""
+    wait_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DecideBlob:
+    """Say yes or no to an offer that waits; answered with its `IncomingState`, or declined."""
+
+    digest: bytes
+    accept: bool
+    peer: NodeId | None = None
+    """Where several offer it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBlob:
+    """Ask for a chunk of a whole blob; answered with its bytes, or declined."""
+
+    digest: bytes
+    index: int
+    peer: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBlob:
+    """Let go of a blob: one that was fetched is remembered, any other is forgotten; answered with its state."""
+
+    digest: bytes
+    peer: NodeId | None = None
