@@ -21,6 +21,7 @@ from typing import Any, Self, TypeAlias
 import anyio
 import ifaddr
 
+from atoll.actors.blobs import messages as blob_messages
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.cloud import Cloud, run_cloud
 from atoll.actors.cloud.messages import DIRECTORY, ListNodes, NodeList, NodeRecord
@@ -132,6 +133,7 @@ def codec() -> Codec:
             *gateway_messages.MESSAGES,
             *container_messages.MESSAGES,
             *image_messages.MESSAGES,
+            *blob_messages.MESSAGES,
             *cloud_messages.MESSAGES,
         ]
     )

@@ -52,6 +52,7 @@ class BlobWorld:
     ) -> None:
         self.rng = rng
         self.faults = faults
+        self._faultless = not faults
         self.fault_rate = fault_rate
         self.broken: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -97,6 +98,8 @@ class BlobWorld:
             self._hear(self.sender, self.back.popleft())
         else:
             # Both wait for what was lost: the stream is given up for its silence.
+            if self._faultless:
+                self.broken.append("both ends wait, and nothing was lost")
             self._cut()
 
     def _begin(self) -> None:
@@ -132,6 +135,8 @@ class BlobWorld:
             effects = machine.take(_CODEC.decode(data))
         except MalformedFrame:
             self.counts["malformed"] += 1
+            if self._faultless:
+                self.broken.append("an honest end broke the rules")
             self._cut()
             return
         self._carry_out(machine, effects)

@@ -10,6 +10,9 @@ import os
 import pathlib
 from unittest import mock
 
+BLOCK_BYTES = 32
+"""What a disk writes at once, small as the files of these tests."""
+
 
 class PowerCut(BaseException):
     """Not an `Exception`: nothing must be done about it any more."""
@@ -66,17 +69,24 @@ class FaultyDisk:
 
     @contextlib.contextmanager
     def used(self):
-        real_write = os.write
+        real_write, real_pwrite = os.write, os.pwrite
+
+        def part_of(data):
+            self._cut()
+            # In two calls, so that the power can go in between.
+            return data[: len(data) // 2 + 1] if len(data) > 3 else data
 
         def write(descriptor, data):
-            self._cut()
-            if len(data) > 3:  # In two calls, so that the power can go in between.
-                data = data[: len(data) // 2 + 1]
-            return real_write(descriptor, data)
+            return real_write(descriptor, part_of(data))
+
+        def pwrite(descriptor, data, offset):
+            return real_pwrite(descriptor, part_of(data), offset)
 
         with contextlib.ExitStack() as stack:
             for owner, name in (
                 (os, "link"),
+                (os, "replace"),
+                (os, "unlink"),
                 (os, "truncate"),
                 (os, "ftruncate"),
                 (pathlib.Path, "replace"),
@@ -86,13 +96,14 @@ class FaultyDisk:
                 counted = self._counted(real)
                 stack.enter_context(mock.patch.object(owner, name, counted))
             stack.enter_context(mock.patch.object(os, "write", write))
+            stack.enter_context(mock.patch.object(os, "pwrite", pwrite))
             stack.enter_context(mock.patch.object(os, "fsync", self._fsync))
             yield
 
     def _counted(self, real):
-        def call(*arguments):
+        def call(*arguments, **more):
             self._cut()
-            return real(*arguments)
+            return real(*arguments, **more)
 
         return call
 
@@ -113,7 +124,9 @@ class FaultyDisk:
     def _content(self, inode, rng):
         surely = self.synced.get(inode, b"")
         perhaps = self.kept.get(inode, surely)
-        if not perhaps.startswith(surely):  # Truncated.
-            return rng.choice([surely, perhaps])
+        if not perhaps.startswith(surely):  # Truncated, or written in its middle: then each block is old or new.
+            blocks = range(0, min(len(surely), len(perhaps)), BLOCK_BYTES)
+            mixed = b"".join(rng.choice([surely, perhaps])[at : at + BLOCK_BYTES] for at in blocks)
+            return rng.choice([surely, perhaps, mixed + max(surely, perhaps, key=len)[len(mixed) :]])
         length = rng.randint(len(surely), len(perhaps))
         return perhaps[:length] + bytes(rng.choice([0, len(perhaps) - length]))

@@ -19,6 +19,10 @@ FOLDERS = ["actors", "transport", "cli", "testing", "bench", "cluster_specs"]
 SOURCES = [*sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "node.py"]
 IO_MODULES = {"anyio", "asyncio", "trio", "zmq", "socket", "sqlite3", "threading", "subprocess", "time", "random"}
 MACHINES = [
+    "actors/blobs/manifest.py",
+    "actors/blobs/names.py",
+    "actors/blobs/receiving.py",
+    "actors/blobs/sending.py",
     "actors/elector/election.py",
     "actors/hand_over/client.py",
     "actors/hand_over/durable.py",

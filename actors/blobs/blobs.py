@@ -36,13 +36,14 @@ from atoll.actors.blobs.orders import (
     ReadBlob,
     RemoveBlob,
     SendBlob,
+    TakeStream,
     WithdrawBlob,
 )
 from atoll.actors.blobs.outgoing import OpenStream, Outgoing
 from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.container_manager.container_manager import decline
 from atoll.actors.container_manager.errors import ContainerError
-from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo, handles
+from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood, ReplyTo, handles
 from atoll.actors.runtime.errors import AskFailed
 from atoll.transport.base import Standing
 from atoll.transport.errors import MalformedFrame, Refused
@@ -67,8 +68,6 @@ RECEIVERS_MAX = 64
 ENDED_KEPT_S = 60.0
 """How long the end of an order waits for somebody to ask about it."""
 EXPIRY_LOOK_S = 600.0
-HEARD = frozenset({Standing.MEMBER, Standing.GRANTED})
-"""Whose offers are heard at all."""
 
 
 @dataclass(slots=True)
@@ -83,7 +82,8 @@ class _Receiver:
 class Blobs(Actor):
     """Sends and takes blobs; see the module."""
 
-    open_to: ClassVar[frozenset[Standing]] = frozenset()
+    open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER, Standing.GRANTED})
+    """Whose streams are heard; their messages are not."""
 
     def __init__(
         self, folder: Callable[[], BlobFolder], open_stream: OpenStream, *, accept: Iterable[Standing] = ()
@@ -124,11 +124,16 @@ class Blobs(Actor):
 
     async def receive(self, delivery: Delivery) -> Any:
         """Take an order of this node, beside the mailbox where it may last."""
+        if delivery.standing is not None:
+            self.counts["not_understood"] += 1
+            raise NotUnderstood("blobs come by streams, and orders from this node alone")
         try:
             match delivery.message:
-                case SendBlob() as wanted if delivery.standing is None:
+                case TakeStream(stream, peer, standing):
+                    self.tasks.start_soon(self._take_stream, stream, peer, standing)
+                case SendBlob() as wanted:
                     self.tasks.start_soon(self._send, wanted, delivery.reply_to)
-                case AwaitBlobs() as wanted if delivery.standing is None:
+                case AwaitBlobs() as wanted:
                     self.tasks.start_soon(self._await, wanted, delivery.reply_to)
                 case _:
                     return await super().receive(delivery)
@@ -298,10 +303,9 @@ class Blobs(Actor):
             each.accept and each.until > now and each.source in (None, peer) for each in self._receivers.values()
         )
 
-    async def take_stream(self, stream: ByteStream, peer: NodeId, standing: Standing) -> None:
-        """Take a stream that a peer has opened to this node's blobs, to its end; run it in a task of its own."""
+    async def _take_stream(self, stream: ByteStream, peer: NodeId, standing: Standing | None) -> None:
         async with Talk(stream, self.counts) as talk:
-            if standing not in HEARD or self._streams[peer] >= STREAMS_PER_PEER_MAX:
+            if standing not in self.open_to | {None} or self._streams[peer] >= STREAMS_PER_PEER_MAX:
                 self.counts["not_heard"] += 1
                 return
             self._streams[peer] += 1
@@ -316,7 +320,7 @@ class Blobs(Actor):
                 if not self._streams[peer]:
                     del self._streams[peer]
 
-    async def _hear(self, talk: Talk, peer: NodeId, standing: Standing) -> None:
+    async def _hear(self, talk: Talk, peer: NodeId, standing: Standing | None) -> None:
         offer = await talk.hear(OFFER_S)
         if not isinstance(offer, BlobOffered):
             raise MalformedFrame(f"{type(offer).__name__} where an offer should be")
@@ -354,7 +358,7 @@ class Blobs(Actor):
         for each in idle[: max(0, len(idle) - REMEMBERED_MAX)]:
             del self._incoming[each.key]
 
-    async def _take(self, incoming: Incoming, taking: Taking, standing: Standing) -> None:
+    async def _take(self, incoming: Incoming, taking: Taking, standing: Standing | None) -> None:
         offer, peer = incoming.offer, incoming.state.peer
         try:
             check_name(offer.name)

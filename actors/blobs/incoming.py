@@ -148,6 +148,7 @@ class Taking:
     async def refuse(self, why: str, *, again: bool = False) -> None:
         """Say no."""
         self._counts["refused"] += 1
+        self._incoming.tell("refused", why)
         await self._talk.say(BlobRefused(why[:REASON_CHARACTERS_MAX], again))
         await self._talk.finish(LAST_WORD_S)
 
@@ -168,7 +169,6 @@ class Taking:
             await self._take()
         except (NoRoom, StorageFault) as error:
             self._counts["no_room"] += 1
-            self._incoming.tell("broken", str(error))
             await self.refuse(str(error), again=isinstance(error, NoRoom))
         finally:
             if self._part is not None:

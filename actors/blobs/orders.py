@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from anyio.abc import ByteStream
+
+from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 
 SENT_STEPS = frozenset({"taken", "refused", "changed", "expired", "withdrawn", "failed"})
@@ -43,8 +46,18 @@ class IncomingState:
     size_bytes: int
     got_bytes: int = 0
     step: str = "waiting"
-    """`waiting` for a yes, `checking` what has come before, `receiving`, `broken` off and waited for, `whole`."""
+    """`waiting` for a yes, `checking` what has come before, `receiving`, `broken` off and
+    waited for, `refused`, `whole`."""
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeStream:
+    """A peer has opened a stream to this node's blobs."""
+
+    stream: ByteStream
+    peer: NodeId
+    standing: Standing | None
 
 
 @dataclass(frozen=True, slots=True)

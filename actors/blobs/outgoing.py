@@ -143,7 +143,8 @@ class Outgoing:
 
     async def _talk_over(self, stream: ByteStream, sending: Sending, source: Source) -> None:
         self._counts["streams"] += 1
-        self._tell("offering")
+        # Why the last attempt came to nothing is shown until this one has come to something.
+        self._tell("offering", self.state.why)
         async with Talk(stream, self._counts) as talk:
             try:
                 await self._carry_out(sending.start(), sending, talk, source)
@@ -176,7 +177,9 @@ class Outgoing:
                     self._counts["chunks_given"] += 1
                 case Ended(outcome, reason):
                     await self._judge(outcome, reason, talk)
-        if sending.accepted and not self.ended:
+        if sending.ended:
+            return
+        if sending.accepted:
             self.state.there_bytes = sending.there_bytes
             self._tell("sending")
         elif sending.waits:

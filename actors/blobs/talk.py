@@ -53,7 +53,7 @@ class Talk:
             await self._stream.send(frame_record(_CODEC.encode(message)))
             self._saying = False
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise StreamLost("the way there was lost") from error
+            raise StreamLost(f"the stream ended: {error or type(error).__name__}") from error
 
     async def finish(self, within_s: float) -> None:
         """Say that nothing follows, and wait until the other end has heard it, or for so long."""
@@ -77,7 +77,7 @@ class Talk:
                 while not self._arrived:
                     self._arrived.extend(self._records.feed(await self._stream.receive(PIECE_BYTES)))
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise StreamLost("the way there was lost") from error
+            raise StreamLost(f"the stream ended: {error or type(error).__name__}") from error
         except TimeoutError:
             raise StreamLost(f"the other end said nothing for {within_s:g} s") from None
         except MalformedFrame:
