@@ -17,6 +17,7 @@ import tracemalloc
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -25,6 +26,7 @@ import psutil
 
 from atoll.actors.runtime import Actor, ActorRef, ActorSystem, Address, handles
 from atoll.actors.runtime.parking import Promise, PromiseFactory
+from atoll.bench import bars
 from atoll.bench.actor_ends import (
     ANSWERER,
     ASKER,
@@ -42,7 +44,9 @@ from atoll.bench.actor_ends import (
     ZeroMqEcho,
     open_links,
 )
-from atoll.bench.loops import available_loops, run_on
+from atoll.bench.loops import LOOPS, available_loops, run_on
+from atoll.bench.peers.actors import chosen, measured
+from atoll.bench.peers.actors.contender import OURS, TITLES
 from atoll.bench.processes import Process
 from atoll.bench.report import BenchReport, Row, row
 from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
@@ -55,6 +59,7 @@ PIPELINED = 256
 ACTORS = 1000
 """Spawned in each round, and measured together."""
 BURST = 512
+OURS_BEGIN = (OURS, *(f"{loop}, {what}" for loop in LOOPS for what in ("tell", "ask", "spawn", "actor")))
 LINK_S = 10.0
 """Within this a link comes up, or never."""
 
@@ -355,14 +360,26 @@ def _rows_across(loop: str, figures: Figures) -> list[Row]:
     return rows
 
 
+def _judged(each: Row) -> Row:
+    """Put a row of a loop beside those of other loops, and beside what is asked of it."""
+    figure = each.name.partition(", ")[2]
+    return replace(each, group=figure, bar=bars.ACTORS.get(figure))
+
+
 def run(
-    duration_s: float = DURATION_S, *, loops: Sequence[str] | None = None, progress: Progress = silent
+    duration_s: float = DURATION_S,
+    *,
+    loops: Sequence[str] | None = None,
+    peers: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> BenchReport:
-    """Measure on every loop that is installed, or on those given; takes about `duration_s`.
+    """Measure on every loop that is installed, or on those given; takes about `duration_s`, peers as much again.
 
     Raises:
-        Unreachable: The other process did not start.
+        UsageError: A peer that was named is not here, or there is none of that name.
+        Unreachable: Another process did not start, or ended.
     """
+    here, absent = chosen(peers)
     loops = tuple(loops) if loops is not None else available_loops()
     slice_s = duration_s / (ROUNDS * len(loops) * STEPS)
     rows: list[Row] = []
@@ -379,6 +396,10 @@ def run(
             others_s += other.cpu_s()
         finally:
             other.close()
+    rows = [_judged(each) for each in rows]
+    if here:
+        operations = sum(len(each.operations) for each in here) + len(TITLES)
+        rows += measured(here, duration_s / (ROUNDS + WARM_UP_PART) / operations, progress)
     took_s, own_after = time.monotonic() - began, own.cpu_times()
     busy_after = psutil.cpu_times()
     busy_s = busy_after.user + busy_after.system - busy_before.user - busy_before.system
@@ -392,4 +413,5 @@ def run(
         "CPU used by others meanwhile": f"{max(0.0, busy_s - own_s - others_s) / took_s:.2f} cores",
         "memory": "as Python's allocators count it; what uvloop allocates in C is not in it",
     }
-    return BenchReport("actors", rows, notes)
+    notes |= {f"absent: {name}": reason for name, reason in absent.items()}
+    return BenchReport("actors", rows, notes, ours=OURS_BEGIN)

@@ -125,17 +125,25 @@ def relay(
     default=20.0,
     show_default=True,
     type=click.FloatRange(2, 600),
-    help="Time of the whole run, about.",
+    help="Time of the whole run, about; peers take as much again.",
+)
+@click.option(
+    "--peers",
+    default="",
+    metavar="NAMES",
+    help="The same with other libraries: all that are installed, or names with commas between; default none.",
 )
 @_svg
 @_json
-def actors(*, seconds: float, svg: Path | None, as_json: bool) -> None:
+def actors(*, seconds: float, peers: str, svg: Path | None, as_json: bool) -> None:
     """Measure actors on asyncio, uvloop and trio: tell, ask, spawn, memory, and across processes."""
     from atoll.bench import actors as bench
-    from atoll.transport.errors import TransportError
+    from atoll.transport.errors import TransportError, UsageError
 
     try:
-        report = bench.run(seconds, progress=_progress)
+        report = bench.run(seconds, peers=_names(peers), progress=_progress)
+    except UsageError as error:
+        fail(f"the benchmark cannot run: {error}", "leave --peers out to measure without", code=2)
     except ImportError as error:
         fail(f"a loop to measure on is missing: {error}", "install it: pip install 'atoll[trio]'")
     except TransportError as error:

@@ -160,6 +160,7 @@ def test_the_wheel_holds_exactly_the_folders(tmp_path):
     }
     wanted = {f"atoll/{name_of(path)}" for path in SOURCES} | own
     wanted |= {"atoll/actors/container_manager/runtimes/javascript_prelude.js"}
+    wanted |= {"atoll/bench/peers/actors/erlang_actors.erl"}
     wanted |= {f"atoll/cluster_specs/{path.name}" for path in (ROOT / "cluster_specs").glob("*.toml")}
     assert held == wanted
 

@@ -20,7 +20,13 @@ ROUNDS_MAX = 100
 """A program that forks faster than it is killed gives up before this."""
 
 
-def _end_all() -> None:
+def adopt_orphans() -> None:
+    """Become the parent of whatever below this process loses its own."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_all() -> None:
+    """Kill everything below this process."""
     for _ in range(ROUNDS_MAX):
         children = psutil.Process().children(recursive=True)
         if not children:
@@ -36,7 +42,7 @@ def _end_all() -> None:
 
 def main() -> None:
     """Start the program; end it when standard input ends, and end when it has ended."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     # Its output goes where the keeper's errors go: into the log of whoever started it.
     program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603 - the peers' own
     print(program.pid, flush=True)
@@ -44,12 +50,12 @@ def main() -> None:
     def until_alone() -> None:
         while os.read(0, 64):
             pass
-        _end_all()
+        end_all()
         os._exit(0)
 
     threading.Thread(target=until_alone, name="until alone", daemon=True).start()
     program.wait()
-    _end_all()
+    end_all()
 
 
 if __name__ == "__main__":
