@@ -66,8 +66,9 @@ from atoll.actors.image_exchange.messages import CACHE
 from atoll.actors.placement import messages as placement_messages
 from atoll.actors.placement.placement_actor import PlacementActor
 from atoll.actors.router import messages as router_messages
-from atoll.actors.router.messages import Reach
-from atoll.actors.router.router import CloudAddress, Router
+from atoll.actors.router.messages import EndSessions, Reach
+from atoll.actors.router.router import Router
+from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import (
     Actor,
@@ -197,6 +198,8 @@ class Node:
             # Last of all: what this node reports after it has left would put it on the roll again.
             with suppress(AskFailed):
                 await self._ask_here(discoverer_messages.SUSPICION, Leaving(), 0.2)
+            with suppress(AskFailed):
+                await self._ask_here(router_messages.PATH, EndSessions("this node stops"), 0.2)
         self._open = False
         return await self._stack.__aexit__(kind, error, trace)
 

@@ -65,8 +65,8 @@ def hand_shaken(pair: tuple[socket.socket, socket.socket]) -> tuple[Session, Ses
 
 
 def _write(sock: socket.socket, session: Session) -> None:
-    if records := session.outgoing():
-        sock.sendall(b"".join([frame_record(record) for record in records]))
+    if records := session.outgoing(time.monotonic()):
+        sock.sendall(b"".join([frame_record(record) for _, record in records]))
 
 
 def session_pump(sock: socket.socket, *, message_bytes: int, duration_s: float) -> dict[str, Any]:

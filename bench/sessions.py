@@ -57,15 +57,15 @@ def _cost(work: Work, units: int, round_s: float) -> float:
 def _handshake() -> tuple[Session, Session]:
     """Open a session between two ends here."""
     dialler = dialled(0.0)
-    first, *_ = dialler.outgoing()
+    (_, first), *_ = dialler.outgoing(0.0)
     answerer = answered(first, 0.0)
     arriving = [first]
     while State.OPEN is not dialler.state:
         for record in arriving:
             answerer.receive(record, 0.0)
-        for record in answerer.outgoing():
+        for _, record in answerer.outgoing(0.0):
             dialler.receive(record, 0.0)
-        arriving = dialler.outgoing()
+        arriving = [record for _, record in dialler.outgoing(0.0)]
     return dialler, answerer
 
 
@@ -139,9 +139,9 @@ def _session_carries(message: bytes) -> tuple[Work, int]:
         for _ in range(burst):
             speaker.send(message)
         arrived = 0
-        for record in speaker.outgoing():
+        for _, record in speaker.outgoing(0.0):
             arrived += sum(type(event) is MessageArrived for event in listener.receive(record, 0.0))
-        for record in listener.outgoing():
+        for _, record in listener.outgoing(0.0):
             speaker.receive(record, 0.0)
         if arrived != burst:
             raise AssertionError(f"{arrived} of {burst} messages arrived")

@@ -10,7 +10,7 @@ from atoll.cli.output import print_json
 from atoll.cli.tables import millis, print_table, shown, size, span
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import StatusView
+    from atoll.actors.gateway.views import PathView, RouteView, StatusView
 
 Table: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[object]]]
 
@@ -42,6 +42,15 @@ def command(node: str | None, *, as_json: bool) -> None:
             [(x.name, x.peer[:10], x.kind, millis(x.latency_ms), x.why) for x in status.routes],
         ),
         (
+            "Paths",
+            ("PEER", "THROUGH", "KIND", "STATE", "LATENCY", "STREAMS"),
+            [
+                (x.name, y.relay, y.kind, "in use" if y.in_use else y.condition, millis(y.latency_ms), _of(x, y))
+                for x in status.routes
+                for y in x.paths
+            ],
+        ),
+        (
             "SEPs",
             ("RELAY", "STATE", "FOR", "WHY"),
             [(x.relay, x.state, span(x.since_s), x.why) for x in status.seps],
@@ -56,6 +65,11 @@ def command(node: str | None, *, as_json: bool) -> None:
         if rows:
             click.echo(f"\n{title}")
             print_table(heads, rows, none="")
+
+
+def _of(route: "RouteView", path: "PathView") -> str:
+    """Give how many streams go over a path."""
+    return str(route.streams) if path.in_use and route.streams else ""
 
 
 def _summary(status: "StatusView") -> list[str]:

@@ -73,11 +73,11 @@ class Wire:
     held: list[list[bytes]] = field(default_factory=lambda: [[], []])
     """What a frozen path holds, by direction."""
     arrives: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    via: Via = field(init=False)
+    """What the ends know about it."""
 
-    @property
-    def via(self) -> Via:
-        """What the ends know about it."""
-        return Via(self.rank, f"relay-{self.number}")
+    def __post_init__(self) -> None:
+        self.via = Via(self.rank, f"relay-{self.number}")
 
 
 @dataclass(slots=True)

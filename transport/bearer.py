@@ -128,7 +128,7 @@ async def _read_answer(stream: anyio.abc.ByteReceiveStream) -> None:
 
 
 async def dial_bearer(
-    host: str, port: int, ticket: bytes, *, timeout_s: float = DIAL_TIMEOUT_S
+    host: str, port: int, ticket: bytes, *, timeout_s: float = DIAL_TIMEOUT_S, whose: str = "the relay's bearer port"
 ) -> anyio.abc.SocketStream:
     """Dial our half of a tunnel at a relay and wait until the other half is there too.
 
@@ -142,7 +142,7 @@ async def dial_bearer(
         MalformedFrame: What answers is no relay.
     """
     preamble = encode_preamble(ticket)
-    where = f"the relay's bearer port {host}:{port}"
+    where = f"{whose} {host}:{port}"
     stream: anyio.abc.SocketStream | None = None
     try:
         with anyio.fail_after(timeout_s):

@@ -2,8 +2,9 @@
 
     kind 1 | flags 1 | message 4 | offset 4 | length 4 | piece        (big-endian)
 
-Small messages that wait together share a record; a large one is cut. Messages keep their order; one that lost a piece
-on the way is dropped whole and counted, and never mixes with another.
+Small messages that wait together share a record; a large one is cut. On each path messages keep their order, and have
+numbers of their own; one that lost a piece on the way is dropped whole and counted, and never mixes with another. Who
+goes to another path begins the message in hand anew there.
 """
 
 import enum
@@ -58,9 +59,12 @@ class Outbox:
     """Messages that wait to be sent, and how much of the first is already gone."""
 
     def __init__(self) -> None:
-        self._messages: deque[tuple[int, bytes]] = deque()
+        self._messages: deque[bytes] = deque()
         self._bytes = 0
-        self._number = 0
+        self._numbers: dict[int, int] = {}
+        """What the next message of each path is called."""
+        self._path = 0
+        """Where the first message has begun to go, if its offset is not 0."""
         self._offset = 0
 
     def __bool__(self) -> bool:
@@ -74,16 +78,20 @@ class Outbox:
         """
         if self._bytes + len(message) > QUEUE_BYTES_MAX or len(self._messages) >= QUEUE_MESSAGES_MAX:
             raise Congested("the session's queue is full: the path is slower than its sender")
-        self._messages.append((self._number, message))
-        self._number = (self._number + 1) % _NUMBERS
+        self._messages.append(message)
         self._bytes += len(message)
 
-    def take(self, room: int) -> bytes:
-        """Give frames for one record of at most `room` bytes."""
+    def take(self, room: int, path: int = 0) -> bytes:
+        """Give frames for one record of `path` of at most `room` bytes."""
         parts: list[bytes | memoryview] = []
         whole, half = room - FRAME.size, room // 2
+        if path != self._path:
+            if self._offset:
+                self._numbers[self._path] = (self._numbers[self._path] + 1) % _NUMBERS
+            self._path, self._offset = path, 0
+        number = self._numbers.get(path, 0)
         while self._messages and room > FRAME.size:
-            number, message = self._messages[0]
+            message = self._messages[0]
             length = len(message)
             if self._offset == 0 and length <= room - FRAME.size:
                 # Most messages are whole in one record; bench/relay shows a tenth more messages for this branch.
@@ -91,6 +99,7 @@ class Outbox:
                 room -= FRAME.size + length
                 self._messages.popleft()
                 self._bytes -= length
+                number = (number + 1) % _NUMBERS
                 continue
             if self._offset == 0 and length <= whole and room <= half:
                 # It is whole in the next record; cut, it would cost the other end twice the CPU.
@@ -105,7 +114,9 @@ class Outbox:
                 break
             self._messages.popleft()
             self._bytes -= len(message)
+            number = (number + 1) % _NUMBERS
             self._offset = 0
+        self._numbers[path] = number
         return b"".join(parts)
 
     def clear(self) -> None:

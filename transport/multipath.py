@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import Channel
 from atoll.transport.path_set import PathFrame, PathGivenUp, PathSet, Rank, Switched
-from atoll.transport.stream_events import StreamEvent
+from atoll.transport.stream_events import PathOpened, StreamEvent
 from atoll.transport.stream_frames import (
     HEAD_BYTES,
     POSITION_BYTES,
@@ -34,12 +34,12 @@ RECORDS_MAX = 16
 _BEARS_BYTES = (StreamVerb.OPEN, StreamVerb.DATA, StreamVerb.LAST, StreamVerb.RESET)
 
 Frame: TypeAlias = tuple[int, int, int, int, memoryview]
-MultipathEvent: TypeAlias = StreamEvent | Switched | PathGivenUp
+MultipathEvent: TypeAlias = StreamEvent | Switched | PathGivenUp | PathOpened
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Via:
-    """What is between the two ends on the path that a record came over."""
+    """The connection that a record came over, and what is between its two ends; each connection has one of its own."""
 
     rank: Rank
     name: str
@@ -85,12 +85,17 @@ class Multipath:
     paths: PathSet = field(init=False)
     _marked_by: int | None = None
     """The probe behind which everything that was sent is marked."""
+    _called_before: int | None = None
+    """The first probe behind a call that has got no sign of life yet."""
+    _vias: dict[int, Via] = field(default_factory=dict)
+    """The connection that the peer opened each of its paths over."""
 
     def __post_init__(self) -> None:
         self.streams, self.paths = self.streams_kind(self.initiator), self.paths_kind(self.initiator)
 
     def path_lost(self, path: int, reason: str, now: float) -> list[MultipathEvent]:
         """Forget a path whose connection is over."""
+        self._vias.pop(path, None)
         return self._moved(self.paths.lost(path, reason, now))
 
     def receive(self, frame: Frame, path: int, via: Via, now: float) -> list[MultipathEvent]:
@@ -108,6 +113,7 @@ class Multipath:
         events: list[MultipathEvent] = [*self.streams.receive(verb, number, piece, now)]
         if self.streams.progress != before:
             self.paths.progressed(path, now)
+            self._rest()
         if path != self.paths.current and verb in _BEARS_BYTES:
             events += self._moved(self.paths.bytes_came(path, now))
         return events
@@ -115,7 +121,23 @@ class Multipath:
     def tick(self, now: float) -> list[MultipathEvent]:
         """Do what time asks for; call it at `deadline`, and before `outgoing`."""
         self.streams.tick(now)
-        return self._moved(self.paths.tick(now, waiting=self.streams.unacknowledged))
+        waiting = self._called_before is not None or self.streams.unacknowledged
+        return self._moved(self.paths.tick(now, waiting=waiting))
+
+    def called(self, now: float) -> None:
+        """Note that a call, or an answer to one, goes out over the path in use: a sign of life is due."""
+        if self.paths.current is not None and self._called_before is None:
+            self._called_before = self.paths.next_probe
+            self.paths.bytes_wait(now)
+
+    def calls_came(self, path: int, now: float) -> list[MultipathEvent]:
+        """Note that calls, or answers, came in over a path: answers to them belong there, too."""
+        if path == self.paths.current:
+            # That it leads to us says little about its other direction: only a call's own sign is not waited for.
+            self._called_before = None
+            self._rest()
+            return []
+        return self._moved(self.paths.bytes_came(path, now))
 
     @property
     def deadline(self) -> float | None:
@@ -148,6 +170,11 @@ class Multipath:
             self.paths.bytes_wait(now)
         return records.all()
 
+    def _rest(self) -> None:
+        """Stop the clock of the path in use at once when nothing waits any more: the next tick may be late."""
+        if self._called_before is None and not self.streams.unacknowledged:
+            self.paths.rest()
+
     def _put_path_frame(self, records: _Records, each: PathFrame) -> None:
         if records.left(each.path) < records.left(-1) // 2:
             records.end(each.path)
@@ -168,7 +195,7 @@ class Multipath:
         if verb in (PathVerb.OPEN, PathVerb.OPENED):
             events += self.streams.acknowledged(read_positions(piece))
             if verb == PathVerb.OPEN:
-                self.paths.opened(path, via.rank, via.name, now)
+                events += self._take_open(path, via, now)
             else:
                 events += self._moved(self.paths.answered(path, now))
         elif verb == PathVerb.PROBE:
@@ -177,16 +204,32 @@ class Multipath:
         elif verb == PathVerb.ECHO:
             probe = read_probe(piece)
             genuine, switched = self.paths.echoed(path, probe, now)
+            if genuine and path == self.paths.current and self._called_before is not None:
+                self._called_before = None if probe >= self._called_before else self._called_before
             if genuine and self._marked_by is not None and probe >= self._marked_by and path == self.paths.current:
                 self._marked_by = None
                 self.streams.echoed()
             events += self._moved(switched)
+        elif verb == PathVerb.GONE and (gone := read_probe(piece)) != path:
+            events += self._moved(self.paths.peer_lost(gone, now))
         return events
+
+    def _take_open(self, path: int, via: Via, now: float) -> list[MultipathEvent]:
+        """Take a path that the peer opens, and let go of the one that had its number over another connection."""
+        events: list[MultipathEvent] = []
+        if self._vias.get(path, via) is not via:
+            events += self.path_lost(path, "its number was given to another connection", now)
+        self.paths.opened(path, via.rank, via.name, now)
+        self._vias[path] = via
+        return [*events, PathOpened(path)]
 
     def _moved(self, events: Iterable[Switched | PathGivenUp]) -> list[MultipathEvent]:
         """Send again what the path that was left may have kept."""
         moved = list(events)
         if any(isinstance(each, Switched) and each.path is not None for each in moved):
-            self._marked_by = None
+            self._marked_by = self._called_before = None
             self.streams.resend()
+        for each in moved:
+            if isinstance(each, PathGivenUp):
+                self._vias.pop(each.path, None)
         return [*moved]

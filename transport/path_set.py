@@ -45,8 +45,9 @@ OWN_PATHS_MAX = PATHS_MAX // 2
 class Rank(enum.IntEnum):
     """What kind of path it is, best first."""
 
-    BEARER = 0
-    SIGNALING = 1
+    DIRECT = 0
+    BEARER = 1
+    SIGNALING = 2
 
 
 class Condition(enum.Enum):
@@ -72,6 +73,8 @@ class Switched:
 
     path: int | None
     reason: str
+    lost: bool = field(default=False, compare=False)
+    """The one before is lost or silent, and with it, perhaps, what was on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class KnownPath:
     number: int
     rank: Rank
     name: str
-    """The relay in between, as people call it."""
+    """The relay in between, as people call it; or `direct`."""
     condition: Condition
     added_at: float
     probed_at: float
@@ -101,6 +104,8 @@ class KnownPath:
     heard_at: float | None = None
     answers_since: float | None = None
     """Since when it has answered without falling silent."""
+    silent_since: float = 0.0
+    """Since when nothing has come back, if it is silent."""
     round_trip_s: float | None = None
     probes: dict[int, float] = field(default_factory=dict)
     """Probes under way, and when they were sent."""
@@ -117,8 +122,15 @@ class PathSet:
     counts: Counter[str] = field(default_factory=Counter)
     _paths: dict[int, KnownPath] = field(default_factory=dict)
     _frames: list[PathFrame] = field(default_factory=list)
-    _probe: int = 0
+    next_probe: int = 0
+    """What the next probe is called."""
     _used_since: float = 0.0
+    _freed: list[int] = field(default_factory=list)
+    """Numbers that were lost before, in that order."""
+    _to_tell: set[int] = field(default_factory=set)
+    """Paths lost here that the peer may still believe in."""
+    _lost: bool = False
+    """The path in use was lost, and none has taken its place yet."""
 
     def add(self, rank: Rank, name: str, now: float) -> int:
         """Open a path that leads to the peer; gives its number.
@@ -129,10 +141,12 @@ class PathSet:
         free = [number for number in range(not self.initiator, PATHS_MAX, 2) if number not in self._paths]
         if not free:
             raise Congested(f"this session has {OWN_PATHS_MAX} paths of ours already")
-        self._paths[free[0]] = KnownPath(free[0], rank, name, Condition.OPENING, now, now, now + PROBE_S)
-        self._frames.append(PathFrame(free[0], PathVerb.OPEN))
-        self._send_probe(self._paths[free[0]], now)
-        return free[0]
+        # The one that was lost first: what is still on its way about the others must not hit a new path.
+        number = min(free, key=lambda each: self._freed.index(each) if each in self._freed else -1)
+        self._paths[number] = KnownPath(number, rank, name, Condition.OPENING, now, now, now + PROBE_S)
+        self._frames.append(PathFrame(number, PathVerb.OPEN))
+        self._send_probe(self._paths[number], now)
+        return number
 
     def opened(self, number: int, rank: Rank, name: str, now: float) -> None:
         """Take a path that the peer opens, whenever its OPEN comes; the number is the one in the record.
@@ -172,7 +186,7 @@ class PathSet:
         Raises:
             MalformedFrame: No such probe was ever sent.
         """
-        if probe >= self._probe:
+        if probe >= self.next_probe:
             raise MalformedFrame("the peer echoed a probe that was never sent")
         path = self._paths.get(number)
         sent_at = None if path is None else path.probes.get(probe)
@@ -198,6 +212,11 @@ class PathSet:
         if self.current is not None:
             self._watch(self._paths[self.current], now, waiting=True)
 
+    def rest(self) -> None:
+        """Stop the clock of the path in use: nothing waits on it."""
+        if self.current is not None:
+            self._paths[self.current].waits_since = None
+
     def bytes_came(self, number: int, now: float) -> list[Switched]:
         """Note that the peer sends its bytes over a path; follow it there, if ours has shown no sign lately.
 
@@ -210,17 +229,31 @@ class PathSet:
         current = self._paths[self.current]
         if current.heard_at is not None and now < current.heard_at + OTHERS_S:
             return []
-        current.condition, current.answers_since = Condition.SILENT, None
+        current.condition, current.answers_since, current.silent_since = Condition.SILENT, None, now
         return self._use(path, f"{path.name}: the peer has left {current.name}", now)
 
     def lost(self, number: int, reason: str, now: float) -> list[Switched]:
         """Forget a path: its connection is over."""
         path = self._paths.pop(number, None)
         self._frames = [each for each in self._frames if each.path != number]
-        if path is None or number != self.current:
+        if path is None:
             return []
-        self.current = None
+        self._freed = [*(each for each in self._freed if each != number), number]
+        self._to_tell.add(number)
+        if number != self.current:
+            return []
+        self.current, self._lost = None, True
         return self._leave(f"{path.name} was lost: {reason}", now - SILENCE_S, now)
+
+    def peer_lost(self, number: int, now: float) -> list[Switched | PathGivenUp]:
+        """Take a GONE: the peer has lost a path, which may look whole from here."""
+        path = self._paths.get(number)
+        if path is None:
+            return []
+        reason = f"the peer has lost {path.name}"
+        events = self.lost(number, "the peer has lost it", now)
+        self._to_tell.discard(number)
+        return [PathGivenUp(number, reason), *events]
 
     def tick(self, now: float, *, waiting: bool) -> list[Switched | PathGivenUp]:
         """Do what time asks for; call it at `deadline`, and when bytes begin to wait."""
@@ -250,11 +283,18 @@ class PathSet:
     def outgoing(self) -> list[PathFrame]:
         """Give what is to be said now, each with its path."""
         frames, self._frames = self._frames, []
+        if self.current is not None and self._to_tell:
+            frames += [PathFrame(self.current, PathVerb.GONE, number) for number in sorted(self._to_tell)]
+            self._to_tell.clear()
         return frames
 
     def all(self) -> list[KnownPath]:
         """Give all paths, for `status`."""
         return list(self._paths.values())
+
+    def get(self, number: int) -> KnownPath | None:
+        """Give what is known about a path."""
+        return self._paths.get(number)
 
     def check(self) -> None:
         """Assert what must hold between any two calls."""
@@ -292,9 +332,9 @@ class PathSet:
         return IDLE_PROBE_S
 
     def _send_probe(self, path: KnownPath, now: float) -> None:
-        self._frames.append(PathFrame(path.number, PathVerb.PROBE, self._probe))
-        path.probes[self._probe] = now
-        self._probe += 1
+        self._frames.append(PathFrame(path.number, PathVerb.PROBE, self.next_probe))
+        path.probes[self.next_probe] = now
+        self.next_probe += 1
         if len(path.probes) > PROBES_MAX:
             del path.probes[next(iter(path.probes))]
         path.probed_at = now
@@ -320,6 +360,8 @@ class PathSet:
         self.counts["silent"] += path.condition is Condition.USABLE
         # What died together with it gave its last sign together with it.
         alive_since = now - SILENCE_S + PROBE_S
+        if path.condition is not Condition.SILENT:
+            path.silent_since = now if path.waits_since is None else path.waits_since
         path.condition, path.answers_since = Condition.SILENT, None
         return self._leave(f"nothing came back through {path.name} for {SILENCE_S:g} s", alive_since, now)
 
@@ -354,11 +396,13 @@ class PathSet:
         return self._use(best, f"{best.name}: a {best.rank.name.lower()} path is better", now)
 
     def _use(self, path: KnownPath, reason: str, now: float) -> list[Switched]:
+        lost, self._lost = self._lost, False
         if self.current is not None:
+            lost = self._paths[self.current].condition is Condition.SILENT
             self._paths[self.current].waits_since = None
         waited = self.current is not None
         self.current, self.reason, self._used_since = path.number, reason, now
         path.waits_since = None
         path.probe_at = min(path.probe_at, now + PROBE_S)
         self.counts["switches"] += waited
-        return [Switched(path.number, reason)]
+        return [Switched(path.number, reason, lost)]

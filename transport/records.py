@@ -32,6 +32,8 @@ PHASES_AHEAD_MAX = 8
 """How many phases a receiver can have missed: a fast sender fills one in seconds while the path is down."""
 PATHS_MAX = 8
 """Paths are numbered below this; one that is no longer used lends its number to the next."""
+EVERYWHERE = PATHS_MAX
+"""What stands in place of a path's number in records that go over every connection: none is in use yet, or any more."""
 
 HEADER = struct.Struct(">8sBBQ")
 OVERHEAD_BYTES = HEADER.size + TAG_BYTES
@@ -71,7 +73,7 @@ class Sealer:
         Raises:
             UsageError: There is no such path.
         """
-        if not 0 <= path < PATHS_MAX:
+        if not 0 <= path <= EVERYWHERE:
             raise UsageError(f"the paths of a session are numbered from 0 to {PATHS_MAX - 1}, not {path}")
         if self._records >= PHASE_RECORDS or now >= self._since + PHASE_S:
             self._key = _key_after(self._key)
@@ -93,7 +95,7 @@ class Opener:
         self._cipher = AESGCM(key)
         self._old: AESGCM | None = None
         self._since = now
-        self._seen = [-1] * PATHS_MAX
+        self._seen = [-1] * (EVERYWHERE + 1)
         self.phase = 0
 
     @property
@@ -111,7 +113,7 @@ class Opener:
         if len(record) < OVERHEAD_BYTES:
             return Fault.MALFORMED
         _, phase, path, counter = HEADER.unpack_from(record)
-        if path >= PATHS_MAX:
+        if path > EVERYWHERE:
             return Fault.MALFORMED
         if counter <= self._seen[path]:
             return Fault.REPLAYED

@@ -10,13 +10,13 @@ than `record_bytes_max`:
     handshake   session id 8 | 0xFF | number 1 | Noise message
     sealed      session id 8 | key phase 1 | path 1 | counter 8 | ciphertext and tag      (`records.py`)
 
-Inside the sealed ones are frames (`fragments.py`). What is forged, altered, replayed or late is counted and changes
-nothing; a forged handshake message, too, costs no more than the look at it, and the genuine one still finds its
-session. Nothing of the initiator takes effect before message 3 has proved its key and its grant. The initiator's first
-messages travel with its message 3, and are sent again with it.
+Inside the sealed ones are frames: of calls (`fragments.py`), and of streams and paths (`multipath.py`). What is forged,
+altered, replayed or late is counted and changes nothing; a forged handshake message, too, costs no more than the look
+at it, and the genuine one still finds its session. Nothing of the initiator takes effect before message 3 has proved
+its key and its grant. The initiator's first messages travel with its message 3, and are sent again with it.
 
-A path may take records and lead nowhere, as a frozen relay. So an end that has spoken and hears nothing sends its last
-handshake message again, which the other answers with an empty record; `unheard_s` says how long that has been in vain.
+Which path a record goes over is decided by the `PathSet`. Before a path is in use, and when the last one was lost,
+records go over every connection there is.
 """
 
 import copy
@@ -32,8 +32,11 @@ from atoll.transport.errors import Congested, Expired, MalformedFrame, PeerError
 from atoll.transport.fragments import Assembly, Channel, Outbox, frame, frames_of
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 from atoll.transport.keys import NodeKey
+from atoll.transport.multipath import RECORDS_MAX, Multipath, MultipathEvent, Via
 from atoll.transport.noise import KEY_BYTES, PAYLOAD_BYTES_MAX, TAG_BYTES, Handshake
-from atoll.transport.records import OVERHEAD_BYTES, Fault, Opener, Sealer
+from atoll.transport.path_set import PathSet, Rank
+from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, Fault, Opener, Sealer
+from atoll.transport.streams import StreamSet
 
 VERSION = 1
 SESSION_ID_BYTES = 8
@@ -42,11 +45,9 @@ HANDSHAKE_S = 5.0
 RESEND_S = 0.5
 """How long an unanswered handshake message waits before it is sent again."""
 IDLE_S = 300.0
-"""A session nothing was received on for this long is closed; another costs 1.5 round trips."""
+"""A session that nobody calls over for this long, and that has no stream, is closed; another costs 1.5 round trips."""
 CONFIRM_S = 1.0
-"""Who only listens says so this often, or the one who only speaks would think it alone."""
-PROBE_S = 1.0
-"""How long an end waits to hear something after it has spoken, before it asks for a sign of life."""
+"""Who only listens says so this often while no path is in use; paths have probes for that."""
 EARLY_BYTES_MAX = 65_536
 """What may be under way before the responder has shown that it accepts us; kept, to be sent again with message 3."""
 REASON_BYTES_MAX = 200
@@ -73,7 +74,6 @@ _COUNTERS = (
     "handshake_resent",
     "handshake_unexpected",
     "handshake_forged",
-    "probes",
     "refused",
 )
 
@@ -113,7 +113,10 @@ class Closed:
     by_peer: bool
 
 
-SessionEvent: TypeAlias = Established | MessageArrived | Closed
+SessionEvent: TypeAlias = Established | MessageArrived | Closed | MultipathEvent
+
+_NOWHERE = Via(Rank.SIGNALING, "one path")
+"""For ends with one connection, which need not tell paths apart."""
 
 
 def session_id_of(record: bytes) -> bytes:
@@ -141,8 +144,8 @@ class Session:
         self.session_id = session_id
         self.state = State.DIALLING if handshake.initiator else State.ANSWERING
         self.peer: NodeId | None = None
-        self.path = 0
         self._handshake = handshake
+        self._multipath = Multipath(handshake.initiator)
         self._record_bytes_max = record_bytes_max
         self._opening = b""
         self._judge: Judge | None = None
@@ -150,20 +153,18 @@ class Session:
         self._written = b""
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
-        self._records: deque[bytes] = deque()
+        self._records: deque[tuple[int | None, bytes]] = deque()
         self._early: list[bytes] = []
         self._outbox = Outbox()
-        self._assembly = Assembly()
+        self._assemblies = [Assembly() for _ in range(EVERYWHERE + 1)]
+        """One a path: each keeps its own order, and what a slow one brings late is not lost."""
         self._now = now
         self._dialled_at = now
         self._resend_at = now + RESEND_S
         self._heard_at = now
+        self._used_at = now
+        """When something but signs of life was sent or came in."""
         self._sealed_at = now
-        self._spoken = False
-        """Something was said, and nothing heard since."""
-        self._unheard_since: float | None = None
-        """Since when it waits for any sign of life; the clock starts with the tick that finds it waiting."""
-        self._probe_at = now
         self._confirm = False
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
 
@@ -212,23 +213,45 @@ class Session:
             self._counts["congested"] += 1
             raise
 
-    def outgoing(self) -> list[bytes]:
-        """Give the records to put on the path now, in order; each is given once."""
+    def outgoing(
+        self, now: float, records_max: int = RECORDS_MAX, *, full: bool = False
+    ) -> list[tuple[int | None, bytes]]:
+        """Give the records to send now, in order, each with the number of its path; None: over every connection.
+
+        Each is given once. At most `records_max` hold bytes of streams: call it again while it gives something and the
+        path in use takes it. When that is `full`, only signs of life and answers are given; calls wait.
+        """
+        self._now = now
         if self._sealer is not None:
-            room = self._record_bytes_max - OVERHEAD_BYTES
-            while self._outbox and not (self.state is State.PROVING and self._early_full()):
-                record = self._seal(self._sealer, self._outbox.take(room))
-                if self.state is State.PROVING:
-                    self._early.append(record)
-            if self._confirm:
-                self._seal(self._sealer, b"")
-            self._confirm = False
+            self._seal_all(self._sealer, 0 if full else records_max, full=full)
         records = list(self._records)
         self._records.clear()
         return records
 
-    def receive(self, record: bytes, now: float) -> list[SessionEvent]:
-        """Take one record from the path. What is malformed or forged is counted and changes nothing."""
+    def _seal_all(self, sealer: Sealer, records_max: int, *, full: bool) -> None:
+        room, now, streams = self._record_bytes_max - OVERHEAD_BYTES, self._now, self._multipath.streams
+        if self.state is State.OPEN:
+            for each, parts in self._multipath.outgoing(room, now, 0):
+                self._seal(sealer, b"".join(parts), each)
+        path = self._multipath.paths.current
+        if self._outbox and not full:
+            self._used_at = now
+            if path is not None:
+                self._multipath.called(now)
+            while self._outbox and not (self.state is State.PROVING and self._early_full()):
+                record = self._seal(sealer, self._outbox.take(room, EVERYWHERE if path is None else path), path)
+                if self.state is State.PROVING:
+                    self._early.append(record)
+        if records_max and path is not None and streams.sending:
+            self._used_at = now
+            for each, parts in self._multipath.outgoing(room, now, records_max):
+                self._seal(sealer, b"".join(parts), each)
+        if self._confirm:
+            self._seal(sealer, b"", None)
+        self._confirm = False
+
+    def receive(self, record: bytes, now: float, via: Via = _NOWHERE) -> list[SessionEvent]:
+        """Take one record, and what it came over. What is malformed or forged is counted and changes nothing."""
         self._now = now
         if self.state is State.CLOSED:
             self._counts["after_close"] += 1
@@ -238,7 +261,41 @@ class Session:
             return []
         if record[SESSION_ID_BYTES : SESSION_ID_BYTES + 1] == bytes([_HANDSHAKE]):
             return self._receive_handshake(record)
-        return self._receive_sealed(record)
+        return self._receive_sealed(record, via)
+
+    def narrow(self, record_bytes_max: int) -> None:
+        """Send no longer records than that from now on: a path is there that takes no longer ones."""
+        self._record_bytes_max = max(RECORD_BYTES_MIN, min(self._record_bytes_max, record_bytes_max))
+
+    def add_path(self, rank: Rank, name: str, now: float) -> int:
+        """Open a path over another connection to the peer, and give its number.
+
+        Raises:
+            Congested: This end has opened as many as it may.
+        """
+        self._now = now
+        return self._multipath.paths.add(rank, name, now)
+
+    def path_lost(self, path: int, reason: str, now: float) -> list[SessionEvent]:
+        """Forget a path whose connection is over."""
+        self._now = now
+        self._assemblies[path].clear()
+        return [*self._multipath.path_lost(path, reason, now)]
+
+    @property
+    def streams(self) -> StreamSet:
+        """The streams: open, write, read and finish there; then ask `outgoing`."""
+        return self._multipath.streams
+
+    @property
+    def paths(self) -> PathSet:
+        """The paths, to be looked at."""
+        return self._multipath.paths
+
+    @property
+    def waits_to_send(self) -> bool:
+        """Tell whether calls or bytes of streams wait for room on the path in use."""
+        return bool(self._outbox) or self._multipath.streams.sending
 
     def close(self, reason: str) -> None:
         """Say goodbye; the peer learns the reason if the keys are there. `outgoing` gives the last record.
@@ -249,7 +306,7 @@ class Session:
             return
         if self._sealer is not None:
             text = reason.encode(errors="replace")[:REASON_BYTES_MAX]
-            self._seal(self._sealer, frame(Channel.CLOSE, text))
+            self._seal(self._sealer, frame(Channel.CLOSE, text), None)
         self._end()
 
     def tick(self, now: float) -> list[SessionEvent]:
@@ -265,26 +322,18 @@ class Session:
             self._opener.forget_old(now)
         if self.state in (State.DIALLING, State.PROVING) and now >= self._resend_at:
             # The very same bytes: the peer that has them already takes the second ones for replayed.
-            self._records += [self._written, *self._early]
+            self._records += [(None, each) for each in (self._written, *self._early)]
             self._counts["handshake_resent"] += 1
             self._resend_at = now + RESEND_S
-        if self.state is State.OPEN and self._spoken and self._unheard_since is None:
-            # Not when it was said: the last tick may be long ago, and with it the time that is known then.
-            self._unheard_since, self._probe_at = now, now + PROBE_S
-        elif self.state is State.OPEN and self._spoken and now >= self._probe_at:
-            self._records.append(self._written)
-            self._counts["probes"] += 1
-            self._probe_at = now + PROBE_S
-        return []
-
-    def unheard_s(self, now: float) -> float:
-        """Tell how long something of ours has waited for any sign of life; 0 while nothing does."""
-        return 0.0 if self._unheard_since is None else now - self._unheard_since
-
-    def moved(self, now: float) -> None:
-        """Give another path its time: what was sent over the one before is not waited for."""
-        if self._unheard_since is not None:
-            self._unheard_since, self._probe_at = now, now
+        if self.state is not State.OPEN:
+            return []
+        if self._multipath.streams.numbers():
+            self._used_at = now
+        elif now >= self._used_at + IDLE_S:
+            reason = f"nobody has used it for {IDLE_S:g} s"
+            self.close(reason)
+            return [Closed(reason, by_peer=False)]
+        return [*self._multipath.tick(now)]
 
     @property
     def deadline(self) -> float | None:
@@ -293,10 +342,8 @@ class Session:
             return None
         if self.state is State.OPEN:
             forget_at = None if self._opener is None else self._opener.deadline
-            quiet_until = self._heard_at + IDLE_S if forget_at is None else forget_at
-            if not self._spoken:
-                return quiet_until
-            return min(quiet_until, self._now + PROBE_S / 4 if self._unheard_since is None else self._probe_at)
+            times = (min(self._heard_at, self._used_at) + IDLE_S, forget_at, self._multipath.deadline)
+            return min(each for each in times if each is not None)
         if self.state is State.ANSWERING:
             return self._dialled_at + HANDSHAKE_S
         return min(self._resend_at, self._dialled_at + HANDSHAKE_S)
@@ -308,7 +355,8 @@ class Session:
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start: records, messages delivered and lost, handshake messages."""
-        return {**self._counts, "messages_lost": self._assembly.lost}
+        lost = sum(each.lost for each in self._assemblies)
+        return {**self._counts, **self.streams.counts, **self.paths.counts, "messages_lost": lost}
 
     # The handshake
 
@@ -316,7 +364,7 @@ class Session:
         number = {State.DIALLING: 0, State.ANSWERING: 1, State.PROVING: 2}[self.state]
         message = self._handshake.write(payload)
         self._written = self.session_id + bytes([_HANDSHAKE, number]) + message
-        self._records.append(self._written)
+        self._records.append((None, self._written))
 
     def _receive_handshake(self, record: bytes) -> list[SessionEvent]:
         if record == self._read_before:
@@ -326,7 +374,7 @@ class Session:
             if self.state is State.OPEN:
                 self._confirm = True
             elif self.state is State.ANSWERING:
-                self._records.append(self._written)
+                self._records.append((None, self._written))
             return []
         expected = {State.DIALLING: 1, State.ANSWERING: 2 if self._written else 0}.get(self.state)
         if len(record) < SESSION_ID_BYTES + 2 or record[SESSION_ID_BYTES + 1] != expected:
@@ -363,7 +411,7 @@ class Session:
             self._counts["refused"] += 1
             self.close(str(error))
             return [Closed(str(error), by_peer=False)]
-        self.peer, self.state, self._confirm = peer, State.OPEN, True
+        self.peer, self.state, self._confirm, self._used_at = peer, State.OPEN, True, self._now
         return [Established(peer, verdict)]
 
     def _take_keys(self) -> None:
@@ -375,16 +423,14 @@ class Session:
     def _early_full(self) -> bool:
         return sum(map(len, self._early)) + self._record_bytes_max > EARLY_BYTES_MAX
 
-    def _seal(self, sealer: Sealer, plain: bytes) -> bytes:
-        record = sealer.seal(plain, self.path, self._now)
-        self._records.append(record)
+    def _seal(self, sealer: Sealer, plain: bytes, path: int | None) -> bytes:
+        record = sealer.seal(plain, EVERYWHERE if path is None else path, self._now)
+        self._records.append((path, record))
         self._sealed_at = self._now
-        # An empty record waits for nothing, or two ends would keep each other awake.
-        self._spoken = self._spoken or bool(plain)
         self._counts["records_sealed"] += 1
         return record
 
-    def _receive_sealed(self, record: bytes) -> list[SessionEvent]:
+    def _receive_sealed(self, record: bytes, via: Via) -> list[SessionEvent]:
         if self._opener is None:
             self._counts["early"] += 1
             return []
@@ -392,28 +438,35 @@ class Session:
         if isinstance(plain, Fault):
             self._counts[plain.value] += 1
             return []
-        self._heard_at, self._unheard_since, self._spoken = self._now, None, False
+        self._heard_at = self._now
         self._counts["records_opened"] += 1
         events: list[SessionEvent] = []
         goodbye = plain[:1] == bytes([Channel.CLOSE])
         if self.state is State.PROVING and not goodbye and self.peer is not None:
-            self.state = State.OPEN
+            self.state, self._used_at = State.OPEN, self._now
             self._early.clear()
             events.append(Established(self.peer, None))
-        if plain and self._now >= self._sealed_at + CONFIRM_S:
+        if plain and self._now >= self._sealed_at + CONFIRM_S and self._multipath.paths.current is None:
             # Not for empty records: two idle ends must not keep each other awake.
             self._confirm = True
         try:
-            self._take_frames(plain, events)
-        except MalformedFrame:
+            self._take_frames(plain, HEADER.unpack_from(record)[2], via, events)
+        except MalformedFrame as error:
             # The peer's keys made it, so the peer itself is broken: better no session than a strange one.
             self._counts["malformed"] += 1
-            self.close("a record held frames that make no sense")
-            events.append(Closed("the peer sent frames that make no sense", by_peer=False))
+            self.close(f"a record held frames that make no sense: {error}")
+            events.append(Closed(f"the peer sent frames that make no sense: {error}", by_peer=False))
         return events
 
-    def _take_frames(self, plain: bytes, events: list[SessionEvent]) -> None:
-        for kind, flags, number, offset, piece in frames_of(plain):
+    def _take_frames(self, plain: bytes, path: int, via: Via, events: list[SessionEvent]) -> None:
+        called = False
+        for each in frames_of(plain):
+            kind, flags, number, offset, piece = each
+            if kind in (Channel.STREAMS, Channel.PATHS):
+                if kind == Channel.STREAMS:
+                    self._used_at = self._now
+                events += self._multipath.receive(each, path, via, self._now)
+                continue
             if kind == Channel.CLOSE:
                 self._end()
                 events.append(Closed(_shown(bytes(piece[:REASON_BYTES_MAX])), by_peer=True))
@@ -421,10 +474,15 @@ class Session:
             if kind != Channel.CALLS:
                 self._counts["unknown_channel"] += 1
                 continue
-            message = self._assembly.take(flags, number, offset, piece)
+            called = True
+            message = self._assemblies[path].take(flags, number, offset, piece)
             if message is not None:
                 self._counts["messages"] += 1
                 events.append(MessageArrived(message))
+        if called:
+            self._used_at = self._now
+            if path != EVERYWHERE:
+                events += self._multipath.calls_came(path, self._now)
 
     def _closed(self, reason: str, *, by_peer: bool) -> list[SessionEvent]:
         self._end()
@@ -435,7 +493,8 @@ class Session:
         self._sealer = self._opener = None
         self._early.clear()
         self._outbox.clear()
-        self._assembly.clear()
+        for each in self._assemblies:
+            each.clear()
 
 
 def _shown(reason: bytes) -> str:

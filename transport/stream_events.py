@@ -34,4 +34,11 @@ class StreamClosed:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PathOpened:
+    """The peer has opened a path, or says so once more; the record that this came in is of its connection."""
+
+    path: int
+
+
 StreamEvent: TypeAlias = StreamOpened | Readable | Writable | StreamClosed

@@ -186,6 +186,10 @@ class StreamSet:
         self._drop(stream)
         return [StreamClosed(stream)]
 
+    def is_open(self, stream: int) -> bool:
+        """Tell whether a stream is open."""
+        return stream in self._streams
+
     def numbers(self) -> list[int]:
         """Give the streams that are open."""
         return list(self._streams)
@@ -196,6 +200,11 @@ class StreamSet:
         return each.send.held, each.receive.held
 
     # Out
+
+    @property
+    def in_flight(self) -> int:
+        """How many bytes were sent that the other end has not answered."""
+        return sum(each.send.next - each.send.acked for each in self._streams.values())
 
     @property
     def unacknowledged(self) -> bool:

@@ -38,6 +38,7 @@ from atoll.actors.gateway.views import (
     NodeRef,
     NodeView,
     OfferView,
+    PathView,
     PlacementView,
     PlaceView,
     RelayView,
@@ -136,7 +137,18 @@ class Picture:
                     name=names.get(each.peer, each.peer.short),
                     kind=each.route.way.value,
                     why=each.route.reason,
-                    latency_ms=None if each.round_trip_s is None else round(each.round_trip_s * 1000, 2),
+                    latency_ms=_millis(each.round_trip_s),
+                    paths=[
+                        PathView(
+                            relay=path.relay,
+                            kind=path.way.value,
+                            condition=path.condition,
+                            latency_ms=_millis(path.round_trip_s),
+                            in_use=path.in_use,
+                        )
+                        for path in each.paths
+                    ],
+                    streams=each.streams,
                 )
                 for each in (self.routes.routes if self.routes else ())
             ],
@@ -394,3 +406,7 @@ def _duties(site: SiteDescribed | None, names: Mapping[NodeId, str]) -> list[Dut
         )
         for place in site.places
     ]
+
+
+def _millis(round_trip_s: float | None) -> float | None:
+    return None if round_trip_s is None else round(round_trip_s * 1000, 2)

@@ -110,6 +110,18 @@ class LinkView(View, frozen=True, kw_only=True):
     since_s: float
 
 
+class PathView(View, frozen=True, kw_only=True):
+    """One path of the session with a peer."""
+
+    relay: str
+    """Or `direct`."""
+    kind: RouteKind
+    condition: str
+    """`opening`, `usable`, or `silent`: nothing comes back through it now."""
+    latency_ms: float | None = None
+    in_use: bool = False
+
+
 class RouteView(View, frozen=True, kw_only=True):
     """How a peer is reached, and why so."""
 
@@ -118,6 +130,10 @@ class RouteView(View, frozen=True, kw_only=True):
     kind: RouteKind
     why: str
     latency_ms: float | None = None
+    paths: list[PathView] = []
+    """Of the session with it, if there is one."""
+    streams: int = 0
+    """Byte streams that are open with it."""
 
 
 class SepView(View, frozen=True, kw_only=True):

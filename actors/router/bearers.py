@@ -1,17 +1,16 @@
 """Opens bearers to peers that are called over SEP, and the next one when one is lost.
 
-    none --the first call was answered--> asked for --our half dialled, session established--> open
+    none --the first call was answered, a stream--> asked for --our half dialled--> a path of the session that stands
     open --lost--> the spare half is dialled --nothing of that--> none, and asked for again after a while
 
-Calls go on over SEP all the time. The callee is asked once and hands over two halves, the second of a tunnel over
-another relay: so whoever loses a bearer with its relay has the next without asking anybody.
+Calls and streams go on over SEP all the time. The callee is asked once and hands over two halves, the second of a
+tunnel over another relay: so whoever loses a bearer with its relay has the next without asking anybody.
 """
 
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from atoll.actors.router.conversations import Conversation
 from atoll.actors.router.paths import OpenBearer, Path
 from atoll.actors.router.routes import RouteTable
 from atoll.actors.runtime.errors import AskFailed
@@ -34,8 +33,8 @@ half; then every second of waiting is one without a bearer."""
 SPARES_MAX = 256
 """Spare halves that are kept; without one the next bearer costs a question more."""
 
-Converse: TypeAlias = Callable[[NodeId, tuple[Path, ...]], Awaitable[Conversation]]
-"""Opens a session over paths and waits until it is established, or raises."""
+Converse: TypeAlias = Callable[[NodeId, tuple[Path, ...]], Awaitable[object]]
+"""Makes paths those of the session with a peer; opens one where there is none, or raises."""
 
 
 class Bearers:
@@ -53,9 +52,18 @@ class Bearers:
     def called_by_signaling(self, peer: NodeId) -> None:
         """Note that a call over SEP was answered, and ask for a bearer if it is time."""
         self._routes.called_by_signaling(peer)
+        self.wanted(peer)
+
+    def wanted(self, peer: NodeId) -> None:
+        """Ask for a bearer if it is time."""
         if self._routes.bearer_wanted(peer, self._system.clock()):
             self._routes.bearer_asked(peer)
             self._start_soon(self._open, peer, None)
+
+    def wanted_for_stream(self, peer: NodeId) -> None:
+        """Ask for a bearer at once: a stream is open, and signaling is not made for it."""
+        self._routes.called_by_signaling(peer)
+        self.wanted(peer)
 
     def ended(self, peer: NodeId, *, lost: bool) -> None:
         """Note that the last bearer that we dialled to a peer has ended; one that was lost has a successor."""

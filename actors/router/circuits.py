@@ -31,6 +31,8 @@ class CircuitThere:
     tell: Tell = field(repr=False)
     way: Way = Way.SEP
     record_bytes_max: int = RECORD_BYTES_MAX
+    takes_more: bool = True
+    """Nobody tells when the proxy's way is full; streams keep little on their way over signaling."""
 
     def send(self, record: bytes) -> None:
         """Hand the record to the proxy."""

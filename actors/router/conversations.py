@@ -3,10 +3,12 @@
     dialled:  paths to a peer --records--> established --MessageArrived--> its envelopes
     answered: a first record on any path --judge agrees--> established
 
-A conversation is one session and the paths it may use. Until it is established its records go over all of them, so
-that a relay that died unnoticed costs nothing; afterwards over the one that a genuine record came in on last. A forged
-record moves nothing, and pushes no path out. The table is bounded: the oldest handshake of a stranger and the session
-used least recently give way, and are counted.
+A conversation is one session and the connections it may use, of all kinds. Until it is established its records go over
+all of them, so that a relay that died unnoticed costs nothing. Then who dialled gives each connection a number of the
+session's `PathSet` (`add`), and the other end learns it from the genuine record that holds the path's OPEN. From then
+on the `PathSet` says which one is used, and why; streams and calls go over it. A forged record moves nothing, and
+pushes no path out. The table is bounded: the oldest handshake of a stranger and the session used least recently give
+way, and are counted.
 """
 
 from collections import Counter, OrderedDict
@@ -20,6 +22,8 @@ from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Expired, MalformedFrame, Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
+from atoll.transport.multipath import Via
+from atoll.transport.path_set import Condition, KnownPath, PathGivenUp, Rank, Switched
 from atoll.transport.session import (
     Closed,
     Established,
@@ -31,33 +35,48 @@ from atoll.transport.session import (
     opens_session,
     session_id_of,
 )
+from atoll.transport.stream_events import PathOpened, Readable, StreamClosed, StreamEvent, StreamOpened, Writable
 
 CONVERSATIONS_MAX = 1024
 ANSWERING_MAX = 128
 """Handshakes of strangers under way at once; each costs two key agreements at most and five seconds of memory."""
-PATHS_MAX = 4
-"""Paths that one conversation remembers; both relays of a site and one replaced each."""
+UNBOUND_MAX = 4
+"""Connections without a number that one conversation remembers; both relays of a site and one replaced each."""
+BURST_RECORDS = 4
+"""Records of bytes between two looks whether the path takes more: what it takes at once, and no more."""
+SIGNALING_FLIGHT_BYTES = 256 * 1024
+"""What streams may have on its way over signaling: proxies and relays between tell nobody when they are full."""
+LAST_SILENCE_S = 30.0
+"""How long streams wait for their last path when it is silent: a relay that hangs may go on."""
+ORPHAN_S = 20.0
+"""How long a session with streams waits for another path when it has lost its last one."""
+RANKS = {Way.DIRECT: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}
 
 
 @dataclass(slots=True, eq=False)
 class Conversation:
-    """One session and the paths it may use."""
+    """One session and the connections it may use."""
 
     session: Session
     paths: list[Path]
-    """The one in use first."""
+    """All of them, with a number or without; the one that a genuine record came over last first."""
     way: Way
-    """`SEP` or `BEP`: a conversation stays what it was begun as."""
+    """`DIRECT`, `BEP` or `SEP`: of the path in use, or used last."""
     relay: str
     """The relay in use, or used last."""
     opened_at: float
     dialled: bool = False
     standing: Standing = Standing.NEIGHBOUR
-    """What the peer has proved: its grant, where it was the one to dial."""
+    """What the peer has proved: its grant, or its link, where it was the one to dial."""
     round_trip_s: float | None = None
     """What the handshake took."""
     ended: str = ""
     """Why it is over; empty while it is not."""
+    orphaned_at: float | None = None
+    """When it lost its last path, if it waits for another."""
+    numbers: dict[int, Path] = field(default_factory=dict)
+    """The connections that are paths of the session."""
+    _vias: dict[Path, Via] = field(default_factory=dict)
 
     @property
     def peer(self) -> NodeId | None:
@@ -68,6 +87,32 @@ class Conversation:
     def established(self) -> bool:
         """Both ends have proved themselves."""
         return self.session.state is State.OPEN
+
+    @property
+    def in_use(self) -> Path | None:
+        """The path that what is sent goes over; None: over all."""
+        current = self.session.paths.current
+        return None if current is None else self.numbers.get(current)
+
+    def has_streams(self) -> bool:
+        """Tell whether any stream is open."""
+        return bool(self.session.streams.numbers())
+
+    def via(self, path: Path) -> Via:
+        """Give what the session calls a connection."""
+        found = self._vias.get(path)
+        if found is None:
+            found = self._vias[path] = Via(RANKS[path.way], path.relay)
+        return found
+
+    def unbound(self) -> list[Path]:
+        """Give the connections that are no path of the session."""
+        return [each for each in self.paths if each not in self.numbers.values()]
+
+    def forget(self, path: Path) -> None:
+        """Use a connection no more."""
+        self.paths.remove(path)
+        self._vias.pop(path, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +134,26 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The path in use was lost and the conversation goes on over another; what was on its way may be gone."""
+    """The conversation goes on over another path."""
+
+    conversation: Conversation
+    reason: str
+    lost: bool = True
+    """The one before is lost or silent; what was on its way may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathGone:
+    """A path of an established conversation was lost or given up."""
+
+    conversation: Conversation
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """A conversation has lost its last path, and waits for another for the sake of its streams."""
 
     conversation: Conversation
     reason: str
@@ -103,7 +167,15 @@ class Said:
     data: bytes
 
 
-Turn: TypeAlias = Opened | Moved | Ended | Said
+@dataclass(frozen=True, slots=True)
+class StreamTurn:
+    """Something happened to a stream of a conversation."""
+
+    conversation: Conversation
+    event: StreamEvent
+
+
+Turn: TypeAlias = Opened | Moved | PathGone | Orphaned | Ended | Said | StreamTurn
 
 
 @dataclass(slots=True)
@@ -126,17 +198,22 @@ class Conversations:
         return list(self._by_id.values())
 
     def with_peer(self, peer: NodeId, way: Way | None = None) -> Conversation | None:
-        """Give the best conversation with a peer: established before under way, bearer before SEP, newest first."""
+        """Give the best conversation with a peer: established before under way, the best path, newest first."""
         found = [
             each
             for each in reversed(self._by_id.values())
             if each.peer == peer and each.paths and (way is None or each.way is way)
         ]
-        return max(found, key=lambda each: (each.established, each.way is Way.BEP), default=None)
+        return max(found, key=lambda each: (each.established, -RANKS[each.way]), default=None)
+
+    def orphan_of(self, peer: NodeId) -> Conversation | None:
+        """Give a conversation with a peer that waits for a path, if we may give it one."""
+        orphans = [each for each in self._by_id.values() if each.peer == peer and each.orphaned_at is not None]
+        return max(orphans, key=lambda each: (each.dialled, each.opened_at), default=None)
 
     def dial(self, peer: NodeId, paths: Iterable[Path], grant: bytes, now: float) -> Conversation:
         """Begin a session with `peer` over these paths, at least one."""
-        listed = list(paths)[:PATHS_MAX]
+        listed = list(paths)[:UNBOUND_MAX]
         session = Session.dial(
             key=self.key,
             peer=peer,
@@ -147,10 +224,10 @@ class Conversations:
         first = listed[0]
         conversation = Conversation(session, listed, first.way, first.relay, opened_at=now, dialled=True)
         self._enter(conversation, now)
-        self._flush(conversation)
+        self.flush(conversation, now)
         return conversation
 
-    def send(self, conversation: Conversation, message: bytes) -> None:
+    def send(self, conversation: Conversation, message: bytes, now: float) -> None:
         """Queue a message.
 
         Raises:
@@ -161,7 +238,7 @@ class Conversations:
             conversation.session.send(message)
         except Expired as error:
             raise Unreachable(str(error)) from error
-        self._flush(conversation)
+        self.flush(conversation, now)
 
     def take(self, path: Path, record: bytes, now: float) -> None:
         """Take one record from a path."""
@@ -175,39 +252,55 @@ class Conversations:
             conversation = self._answer(session_id, path, record, now)
             if conversation is None:
                 return
-        before = (conversation.session.state, conversation.session.records_opened)
-        events = conversation.session.receive(record, now)
-        if (conversation.session.state, conversation.session.records_opened) != before:
+        session = conversation.session
+        before = (session.state, session.records_opened)
+        events = session.receive(record, now, conversation.via(path))
+        if (session.state, session.records_opened) != before:
             # Only a genuine record moves the answers to its path.
             self._prefer(conversation, path)
         elif not conversation.established:
             self._add(conversation, path)
+        for event in events:
+            if isinstance(event, PathOpened):
+                self._bind(conversation, event.path, path)
         self._by_id.move_to_end(session_id)
         self._carry_on(conversation, events, now)
 
-    def path_found(self, beside: Path, path: Path) -> bool:
+    def add(self, conversation: Conversation, path: Path, now: float) -> int:
+        """Make another connection to the peer a path of a session that stands, and give its number.
+
+        Raises:
+            Congested: It has as many as it may.
+        """
+        number = conversation.session.add_path(RANKS[path.way], path.relay, now)
+        conversation.numbers[number], conversation.orphaned_at = path, None
+        conversation.session.narrow(path.record_bytes_max)
+        if path not in conversation.paths:
+            conversation.paths.append(path)
+        self.flush(conversation, now)
+        return number
+
+    def path_found(self, beside: Path, path: Path, now: float) -> bool:
         """Let those who use `beside` use another path to the same peer, too; False when there are none."""
         using = [each for each in self._by_id.values() if beside in each.paths]
         for conversation in using:
-            self._add(conversation, path)
+            if conversation.established and conversation.dialled:
+                self._add_or_count(conversation, path, now)
+            else:
+                self._add(conversation, path)
         return any(path in each.paths for each in using)
 
-    def path_lost(self, path: Path, reason: str) -> None:
+    def path_lost(self, path: Path, reason: str, now: float) -> None:
         """Forget a path; a conversation that has no other is over."""
         for conversation in self.all():
             if path in conversation.paths:
-                self._lose(conversation, path, reason)
+                self._lose(conversation, path, reason, now)
 
-    def _lose(self, conversation: Conversation, path: Path, reason: str) -> None:
-        in_use = conversation.paths[0] is path
-        conversation.paths.remove(path)
-        if not conversation.paths:
-            conversation.session.close(reason)
-            self._over(conversation, reason, lost=True)
-        elif in_use:
-            conversation.relay = conversation.paths[0].relay
-            if conversation.established:
-                self.on_turn(Moved(conversation, reason))
+    def drained(self, path: Path, now: float) -> None:
+        """Hear that a path that was full takes more."""
+        for conversation in self.all():
+            if conversation.in_use is path:
+                self.flush(conversation, now)
 
     def end(self, conversation: Conversation, reason: str, now: float) -> None:
         """Close one, telling the peer why."""
@@ -221,23 +314,63 @@ class Conversations:
             deadline = conversation.session.deadline
             if deadline is not None and now >= deadline:
                 self._carry_on(conversation, conversation.session.tick(now), now)
-            if conversation.established and conversation.session.unheard_s(now) >= SILENCE_S:
+            elif conversation.session.waits_to_send:
+                self.flush(conversation, now)
+            if conversation.orphaned_at is not None and now >= conversation.orphaned_at + ORPHAN_S:
+                self._over(conversation, f"it had no path for {ORPHAN_S:g} s", lost=True)
+            elif conversation.established:
                 self._leave_silent(conversation, now)
-
-    def _leave_silent(self, conversation: Conversation, now: float) -> None:
-        """Give up the path in use: it takes what we send, and nothing comes back, not even a sign of life."""
-        self.counts["silent"] += 1
-        path = conversation.paths[0]
-        conversation.session.moved(now)
-        self._lose(conversation, path, f"nothing came back through {path.relay} for {SILENCE_S:g} s")
-        if not any(path in each.paths for each in self._by_id.values()):
-            path.abandon()
 
     @property
     def deadline(self) -> float | None:
         """When `tick` wants to be called, at the latest; None while there is nothing to wait for."""
         deadlines = [each.session.deadline for each in self._by_id.values()]
         return min((each for each in deadlines if each is not None), default=None)
+
+    def flush(self, conversation: Conversation, now: float) -> None:
+        """Send what the session has to say, as far as the path in use takes it."""
+        session = conversation.session
+        while conversation.paths:
+            path = conversation.in_use
+            full = path is not None and not path.takes_more
+            wide = path is not None and not full and self._is_wide(path, session)
+            records = session.outgoing(now, BURST_RECORDS if wide else 0, full=full)
+            for number, record in records:
+                self._put(conversation, number, record)
+            if not records or not wide:
+                return
+
+    # Sending
+
+    def _is_wide(self, path: Path, session: Session) -> bool:
+        """Tell whether bytes of streams may go out over a path now."""
+        return path.way is not Way.SEP or session.streams.in_flight < SIGNALING_FLIGHT_BYTES
+
+    def _put(self, conversation: Conversation, number: int | None, record: bytes) -> None:
+        if number is None:
+            for path in tuple(conversation.paths):
+                self._sent(path, record)
+            return
+        bound = conversation.numbers.get(number)
+        if bound is None or self._sent(bound, record) or number != conversation.session.paths.current:
+            return
+        # Its `PathLost` is on the way; until then another path may carry this.
+        for other in tuple(conversation.numbers.values()):
+            if other is not bound and self._sent(other, record):
+                return
+
+    def _sent(self, path: Path, record: bytes) -> bool:
+        """Send a record; False when the path is over."""
+        try:
+            path.send(record)
+        except Congested:
+            self.counts["congested"] += 1
+        except Unreachable:
+            self.counts["unreachable"] += 1
+            return False
+        return True
+
+    # Sessions
 
     def _answer(self, session_id: bytes, path: Path, record: bytes, now: float) -> Conversation | None:
         if not opens_session(record):
@@ -261,52 +394,133 @@ class Conversations:
             self.end(next(iter(self._by_id.values())), "this node has too many sessions", now)
         self._by_id[conversation.session.session_id] = conversation
 
-    def _prefer(self, conversation: Conversation, path: Path) -> None:
-        if conversation.paths and conversation.paths[0] is path:
-            return
-        kept = [each for each in conversation.paths if each is not path]
-        conversation.paths = [path, *kept][:PATHS_MAX]
-        conversation.relay = path.relay
-
-    def _add(self, conversation: Conversation, path: Path) -> None:
-        """Use a path that nothing genuine has come over yet, if there is room."""
-        if path not in conversation.paths and len(conversation.paths) < PATHS_MAX:
-            conversation.paths.append(path)
-
     def _over(self, conversation: Conversation, reason: str, *, lost: bool = False) -> None:
         self._by_id.pop(conversation.session.session_id, None)
         conversation.ended = reason
         for path in conversation.paths:
-            if not any(path in other.paths for other in self._by_id.values()):
+            if not self._in_use(path):
                 path.close()
         self.on_turn(Ended(conversation, reason, lost))
 
     def _carry_on(self, conversation: Conversation, events: list[SessionEvent], now: float) -> None:
         """Send what the session has to say, then tell what happened."""
-        self._flush(conversation)
-        for event in events:
-            match event:
-                case Established(verdict=verdict):
-                    if isinstance(verdict, Standing):
-                        conversation.standing = verdict
-                    conversation.round_trip_s = now - conversation.opened_at
-                    self.on_turn(Opened(conversation))
-                case MessageArrived(data):
-                    self.on_turn(Said(conversation, data))
-                case Closed(reason):
-                    self._over(conversation, reason)
-
-    def _flush(self, conversation: Conversation) -> None:
-        everywhere = not conversation.established
-        for record in conversation.session.outgoing():
+        if any(isinstance(each, Established) for each in events) and conversation.dialled:
             for path in tuple(conversation.paths):
-                try:
-                    path.send(record)
-                except Congested:
-                    self.counts["congested"] += 1
-                except Unreachable:
-                    # Its `PathLost` is on the way; until then another path may carry this.
-                    self.counts["unreachable"] += 1
-                    continue
-                if not everywhere:
-                    break
+                self._add_or_count(conversation, path, now)
+        self._note_path(conversation)
+        self.flush(conversation, now)
+        for event in events:
+            self._take_event(conversation, event, now)
+            if conversation.ended:
+                return
+
+    def _take_event(self, conversation: Conversation, event: SessionEvent, now: float) -> None:
+        match event:
+            case MessageArrived(data):
+                self.on_turn(Said(conversation, data))
+            case Readable() | Writable() | StreamOpened() | StreamClosed():
+                self.on_turn(StreamTurn(conversation, event))
+            case Established(verdict=verdict):
+                if isinstance(verdict, Standing):
+                    conversation.standing = verdict
+                conversation.round_trip_s = now - conversation.opened_at
+                self.on_turn(Opened(conversation))
+            case Switched(reason=reason, lost=lost) if event.path is not None:
+                self.on_turn(Moved(conversation, reason, lost))
+            case PathGivenUp(number, reason):
+                self._give_up(conversation, number, reason, now)
+            case Closed(reason):
+                self._over(conversation, reason)
+
+    # Paths
+
+    def _in_use(self, path: Path) -> bool:
+        return any(path in each.paths for each in self._by_id.values())
+
+    def _note_path(self, conversation: Conversation) -> None:
+        """Keep what the conversation uses, or used last."""
+        path = conversation.in_use or next(iter(conversation.paths), None)
+        if path is not None:
+            conversation.way, conversation.relay = path.way, path.relay
+
+    def _prefer(self, conversation: Conversation, path: Path) -> None:
+        conversation.orphaned_at = None
+        if conversation.paths and conversation.paths[0] is path:
+            return
+        if path in conversation.paths:
+            conversation.paths.remove(path)
+        conversation.paths.insert(0, path)
+        for extra in conversation.unbound()[UNBOUND_MAX:]:
+            conversation.forget(extra)
+
+    def _add(self, conversation: Conversation, path: Path) -> None:
+        """Use a path that nothing genuine has come over yet, if there is room."""
+        if path not in conversation.paths and len(conversation.unbound()) < UNBOUND_MAX:
+            conversation.paths.append(path)
+
+    def _add_or_count(self, conversation: Conversation, path: Path, now: float) -> None:
+        try:
+            self.add(conversation, path, now)
+        except Congested:
+            self.counts["paths_refused"] += 1
+
+    def _bind(self, conversation: Conversation, number: int, path: Path) -> None:
+        """Take what the peer says: this connection is the path of that number."""
+        before = conversation.numbers.get(number)
+        if before is path:
+            return
+        conversation.numbers[number] = path
+        conversation.session.narrow(path.record_bytes_max)
+        if before is not None and before not in conversation.numbers.values():
+            conversation.forget(before)
+            if not self._in_use(before):
+                before.close()
+
+    def _lose(self, conversation: Conversation, path: Path, reason: str, now: float) -> None:
+        conversation.forget(path)
+        events: list[SessionEvent] = []
+        for number in [number for number, each in conversation.numbers.items() if each is path]:
+            del conversation.numbers[number]
+            events += conversation.session.path_lost(number, reason, now)
+        if conversation.established:
+            self.on_turn(PathGone(conversation, path, reason))
+        if not conversation.paths and conversation.established and conversation.has_streams():
+            conversation.orphaned_at = now
+            self.on_turn(Orphaned(conversation, reason))
+            return
+        if not conversation.paths:
+            conversation.session.close(reason)
+            self._over(conversation, reason, lost=True)
+            return
+        self._carry_on(conversation, events, now)
+
+    def _give_up(self, conversation: Conversation, number: int, reason: str, now: float) -> None:
+        """Let go of a path that leads nowhere, as of one that is lost."""
+        path = conversation.numbers.get(number)
+        if path is None:
+            return
+        self.counts["given_up"] += 1
+        self._lose(conversation, path, reason, now)
+        if not self._in_use(path):
+            path.abandon()
+
+    def _leave_silent(self, conversation: Conversation, now: float) -> None:
+        """Give up a path that takes what we send, while nothing comes back, not even a sign of life."""
+        session = conversation.session
+        for number, path in tuple(conversation.numbers.items()):
+            known = session.paths.get(number)
+            if known is None or known.condition is not Condition.SILENT or not self._may_leave(conversation, number):
+                continue
+            limit_s = LAST_SILENCE_S if self._is_last_hope(conversation, known) else SILENCE_S
+            if now >= known.silent_since + limit_s:
+                self.counts["silent"] += 1
+                self._give_up(conversation, number, f"nothing came back through {path.relay} for {limit_s:g} s", now)
+
+    def _may_leave(self, conversation: Conversation, number: int) -> bool:
+        """Tell whether the peer will know: circuits back to a caller are the caller's to give up."""
+        return number % 2 != conversation.dialled or conversation.numbers[number].way is not Way.SEP
+
+    def _is_last_hope(self, conversation: Conversation, known: KnownPath) -> bool:
+        """Tell whether streams would end with the path."""
+        others = [each for each in conversation.session.paths.all() if each is not known]
+        return conversation.has_streams() and not any(each.condition is Condition.USABLE for each in others)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from atoll.actors.router.routes import Route
+from atoll.actors.router.routes import Route, Way
+from atoll.actors.router.session_stream import SessionStream
 from atoll.transport.base import Standing
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
@@ -44,6 +45,48 @@ class LetGo:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Ask the Router for a byte stream to a service of a node; answered with a `SessionStream`, or declined."""
+
+    peer: NodeId
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServeStreams:
+    """Ask the Router to tell the local actor `path` of streams to `service`, and to what begins with it and a slash.
+
+    Only peers come through whose standing is in that actor's `open_to`.
+    """
+
+    service: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamArrived:
+    """Told to the actor that serves: a peer has opened a stream; use it, or `aclose` it."""
+
+    stream: SessionStream
+    peer: NodeId
+    standing: Standing | None
+    """None: it is this node itself."""
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndSessions:
+    """Tell the Router that the node ends: its peers hear why, while those who carry the word still run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouterStarted:
+    """A Router has begun, knows nothing of before, and wants `ServeStreams` from everybody who serves."""
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeRoutes:
     """Ask the Router what it knows; answered with `RoutesDescribed`."""
 
@@ -61,12 +104,28 @@ class LinkSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PathSeen:
+    """One path of a session."""
+
+    relay: str
+    """Or `direct`."""
+    way: Way
+    condition: str
+    """`opening`, `usable` or `silent`."""
+    round_trip_s: float | None
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerRoute:
     """How a peer is reached now, and how quick that is."""
 
     peer: NodeId
     route: Route
     round_trip_s: float | None
+    paths: tuple[PathSeen, ...] = ()
+    """Of the session with it, if there is one; why the one in use is in use says the route's reason."""
+    streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,22 @@ class Path(Protocol):
 
     @property
     def way(self) -> Way:
-        """`SEP` or `BEP`."""
+        """`DIRECT`, `BEP` or `SEP`."""
         ...
 
     @property
     def relay(self) -> str:
-        """The relay in between, as people call it."""
+        """The relay in between, as people call it; or `direct`."""
         ...
 
     @property
     def record_bytes_max(self) -> int:
         """How long a record may be on it."""
+        ...
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether records should be put on it now; when it does again after it did not, `PathDrained` is told."""
         ...
 
     def send(self, record: bytes) -> None:
@@ -64,6 +69,13 @@ class PathLost:
 
 
 @dataclass(frozen=True, slots=True)
+class PathDrained:
+    """Told to the Router: the path was full, and takes more now."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class PathFound:
     """Told to the Router: another path to the peer of `beside` is up, too late to be among the `SepPaths`."""
 
@@ -85,6 +97,8 @@ class OpenSep:
     """Asked of the TunnelRelay: paths over relays to this node."""
 
     peer: NodeId
+    besides: frozenset[str] = frozenset()
+    """Relays that paths lead over already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +110,12 @@ class OpenBearer:
     host: str
     port: int
     ticket: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDirect:
+    """Asked of the TunnelRelay: a connection to a peer that a link leads to; answered with a `Path`."""
+
+    peer: NodeId
+    host: str
+    """Where the link ends."""

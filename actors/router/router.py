@@ -6,8 +6,9 @@
     link, path in --> envelope, its source checked against the proved peer --> the system, with the peer's standing
 
 It decides nothing about ways (`routes.py`), seals nothing (`conversations.py`), and dials no relay (TunnelRelay). After
-the first call that was answered over SEP a bearer is opened (`bearers.py`), and the route changes to it. When a way is
-lost, what waits for an answer is sent again over the next, or fails at once with the reason.
+the first call that was answered over SEP a bearer is opened (`bearers.py`), and the session changes to it. When a way
+is lost, what waits for an answer is sent again over the next, or fails at once with the reason. Byte streams
+(`streams.py`) go over sessions always; for one with a peer nearby a direct connection is opened.
 """
 
 import logging
@@ -15,40 +16,64 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
 
 from atoll.actors.cloud.messages import GRANT_AUDIENCE
-from atoll.actors.discoverer.messages import PATH as DISCOVERER
-from atoll.actors.discoverer.messages import DialWanted, LinkComing, LinkWanted
+from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router.bearers import Bearers
 from atoll.actors.router.circuits import CircuitsThere
-from atoll.actors.router.conversations import Conversation, Conversations, Ended, Moved, Opened, Said, Turn
+from atoll.actors.router.conversations import (
+    Conversation,
+    Conversations,
+    Ended,
+    Moved,
+    Opened,
+    Orphaned,
+    PathGone,
+    Said,
+    StreamTurn,
+    Turn,
+)
 from atoll.actors.router.messages import (
     DescribeRoutes,
+    EndSessions,
     LetGo,
     LinkSeen,
+    OpenStream,
+    PathSeen,
     PeerDown,
     PeerRoute,
     PeerUp,
     Reach,
+    RouterStarted,
     RoutesDescribed,
     SepDelivery,
+    ServeStreams,
 )
-from atoll.actors.router.paths import OpenSep, Path, PathFound, PathLost, RecordsArrived, SepPaths
-from atoll.actors.router.routes import Route, RouteTable, Way
+from atoll.actors.router.paths import (
+    PathDrained,
+    PathFound,
+    PathLost,
+    RecordsArrived,
+)
+from atoll.actors.router.routes import RouteTable, Way
+from atoll.actors.router.streams import Streams
+from atoll.actors.router.ways import CloudAddress, Means, Ways
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
-from atoll.actors.runtime.errors import AskDeclined, AskFailed
-from atoll.actors.runtime.machine import Address
-from atoll.actors.tunnel_relay.messages import PATH as TUNNEL_RELAY
-from atoll.actors.uplink.messages import PATH as UPLINK
-from atoll.actors.uplink.messages import GrantWanted
+from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskNotUnderstood
 from atoll.transport.base import Delivered, DialFailed, LinkDown, LinkUp, Standing, Transport
 from atoll.transport.envelope import Envelope, Kind, decode_envelope, encode_envelope
-from atoll.transport.errors import MalformedFrame, PeerError, Refused, Unreachable, WorldError
+from atoll.transport.errors import (
+    Congested,
+    MalformedFrame,
+    Refused,
+    TransportError,
+    Unreachable,
+    UsageError,
+)
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 from atoll.transport.network_watch import NetworkChanged
@@ -57,24 +82,9 @@ from atoll.transport.tokens import check_grant
 log = logging.getLogger("atoll.router")
 
 TICK_S = 0.25
-"""How often sessions are looked after while there are any; their shortest deadline is a second."""
-REACH_S = 15.0
-"""Directory, relay and handshake take three round trips; a relay that does not answer takes ten seconds."""
-REACHES_MAX = 256
-"""Ways that are being opened at once."""
-NEAR_S = 1.5
-"""For a link on the local network; a dial of an address that is there takes a tenth of it."""
-LINK_WAIT_S = 6.0
-"""For a link to the cloud, its DNS and its handshake."""
-
-
-@dataclass(frozen=True, slots=True)
-class CloudAddress:
-    """The cloud that is pinned here, and where it is."""
-
-    node: NodeId
-    host: str
-    port: int
+"""How often sessions are looked after while there are any; sooner where one has a deadline before."""
+TICK_S_MIN = 0.01
+"""And not more often than that."""
 
 
 class Router(Actor):
@@ -97,13 +107,12 @@ class Router(Actor):
         self._conversations = Conversations(key, self._judge, self._on_turn)
         self._circuits = CircuitsThere()
         self._bearers: Bearers
-        self._reaching: dict[NodeId, list[ReplyTo]] = {}
-        self._interrupted: dict[NodeId, str] = {}
-        """Peers to which a way is looked for because the last one was lost, and why; what they owe us waits for it."""
-        self._waiting: dict[object, anyio.Event] = {}
+        self._streams: Streams
+        self._look_at = 0.0
+        """When sessions are looked after next."""
+        self._sooner = anyio.Event()
+        self._ways: Ways
         self._grown = anyio.Event()
-        self._cloud_failure = ""
-        """Why the cloud could not be dialled last."""
         self._counts: Counter[str] = Counter()
 
     # Life
@@ -117,22 +126,35 @@ class Router(Actor):
         self.system.subscribe(DialWanted, self.ref)
         self.system.subscribe(LetGo, self.ref)
         self.system.subscribe(NetworkChanged, self.ref)
-        self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._converse)
+        means = Means(
+            self._links,
+            self._conversations,
+            self.routes,
+            self._dial,
+            self.tasks.start_soon,
+            self._note_deadline,
+        )
+        self._ways = Ways(self.system, self._cloud, means)
+        self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._ways.use_paths)
+        self._streams = Streams(self.system, self._conversations, self.tasks.start_soon, self._note_deadline)
         await self.tasks.start(self._hold_transport)
         self.tasks.start_soon(self._keep_time)
         self.system.outlet = self.send
+        self.system.announce(RouterStarted())
 
     async def stopped(self) -> None:
         """Say goodbye to all sessions, and that the links are gone: others believe in them."""
         self.system.outlet = None
-        now = self.system.clock()
         for peer in tuple(self._links):
             self.system.announce(PeerDown(peer, "this node's Router ended"))
             self.system.way_lost(peer, "this node's Router ended")
+        self._end_sessions("this node stops")
+        self._streams.end_all("this node stops")
+        self._ways.resume_all()
+
+    def _end_sessions(self, reason: str) -> None:
         for conversation in self._conversations.all():
-            self._conversations.end(conversation, "this node stops", now)
-        for peer in tuple(self._interrupted):
-            self._resume(peer)
+            self._conversations.end(conversation, reason, self.system.clock())
 
     async def _hold_transport(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         async with self._make_transport() as transport:
@@ -146,10 +168,26 @@ class Router(Actor):
             if not len(self._conversations):
                 self._grown = anyio.Event()
                 await self._grown.wait()
-            await anyio.sleep(TICK_S)
+            now = self.system.clock()
+            deadline = self._conversations.deadline
+            self._look_at = now + TICK_S if deadline is None else min(now + TICK_S, max(now + TICK_S_MIN, deadline))
+            self._sooner = anyio.Event()
+            with anyio.move_on_after(self._look_at - now):
+                await self._sooner.wait()
             self._conversations.tick(self.system.clock())
 
+    def _note_deadline(self, conversation: Conversation) -> None:
+        """Look after a session sooner, if it has a deadline before the next look."""
+        self._grown.set()
+        deadline = conversation.session.deadline
+        if deadline is not None and deadline < self._look_at - TICK_S_MIN:
+            self._look_at = deadline
+            self._sooner.set()
+
     # Out
+
+    def _dial(self, peer: NodeId, host: str, port: int) -> None:
+        self._transport.dial(peer, host, port)
 
     def send(self, envelope: Envelope) -> None:
         """Put an envelope on the best way there is; the system's outlet.
@@ -166,7 +204,7 @@ class Router(Actor):
         conversation = self._conversations.with_peer(target) if route.way in (Way.BEP, Way.SEP) else None
         if conversation is None:
             raise Unreachable(f"{target.short} cannot be reached: {route.reason}")
-        self._conversations.send(conversation, encode_envelope(envelope))
+        self._conversations.send(conversation, encode_envelope(envelope), self.system.clock())
 
     # Links
 
@@ -179,7 +217,7 @@ class Router(Actor):
             case LinkUp(peer, standing, label, host):
                 self._links[peer] = LinkSeen(peer, standing, label, host, self.system.clock())
                 self.routes.link_up(peer, standing)
-                self._wake(peer)
+                self._ways.wake(peer)
                 self.system.announce(PeerUp(peer, standing, label, host))
             case LinkDown(peer, reason):
                 self._link_down(peer, reason)
@@ -187,9 +225,7 @@ class Router(Actor):
                 self._counts["dials_failed"] += 1
                 if peer not in self._links:
                     self.routes.link_down(peer, reason)
-                if self._cloud is not None and peer == self._cloud.node:
-                    self._cloud_failure = reason
-                self._wake(peer)
+                self._ways.dial_failed(peer, reason)
                 self.system.announce(event)
 
     def _link_down(self, peer: NodeId, reason: str) -> None:
@@ -197,7 +233,8 @@ class Router(Actor):
             return
         self.routes.link_down(peer, reason)
         for circuit in self._circuits.drop(peer):
-            self._conversations.path_lost(circuit, f"the link to this site's proxy went down: {reason}")
+            gone = f"the link to this site's proxy went down: {reason}"
+            self._conversations.path_lost(circuit, gone, self.system.clock())
         self.system.announce(PeerDown(peer, reason))
         self.system.way_lost(peer, f"the link to {peer.short} went down: {reason}")
 
@@ -222,7 +259,7 @@ class Router(Actor):
 
     # Messages of this node and of Routers
 
-    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0912 - one case a message
+    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case a message
         """Take facts, records and orders."""
         match delivery.message:
             case RecordsArrived(path, records):
@@ -232,11 +269,13 @@ class Router(Actor):
                 self._grown.set()
             case SepDelivery() as message if delivery.sender is not None:
                 self._take_sep_delivery(delivery.sender.address.node, message)
+            case PathDrained(path):
+                self._conversations.drained(path, self.system.clock())
             case PathLost(path, reason):
-                self._conversations.path_lost(path, reason)
+                self._conversations.path_lost(path, reason, self.system.clock())
                 return None
             case PathFound(beside, path):
-                if not self._conversations.path_found(beside, path):
+                if not self._conversations.path_found(beside, path, self.system.clock()):
                     path.close()
             case LetGo(peer, reason) if delivery.standing is None:
                 self._let_go(peer, reason)
@@ -250,7 +289,14 @@ class Router(Actor):
             case NetworkChanged():
                 return None
             case Reach(peer) if delivery.standing is None and delivery.reply_to is not None:
-                self._begin_to_reach(peer, delivery.reply_to)
+                self._ways.begin(peer, delivery.reply_to)
+            case OpenStream() as order if delivery.standing is None and delivery.reply_to is not None:
+                self.tasks.start_soon(self._open_stream, order, delivery.reply_to, delivery.deadline)
+            case ServeStreams(service, path) if delivery.standing is None:
+                return self._serve(service, path, delivery.reply_to)
+            case EndSessions(reason) if delivery.standing is None:
+                self._end_sessions(reason)
+                return None
             case DescribeRoutes() if delivery.standing is None:
                 return self._described()
             case _:
@@ -267,188 +313,176 @@ class Router(Actor):
         routes = []
         for peer in self.routes.peers():
             conversation = self._conversations.with_peer(peer)
-            round_trip_s = None if conversation is None else conversation.round_trip_s
-            routes.append(PeerRoute(peer, self.routes.route(peer, now), round_trip_s))
+            route = self.routes.route(peer, now)
+            if conversation is None:
+                routes.append(PeerRoute(peer, route, None))
+                continue
+            paths, streams = _paths_seen(conversation), self._streams.of(conversation)
+            in_use_s = next((each.round_trip_s for each in paths if each.in_use), None)
+            round_trip_s = conversation.round_trip_s if in_use_s is None else in_use_s
+            routes.append(PeerRoute(peer, route, round_trip_s, paths, streams))
         counters = {
             **{f"links_{name}": value for name, value in self._transport.statistics().items()},
             **{f"sessions_{name}": value for name, value in self._conversations.counts.items()},
             "sessions": len(self._conversations),
+            "streams": len(self._streams),
+            "streams_refused": self._streams.refused,
             **self._counts,
         }
         return RoutesDescribed(tuple(self._links.values()), tuple(routes), counters)
 
-    # Opening ways
+    # Streams
 
-    def _begin_to_reach(self, peer: NodeId, *waiting: ReplyTo) -> None:
-        route = self._standing_route(peer)
-        if route is None and peer not in self._reaching and len(self._reaching) < REACHES_MAX:
-            self._reaching[peer] = []
-            self.tasks.start_soon(self._reach, peer)
-        if route is None and peer in self._reaching:
-            self._reaching[peer] += waiting
-            return
-        for reply_to in waiting:
-            if route is not None:
-                reply_to.answer(route)
+    def _serve(self, service: str, path: str, reply_to: ReplyTo | None) -> Any:
+        try:
+            self._streams.serve(service, path)
+        except AskFailed as error:
+            if reply_to is not None:
+                reply_to.fail(error)
+            return LATER
+        return None
+
+    async def _open_stream(self, order: OpenStream, reply_to: ReplyTo, deadline: float | None) -> None:
+        peer = order.peer
+        try:
+            if peer == self._key.node_id:
+                stream = self._streams.open_here(order.service)
             else:
-                reply_to.fail(AskDeclined(f"{REACHES_MAX} ways are being opened already; try again in a moment"))
-        self._resume(peer)
-
-    def _standing_route(self, peer: NodeId) -> Route | None:
-        """Give the route to a peer if something that stands already carries it."""
-        route = self.routes.route(peer, self.system.clock())
-        if route.way in (Way.HERE, Way.DIRECT):
-            return route
-        return route if route.way is not Way.NONE and self._talks_with(peer) else None
-
-    async def _reach(self, peer: NodeId) -> None:
-        answer: Route | AskFailed
-        try:
-            with anyio.fail_after(REACH_S):
-                if self._cloud is not None and peer == self._cloud.node:
-                    await self._dial_cloud(self._cloud)
-                elif not await self._linked_nearby(peer):
-                    await self._open_sep(peer)
-            answer = self.routes.route(peer, self.system.clock())
-        except TimeoutError:
-            answer = AskDeclined(f"{peer.short} could not be reached within {REACH_S:g} s")
-        except (AskFailed, WorldError, PeerError) as error:
-            answer = AskDeclined(str(error))
-        finally:
-            waiting = self._reaching.pop(peer, [])
-        self._resume(peer)
-        for reply_to in waiting:
-            if isinstance(answer, Route):
-                reply_to.answer(answer)
-            else:
-                reply_to.fail(answer)
-
-    async def _linked_nearby(self, peer: NodeId) -> bool:
-        """Have a link made to a member that a large site gave us none to; tell whether it is there."""
-        try:
-            asked: LinkComing = await self._ask_here(DISCOVERER, LinkWanted(peer), NEAR_S)
-        except AskFailed:
-            return False  # There is no Discoverer, or it begins anew.
-        if asked.coming and peer not in self._links:
-            await self._wait(peer, NEAR_S)
-        return peer in self._links
-
-    async def _dial_cloud(self, cloud: CloudAddress) -> None:
-        if not cloud.host:
-            raise Unreachable("the config names no address of the cloud: set cloud.host")
-        self._cloud_failure = f"no link within {LINK_WAIT_S:g} s"
-        self._transport.dial(cloud.node, cloud.host, cloud.port)
-        await self._wait(cloud.node, LINK_WAIT_S)
-        if cloud.node not in self._links:
-            raise Unreachable(f"the cloud at {cloud.host}:{cloud.port} cannot be reached: {self._cloud_failure}")
-
-    async def _open_sep(self, peer: NodeId) -> None:
-        """Open a session with `peer` over the relays that its site is registered on."""
-        opened: SepPaths = await self._ask_here(TUNNEL_RELAY, OpenSep(peer), REACH_S)
-        for path in opened.paths:
-            self.routes.signaling_found(peer, path.relay, opened.expires_at)
-        await self._converse(peer, opened.paths)
-
-    async def _converse(self, peer: NodeId, paths: tuple[Path, ...]) -> Conversation:
-        """Dial a session over paths that are ours now, and wait until it is established.
-
-        Raises:
-            AskFailed: There is no grant to show.
-            Unreachable: It came to nothing; the text says why.
-        """
-        try:
-            grant: bytes = await self._ask_here(UPLINK, GrantWanted(), REACH_S)
-        except BaseException:
-            for path in paths:
-                path.close()
-            raise
-        conversation = self._conversations.dial(peer, paths, grant, self.system.clock())
-        self._grown.set()
-        if not conversation.established and not conversation.ended:
-            await self._wait(conversation, REACH_S)
-        if not conversation.established:
-            raise Unreachable(f"no session with {peer.short}: {conversation.ended or 'it gave no answer'}")
-        return conversation
-
-    async def _ask_here(self, path: str, message: Any, timeout_s: float) -> Any:
-        return await self.system.ask(Address(self._key.node_id, path), message, timeout_s=timeout_s)
-
-    async def _wait(self, subject: object, timeout_s: float) -> None:
-        """Wait until `_wake` is called for the subject, or the time is over."""
-        event = self._waiting.setdefault(subject, anyio.Event())
-        with anyio.move_on_after(timeout_s):
-            await event.wait()
-        self._waiting.pop(subject, None)
-
-    def _wake(self, subject: object) -> None:
-        event = self._waiting.pop(subject, None)
-        if event is not None:
-            event.set()
+                stream = self._streams.open(await self._ways.session_with(peer), order.service)
+                self._bearers.wanted_for_stream(peer)
+        except AskFailed as error:
+            reply_to.fail(error)
+        except Congested as error:
+            reply_to.fail(AskCongested(str(error)))
+        except UsageError as error:
+            reply_to.fail(AskNotUnderstood(str(error)))
+        except TransportError as error:
+            reply_to.fail(AskDeclined(str(error)))
+        else:
+            if deadline is not None and self.system.clock() >= deadline:
+                stream.reset("whoever wanted it waits no longer")
+                return
+            self._streams.reset_untaken(stream)
+            reply_to.answer(stream)
 
     # Sessions
 
     def _on_turn(self, turn: Turn) -> None:
         conversation, peer = turn.conversation, turn.conversation.peer
         match turn:
+            case StreamTurn():
+                self._streams.take(turn)
+                return
             case Said(data=data) if peer is not None:
                 envelope = self._take_envelope(peer, conversation.standing, data)
                 answered = envelope is not None and envelope.header.kind in (Kind.REPLY, Kind.FAULT)
                 if answered and conversation.way is Way.SEP and conversation.dialled:
                     self._bearers.called_by_signaling(peer)
+                return
             case Opened() if peer is not None:
-                if conversation.way is Way.BEP:
-                    self.routes.bearer_open(peer, conversation.relay)
-                elif not conversation.dialled:
-                    self.routes.called_us(peer, conversation.relay)
-                self._resume(peer)
-            case Moved(reason=reason) if peer is not None:
-                self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
+                self._on_opened(conversation, peer)
+            case Moved(reason=reason, lost=lost) if peer is not None:
+                self._note_way(peer)
+                if lost:
+                    self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
+            case PathGone() if peer is not None:
+                self._on_path_gone(peer, turn)
+            case Orphaned(reason=reason) if peer is not None:
+                self._on_orphaned(conversation, peer, reason)
             case Ended():
+                self._streams.ended(conversation, turn.reason)
                 self._on_ended(conversation, peer, turn)
-        self._wake(conversation)
+        self._ways.wake(conversation)
+
+    def _on_opened(self, conversation: Conversation, peer: NodeId) -> None:
+        link = self._links.get(peer)
+        if link is not None and conversation.standing is not Standing.MEMBER:
+            # Whom we have dialled has shown no grant; its link has proved what it is.
+            conversation.standing = link.standing
+        if conversation.way is Way.SEP and not conversation.dialled:
+            self.routes.called_us(peer, conversation.relay)
+        self._note_way(peer)
+        self._ways.resume(peer)
+
+    def _on_path_gone(self, peer: NodeId, turn: PathGone) -> None:
+        self._note_way(peer)
+        if turn.path.way is Way.SEP and turn.conversation.dialled:
+            self._ways.widen(peer)
+        if turn.path.way is Way.BEP and not self._has_bearer(peer):
+            self.routes.bearer_lost(peer, turn.reason, self.system.clock())
+            self._bearers.ended(peer, lost=True)
+
+    def _on_orphaned(self, conversation: Conversation, peer: NodeId, reason: str) -> None:
+        """Look for another path: the streams wait for it, and whoever waits for an answer."""
+        log.info("the session with %s has lost its last path: %s", peer.short, reason)
+        self._note_way(peer)
+        if conversation.dialled:
+            self.routes.signaling_over(peer)
+            self._ways.interrupted(peer, f"the session with {peer.short} has no path: {reason}")
+            self.tasks.start_soon(self._ways.restore, peer)
+            self._ways.begin(peer)
+        else:
+            self.routes.caller_gone(peer)
+            self.system.way_lost(peer, f"the session with {peer.short} has no path: {reason}")
+
+    def _has_bearer(self, peer: NodeId) -> bool:
+        return any(each.way is Way.BEP for talk in self._talks(peer) for each in talk.paths)
+
+    def _talks(self, peer: NodeId) -> list[Conversation]:
+        return [each for each in self._conversations.all() if each.peer == peer]
+
+    def _note_way(self, peer: NodeId) -> None:
+        """Let the route follow the path that the session uses."""
+        conversation = self._conversations.with_peer(peer)
+        if conversation is None or not conversation.established:
+            self.routes.session_over(peer)
+            return
+        if conversation.way is Way.BEP:
+            self.routes.bearer_open(peer, conversation.relay)
+        paths = conversation.session.paths
+        self.routes.uses(peer, conversation.way, conversation.relay, "" if paths.current is None else paths.reason)
 
     def _on_ended(self, conversation: Conversation, peer: NodeId | None, turn: Ended) -> None:
         reason = turn.reason
         log.info("the session with %s over %s ended: %s", peer.short if peer else "?", conversation.relay, reason)
         if peer is None:
             return
-        others = [
-            each
-            for each in self._conversations.all()
-            if each.peer == peer and each.way is conversation.way and each.dialled == conversation.dialled
-        ]
-        if conversation.way is Way.BEP:
-            if self._conversations.with_peer(peer, Way.BEP) is None:
+        others = [each for each in self._talks(peer) if each.dialled == conversation.dialled]
+        if not self._has_bearer(peer):
+            if conversation.way is Way.BEP:
                 self.routes.bearer_lost(peer, reason, self.system.clock())
-            if conversation.dialled and not others:
-                self._bearers.ended(peer, lost=turn.lost)
-        elif conversation.dialled and not others:
+            if conversation.dialled and not turn.lost:
+                self._bearers.ended(peer, lost=False)
+        if conversation.dialled and not others:
             self.routes.signaling_over(peer)
         elif not others:
             self.routes.caller_gone(peer)
-        talks = self._talks_with(peer)
+        self._note_way(peer)
+        talks = self._ways.talks_with(peer)
         if conversation.round_trip_s is None and talks:
             return
-        self._interrupted[peer] = f"the session with {peer.short} ended: {reason}"
+        self._ways.interrupted(peer, f"the session with {peer.short} ended: {reason}")
         if turn.lost and conversation.dialled and not talks and self.system.awaits(peer):
             # Nobody wanted it to end: what waits for an answer waits for the next way instead of failing.
-            self._begin_to_reach(peer)
+            self._ways.begin(peer)
         else:
-            self._resume(peer)
-
-    def _resume(self, peer: NodeId) -> None:
-        """Send what was interrupted again, or fail it where no way was found."""
-        reason = self._interrupted.pop(peer, None)
-        if reason is not None:
-            self.system.way_lost(peer, reason)
-
-    def _talks_with(self, peer: NodeId) -> bool:
-        conversation = self._conversations.with_peer(peer)
-        return conversation is not None and conversation.established
+            self._ways.resume(peer)
 
     def _judge(self, peer: NodeId, grant: bytes) -> Standing:
-        """Decide about a node that opens a session with us."""
+        """Decide about a node that opens a session with us; what its link has proved counts, too."""
+        link = self._links.get(peer)
+        if link is not None and (not grant or link.standing is Standing.MEMBER):
+            return link.standing
         if self._cloud is None:
             raise Refused("this node trusts no cloud, so no grant means anything to it")
         check_grant(grant, issuer=self._cloud.node, bearer=peer, audience=GRANT_AUDIENCE, now=time.time())
         return Standing.GRANTED
+
+
+def _paths_seen(conversation: Conversation) -> tuple[PathSeen, ...]:
+    paths = conversation.session.paths
+    return tuple(
+        PathSeen(path.relay, path.way, known.condition.value, known.round_trip_s, in_use=known.number == paths.current)
+        for known in paths.all()
+        if (path := conversation.numbers.get(known.number)) is not None
+    )

@@ -2,12 +2,13 @@
 
     here     it is this node
     direct   a link to it is up
-    bep      a bearer through a relay is open
+    bep      a bearer through a relay is open, and its session uses it
     sep      its site's proxy is registered on a relay that we hold a route for, or it called us over one
     none     nothing of that; the reason says what is missing
 
 The order is the preference: a direct link has nobody in between, a bearer one relay, signaling a relay and two proxies.
-A bearer that failed is forgotten at once, so the next message goes by SEP and asks for another. The table never grows
+A bearer that failed is forgotten at once, so the next message goes by SEP and asks for another. Which path a session
+uses is not decided here but by the session; the table is told, with the reason. The table never grows
 beyond `PEERS_MAX`: whoever was used least recently and has no link or bearer is forgotten first.
 """
 
@@ -57,6 +58,8 @@ class _Peer:
     calls_by_signaling: int = 0
     answered_relay: str = ""
     """Through which relay it called us; our answers go back there."""
+    used: tuple[Way, str, str] | None = None
+    """The path that the session with it uses: kind, relay, and why."""
 
     @property
     def idle(self) -> bool:
@@ -91,6 +94,15 @@ class RouteTable:
         """Give what the peer at the other end of a live link has proved."""
         entry = self._peers.get(peer)
         return None if entry is None else entry.standing
+
+    def uses(self, peer: NodeId, way: Way, relay: str, reason: str) -> None:
+        """Note which path the session with a peer uses, and why."""
+        self._entry(peer).used = (way, relay, reason)
+
+    def session_over(self, peer: NodeId) -> None:
+        """Note that there is no session with a peer any more."""
+        if (entry := self._peers.get(peer)) is not None:
+            entry.used = None
 
     def signaling_found(self, peer: NodeId, relay: str, expires_at: float) -> None:
         """Note a SEP route over `relay`; a newer one over the same relay replaces it."""
@@ -159,14 +171,18 @@ class RouteTable:
             return Route(Way.DIRECT, f"an authenticated link is up ({entry.standing.value})")
         entry.signaling = [each for each in entry.signaling if each[1] > now]
         why_not_direct = f"no link ({entry.link_lost})" if entry.link_lost else "no link: another network"
-        if entry.bearer_relay:
-            return Route(Way.BEP, f"{why_not_direct}; a bearer through {entry.bearer_relay} is open")
+        used, used_relay, why = entry.used or (Way.NONE, "", "")
+        because = f" ({why})" if why else ""
+        if entry.bearer_relay and used is not Way.SEP:
+            relay = used_relay or entry.bearer_relay
+            return Route(Way.BEP, f"{why_not_direct}; a bearer through {relay} is open{because}")
         if entry.signaling:
-            relay = entry.signaling[0][0]
+            relay = used_relay if used is Way.SEP else entry.signaling[0][0]
             why_not_bearer = f"no bearer ({entry.bearer_lost})" if entry.bearer_lost else "no bearer yet"
-            return Route(Way.SEP, f"{why_not_direct}; {why_not_bearer}; its proxy answers at {relay}")
+            return Route(Way.SEP, f"{why_not_direct}; {why_not_bearer}; its proxy answers at {relay}{because}")
         if entry.answered_relay:
-            return Route(Way.SEP, f"{why_not_direct}; it called us through {entry.answered_relay}")
+            relay = used_relay if used is Way.SEP else entry.answered_relay
+            return Route(Way.SEP, f"{why_not_direct}; it called us through {relay}{because}")
         return Route(Way.NONE, f"{why_not_direct}; no bearer; no living route over a relay")
 
     def _entry(self, peer: NodeId) -> _Peer:

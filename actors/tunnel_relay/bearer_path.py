@@ -2,12 +2,13 @@
 
     open --the stream ends, a frame makes no sense, close()--> over
 
-`send` only queues, at most `QUEUE_BYTES_MAX`; what waits together is written together. `run` gives up the stream
-however it ends.
+`send` only queues, at most `QUEUE_BYTES_MAX`; what waits together is written together. From `FULL_BYTES` on it says
+that it is full, and `on_drained` is called when half of that has left. `run` gives up the stream however it ends.
 """
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -23,6 +24,10 @@ RECORD_BYTES_MAX = 65_536
 READ_BYTES = 262_144
 WRITE_BYTES = 262_144
 """What is written at once; bench/relay shows no gain above."""
+FULL_BYTES = 256 * 1024
+"""What may wait here before streams and calls wait in their session instead: a call waits behind so much."""
+PARTING_S = 0.25
+"""The same when the whole node ends."""
 LAST_WORDS_S = 2.0
 """How long what is queued may take to leave after `close`: a frozen relay takes nothing any more."""
 
@@ -37,16 +42,25 @@ class BearerPath:
     peer: NodeId | None = None
     way: Way = Way.BEP
     record_bytes_max: int = RECORD_BYTES_MAX
+    on_drained: Callable[["BearerPath"], None] | None = field(default=None, repr=False)
     sent_bytes: int = 0
     received_bytes: int = 0
     _queue: deque[bytes] = field(default_factory=deque, repr=False)
     _queued_bytes: int = 0
+    _full: bool = False
+    """It has said so, and not taken it back."""
     _wanted: anyio.Event = field(default_factory=anyio.Event, repr=False)
     closed: bool = False
     """This end has closed it; else its end is a loss."""
     _over: bool = False
     _closing: anyio.Event = field(default_factory=anyio.Event, repr=False)
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, repr=False)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether records should be put on it now."""
+        self._full = self._full or self._queued_bytes >= FULL_BYTES
+        return not self._full
 
     def send(self, record: bytes) -> None:
         """Queue a record; raises as `Path.send` says."""
@@ -81,8 +95,16 @@ class BearerPath:
                     tasks.cancel_scope.cancel()
         finally:
             self._over = True
+            with anyio.move_on_after(PARTING_S, shield=True):
+                await self._part()
             await anyio.aclose_forcefully(self.stream)
         return reason
+
+    async def _part(self) -> None:
+        """Write the goodbye of a session that is still queued: this node ends, and with it the writer."""
+        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.BusyResourceError):
+            if self.closed and self._queue:
+                await self.stream.send(b"".join(self._queue))
 
     async def _read(self, take: Callable[[tuple[bytes, ...]], Awaitable[None]]) -> str:
         records = RecordStream(self.record_bytes_max)
@@ -126,3 +148,7 @@ class BearerPath:
                 return
             self.sent_bytes += size
             self._queued_bytes -= size - 4 * len(parts)
+            if self._full and self._queued_bytes <= FULL_BYTES // 2:
+                self._full = False
+                if self.on_drained is not None:
+                    self.on_drained(self)

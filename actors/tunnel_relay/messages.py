@@ -39,7 +39,21 @@ class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
     """Of a tunnel over another relay, whose other half is dialled as soon as the first bearer is lost."""
 
 
-MESSAGES: tuple[type[Message], ...] = (BearerRequest, BearerOffered)
+class DirectRequest(Message, frozen=True, tag="tunnel_relay.direct_request"):
+    """A peer that a link leads to asks for a direct connection; answered with where it may dial, once."""
+
+    host: Host
+    """The callee's address, as the caller sees it."""
+
+
+class DirectOffered(Message, frozen=True, tag="tunnel_relay.direct_offered"):
+    """A port that waits for the caller, for a moment."""
+
+    port: Port
+    ticket: RelayTicket
+
+
+MESSAGES: tuple[type[Message], ...] = (BearerRequest, BearerOffered, DirectRequest, DirectOffered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import anyio
 
 from atoll.actors.cloud.messages import SIGNALING, RelayKnown, RelayReport
 from atoll.actors.router.messages import PATH as ROUTER
-from atoll.actors.router.router import CloudAddress, Router
+from atoll.actors.router.router import Router
+from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import Actor, ActorSystem, AskFailed, ChildSpec, Strategy, SupervisorSpec
 from atoll.actors.tunnel_relay.relay import Relay
 from atoll.actors.uplink.ask import ask_cloud

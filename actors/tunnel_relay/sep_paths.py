@@ -18,6 +18,8 @@ class LabelPath:
     on_close: Callable[[], None] = field(repr=False)
     way: Way = Way.SEP
     record_bytes_max: int = RECORD_BYTES_MAX
+    takes_more: bool = True
+    """Streams keep little on their way over signaling: nobody between tells when it is full."""
 
     def send(self, record: bytes) -> None:
         """Call the label; raises as `Path.send` says."""
@@ -41,6 +43,8 @@ class CircuitPath:
     client: SepClient = field(repr=False)
     way: Way = Way.SEP
     record_bytes_max: int = RECORD_BYTES_MAX
+    takes_more: bool = True
+    """Streams keep little on their way over signaling: nobody between tells when it is full."""
 
     def send(self, record: bytes) -> None:
         """Answer on the circuit; raises as `Path.send` says."""

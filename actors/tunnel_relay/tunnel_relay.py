@@ -3,6 +3,7 @@
     OpenSep      looks a node up, dials the relays of its site, gives a path each
     ServeSite    (proxy duty) keeps this site registered; what comes in goes to the Router of the node it is for
     OpenBearer   dials the calling half of a tunnel; BearerRequest, from a caller, the offering half
+    OpenDirect   dials a peer that a link leads to, where its answer to DirectRequest says
 
 It reads paths and hands records to Routers; it never opens one. What it holds is bounded, and ends with it.
 """
@@ -30,18 +31,32 @@ from atoll.actors.cloud.messages import (
 )
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import SepAnswer, SepDelivery
-from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound, PathLost, RecordsArrived, SepPaths
+from atoll.actors.router.paths import (
+    OpenBearer,
+    OpenDirect,
+    OpenSep,
+    PathDrained,
+    PathFound,
+    PathLost,
+    RecordsArrived,
+    SepPaths,
+)
+from atoll.actors.router.routes import Way
 from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_path import BearerPath
+from atoll.actors.tunnel_relay.direct import OFFERS_MAX, DirectOffer
 from atoll.actors.tunnel_relay.frames import Going, Inbound, Returned, Undelivered
 from atoll.actors.tunnel_relay.messages import (
+    PATH,
     BearerHalf,
     BearerOffered,
     BearerRequest,
     BearerSeen,
     DescribeTunnels,
+    DirectOffered,
+    DirectRequest,
     ServeSite,
     SiteServed,
     StopServing,
@@ -71,6 +86,10 @@ BEARERS_MAX = 256
 BEARERS_PER_PEER_MAX = 4
 BEARER_DIAL_S = 40.0
 CIRCUITS_MAX = 4096
+DIRECT_DIAL_S = 5.0
+"""For a peer on the same network."""
+DIRECT = "direct"
+"""What stands in place of a relay's name."""
 PAIRS = 2
 """A tunnel and a spare on another relay."""
 
@@ -90,13 +109,14 @@ class TunnelRelay(Actor):
         self._calls = 0
         self._bearers: list[BearerPath] = []
         self._offered: Counter[NodeId] = Counter()
+        self._direct_offers = 0
         self._counts: Counter[str] = Counter()
 
     async def started(self) -> None:
         """Find the way to this node's Router."""
         self._router = self.system.ref(Address(self._own, ROUTER))
 
-    async def receive(self, delivery: Delivery) -> Any:
+    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901 - one case a message
         """Take orders of this node, answers of the site's nodes, and callers' requests for bearers."""
         message, reply_to, local = delivery.message, delivery.reply_to, delivery.standing is None
         match message:
@@ -104,10 +124,14 @@ class TunnelRelay(Actor):
                 self._answer(message)
             case BearerRequest() if delivery.sender is not None and reply_to is not None:
                 self.tasks.start_soon(self._offer, delivery.sender.address.node, reply_to)
-            case OpenSep(peer) if local and reply_to is not None:
-                self.tasks.start_soon(self._open_sep, peer, reply_to, delivery.deadline)
+            case OpenSep() if local and reply_to is not None:
+                self.tasks.start_soon(self._open_sep, message, reply_to, delivery.deadline)
             case OpenBearer() if local and reply_to is not None:
                 self.tasks.start_soon(self._open_bearer, message, reply_to, delivery.deadline)
+            case DirectRequest() if delivery.sender is not None and reply_to is not None:
+                self.tasks.start_soon(self._offer_direct, delivery.sender.address.node, message, reply_to)
+            case OpenDirect() if local and reply_to is not None:
+                self.tasks.start_soon(self._open_direct, message, reply_to, delivery.deadline)
             case ServeSite(site, labels) if local:
                 self._serve(site)
                 if self._registrations is not None:
@@ -146,13 +170,17 @@ class TunnelRelay(Actor):
                 raise AskDeclined(f"{found.record.site}/{found.record.name} is known, but its site is at no relay now")
             await anyio.sleep(pause_s)
 
-    async def _open_sep(self, peer: NodeId, reply_to: ReplyTo, deadline: float | None) -> None:
+    async def _open_sep(self, order: OpenSep, reply_to: ReplyTo, deadline: float | None) -> None:
         keys = [FreshKey.generate() for _ in range(ROUTES)]
         try:
-            found = await self._look_up(peer, tuple(key.public for key in keys))
+            found = await self._look_up(order.peer, tuple(key.public for key in keys))
             if self._calls + len(found.routes) > CALLS_MAX:
                 raise AskDeclined(f"{CALLS_MAX} paths to other sites are open already")
-            paths = await self._dial_all(list(zip(found.routes, keys, strict=False)))
+            # Each route's ticket is bound to the key of its place.
+            dials = [each for each in zip(found.routes, keys, strict=False) if _name(each[0]) not in order.besides]
+            if not dials:
+                raise AskDeclined("its site is at no other relay now")
+            paths = await self._dial_all(dials)
         except AskFailed as error:
             reply_to.fail(error)
             return
@@ -201,7 +229,7 @@ class TunnelRelay(Actor):
 
     async def _hold_call(self, route: SepRoute, key: FreshKey, settle: Callable[[LabelPath | str], None]) -> None:
         """Live one connection to a relay that we call a label at."""
-        relay = route.name or route.relay.short
+        relay = _name(route)
         path: LabelPath | None = None
         reason = "this end closed it"
         try:
@@ -313,7 +341,7 @@ class TunnelRelay(Actor):
         if self._late(deadline):
             await anyio.aclose_forcefully(stream)
             return
-        path = BearerPath(order.relay, stream, self.system.clock(), order.peer)
+        path = self._bearer(order.relay, stream, order.peer)
         reply_to.answer(path)
         await self._hold_bearer(path)
 
@@ -350,7 +378,60 @@ class TunnelRelay(Actor):
         except (PeerError, WorldError) as error:
             log.info("a bearer for %s did not open: %s", peer.short, error)
             return True
-        return await self._hold_bearer(BearerPath(pair.name or pair.relay.short, stream, self.system.clock(), peer))
+        return await self._hold_bearer(self._bearer(pair.name or pair.relay.short, stream, peer))
+
+    # Direct connections
+
+    async def _open_direct(self, order: OpenDirect, reply_to: ReplyTo, deadline: float | None) -> None:
+        peer = order.peer
+        try:
+            self._room_for_bearer()
+            offered: DirectOffered = await self.system.ask(
+                Address(peer, PATH), DirectRequest(order.host), timeout_s=DIRECT_DIAL_S, reply_type=DirectOffered
+            )
+            stream = await dial_bearer(
+                order.host, offered.port, offered.ticket, timeout_s=DIRECT_DIAL_S, whose="the peer's own port"
+            )
+        except (AskFailed, PeerError, WorldError) as error:
+            reply_to.fail(AskDeclined(f"no direct connection to {peer.short}: {error}"))
+            return
+        if self._late(deadline):
+            await anyio.aclose_forcefully(stream)
+            return
+        path = self._bearer(DIRECT, stream, peer, Way.DIRECT)
+        reply_to.answer(path)
+        await self._hold_bearer(path)
+
+    async def _offer_direct(self, peer: NodeId, message: DirectRequest, reply_to: ReplyTo) -> None:
+        """Wait for a peer at the address at which it knows us."""
+        if self._direct_offers >= OFFERS_MAX:
+            reply_to.fail(AskDeclined(f"{OFFERS_MAX} direct connections are waited for already; try again"))
+            return
+        self._direct_offers += 1
+        try:
+            self._room_for_bearer()
+            offer = await DirectOffer.open(message.host)
+            reply_to.answer(DirectOffered(offer.port, offer.ticket))
+            stream = await offer.wait()
+        except (AskFailed, WorldError) as error:
+            reply_to.fail(error if isinstance(error, AskFailed) else AskDeclined(str(error)))
+            return
+        finally:
+            self._direct_offers -= 1
+        if stream is None:
+            self._counts["direct_offers_unused"] += 1
+            return
+        await self._hold_bearer(self._bearer(DIRECT, stream, peer, Way.DIRECT))
+
+    def _bearer(self, relay: str, stream: anyio.abc.SocketStream, peer: NodeId, way: Way = Way.BEP) -> BearerPath:
+        return BearerPath(relay, stream, self.system.clock(), peer, way, on_drained=self._tell_drained)
+
+    def _tell_drained(self, path: BearerPath) -> None:
+        try:
+            self._router.tell(PathDrained(path))
+        except Congested:
+            # It looks by itself, a little later.
+            self._counts["drained_untold"] += 1
 
     def _room_for_bearer(self) -> None:
         if len(self._bearers) >= BEARERS_MAX:
@@ -391,6 +472,11 @@ class TunnelRelay(Actor):
             {"calls_open": self._calls, "bearers_open": len(self._bearers), **self._counts},
             problem,
         )
+
+
+def _name(route: SepRoute) -> str:
+    """Give what people call the relay of a route."""
+    return route.name or route.relay.short
 
 
 def _offered(pairs: Sequence[TunnelPair]) -> BearerOffered:

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from atoll.actors.router.conversations import Conversations, Said
+from atoll.actors.router.conversations import Conversations, Moved, PathGone, Said
 from atoll.actors.router.routes import Way
 from atoll.transport.base import Standing
 from atoll.transport.errors import Refused, Unreachable
@@ -20,6 +20,7 @@ class End:
         self.record_bytes_max = record_bytes_max
         self.other = None
         self.closed = self.abandoned = False
+        self.takes_more = True
         self.trouble = None
         self.sent = []
 
@@ -62,11 +63,19 @@ class Node:
     def said(self):
         return [turn.data for turn in self.turns if isinstance(turn, Said)]
 
+    def turning_points(self):
+        """All turns but those that only say which path is in use, or that one is not any more."""
+        return [
+            turn
+            for turn in self.turns
+            if not isinstance(turn, PathGone) and not (isinstance(turn, Moved) and not turn.lost)
+        ]
+
     def kinds(self):
-        return [type(turn).__name__ for turn in self.turns]
+        return [type(turn).__name__ for turn in self.turning_points()]
 
     def last(self):
-        return self.turns[-1]
+        return self.turning_points()[-1]
 
 
 class World:

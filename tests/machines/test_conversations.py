@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from atoll.actors.router import conversations as module
 from atoll.actors.router.conversations import Ended, Moved, Opened, Said
 from atoll.actors.router.routes import Way
+from atoll.transport import path_set
 from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Unreachable
 from atoll.transport.session import HANDSHAKE_S, IDLE_S, RESEND_S
@@ -23,9 +24,9 @@ def test_a_conversation_opens_at_both_ends_speaks_and_ends(world, caller, callee
     assert (answered.peer, answered.dialled, answered.standing) == (caller.id, False, Standing.GRANTED)
     assert conversation.standing is Standing.NEIGHBOUR
     assert conversation.round_trip_s == pytest.approx(0.05)
-    caller.conversations.send(conversation, b"question")
+    caller.conversations.send(conversation, b"question", world.now)
     world.carry()
-    callee.conversations.send(answered, b"answer")
+    callee.conversations.send(answered, b"answer", world.now)
     world.carry()
     caller.conversations.end(conversation, "enough", world.now)
     caller.conversations.end(conversation, "enough said", world.now)
@@ -43,7 +44,7 @@ def test_a_conversation_opens_at_both_ends_speaks_and_ends(world, caller, callee
 
 def test_what_is_sent_before_the_session_stands_arrives_once_it_does(world, caller, callee):
     conversation = caller.dial(callee, world.path(caller, callee))
-    caller.conversations.send(conversation, b"early")
+    caller.conversations.send(conversation, b"early", world.now)
     world.carry()
     assert callee.said() == [b"early"]
 
@@ -52,7 +53,7 @@ def test_nothing_can_be_said_after_the_end(world, caller, callee):
     conversation, _ = established(world, caller, callee)
     caller.conversations.end(conversation, "enough", world.now)
     with pytest.raises(Unreachable, match="closed"):
-        caller.conversations.send(conversation, b"late")
+        caller.conversations.send(conversation, b"late", world.now)
 
 
 def test_a_session_that_is_never_answered_ends_in_words_and_gives_its_path_back(world, caller, callee):
@@ -73,7 +74,7 @@ def test_a_handshake_goes_over_all_paths_and_a_dead_relay_costs_nothing(world, c
     assert conversation.established
     assert conversation.relay == "relay-2"
     before = len(dead.sent)
-    caller.conversations.send(conversation, b"question")
+    caller.conversations.send(conversation, b"question", world.now)
     world.carry()
     assert callee.said() == [b"question"]
     assert len(dead.sent) == before
@@ -89,20 +90,21 @@ def test_a_handshake_is_answered_over_all_paths_that_it_came_in_on(world, caller
 def test_when_the_path_in_use_is_lost_another_carries_on_and_it_is_told(world, caller, callee):
     paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
     conversation, answered = established(world, caller, callee, *paths)
-    used = conversation.paths[0]
+    used = conversation.in_use
     other = next(path for path in paths if path is not used)
-    caller.conversations.path_lost(other, "relay killed")
+    caller.conversations.path_lost(other, "relay killed", world.now)
     assert caller.kinds() == ["Opened"]
     other = world.path(caller, callee, relay="relay-3")
-    assert caller.conversations.path_found(used, other)
-    caller.conversations.path_lost(used, "relay killed")
-    assert caller.last() == Moved(conversation, "relay killed")
+    assert caller.conversations.path_found(used, other, world.now)
+    world.carry()
+    caller.conversations.path_lost(used, "relay killed", world.now)
+    assert caller.last() == Moved(conversation, f"relay-3, because {used.relay} was lost: relay killed")
     assert conversation.relay == "relay-3"
-    caller.conversations.send(conversation, b"question")
+    caller.conversations.send(conversation, b"question", world.now)
     world.carry()
     assert callee.said() == [b"question"]
     assert answered.relay == "relay-3"
-    callee.conversations.send(answered, b"answer")
+    callee.conversations.send(answered, b"answer", world.now)
     world.carry()
     assert caller.said() == [b"answer"]
 
@@ -110,7 +112,7 @@ def test_when_the_path_in_use_is_lost_another_carries_on_and_it_is_told(world, c
 def test_a_lost_path_of_a_handshake_is_nothing_to_tell_while_another_is_left(world, caller, callee):
     first, second = world.path(caller, callee), world.path(caller, callee, relay="relay-2")
     conversation = caller.dial(callee, first, second)
-    caller.conversations.path_lost(first, "gone")
+    caller.conversations.path_lost(first, "gone", world.now)
     assert caller.turns == []
     assert conversation.relay == "relay-2"
     world.carry()
@@ -120,13 +122,13 @@ def test_a_lost_path_of_a_handshake_is_nothing_to_tell_while_another_is_left(wor
 def test_when_the_last_path_is_lost_the_conversation_ends_and_a_new_dial_resumes(world, caller, callee):
     path = world.path(caller, callee)
     conversation, _ = established(world, caller, callee, path)
-    caller.conversations.path_lost(path, "reset")
+    caller.conversations.path_lost(path, "reset", world.now)
     assert caller.last() == Ended(conversation, "reset", lost=True)
-    caller.conversations.path_lost(path, "reset")
+    caller.conversations.path_lost(path, "reset", world.now)
     assert caller.kinds() == ["Opened", "Ended"]
     assert caller.conversations.with_peer(callee.id) is None
     again, answered = established(world, caller, callee)
-    caller.conversations.send(again, b"here again")
+    caller.conversations.send(again, b"here again", world.now)
     world.carry()
     assert callee.said() == [b"here again"]
     # The callee was told nothing of the loss; the new session is the one it answers in.
@@ -139,7 +141,7 @@ def test_a_bearer_that_leads_nowhere_any_more_is_given_up_while_an_answer_is_due
     conversation, _ = established(world, caller, callee, bearer)
     world.wait(10 * SILENCE_S, lost=[bearer.other])
     assert conversation.established, "nobody waits for anything"
-    caller.conversations.send(conversation, b"question")
+    caller.conversations.send(conversation, b"question", world.now)
     world.wait(SILENCE_S - 0.25, lost=[bearer.other])
     assert conversation.established
     world.wait(1.0, lost=[bearer.other])
@@ -149,14 +151,17 @@ def test_a_bearer_that_leads_nowhere_any_more_is_given_up_while_an_answer_is_due
 
 
 def test_a_session_leaves_a_silent_path_for_another_and_says_so(world, caller, callee):
-    frozen, other = world.path(caller, callee, relay="frozen"), world.path(caller, callee, relay="other")
-    conversation, _ = established(world, caller, callee, frozen, other)
-    in_use = conversation.paths[0]
-    caller.conversations.send(conversation, b"question")
-    world.wait(SILENCE_S + 0.75, lost=[in_use, in_use.other])
-    assert Moved(conversation, f"nothing came back through {in_use.relay} for 3 s") in caller.turns
+    paths = [world.path(caller, callee, relay=name) for name in ("frozen", "other")]
+    conversation, _ = established(world, caller, callee, *paths)
+    in_use = conversation.in_use
+    other = next(path for path in conversation.paths if path is not in_use)
+    caller.conversations.send(conversation, b"question", world.now)
+    world.wait(path_set.SILENCE_S + 0.5, lost=[in_use, in_use.other])
+    reason = f"{other.relay}, because nothing came back through {in_use.relay} for 1 s"
+    assert caller.last() == Moved(conversation, reason)
+    world.wait(SILENCE_S, lost=[in_use, in_use.other])
     assert (in_use.closed, conversation.established) == (True, True)
-    caller.conversations.send(conversation, b"once more")
+    caller.conversations.send(conversation, b"once more", world.now)
     world.wait(2 * SILENCE_S, lost=[in_use, in_use.other])
     assert callee.said() == [b"once more"]
     assert (conversation.established, in_use in conversation.paths) == (True, False)
@@ -166,7 +171,7 @@ def test_a_path_found_for_nobody_is_not_taken(world, caller, callee):
     conversation, _ = established(world, caller, callee)
     used = conversation.paths[0]
     caller.conversations.end(conversation, "enough", world.now)
-    assert not caller.conversations.path_found(used, world.path(caller, callee))
+    assert not caller.conversations.path_found(used, world.path(caller, callee), world.now)
 
 
 def test_dials_that_cross_give_two_sessions_and_both_carry(world, caller, callee):
@@ -176,8 +181,8 @@ def test_dials_that_cross_give_two_sessions_and_both_carry(world, caller, callee
     assert there.established
     assert back.established
     assert len(caller.conversations) == len(callee.conversations) == 2
-    caller.conversations.send(there, b"one")
-    callee.conversations.send(back, b"two")
+    caller.conversations.send(there, b"one", world.now)
+    callee.conversations.send(back, b"two", world.now)
     world.carry()
     assert (caller.said(), callee.said()) == ([b"two"], [b"one"])
 
@@ -193,7 +198,7 @@ def test_dials_that_cross_on_one_path_give_two_sessions_and_the_end_of_one_leave
     world.carry()
     assert not path.closed
     assert not path.other.closed
-    callee.conversations.send(back, b"still here")
+    callee.conversations.send(back, b"still here", world.now)
     world.carry()
     assert caller.said() == [b"still here"]
     callee.conversations.end(back, "enough", world.now)
@@ -203,12 +208,13 @@ def test_dials_that_cross_on_one_path_give_two_sessions_and_the_end_of_one_leave
 def test_a_full_path_loses_the_record_and_counts_it_and_a_dead_one_leaves_it_to_the_next(world, caller, callee):
     paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
     conversation, _ = established(world, caller, callee, *paths)
-    used, other = conversation.paths
+    used = conversation.in_use
+    other = next(path for path in conversation.paths if path is not used)
     used.trouble = Congested("full")
-    caller.conversations.send(conversation, b"lost")
+    caller.conversations.send(conversation, b"lost", world.now)
     assert caller.conversations.counts["congested"] == 1
     used.trouble = Unreachable("gone")
-    caller.conversations.send(conversation, b"found")
+    caller.conversations.send(conversation, b"found", world.now)
     world.carry()
     assert caller.conversations.counts["unreachable"] == 1
     assert callee.said() == [b"found"]
@@ -218,9 +224,9 @@ def test_a_full_path_loses_the_record_and_counts_it_and_a_dead_one_leaves_it_to_
 def test_too_much_for_one_session_is_refused_and_not_queued(world, caller, callee):
     conversation = caller.dial(callee, world.path(caller, callee))
     for _ in range(16):
-        caller.conversations.send(conversation, b"x" * 1_000_000)
+        caller.conversations.send(conversation, b"x" * 1_000_000, world.now)
     with pytest.raises(Congested):
-        caller.conversations.send(conversation, b"x" * 1_000_000)
+        caller.conversations.send(conversation, b"x" * 1_000_000, world.now)
 
 
 def test_a_silent_conversation_ends_after_its_time(world, caller, callee):
@@ -278,14 +284,14 @@ def test_whatever_happens_to_paths_messages_arrive_at_most_once_in_order_and_tur
                 talk = speaker.conversations.with_peer(other.id)
                 if talk is not None:
                     sent[speaker.id].append(b"%d" % number)
-                    speaker.conversations.send(talk, b"%d" % number)
+                    speaker.conversations.send(talk, b"%d" % number, world.now)
             case "lose":
                 path = paths[value % len(paths)]
                 path.trouble = path.other.trouble = Unreachable("lost")
                 for end in (path, path.other):
-                    end.node.conversations.path_lost(end, "lost")
+                    end.node.conversations.path_lost(end, "lost", world.now)
             case "find":
-                caller.conversations.path_found(paths[value % len(paths)], open_path())
+                caller.conversations.path_found(paths[value % len(paths)], open_path(), world.now)
             case "drop" if world.wire:
                 del world.wire[value % len(world.wire)]
             case "twice" if world.wire:
@@ -320,4 +326,4 @@ def test_whatever_happens_to_paths_messages_arrive_at_most_once_in_order_and_tur
                     over.add(talk)
         assert not over & {id(each) for each in node.conversations.all()}
         assert all(each.paths for each in node.conversations.all())
-        assert all(len(each.paths) <= module.PATHS_MAX for each in node.conversations.all())
+        assert all(len(each.unbound()) <= module.UNBOUND_MAX for each in node.conversations.all())

@@ -12,6 +12,7 @@ from small_node import OTHER_TV, PHONE, TV
 
 from atoll.actors.gateway.app import make_app
 from atoll.actors.gateway.http_server import bind_tcp, bind_unix
+from atoll.actors.router import ways
 
 
 @pytest.fixture
@@ -38,6 +39,8 @@ def tar(tmp_path):
 
 
 @pytest.fixture
-async def world(anyio_backend):
+async def world(anyio_backend, monkeypatch):
     del anyio_backend
+    # How often a TunnelRelay is asked for paths is counted here.
+    monkeypatch.setattr(ways, "WIDEN_PAUSES_S", ())
     return World()

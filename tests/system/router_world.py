@@ -11,8 +11,9 @@ from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
 from atoll.actors.router.paths import OpenBearer, OpenSep, PathLost, RecordsArrived, SepPaths
-from atoll.actors.router.router import CloudAddress, Router
+from atoll.actors.router.router import Router
 from atoll.actors.router.routes import Way
+from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, Address, Declined, handles
 from atoll.actors.runtime.actor import LATER
@@ -98,6 +99,7 @@ class WirePath:
         self.record_bytes_max = record_bytes_max
         self.other = None
         self.dialled = self.closed = False
+        self.takes_more = True
         self.records = 0
 
     def send(self, record):

@@ -27,11 +27,11 @@ from router_world import (
     wait_route,
 )
 
-from atoll.actors.router import router as router_module
+from atoll.actors.router import ways as ways_module
 from atoll.actors.router.messages import DescribeRoutes, LetGo, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
 from atoll.actors.router.paths import OpenBearer, OpenSep
-from atoll.actors.router.router import CloudAddress
 from atoll.actors.router.routes import Way
+from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskUnreachable
 from atoll.actors.tunnel_relay.messages import BearerRequest
@@ -148,7 +148,8 @@ async def test_a_way_to_another_site_is_opened_by_signaling_and_then_by_a_bearer
         assert await call(tv, server.node_id) == SepAnswer(b"echo", server.node_id, b"")
         assert echo(server).senders == [Standing.GRANTED]
         route = await wait_route(tv, server.node_id, Way.BEP)
-        assert route.reason == "no link: another network; a bearer through relay-1 is open"
+        reason = "no link: another network; a bearer through relay-1 is open (relay-1: a bearer path is better)"
+        assert route.reason == reason
         bearer = next(path for path in world.paths if path.way is Way.BEP)
         before = bearer.records
         await call(tv, server.node_id)
@@ -223,7 +224,7 @@ async def test_those_who_want_the_same_way_wait_for_one_and_too_many_are_decline
             group.start_soon(want)
         await until(lambda: world.asked(OpenSep) == 1)
         await described(tv)
-        monkeypatch.setattr(router_module, "REACHES_MAX", 1)
+        monkeypatch.setattr(ways_module, "REACHES_MAX", 1)
         with pytest.raises(AskDeclined, match="1 ways are being opened already; try again"):
             await reach(tv, NodeId(bytes(32)))
         world.tunnels_open.set()
@@ -252,7 +253,7 @@ async def test_a_member_answers_callers_through_the_sites_proxy_and_forgets_them
         relays = [NodeId(bytes([number]) * 32) for number in (1, 2)]
 
         def deliver(relay):
-            for record in session.outgoing():
+            for _, record in session.outgoing(now):
                 proxy.tell(
                     Address(server.node_id, "router"),
                     SepDelivery(b"circuit1", relay, record, "relay"),
@@ -275,7 +276,8 @@ async def test_a_member_answers_callers_through_the_sites_proxy_and_forgets_them
         session.send(encode_envelope(Envelope(header, CODEC.encode(QUESTION))))
         deliver(relays[1])
         await until(lambda: world.answers)
-        assert world.answers[-1].relay == relays[1]
+        # This caller has opened no path: what is said goes over every one, first where it came from.
+        assert world.answers[0].relay == relays[1]
         assert (await described(server)).counters["sessions"] == 1
         world.ports[proxy.node_id].hang_up(server.node_id, "test")
         with anyio.fail_after(PATIENCE_S):

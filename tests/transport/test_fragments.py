@@ -84,7 +84,7 @@ def test_an_assembly_holds_one_message_at_most_and_none_that_is_too_long():
 
 def test_message_numbers_go_round():
     outbox, assembly = Outbox(), Assembly()
-    outbox._number = assembly._next = 2**32 - 1
+    outbox._numbers[0] = assembly._next = 2**32 - 1
     for message in (b"last", b"first"):
         outbox.put(message)
     assert [assembly.take(*rest) for _, *rest in frames_of(outbox.take(1000))] == [b"last", b"first"]

@@ -11,7 +11,7 @@ from atoll.transport.stream_frames import PathVerb, StreamVerb
 from atoll.transport.streams import FIRST_WINDOW_BYTES
 
 ROOM = 4096
-VIAS = {0: Via(Rank.BEARER, "relay-1"), 2: Via(Rank.SIGNALING, "relay-2")}
+VIAS = {0: Via(Rank.BEARER, "relay-1"), 2: Via(Rank.SIGNALING, "relay-2"), 4: Via(Rank.BEARER, "relay-3")}
 
 
 class Both:
@@ -21,7 +21,8 @@ class Both:
         self.now, self.whole = 0.0, {0, 2}
         self.ends = [Multipath(initiator=True), Multipath(initiator=False)]
         self.events = [[], []]
-        for number, via in VIAS.items():
+        for number in (0, 2):
+            via = VIAS[number]
             assert self.ends[0].paths.add(via.rank, via.name, 0.0) == number
         self.run(1.0)
 
@@ -66,9 +67,10 @@ def test_a_path_is_opened_with_how_far_the_bytes_have_come():
     both.run(0.2)
     both.ends[0].path_lost(2, "reset", both.now)
     both.ends[0].paths.add(Rank.SIGNALING, "relay-3", both.now)
-    ((path, parts),) = both.ends[0].outgoing(ROOM, both.now)
+    (path, parts), (_, gone) = both.ends[0].outgoing(ROOM, both.now)
+    assert [(each[1], bytes(each[4])) for each in frames_of(b"".join(gone))] == [(PathVerb.GONE, b"\0\0\0\2")]
     opening = next(frame for frame in frames_of(b"".join(parts)) if frame[1] == PathVerb.OPEN)
-    assert path == 2
+    assert path == 4
     assert bytes(opening[4]) == bytes.fromhex("0000000100000000000003e8")
 
 
@@ -125,7 +127,7 @@ def test_without_a_path_everything_waits_for_the_next():
             both.events[who] += both.ends[who].path_lost(path, "reset", both.now)
     both.ends[0].streams.write(stream, b"patience")
     assert both.run(2.0) == []
-    both.ends[0].paths.add(Rank.BEARER, "relay-1", both.now)
+    both.whole.add(both.ends[0].paths.add(Rank.BEARER, "relay-1", both.now))
     both.run(0.2)
     assert bytes(both.ends[1].streams.read(stream, 100)) == b"patience"
 

@@ -151,7 +151,11 @@ def test_a_lost_path_is_left_at_once_and_without_another_there_is_none(two):
     assert two.set.lost(2, "reset", two.now) == []
     number = two.open(Rank.SIGNALING, "relay-2")
     two.run(0.1)
-    assert (number, two.set.current) == (0, 0), "its number is free again"
+    assert (number, two.set.current) == (4, 4), "a number that was never used goes before one that is free again"
+    for expected in (6, 0, 2, 4):
+        two.set.lost(number, "reset", two.now)
+        number = two.open(Rank.SIGNALING, "relay-2")
+        assert number == expected
 
 
 def test_the_peer_is_followed_when_our_path_shows_no_sign(two):

@@ -17,7 +17,6 @@ from atoll.transport.session import (
     EARLY_BYTES_MAX,
     HANDSHAKE_S,
     IDLE_S,
-    PROBE_S,
     RECORD_BYTES_MIN,
     RESEND_S,
     SESSION_ID_BYTES,
@@ -56,12 +55,12 @@ def test_records_keep_their_bound_and_small_messages_share_one():
     pair = Pair().carry()
     for number in range(100):
         pair.caller.send(b"%d" % number)
-    (record,) = pair.caller.outgoing()
+    (record,) = pair.outgoing(pair.caller)
     assert len(record) <= RECORD_BYTES_MAX
     events = pair.callee.receive(record, 0.0)
     assert [event.data for event in events] == [b"%d" % number for number in range(100)]
     pair.caller.send(os.urandom(500_000))
-    assert max(map(len, pair.caller.outgoing())) == RECORD_BYTES_MAX
+    assert max(map(len, pair.outgoing(pair.caller))) == RECORD_BYTES_MAX
 
 
 def test_a_bad_grant_is_refused_with_its_reason_at_both_ends():
@@ -127,10 +126,11 @@ def test_keys_change_with_time_without_a_pause_and_the_old_ones_are_erased():
     pair = Pair().carry()
     before = pair.caller._sealer._key
     pair.now += PHASE_S
-    pair.caller._heard_at = pair.callee._heard_at = pair.now
+    for end in (pair.caller, pair.callee):
+        end._heard_at = end._used_at = pair.now
     pair.caller.tick(pair.now)
     pair.caller.send(b"new phase")
-    (record,) = pair.caller.outgoing()
+    (record,) = pair.outgoing(pair.caller)
     assert record[SESSION_ID_BYTES] == 1
     assert pair.callee.receive(record, pair.now) == [MessageArrived(b"new phase")]
     assert pair.caller._sealer._key != before
@@ -154,7 +154,7 @@ def test_a_full_queue_is_said_and_takes_nothing():
 def test_a_message_that_lost_a_piece_is_dropped_whole_and_the_next_one_arrives():
     pair = Pair().carry()
     pair.caller.send(os.urandom(200_000))
-    records = pair.caller.outgoing()
+    records = pair.outgoing(pair.caller)
     del records[2]
     for record in records:
         assert pair.callee.receive(record, 0.0) == []
@@ -178,9 +178,9 @@ def test_a_grant_that_fits_into_no_record_is_said_at_once():
 
 def proving(pair):
     """Bring the caller to where it has written message 3, which is in what it gives next."""
-    (hello,) = pair.caller.outgoing()
+    (hello,) = pair.outgoing(pair.caller)
     pair.callee.receive(hello, pair.now)
-    (answer,) = pair.callee.outgoing()
+    (answer,) = pair.outgoing(pair.callee)
     pair.caller.receive(answer, pair.now)
     assert pair.caller.state is State.PROVING
 
@@ -189,11 +189,11 @@ def test_early_messages_travel_with_message_3_and_again_with_it():
     pair = Pair()
     pair.caller.send(b"early")
     proving(pair)
-    lost = pair.caller.outgoing()
+    lost = pair.outgoing(pair.caller)
     assert len(lost) == 2
     pair.now = RESEND_S
     pair.caller.tick(pair.now)
-    assert pair.caller.outgoing() == lost
+    assert pair.outgoing(pair.caller) == lost
     for record in (*lost, *lost):
         pair.events[pair.callee] += pair.callee.receive(record, pair.now)
     assert pair.messages(pair.callee) == [b"early"], "and only once, however often it comes"
@@ -207,11 +207,11 @@ def test_early_messages_are_bounded_and_the_rest_waits_for_the_answer():
     for message in sent:
         pair.caller.send(message)
     proving(pair)
-    early = pair.caller.outgoing()
+    early = pair.outgoing(pair.caller)
     assert sum(map(len, early[1:])) <= EARLY_BYTES_MAX
-    assert pair.caller.outgoing() == []
+    assert pair.outgoing(pair.caller) == []
     pair.caller.tick(RESEND_S)
-    assert pair.caller.outgoing() == early
+    assert pair.outgoing(pair.caller) == early
     for record in early:
         pair.events[pair.callee] += pair.callee.receive(record, 0.0)
     pair.carry()
@@ -222,7 +222,7 @@ def test_the_longest_record_may_be_early():
     pair = Pair(record_bytes_max=RECORD_BYTES_LIMIT)
     pair.caller.send(os.urandom(2 * RECORD_BYTES_LIMIT))
     proving(pair)
-    assert len(pair.caller.outgoing()) == 2
+    assert len(pair.outgoing(pair.caller)) == 2
 
 
 def test_two_ends_may_cut_their_records_differently():
@@ -240,7 +240,7 @@ def test_nothing_early_is_read_before_the_proof():
     pair = Pair()
     pair.caller.send(b"early")
     proving(pair)
-    _, early = pair.caller.outgoing()
+    _, early = pair.outgoing(pair.caller)
     assert pair.callee.receive(early, 0.0) == []
     assert pair.callee.statistics()["early"] == 1
     assert pair.callee.state is State.ANSWERING
@@ -265,31 +265,6 @@ def test_two_idle_ends_do_not_keep_each_other_awake():
     after = pair.caller.statistics()["records_sealed"], pair.callee.statistics()["records_sealed"]
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
     assert pair.caller.state is pair.callee.state is State.CLOSED
-
-
-@pytest.mark.parametrize("who", ["caller", "callee"])
-def test_who_has_spoken_asks_for_a_sign_of_life_and_gets_one(who):
-    pair = Pair().carry()
-    end = getattr(pair, who)
-    pair.wait(PROBE_S / 2)
-    end.send(b"said")
-    pair.carry()
-    for _ in range(30):
-        pair.wait(PROBE_S / 2)
-        assert end.unheard_s(pair.now) < 2 * PROBE_S
-    assert end.statistics()["probes"] == 1, "once it was heard, nothing is waited for"
-
-
-def test_a_path_that_swallows_everything_is_told_by_how_long_nothing_was_heard():
-    pair = Pair().carry()
-    pair.caller.send(b"lost")
-    for _ in range(8):
-        pair.wait(PROBE_S / 2, alter=lambda records: [])
-    assert pair.caller.unheard_s(pair.now) == pytest.approx(3 * PROBE_S)
-    pair.caller.moved(pair.now)
-    assert pair.caller.unheard_s(pair.now) == 0.0
-    pair.wait(0.0)
-    assert pair.caller.unheard_s(pair.now + 10 * PROBE_S) == 0.0, "over another path the probe is answered"
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3, 0.7, 1.0]))

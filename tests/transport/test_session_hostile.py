@@ -109,20 +109,20 @@ def memory(session):
 def test_forged_handshake_messages_change_nothing_and_the_genuine_one_still_finds_its_session(stage):
     rng = random.Random(stage)
     pair, strangers = Pair(), Pair()
-    others = strangers.caller.outgoing()
+    others = strangers.outgoing(strangers.caller)
     assert strangers.callee.receive(others[0], 0.0) == []
-    others += strangers.callee.outgoing()
+    others += strangers.outgoing(strangers.callee)
     ends = (pair.caller, pair.callee)
     for turn in range(stage):
-        for record in ends[turn % 2].outgoing():
+        for record in pair.outgoing(ends[turn % 2]):
             assert ends[1 - turn % 2].receive(record, 0.0) == []
-    (genuine,) = ends[stage % 2].outgoing()
+    (genuine,) = pair.outgoing(ends[stage % 2])
     receiver = ends[1 - stage % 2]
     before = memory(receiver)
     for _ in range(MUTATIONS):
         assert receiver.receive(mutated(rng, genuine, others), 0.0) == []
     assert memory(receiver) == before
-    assert receiver.outgoing() == []
+    assert pair.outgoing(receiver) == []
     pair.events[receiver] += receiver.receive(genuine, 0.0)
     pair.carry()
     assert pair.events[pair.callee] == [Established(CALLER.node_id, ("verdict", b"good"))]
@@ -134,11 +134,11 @@ def test_hostile_sealed_records_deliver_nothing_and_the_genuine_one_still_does()
     pair, strangers = Pair().carry(), Pair().carry()
     opened = pair.callee.records_opened
     strangers.caller.send(b"another session's")
-    others = strangers.caller.outgoing()
+    others = strangers.outgoing(strangers.caller)
     pair.callee.send(b"reflected")
-    others += pair.callee.outgoing()
+    others += pair.outgoing(pair.callee)
     pair.caller.send(b"genuine")
-    (genuine,) = pair.caller.outgoing()
+    (genuine,) = pair.outgoing(pair.caller)
     for _ in range(MUTATIONS):
         assert pair.callee.receive(mutated(rng, genuine, others), 0.0) == []
     assert pair.callee.records_opened == opened
@@ -150,11 +150,11 @@ def test_hostile_sealed_records_deliver_nothing_and_the_genuine_one_still_does()
 
 def test_a_forged_proof_costs_the_responder_no_key_agreement(monkeypatch):
     pair, agreed = Pair(), []
-    (hello,) = pair.caller.outgoing()
+    (hello,) = pair.outgoing(pair.caller)
     pair.callee.receive(hello, 0.0)
-    (answer,) = pair.callee.outgoing()
+    (answer,) = pair.outgoing(pair.callee)
     pair.caller.receive(answer, 0.0)
-    (proof,) = pair.caller.outgoing()
+    (proof,) = pair.outgoing(pair.caller)
     genuine = noise._agree
     monkeypatch.setattr(noise, "_agree", lambda *keys: agreed.append(keys) or genuine(*keys))
     for forged in (proof[:20] + b"\x00\x01" + proof[22:], proof[:10] + os.urandom(len(proof) - 10)):
@@ -167,35 +167,35 @@ def test_a_forged_proof_costs_the_responder_no_key_agreement(monkeypatch):
 
 def test_an_end_takes_nothing_of_its_own_back():
     pair = Pair()
-    (hello,) = pair.caller.outgoing()
+    (hello,) = pair.outgoing(pair.caller)
     assert pair.caller.receive(hello, 0.0) == []
     assert pair.caller.statistics()["handshake_unexpected"] == 1
     pair.callee.receive(hello, 0.0)
     pair.carry()
     for _ in range(3):
         pair.caller.send(b"once")
-        (record,) = pair.caller.outgoing()
+        (record,) = pair.outgoing(pair.caller)
         assert pair.caller.receive(record, 0.0) == []
     assert pair.caller.statistics()["forged"] > 0
 
 
 def test_a_repeated_handshake_message_fetches_nothing_longer_than_itself():
     pair = Pair(grant=b"good" + bytes(2000))
-    (hello,) = pair.caller.outgoing()
+    (hello,) = pair.outgoing(pair.caller)
     for _ in range(3):
         pair.callee.receive(hello, 0.0)
-    answers = pair.callee.outgoing()
+    answers = pair.outgoing(pair.callee)
     assert len(set(answers)) == 1
     assert sum(map(len, answers)) <= 3 * len(hello)
     pair.caller.receive(answers[0], 0.0)
-    (proof,) = pair.caller.outgoing()
+    (proof,) = pair.outgoing(pair.caller)
     for _ in range(3):
         pair.caller.receive(answers[0], 0.0)
-    assert pair.caller.outgoing() == [], "the long message is repeated by the clock alone"
+    assert pair.outgoing(pair.caller) == [], "the long message is repeated by the clock alone"
     pair.callee.receive(proof, 0.0)
-    pair.callee.outgoing()
+    pair.outgoing(pair.callee)
     assert pair.callee.receive(proof, 0.0) == []
-    (confirmation,) = pair.callee.outgoing()
+    (confirmation,) = pair.outgoing(pair.callee)
     assert len(confirmation) < len(hello)
     pair.caller.receive(confirmation, 0.0)
     assert pair.caller.state is State.OPEN
@@ -203,7 +203,7 @@ def test_a_repeated_handshake_message_fetches_nothing_longer_than_itself():
 
 def test_a_path_cannot_give_the_two_ends_different_session_ids():
     pair, renamed = Pair(), os.urandom(SESSION_ID_BYTES)
-    (hello,) = pair.caller.outgoing()
+    (hello,) = pair.outgoing(pair.caller)
     callee = Session.answer(key=CALLEE, judge=accept, session_id=renamed, record_bytes_max=RECORD_BYTES_MAX, now=0.0)
     assert callee.receive(renamed + hello[SESSION_ID_BYTES:], 0.0) == []
     assert callee.statistics()["handshake_forged"] == 1
@@ -211,7 +211,7 @@ def test_a_path_cannot_give_the_two_ends_different_session_ids():
 
 def test_a_handshake_of_another_session_is_not_even_read():
     one, other = Pair(), Pair()
-    (hello,) = one.caller.outgoing()
+    (hello,) = one.outgoing(one.caller)
     assert other.callee.receive(hello, 0.0) == []
     assert other.callee.receive(hello[:SESSION_ID_BYTES], 0.0) == []
     assert other.callee.statistics()["malformed"] == 2

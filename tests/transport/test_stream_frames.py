@@ -22,6 +22,7 @@ FRAMES = {
     "PATHS OPENED": frames.path_frame(PathVerb.OPENED, 2, []),
     "PATHS PROBE": frames.probe_frame(PathVerb.PROBE, 2, 7),
     "PATHS ECHO": frames.probe_frame(PathVerb.ECHO, 2, 7),
+    "PATHS GONE": frames.probe_frame(PathVerb.GONE, 2, 0),
 }
 
 
