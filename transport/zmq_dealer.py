@@ -13,7 +13,7 @@ from zmq.utils.monitor import parse_monitor_message
 from atoll.transport.errors import Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, own_address_of, peer_of, shut_down
+from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, mark_of, own_address_of, shut_down
 from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits, frame_of
 
 _DEALER_EVENTS = (
@@ -57,7 +57,7 @@ class Dealer:
         """The other end has the key it was dialled with."""
         self.lost = False
         self._where = where
-        self._descriptor, self._address = -1, None
+        self._descriptor, self._mark = -1, None
         self._meter: UnreadMeter | None = None
         self._unread_bytes_max = STRANGER_BYTES_MAX
         try:
@@ -103,7 +103,7 @@ class Dealer:
                 if event == zmq.EVENT_CONNECTED:
                     self.connected = True
                     self._descriptor = int(told["value"])
-                    self._address = peer_of(self._descriptor)
+                    self._mark = mark_of(self._descriptor)
                     self._meter = UnreadMeter(self._descriptor, self._unread_bytes_max)
                 elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self.proved = True
@@ -122,7 +122,7 @@ class Dealer:
         if self._meter is None or not self._meter.overfull():
             return False
         self._meter = None
-        shut_down(self._descriptor, self._address)
+        shut_down(self._descriptor, self._mark)
         return True
 
     def verdict(self) -> str:

@@ -3,6 +3,9 @@
     accepted --its first frame--> known --its end, or a send that fails--> leaving --last words were read--> Gone
     accepted --silent too long, too many-->  shut down                     known --cut--> not listened to, shut down
 
+While hardly a descriptor is left, one goes for each that comes: where accept(2) fails for want of descriptors libzmq's
+thread spins, and closing the port would end all connections that came by it. The owner then calls `keep_house` often.
+
 Links and the SEP ports of relays are such sockets. Who may stay is decided by their owners, who also drain it by the
 edge-triggered rule of `zmq_socket.py`.
 
@@ -12,23 +15,24 @@ connection's first frame (ZAP's user id) and is forgotten when libzmq says that 
 """
 
 import errno
+import struct
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from atoll.transport.arrivals import Arrived, ConnectionId, Gone
+from atoll.transport.descriptors import SPARE_FILES, files_left_at_most
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.keys import NodeKey
 from atoll.transport.tcp_connection import (
     STRANGER_BYTES_MAX,
     UnreadMeter,
     UnreadMeters,
+    mark_of,
     own_address_of,
-    peer_of,
     plain_host,
     shut_down,
 )
@@ -42,6 +46,9 @@ BACKLOG = 1024
 _ZAP = "inproc://zeromq.zap.01"
 _MONITOR = "inproc://router.monitor"
 _ROUTER_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_ACCEPTED, _HANDSHAKE_FAILED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_MONITORED = struct.Struct("=Hi")
+"""Event and value, as zmq_socket_monitor(3) has them; pyzmq's own parser takes ten times as long."""
 # Plain numbers: joining two flags of an enum anew takes half a microsecond, once a frame.
 _NOW = int(zmq.DONTWAIT)
 _NAME_PART = int(zmq.SNDMORE | zmq.DONTWAIT)
@@ -89,30 +96,19 @@ class KeyedRouter:
         *,
         silent_s: float,
         connections_max: int,
+        silent_max: int | None = None,
         unread_bytes_max: int = STRANGER_BYTES_MAX,
+        events_max: int = -1,
     ) -> None:
         """Bind.
 
-        Who says nothing for `silent_s` after TCP's handshake, CURVE's included, is cut, and so is who comes beyond
-        `connections_max`. libzmq may hold `unread_bytes_max` of one that has spoken, until `allow` says otherwise.
+        Who says nothing for `silent_s` after TCP's handshake, CURVE's included, is cut. When there are more than
+        `silent_max` of them, or more than `connections_max` in all, the one that has been silent longest goes, so that
+        a flood keeps nobody out who speaks soon; where all have spoken, it is the newest. libzmq may hold
+        `unread_bytes_max` of one that has spoken, until `allow` says otherwise. `sweep` and `cut_flooding` notice at
+        most `events_max` of who has come and gone, for an owner that calls `keep_house` between them; -1 for all.
         """
-        # A context of its own: ZAP is one per context.
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._zap = self.context.socket(zmq.REP)
-        self._zap.setsockopt(zmq.LINGER, 0)
-        self._zap.bind(_ZAP)
-        self._router = self.context.socket(zmq.ROUTER)
-        limits.harden(self._router)
-        self._router.setsockopt(zmq.BACKLOG, BACKLOG)
-        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.CURVE_SERVER, 1)
-        self._router.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
-        self._router.setsockopt(zmq.ZAP_DOMAIN, b"atoll")
-        self._router.monitor(_MONITOR, _ROUTER_EVENTS)
-        self._monitor = self.context.socket(zmq.PAIR)
-        # Unbounded, and emptied at once: an event that is dropped would be a connection that never ends.
-        self._monitor.setsockopt(zmq.RCVHWM, 0)
-        self._monitor.connect(_MONITOR)
+        self._open(key, limits)
         try:
             self._bind(host, port)
         except zmq.ZMQError as error:
@@ -121,8 +117,16 @@ class KeyedRouter:
             raise UsageError(_bind_failure(host, port, error)) from error
         self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
         self._silent_s, self._connections_max, self._unread_bytes_max = silent_s, connections_max, unread_bytes_max
-        self._addresses: dict[int, Any] = {}
-        """Descriptors of all connections, and the address at the other end."""
+        self._silent_max = connections_max if silent_max is None else silent_max
+        self._events_max = events_max
+        self._doomed: deque[tuple[int, Any]] = deque()
+        """Those that are cut to make room, and their marks."""
+        self.scarce = False
+        """Hardly a descriptor is left."""
+        self.times_scarce = 0
+        """How often that has come about."""
+        self._marks: dict[int, Any] = {}
+        """Descriptors of all connections, and what tells each from the next one of its number."""
         self._silent: dict[int, float] = {}
         """Those that have said nothing yet, and until when they may; libzmq does not tell which handshake succeeded."""
         self._peers: dict[ConnectionId, _Peer] = {}
@@ -142,6 +146,25 @@ class KeyedRouter:
         self.flooding_cut = 0
         """How many were cut because they sent too much that is no frame."""
         self._meters = UnreadMeters()
+
+    def _open(self, key: NodeKey, limits: SocketLimits) -> None:
+        # A context of its own: ZAP is one per context.
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._zap = self.context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind(_ZAP)
+        self._router = self.context.socket(zmq.ROUTER)
+        limits.harden(self._router)
+        self._router.setsockopt(zmq.BACKLOG, BACKLOG)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.CURVE_SERVER, 1)
+        self._router.setsockopt(zmq.CURVE_SECRETKEY, key.curve_secret)
+        self._router.setsockopt(zmq.ZAP_DOMAIN, b"atoll")
+        self._router.monitor(_MONITOR, _ROUTER_EVENTS)
+        self._monitor = self.context.socket(zmq.PAIR)
+        # Unbounded, and emptied at once: an event that is dropped would be a connection that never ends.
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect(_MONITOR)
 
     def _bind(self, host: str, port: int) -> None:
         if host in {"0.0.0.0", "::"}:
@@ -169,12 +192,12 @@ class KeyedRouter:
     @property
     def connections(self) -> int:
         """How many are open, also those whose keys are not proved yet."""
-        return len(self._addresses)
+        return len(self._marks)
 
     @property
     def pending(self) -> bool:
         """Whether `sweep` will have something to do later."""
-        return bool(self._silent or self._cuts or self._leaving)
+        return bool(self._silent or self._cuts or self._leaving or self._doomed or self.scarce)
 
     def host_of(self, connection: ConnectionId) -> str:
         """Give the address a connection comes from."""
@@ -259,7 +282,8 @@ class KeyedRouter:
 
     def sweep(self) -> None:
         """Carry out cuts that are due, on those who have said nothing for too long too."""
-        self.watch()
+        self.keep_house(self._events_max)
+        self._mind_descriptors()
         now = time.monotonic()
         while self._cuts and self._cuts[0][0] <= now:
             _, peer = self._cuts.popleft()
@@ -273,10 +297,10 @@ class KeyedRouter:
             self.silent_cut += 1
             self._shut_down(descriptor)
 
-    def cut_flooding(self) -> list[bytes]:
-        """Cut at once who makes libzmq hold too much, and give the names of those who have one."""
-        self.watch()
-        flooding = self._meters.overfull()
+    def cut_flooding(self, most: int | None = None) -> list[bytes]:
+        """Cut at once who of the `most` next makes libzmq hold too much, and give the names of those who have one."""
+        self.watch(self._events_max)
+        flooding = self._meters.overfull(most)
         for descriptor in flooding:
             self._meters.forget(descriptor)
             self._silent.pop(descriptor, None)
@@ -284,28 +308,53 @@ class KeyedRouter:
             self._shut_down(descriptor)
         return [self._holders[each].name for each in flooding if each in self._holders]
 
-    def watch(self) -> None:
-        """Notice who has come and who has gone."""
-        while True:
+    def watch(self, most: int = -1) -> bool:
+        """Notice who has come and who has gone; True when `most` have been noticed and there may be more."""
+        while most:
+            most -= 1
             try:
-                event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
+                event, descriptor = _MONITORED.unpack(self._monitor.recv(_NOW))
             except zmq.Again:
-                return
-            if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                return False
+            # The address, which is this end's.
+            self._monitor.recv(_NOW)
+            if event == _HANDSHAKE_FAILED:
                 self.handshakes_malformed += 1
                 continue
-            descriptor = int(event["value"])
             # A descriptor that is accepted anew was closed before, whether or not that was told.
             self._end(descriptor)
-            if event["event"] != zmq.EVENT_ACCEPTED:
+            if event != _ACCEPTED:
                 continue
-            self._addresses[descriptor] = peer_of(descriptor)
+            self._marks[descriptor] = mark_of(descriptor)
             self._meters.begin(descriptor)
-            if len(self._addresses) > self._connections_max:
+            crowded = self.scarce or len(self._marks) > self._connections_max
+            if crowded and not self._silent:
                 self.refused += 1
-                self._shut_down(descriptor)
-            else:
-                self._silent[descriptor] = time.monotonic() + self._silent_s
+                self._doomed.append((descriptor, self._marks[descriptor]))
+                continue
+            if crowded or len(self._silent) >= self._silent_max:
+                oldest = next(iter(self._silent))
+                del self._silent[oldest]
+                self.silent_cut += 1
+                # Not here: each would be told of as an event again, and the next call would find no end of them.
+                self._doomed.append((oldest, self._marks[oldest]))
+            self._silent[descriptor] = time.monotonic() + self._silent_s
+        return True
+
+    def keep_house(self, most: int) -> bool:
+        """Do so much of what floods make necessary; True when there may be more. For who cannot stop for all of it."""
+        if self.scarce:
+            self._mind_descriptors()
+        more = self.watch(most)
+        for _ in range(len(self._doomed) if most < 0 else min(most, len(self._doomed))):
+            shut_down(*self._doomed.popleft())
+        return more or bool(self._doomed)
+
+    def _mind_descriptors(self) -> None:
+        """Notice whether hardly a descriptor is left."""
+        scarce = files_left_at_most(SPARE_FILES)
+        self.times_scarce += scarce and not self.scarce
+        self.scarce = scarce
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """Close the sockets; the context (`context.term`) ends when what they still had to send is sent or too old."""
@@ -338,10 +387,10 @@ class KeyedRouter:
         return peer if peer is not None and peer.leaves_at is None else None
 
     def _shut_down(self, descriptor: int) -> None:
-        shut_down(descriptor, self._addresses.get(descriptor))
+        shut_down(descriptor, self._marks.get(descriptor))
 
     def _end(self, descriptor: int) -> None:
-        self._addresses.pop(descriptor, None)
+        self._marks.pop(descriptor, None)
         self._meters.forget(descriptor)
         if self._silent.pop(descriptor, None) is not None:
             self.handshakes_failed += 1
@@ -352,7 +401,7 @@ class KeyedRouter:
         """Note that a connection has ended. What it said before is still in libzmq's queue: its end is told after."""
         if self._holders.get(peer.descriptor) is peer:
             del self._holders[peer.descriptor]
-            if peer.descriptor in self._addresses:
+            if peer.descriptor in self._marks:
                 # libzmq knows the name no more, but the descriptor is open: somebody new, who has to say who.
                 self._silent.setdefault(peer.descriptor, time.monotonic() + self._silent_s)
         peer.leaves_at = time.monotonic() + LAST_WORDS_S

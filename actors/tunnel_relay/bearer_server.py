@@ -15,7 +15,6 @@ It never forwards a byte before both tickets are good, and never reads a byte be
 import contextlib
 import errno
 import os
-import resource
 import select
 import socket
 import time
@@ -29,6 +28,7 @@ from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.splice import Splices, bucket_for
 from atoll.actors.tunnel_relay.tickets import BEP_ROLES, NO_RATE, UNLIMITED, Ticket, judge
 from atoll.transport.bearer import OK, decode_preamble, encode_refusal, make_bearer_ready, preamble_bytes_missing
+from atoll.transport.descriptors import SPARE_FILES, files_max
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NodeId
 
@@ -36,7 +36,11 @@ PREAMBLE_S = 5.0
 """Long enough for a lossy mobile link to bring 156 bytes."""
 PREAMBLES_MAX = 512
 """Connections that have not shown a ticket yet. When full the oldest goes: an honest one takes one round trip."""
-ACCEPTS_PER_TURN_MAX = 64
+ACCEPTS_PER_TURN_MAX = 8
+EVENTS_PER_TURN_MAX = 64
+"""How much of a flood is looked at before tunnels get their turn: 3 ms when all of it are bad preambles."""
+ACCEPT_PAUSE_S = 0.1
+"""When not even the spare descriptor is to be had: trying at once would be trying in vain."""
 BACKLOG = 1024
 DESCRIPTORS_RESERVED = 128
 """For everything else in the process: libraries, logs, the SEP's own sockets."""
@@ -66,11 +70,11 @@ class BearerLimits:
         Raises:
             UsageError: Not even one.
         """
-        files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = files_max()
         others = DESCRIPTORS_RESERVED + self.waiting_max + self.preambles_max + 2 * self.pipes_max
-        if files_max < others + 2:
-            raise UsageError(f"a relay needs more than {others} open files, {files_max} are allowed: `ulimit -n 20000`")
-        return min(self.tunnels_max, (files_max - others) // 2)
+        if allowed < others + 2:
+            raise UsageError(f"a relay needs more than {others} open files, {allowed} are allowed: `ulimit -n 20000`")
+        return min(self.tunnels_max, (allowed - others) // 2)
 
 
 @dataclass(slots=True)
@@ -118,7 +122,10 @@ class BearerServer:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._files_max = files_max()
+        self._spare = _spare_descriptor()
+        self._listens_at: float | None = None
+        """When newcomers are looked for again; None: they are."""
         pool = PipePool(pipes_max=self.limits.pipes_max, pipe_bytes=self.limits.pipe_bytes)
         self.splices = Splices(self._epoll, pool, self._tunnel_ended)
         self._preambles: dict[int, _Preamble] = {}
@@ -158,10 +165,11 @@ class BearerServer:
     def turn(self, patience_s: float | None) -> None:
         """Wait at most `patience_s` for something to happen, and do it."""
         event = self.splices.event
-        for descriptor, mask in self._epoll.poll(patience_s):
+        for descriptor, mask in self._epoll.poll(patience_s, EVENTS_PER_TURN_MAX):
             if not event(descriptor, mask):
                 self._other_event(descriptor, mask)
         self.splices.work()
+        self._listen_again()
         self._expire()
 
     def _patience_s(self) -> float:
@@ -171,6 +179,8 @@ class BearerServer:
         for preamble in self._preambles.values():
             patience_s = min(patience_s, preamble.deadline - time.monotonic())
             break
+        if self._listens_at is not None:
+            patience_s = min(patience_s, self._listens_at - time.monotonic())
         if (resumes_at := self.splices.resumes_at) is not None:
             patience_s = min(patience_s, resumes_at - time.monotonic())
         if (deadline := self.pairing.deadline()) is not None:
@@ -203,6 +213,10 @@ class BearerServer:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._shed()
                 return
+            if sock.fileno() >= self._files_max - SPARE_FILES:
+                sock.close()
+                self.counters["shed"] += 1
+                continue
             sock.setblocking(False)
             make_bearer_ready(sock)
             while len(self._preambles) >= self.limits.preambles_max:
@@ -214,12 +228,24 @@ class BearerServer:
             self._read_preamble(sock.fileno())
 
     def _shed(self) -> None:
-        """Out of descriptors: with the spare one, take the first in the queue and let it go, or we would spin."""
-        os.close(self._spare)
-        with contextlib.suppress(OSError):
-            sock, _ = self._listener.accept()
-            sock.close()
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """Out of descriptors: with the spare one, take the first in the queue and let it go, or we would spin.
+
+        Where another thread was quicker and took the spare one, newcomers wait a moment.
+        """
+        if self._spare is not None:
+            os.close(self._spare)
+            with contextlib.suppress(OSError):
+                sock, _ = self._listener.accept()
+                sock.close()
+        self._spare = _spare_descriptor()
+        if self._spare is None:
+            self._listens_at = time.monotonic() + ACCEPT_PAUSE_S
+            self._epoll.modify(self._listener, 0)
+
+    def _listen_again(self) -> None:
+        if self._listens_at is not None and self._listens_at <= time.monotonic():
+            self._listens_at = None
+            self._epoll.modify(self._listener, select.EPOLLIN)
 
     def _read_preamble(self, descriptor: int) -> None:
         preamble = self._preambles[descriptor]
@@ -310,5 +336,13 @@ class BearerServer:
         self.splices.close()
         self._listener.close()
         self._epoll.close()
-        os.close(self._spare)
+        if self._spare is not None:
+            os.close(self._spare)
         os.close(self._wake)
+
+
+def _spare_descriptor() -> int | None:
+    """Take a descriptor that can be given up when there are no others; None where there is none any more."""
+    with contextlib.suppress(OSError):
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    return None

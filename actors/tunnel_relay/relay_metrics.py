@@ -58,6 +58,8 @@ COUNTERS = {
     "bearer_preamble_left": "Bearer connections that left before they had shown a ticket",
     "bearer_waiting_left": "Halves of tunnels that left while they waited",
     "sep_admitted": "Tickets that were admitted at the SEP port",
+    "sep_times_scarce": "Times that the SEP port ran short of descriptors, and let one go for each that came",
+    "bearer_shed": "Bearer connections that were let go at once for want of descriptors",
     "sep_notices_dropped": "Notices that found no sender any more",
 }
 BY_REASON = {

@@ -10,7 +10,7 @@ import anyio.lowlevel
 from atoll.actors.tunnel_relay.circuit_events import Cut, Draining, Effect, Elapsed, Stuck
 from atoll.actors.tunnel_relay.circuits import Circuits
 from atoll.actors.tunnel_relay.reasons import Reason
-from atoll.actors.tunnel_relay.sep_socket import SepSocket
+from atoll.actors.tunnel_relay.sep_socket import EVENTS_PER_TURN_MAX, SepSocket
 from atoll.actors.tunnel_relay.tickets import NO_RATE, SEP_ROLES, Ticket, judge
 from atoll.transport.errors import Congested, Unreachable
 from atoll.transport.identity import NodeId
@@ -18,6 +18,9 @@ from atoll.transport.keys import NodeKey
 
 SWEEP_S = 0.25
 """How often silent, cut and expired connections are looked for."""
+SWEEP_S_MIN = 0.03
+CONNECTIONS_PER_SWEEP_S = 32.0
+"""From 128 connections on sweeps are more frequent."""
 FLUSH_S = 0.005
 """How often what a receiver had no room for is tried again. libzmq tells of new room by the very edge that reading and
 sending use up, so while something is held back no edge may be relied on."""
@@ -59,11 +62,16 @@ class SepServer:
                 now = time.monotonic()
                 if now >= sweep_at:
                     self._sweep()
-                    sweep_at = now + SWEEP_S
-                if self._switch():
+                    # Many are looked after more often, a few at a time, so that no sweep stops the switch for long.
+                    sweep_at = now + max(
+                        SWEEP_S_MIN, min(SWEEP_S, CONNECTIONS_PER_SWEEP_S / (self._socket.connections + 1))
+                    )
+                crowded = self._socket.keep_house(EVENTS_PER_TURN_MAX)
+                if self._switch() or crowded:
                     await anyio.lowlevel.checkpoint()
                     continue
-                with anyio.move_on_after(min(FLUSH_S if self._socket.holds_back else SWEEP_S, sweep_at - now)):
+                hurry = self._socket.holds_back or self._socket.scarce
+                with anyio.move_on_after(min(FLUSH_S if hurry else SWEEP_S, sweep_at - now)):
                     await anyio.wait_readable(frames)
 
     def drain(self, seconds: int) -> None:
@@ -80,6 +88,8 @@ class SepServer:
             "refused_silent": self._socket.silent_cut,
             "cut_flooding": self._socket.flooding_cut,
             "cut_stuck": self._socket.stuck_cut,
+            "refused_handshake": self._socket.handshakes_malformed,
+            "times_scarce": self._socket.times_scarce,
         }
 
     def close(self) -> None:

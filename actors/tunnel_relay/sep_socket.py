@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from atoll.actors.tunnel_relay.frames import FRAME_BYTES_MAX
 from atoll.transport.arrivals import ConnectionId
 from atoll.transport.base import QUEUE_BYTES_MAX
+from atoll.transport.descriptors import files_max
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
 from atoll.transport.zmq_router import KeyedRouter
@@ -38,6 +39,14 @@ SILENT_S = 5.0
 """How long a connection may take to say its first word, handshake and all."""
 TCP_CONNECTIONS_MAX = 12_288
 """As many as the switch takes (`circuits.py`), and some that have not said a word yet."""
+TCP_SILENT_MAX = 4_096
+"""Those that have not: at 5,000 a second an honest one has 0.8 s for its handshake, which a far one needs half of."""
+SILENT_PART = 4
+"""They may take a quarter of all open files, where that is less: tunnels need the rest."""
+METERS_PER_SWEEP_MAX = 128
+"""Connections whose unread bytes are looked at in one sweep: 1 ms."""
+EVENTS_PER_TURN_MAX = 64
+"""Of who has come and gone, noticed between two turns of switching: 1 ms, or 3 ms when all of them have to be cut."""
 
 
 def limits() -> SocketLimits:
@@ -74,13 +83,16 @@ class SepSocket:
                 limits(),
                 silent_s=SILENT_S,
                 connections_max=TCP_CONNECTIONS_MAX,
+                silent_max=min(TCP_SILENT_MAX, files_max() // SILENT_PART),
                 unread_bytes_max=UNREAD_BYTES_MAX,
+                events_max=EVENTS_PER_TURN_MAX,
             )
         except UsageError as error:
             raise UsageError(f"the SEP cannot be opened: {error}") from error
         self.port = self._router.port
         self.admit, self.cut = self._router.admit, self._router.cut
         self.receive_nowait = self._router.receive_nowait
+        self.keep_house = self._router.keep_house
         self._overflows: dict[ConnectionId, _Overflow] = {}
         self._overflow_bytes = 0
         self.stuck_cut = 0
@@ -98,6 +110,11 @@ class SepSocket:
         return frames, handshakes
 
     @property
+    def connections(self) -> int:
+        """How many there are, also those that have not said a word."""
+        return self._router.connections
+
+    @property
     def silent_cut(self) -> int:
         """How many were cut because they said nothing."""
         return self._router.silent_cut
@@ -106,6 +123,21 @@ class SepSocket:
     def flooding_cut(self) -> int:
         """How many were cut because they sent more than the relay could read."""
         return self._router.flooding_cut
+
+    @property
+    def scarce(self) -> bool:
+        """Whether hardly a descriptor is left, so that one goes for each that comes; `keep_house` often then."""
+        return self._router.scarce
+
+    @property
+    def times_scarce(self) -> int:
+        """How often that has come about."""
+        return self._router.times_scarce
+
+    @property
+    def handshakes_malformed(self) -> int:
+        """How many broke the handshake."""
+        return self._router.handshakes_malformed
 
     def send_nowait(self, connection: ConnectionId, frame: bytes) -> None:
         """Queue a frame.
@@ -149,7 +181,7 @@ class SepSocket:
 
     def sweep(self) -> None:
         """Notice who has gone, has said nothing, takes nothing or sends too much, and carry out cuts that are due."""
-        self._router.cut_flooding()
+        self._router.cut_flooding(METERS_PER_SWEEP_MAX)
         until = time.monotonic() - STUCK_S
         for connection, overflow in self._overflows.items():
             if overflow.moved <= until and self._router.break_off(connection):

@@ -7,10 +7,10 @@ import socket
 import time
 
 import pytest
-from relay_program import PATIENCE_S, relay_program
 from waiting import block_until
 
 from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.testing.relay_program import PATIENCE_S, relay_program
 
 
 def refusal(sock):
