@@ -29,7 +29,7 @@ def test_a_contender_answers_every_operation_and_leaves_nothing(name):
         for operation in operations:
             answer = running.do(operation, 0.02)
             assert answer["count"] > 0, operation
-            assert answer["took_s"] >= 0.02 or operation == "asks", operation
+            assert answer["took_s"] > 0, operation
             assert answer["cpu_s"] > 0, operation
             assert ("p50_us" in answer) == (operation in {"ask", "ask_across"})
         below = psutil.Process().children(recursive=True)
