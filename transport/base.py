@@ -13,6 +13,8 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import msgspec
+
 from atoll.transport.identity import NodeId
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -64,8 +66,7 @@ class DialFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True, gc=False):
     """One whole message."""
 
     peer: NodeId

@@ -6,8 +6,9 @@ list of pairs instead), so duplicate keys cannot be written down; users' open pa
 duplicate key is refused.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, cast
 
 import msgpack
 import msgspec
@@ -15,6 +16,8 @@ import msgspec
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NodeId
 
+NODE_IDS_MAX = 1024
+"""That are kept for the next message that names them."""
 PAYLOAD_DEPTH_MAX = 32
 """Nesting that an open payload may have; deeper is refused. Real payloads stay below 10."""
 
@@ -33,11 +36,14 @@ def encode_special(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be put into a message")
 
 
-def decode_special(kind: type, value: Any) -> Any:
-    """Raise bytes back to the types that msgspec does not know."""
+def _decode_special(kind: type, value: Any) -> Any:
     if kind is NodeId:
         return NodeId(value)
     raise TypeError(f"{kind.__name__} cannot be read from a message")
+
+
+decode_special = cast("Callable[[type, Any], Any]", lru_cache(maxsize=NODE_IDS_MAX)(_decode_special))
+"""Raises bytes back to the types that msgspec does not know. Kept, as most messages name the same few nodes."""
 
 
 class Codec:

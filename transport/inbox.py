@@ -31,7 +31,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._events: deque[tuple[LinkEvent, Grant | None]] = deque()
+        self._events: deque[tuple[LinkEvent, Grant | None, int]] = deque()
         self._closed = self._reading = False
         self._arrived: anyio.Event | None = None
         self._turn = 0
@@ -42,8 +42,9 @@ class Inbox:
 
     def put(self, event: LinkEvent, grant: Grant | None = None) -> None:
         """Append an event; `grant` is what a message came in on."""
-        self._events.append((event, grant))
-        self.bytes += weight(event)
+        cost = weight(event)
+        self._events.append((event, grant, cost))
+        self.bytes += cost
         if self._arrived is not None:
             self._arrived.set()
 
@@ -75,8 +76,7 @@ class Inbox:
         finally:
             self._reading = False
         # Nothing waits from here on, so that a cancellation loses no event.
-        event, grant = self._events.popleft()
-        cost = weight(event)
+        event, grant, cost = self._events.popleft()
         self.bytes -= cost
         if grant is not None:
             grant.read(cost)

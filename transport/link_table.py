@@ -255,9 +255,10 @@ class LinkTable:
             self.end(connection, reason, tell=reason)
             return
         for message in messages:
-            self.counts["messages_received"] += 1
-            self.counts["bytes_received"] += len(message)
             self._inbox.put(Delivered(peer, message), grant)
+        if messages:
+            self.counts["messages_received"] += len(messages)
+            self.counts["bytes_received"] += sum(map(len, messages))
 
     def _lend(self, connection: Connection) -> int:
         """Open a window for a peer whose standing is known."""

@@ -12,10 +12,10 @@ Nothing here may wait for a peer. The edge-triggered rule of `zmq_socket.py` exp
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -180,13 +180,13 @@ class ZeroMqTransport:
             self._due.append(link)
             self._work.set()
 
-    async def receive(self) -> LinkEvent:
+    def receive(self) -> Coroutine[Any, Any, LinkEvent]:
         """Wait for the next event; one reader at a time.
 
         Raises:
             Unreachable: The transport is closed and everything was read.
         """
-        return await self._inbox.take()
+        return self._inbox.take()
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many links and connections there are now."""

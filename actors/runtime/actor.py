@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import anyio.abc
+import msgspec
 
 from atoll.actors.runtime.errors import AskFailed, Declined
 from atoll.actors.runtime.machine import Address, Seconds
@@ -58,8 +59,7 @@ class ReplyTo(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(msgspec.Struct):
     """One message as it arrived. Telling a whole `Delivery` to another actor forwards it, reply address and all."""
 
     message: Any

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from atoll.actors.runtime.errors import AskFailed, AskTimedOut
 from atoll.actors.runtime.machine import Seconds
 from atoll.actors.runtime.parking import Promise
@@ -22,19 +24,16 @@ ANSWERS_BYTES_MAX = 8 * 1024 * 1024
 """What all kept answers may weigh; enough for what is under way, as a repetition comes within a time-out."""
 
 
-class Ask:
+class Ask(msgspec.Struct, eq=False):
     """The asker's end; also the callee's when both are on this node.
 
     The asker awaits `promise`, then raises `failure` if there is one; a method for that would cost it a coroutine.
     """
 
-    __slots__ = ("_path", "_timeout_s", "failure", "promise")
-
-    def __init__(self, promise: Promise, path: str, timeout_s: Seconds) -> None:
-        self.promise = promise
-        self._path = path
-        self._timeout_s = timeout_s
-        self.failure: AskFailed | None = None
+    promise: Promise
+    path: str
+    timeout_s: Seconds
+    failure: AskFailed | None = None
 
     def answer(self, value: Any) -> None:
         """Wake the asker with the value."""
@@ -49,31 +48,28 @@ class Ask:
 
     def ring(self) -> None:
         """The time is up."""
-        self.fail(AskTimedOut(f"{self._path} did not answer within {self._timeout_s:g} s"))
+        self.fail(AskTimedOut(f"{self.path} did not answer within {self.timeout_s:g} s"))
 
 
-class RemoteReply:
+class RemoteReply(msgspec.Struct, eq=False):
     """The callee's end of an ask that came from another node."""
 
-    __slots__ = ("_answered", "_header", "_send")
-
-    def __init__(self, header: Header, send: Callable[[Header, Any], None]) -> None:
-        self._header = header
-        self._send = send
-        self._answered = False
+    header: Header
+    send: Callable[[Header, Any], None]
+    answered: bool = False
 
     def answer(self, value: Any) -> None:
         """Send the value back."""
-        if not self._answered:
+        if not self.answered:
             # Sent first: a value that cannot be encoded is followed by a fault.
-            self._send(self._header, value)
-            self._answered = True
+            self.send(self.header, value)
+            self.answered = True
 
     def fail(self, error: AskFailed) -> None:
         """Send a fault back."""
-        if not self._answered:
-            self._answered = True
-            self._send(self._header, error)
+        if not self.answered:
+            self.answered = True
+            self.send(self.header, error)
 
 
 class Answers:

@@ -9,7 +9,7 @@ a peer sent, and never hand an actor a message from a standing that the actor is
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from atoll.actors.runtime.actor import ActorRef, Delivery, reply_type_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from atoll.actors.runtime.system import ActorSystem
 
 CORRELATION_BYTES = 16
+CORRELATIONS_AT_ONCE = 256
 ASKS_MAX = 65_536
 """Answers that may be outstanding from other nodes; more means that nobody answers."""
 SENDERS_MAX = 1024
@@ -59,6 +60,8 @@ class Wire:
         self._asks: dict[bytes, tuple[NodeId, Ask, Envelope]] = {}
         self._answers = Answers()
         self._senders: dict[tuple[NodeId, str], ActorRef] = {}
+        self._answerers = {standing: self._answerer(standing) for standing in Standing}
+        self._correlations = _correlations()
 
     @property
     def asks(self) -> int:
@@ -98,7 +101,7 @@ class Wire:
         if len(self._asks) >= ASKS_MAX:
             raise AskCongested(f"{ASKS_MAX} asks to other nodes wait for an answer already")
         system = self._system
-        correlation = os.urandom(CORRELATION_BYTES)
+        correlation = next(self._correlations)
         body = self._encode(message)
         ask = Ask(system.new_promise(), target.path, timeout_s)
         begun = system.clock()
@@ -216,7 +219,7 @@ class Wire:
         if header.kind is Kind.ASK:
             if not self._is_new(header):
                 return
-            reply_to = RemoteReply(header, self._answerer(standing))
+            reply_to = RemoteReply(header, self._answerers[standing])
         try:
             message = self._decode(cell, envelope.body)
             cell.mailbox.put(Delivery(message, self._sender(header), reply_to, deadline, standing))
@@ -301,6 +304,14 @@ class Wire:
     def _refuse_anew(self, header: Header, error: AskFailed, counter: str = "malformed") -> None:
         self._answers.forget(header.source_node, header.correlation)
         self._refuse(header, error, counter)
+
+
+def _correlations() -> Iterator[bytes]:
+    """Give random ids for ever; asking the kernel for each would cost as much as encoding the message."""
+    while True:
+        block = os.urandom(CORRELATION_BYTES * CORRELATIONS_AT_ONCE)
+        for start in range(0, len(block), CORRELATION_BYTES):
+            yield block[start : start + CORRELATION_BYTES]
 
 
 class _Send:
