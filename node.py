@@ -1,19 +1,17 @@
-"""The composition root: what a node, a relay and a cloud are made of, from their configs.
+"""The composition root: what a node and a cloud are made of, from their configs.
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
             suspicion, discoverer, migration (log_store, hosting, callers)
             container_manager, images, gateway, users' actors
-    relay   its two ports (`Relay`); where a cloud is told of it: router, uplink, reporter (`reporting`)
     cloud   router, directory, signaling, enrolment (`run_cloud`)
 
 A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
-believe in its links start anew. Nothing here decides anything at run time.
+believe in its links start anew. Nothing here decides anything at run time. Relays are put together without most of
+this, in `actors/tunnel_relay/open_relay.py`.
 """
 
-import logging
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -78,22 +76,17 @@ from atoll.actors.runtime import (
     Address,
     AskFailed,
     ChildSpec,
-    StartFailed,
     Strategy,
     SupervisorSpec,
 )
+from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.tunnel_relay import messages as tunnel_messages
-from atoll.actors.tunnel_relay.bearer_server import BearerLimits
-from atoll.actors.tunnel_relay.relay import Relay
-from atoll.actors.tunnel_relay.relay_metrics import telling_metrics
-from atoll.actors.tunnel_relay.reporter import reporting
-from atoll.actors.tunnel_relay.tickets import NO_RATE, UNLIMITED
 from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
 from atoll.actors.uplink import messages as uplink_messages
 from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.uplink import Uplink
-from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, RelayConfig, RelayLimits, read_config
+from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, read_config
 from atoll.transport.admission import SiteAdmission
 from atoll.transport.beacon import Beacon, faces_of
 from atoll.transport.codec import Codec
@@ -103,13 +96,10 @@ from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys
 from atoll.transport.zeromq import ZeroMqTransport
 
-log = logging.getLogger("atoll.node")
-
 NETWORK, USERS = "network", "users"
 RESERVED = frozenset({CACHE, PROXY, REGISTRAR})
 """Duties, which come to a node and leave it while it runs."""
 _DutyMakers: TypeAlias = dict[str, Callable[[], Duty]]
-RELAY_TURN_S = 0.0005
 LEAVE_S = 1.5
 """How long a node that ends waits until others do what it did: a proxy needs two relays, an election a vote."""
 
@@ -216,7 +206,7 @@ class Node:
         self._site_actors = SiteActors(self.system, repertoire)
         store = stack.enter_context(_blob_store(config))
         duties = _duties(own, store, has_cloud=config.cloud is not None)
-        with _own_faults():
+        with own_faults():
             moving = migration(key.node_id, repertoire, config.state_dir)
             await self.system.supervise(_network(config, key, site, own, moving, duties=duties, founded=founded))
             await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
@@ -401,7 +391,7 @@ class _Links:
             own=key.node_id,
             open_site=config.site.open,
             clouds=frozenset() if cloud is None else frozenset({cloud.id}),
-            enrolment=_enrolment(cloud),
+            enrolment=b"" if cloud is None else cloud.shown,
         )
 
     def transport(self) -> ZeroMqTransport:
@@ -478,98 +468,12 @@ def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:
     return None if cloud is None else CloudAddress(cloud.id, cloud.host, cloud.port)
 
 
-def _enrolment(cloud: CloudRef | None) -> bytes:
-    return b"" if cloud is None or cloud.enrolment is None else bytes(cloud.enrolment)
-
-
 def _site_keys(config: NodeConfig) -> tuple[SiteKeys, bool]:
     """Give the site's keys, and whether this node founded the site itself."""
     if not config.site.secret.generated:
         return SiteKeys(bytes(config.site.secret)), False
     # A key file has the same needs: 32 bytes, made once, for the owner alone.
     return SiteKeys(NodeKey.load_or_create(config.state_dir / "site.secret").seed), True
-
-
-@contextmanager
-def _own_faults() -> Iterator[None]:
-    """Let a start that failed say what really happened, in its own words.
-
-    Raises:
-        UsageError: In place of `StartFailed`.
-    """
-    try:
-        yield
-    except StartFailed as error:
-        cause: BaseException = error
-        while isinstance(cause, StartFailed) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise UsageError(str(cause if isinstance(cause, Exception) else error)) from error
-
-
-@contextmanager
-def _quick_turns() -> Iterator[None]:
-    """Let the threads of a relay take turns as often as its good peers need it, and not each 5 ms.
-
-    The data path gives the interpreter's lock away with every system call, and under a flood of the SEP it would wait
-    for it as long as another thread may keep it.
-    """
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(RELAY_TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before_s)
-
-
-def _bearer_limits(limits: RelayLimits) -> BearerLimits:
-    return BearerLimits(
-        tunnels_max=limits.tunnels,
-        quota_bytes_max=limits.tunnel_bytes or UNLIMITED,
-        rate_bytes_s_max=limits.tunnel_bytes_s or NO_RATE,
-    )
-
-
-@asynccontextmanager
-async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
-    """Run a relay, and tell the cloud of it if the config says where both are.
-
-    Raises:
-        UsageError: A port is taken, or a file is damaged.
-    """
-    async with AsyncExitStack() as stack:
-        stack.enter_context(held_state_dir(config.state_dir))
-        key = NodeKey.load_or_create(config.key_file)
-        stack.enter_context(_quick_turns())
-        relay = await stack.enter_async_context(
-            Relay(
-                key,
-                config.cloud.id,
-                sep_port=config.sep_port,
-                bearer_port=config.bearer_port,
-                host=config.listen,
-                limits=_bearer_limits(config.limits),
-                sep_bytes_s=config.limits.sep_bytes_s or NO_RATE,
-            )
-        )
-        if config.metrics.port >= 0:
-            metrics = await stack.enter_async_context(
-                telling_metrics(relay, host=config.metrics.host, port=config.metrics.port)
-            )
-            log.info("metrics at %s/metrics", metrics.url)
-        if config.cloud.host and config.host:
-            cloud = CloudAddress(config.cloud.id, config.cloud.host, config.cloud.port)
-            told = reporting(
-                relay,
-                key,
-                codec(),
-                cloud=cloud,
-                enrolment=_enrolment(config.cloud),
-                label=config.name,
-                host=config.host,
-            )
-            with _own_faults():
-                await stack.enter_async_context(told)
-        yield relay
 
 
 @asynccontextmanager
@@ -586,6 +490,6 @@ async def open_cloud(config: CloudConfig) -> AsyncIterator[Cloud]:
         for each in config.enrolments:
             store.expect(bytes(each.secret), kind=each.kind, site=each.site, name=each.name)
         running = run_cloud(key, store, codec(), label=config.name, host=config.listen, port=config.port)
-        with _own_faults():
+        with own_faults():
             cloud = await stack.enter_async_context(running)
         yield cloud

@@ -84,8 +84,8 @@ def run(  # noqa: PLR0917 - click's options
         else "",
     )
 
+    from atoll.actors.tunnel_relay.open_relay import open_relay
     from atoll.cli.foreground import Drain, run_in_foreground, set_up_log
-    from atoll.node import open_relay
 
     set_up_log(config.log_level, as_json=log_json)
 

@@ -118,6 +118,11 @@ class CloudRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     enrolment: Secret | None = None
     """The one-time secret that lets this key in."""
 
+    @property
+    def shown(self) -> bytes:
+        """What is shown to the cloud; empty where there is no secret."""
+        return b"" if self.enrolment is None else bytes(self.enrolment)
+
 
 class FactsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is said of the host instead of what is measured; None: measure."""

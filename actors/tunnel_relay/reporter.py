@@ -2,20 +2,24 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
 import anyio
 
+from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.messages import SIGNALING, RelayKnown, RelayReport
+from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.router import Router
 from atoll.actors.router.ways import CloudAddress
+from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, AskFailed, ChildSpec, Strategy, SupervisorSpec
 from atoll.actors.tunnel_relay.relay import Relay
 from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.messages import PATH as UPLINK
 from atoll.actors.uplink.uplink import Uplink
+from atoll.cluster_specs.config import CloudRef
 from atoll.transport.admission import SiteAdmission
 from atoll.transport.base import Standing
 from atoll.transport.codec import Codec
@@ -63,6 +67,15 @@ class Reporter(Actor):
             log.warning("the cloud does not know of this relay: %s", problem)
         else:
             log.info("the cloud knows this relay")
+
+
+def reporting_to(
+    cloud: CloudRef, relay: Relay, key: NodeKey, label: str, host: str
+) -> AbstractAsyncContextManager[None]:
+    """Report to the cloud of a relay's config; see `reporting`."""
+    codec = Codec([*RUNTIME_MESSAGES, *router_messages.MESSAGES, *cloud_messages.MESSAGES])
+    address = CloudAddress(cloud.id, cloud.host, cloud.port)
+    return reporting(relay, key, codec, cloud=address, enrolment=cloud.shown, label=label, host=host)
 
 
 @asynccontextmanager

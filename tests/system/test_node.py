@@ -21,10 +21,11 @@ from atoll import Actor, Node, handles
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
 from atoll.actors.discoverer.messages import ListSeen
 from atoll.actors.runtime import ActorSystem, Address, AskCrashed, StartFailed, Terminated
+from atoll.actors.tunnel_relay.open_relay import open_relay
 from atoll.cluster_specs import Materials, Seat, SpecInvalid, plan, read_spec
 from atoll.cluster_specs.config import BeaconConfig, GatewayConfig, LinksConfig, NodeConfig, SiteConfig
 from atoll.cluster_specs.reading import Secret
-from atoll.node import open_cloud, open_relay
+from atoll.node import open_cloud
 from atoll.transport.base import Standing
 from atoll.transport.errors import Expired, Unreachable, UsageError
 from atoll.transport.keys import NodeKey
