@@ -67,6 +67,8 @@ from atoll.actors.placement.placement_actor import PlacementActor
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import EndSessions, Reach
 from atoll.actors.router.router import Router
+from atoll.actors.router.session_stream import SessionStream
+from atoll.actors.router.streams import Services, open_stream
 from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import (
@@ -255,6 +257,19 @@ class Node:
         self._offer.set_actors(self._users)
         return ref
 
+    async def open_stream(self, peer: NodeId, service: str) -> SessionStream:
+        """Open a byte stream (AnyIO's) to a service of a node: of this one, one nearby, one behind relays.
+
+        An actor there has asked its Router for the service's streams (`ServeStreams`). Who serves nothing called so,
+        or not for us, resets it with the reason.
+
+        Raises:
+            Unreachable: There is no way to it; the text is the reason.
+            Congested: Too many streams are open to it already.
+            UsageError: The service's name is empty or too long.
+        """
+        return await open_stream(self._running(), peer, service)
+
     def host(self, make: Callable[[], MigratableActor], name: str) -> ActorRef:
         """Host a migratable actor (a class will do) under a name that is its own on the whole site, and give it.
 
@@ -329,13 +344,14 @@ def _network(
     node = key.node_id
     cloud = _cloud_address(config.cloud)
     links = _Links(config, key, site)
+    services = Services()
     beacon = links.beacon if config.beacon.enabled else None
     dnssd = links.dnssd if config.discovery.dnssd else None
     return SupervisorSpec(
         name=NETWORK,
         strategy=Strategy.REST_FOR_ONE,
         children=(
-            ChildSpec(name=router_messages.PATH, factory=lambda: Router(key, links.transport, cloud)),
+            ChildSpec(name=router_messages.PATH, factory=lambda: Router(key, links.transport, cloud, services)),
             ChildSpec(
                 name=uplink_messages.PATH,
                 factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),

@@ -111,6 +111,8 @@ class Closed:
 
     reason: str
     by_peer: bool
+    broken: bool = False
+    """The peer has sent what no peer sends."""
 
 
 SessionEvent: TypeAlias = Established | MessageArrived | Closed | MultipathEvent
@@ -455,7 +457,7 @@ class Session:
             # The peer's keys made it, so the peer itself is broken: better no session than a strange one.
             self._counts["malformed"] += 1
             self.close(f"a record held frames that make no sense: {error}")
-            events.append(Closed(f"the peer sent frames that make no sense: {error}", by_peer=False))
+            events.append(Closed(f"the peer sent frames that make no sense: {error}", by_peer=False, broken=True))
         return events
 
     def _take_frames(self, plain: bytes, path: int, via: Via, events: list[SessionEvent]) -> None:

@@ -72,6 +72,8 @@ class Conversation:
     """What the handshake took."""
     ended: str = ""
     """Why it is over; empty while it is not."""
+    stalled: bool = False
+    """Its path in use is silent, and it has no other."""
     orphaned_at: float | None = None
     """When it lost its last path, if it waits for another."""
     numbers: dict[int, Path] = field(default_factory=dict)
@@ -160,6 +162,13 @@ class Orphaned:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """Nothing comes back through the path in use, and there is no other that is known to be alive."""
+
+    conversation: Conversation
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """One message came in."""
 
@@ -175,7 +184,7 @@ class StreamTurn:
     event: StreamEvent
 
 
-Turn: TypeAlias = Opened | Moved | PathGone | Orphaned | Ended | Said | StreamTurn
+Turn: TypeAlias = Opened | Moved | PathGone | Stalled | Orphaned | Ended | Said | StreamTurn
 
 
 @dataclass(slots=True)
@@ -430,6 +439,7 @@ class Conversations:
             case PathGivenUp(number, reason):
                 self._give_up(conversation, number, reason, now)
             case Closed(reason):
+                self.counts["broken_by_peer"] += event.broken
                 self._over(conversation, reason)
 
     # Paths
@@ -507,6 +517,7 @@ class Conversations:
     def _leave_silent(self, conversation: Conversation, now: float) -> None:
         """Give up a path that takes what we send, while nothing comes back, not even a sign of life."""
         session = conversation.session
+        self._note_stall(conversation)
         for number, path in tuple(conversation.numbers.items()):
             known = session.paths.get(number)
             if known is None or known.condition is not Condition.SILENT or not self._may_leave(conversation, number):
@@ -515,6 +526,17 @@ class Conversations:
             if now >= known.silent_since + limit_s:
                 self.counts["silent"] += 1
                 self._give_up(conversation, number, f"nothing came back through {path.relay} for {limit_s:g} s", now)
+
+    def _note_stall(self, conversation: Conversation) -> None:
+        """Tell once when a session finds no living path among those it has."""
+        paths = conversation.session.paths
+        current = None if paths.current is None else paths.get(paths.current)
+        before, conversation.stalled = (
+            conversation.stalled,
+            current is not None and current.condition is Condition.SILENT,
+        )
+        if conversation.stalled and not before:
+            self.on_turn(Stalled(conversation))
 
     def _may_leave(self, conversation: Conversation, number: int) -> bool:
         """Tell whether the peer will know: circuits back to a caller are the caller's to give up."""

@@ -82,11 +82,6 @@ class EndSessions:
 
 
 @dataclass(frozen=True, slots=True)
-class RouterStarted:
-    """A Router has begun, knows nothing of before, and wants `ServeStreams` from everybody who serves."""
-
-
-@dataclass(frozen=True, slots=True)
 class DescribeRoutes:
     """Ask the Router what it knows; answered with `RoutesDescribed`."""
 

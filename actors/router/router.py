@@ -34,6 +34,7 @@ from atoll.actors.router.conversations import (
     Orphaned,
     PathGone,
     Said,
+    Stalled,
     StreamTurn,
     Turn,
 )
@@ -48,7 +49,6 @@ from atoll.actors.router.messages import (
     PeerRoute,
     PeerUp,
     Reach,
-    RouterStarted,
     RoutesDescribed,
     SepDelivery,
     ServeStreams,
@@ -60,7 +60,7 @@ from atoll.actors.router.paths import (
     RecordsArrived,
 )
 from atoll.actors.router.routes import RouteTable, Way
-from atoll.actors.router.streams import Streams
+from atoll.actors.router.streams import Services, Streams
 from atoll.actors.router.ways import CloudAddress, Means, Ways
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskNotUnderstood
@@ -97,7 +97,9 @@ class Router(Actor):
         key: NodeKey,
         transport: Callable[[], AbstractAsyncContextManager[Transport]],
         cloud: CloudAddress | None = None,
+        services: Services | None = None,
     ) -> None:
+        """Take the key, what makes links, the cloud, and who serves streams: it outlives a Router that crashes."""
         self._key = key
         self._make_transport = transport
         self._transport: Transport
@@ -107,6 +109,7 @@ class Router(Actor):
         self._conversations = Conversations(key, self._judge, self._on_turn)
         self._circuits = CircuitsThere()
         self._bearers: Bearers
+        self._services = services or Services()
         self._streams: Streams
         self._look_at = 0.0
         """When sessions are looked after next."""
@@ -136,11 +139,11 @@ class Router(Actor):
         )
         self._ways = Ways(self.system, self._cloud, means)
         self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._ways.use_paths)
-        self._streams = Streams(self.system, self._conversations, self.tasks.start_soon, self._note_deadline)
+        self._streams = Streams(self.system, self._conversations, self._services, self._note_deadline)
+        self.tasks.start_soon(self._streams.reset_untaken)
         await self.tasks.start(self._hold_transport)
         self.tasks.start_soon(self._keep_time)
         self.system.outlet = self.send
-        self.system.announce(RouterStarted())
 
     async def stopped(self) -> None:
         """Say goodbye to all sessions, and that the links are gone: others believe in them."""
@@ -335,7 +338,7 @@ class Router(Actor):
 
     def _serve(self, service: str, path: str, reply_to: ReplyTo | None) -> Any:
         try:
-            self._streams.serve(service, path)
+            self._services.serve(self.system, service, path)
         except AskFailed as error:
             if reply_to is not None:
                 reply_to.fail(error)
@@ -362,12 +365,11 @@ class Router(Actor):
             if deadline is not None and self.system.clock() >= deadline:
                 stream.reset("whoever wanted it waits no longer")
                 return
-            self._streams.reset_untaken(stream)
             reply_to.answer(stream)
 
     # Sessions
 
-    def _on_turn(self, turn: Turn) -> None:
+    def _on_turn(self, turn: Turn) -> None:  # noqa: C901 - one case a turn
         conversation, peer = turn.conversation, turn.conversation.peer
         match turn:
             case StreamTurn():
@@ -387,6 +389,9 @@ class Router(Actor):
                     self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
             case PathGone() if peer is not None:
                 self._on_path_gone(peer, turn)
+            case Stalled() if peer is not None:
+                if conversation.dialled:
+                    self._ways.widen(peer, at_once=True)
             case Orphaned(reason=reason) if peer is not None:
                 self._on_orphaned(conversation, peer, reason)
             case Ended():

@@ -48,12 +48,15 @@ class SessionStream(anyio.abc.ByteStream):
         peer: NodeId,
         service: str,
         standing: Standing | None,
+        arrived: bool,
         on_over: Callable[["SessionStream"], None],
     ) -> None:
         self.peer = peer
         self.service = service
         self.standing = standing
         """What the peer has proved; None: it is this node itself."""
+        self.arrived = arrived
+        """The peer has opened it."""
         self.number = number
         self.taken = False
         """Somebody uses it."""

@@ -10,7 +10,6 @@ Nobody is let in who is not wanted: a service that nobody serves, or that the pe
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 
@@ -109,6 +108,36 @@ class LocalDoor:
         return bool(frames)
 
 
+class Services:
+    """Which local actor serves streams to what; a Router that crashes leaves it to the next one."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, str] = {}
+
+    def serve(self, system: ActorSystem, service: str, path: str) -> None:
+        """Let a local actor have the streams to a service.
+
+        Raises:
+            AskDeclined: Another one has them, or it does not live here.
+        """
+        if system.find(path) is None:
+            raise AskDeclined(f"no actor {path} lives here, so it cannot serve {service}")
+        holder = self._paths.get(service, path)
+        if holder != path and system.find(holder) is not None:
+            raise AskDeclined(f"{holder} serves streams called {service} already")
+        if service not in self._paths and len(self._paths) >= SERVICES_MAX:
+            raise AskDeclined(f"{SERVICES_MAX} services have streams here already")
+        self._paths[service] = path
+
+    def server_of(self, service: str) -> str | None:
+        """Give the actor of the longest name that fits: `blobs` has `blobs/x`, too."""
+        while service:
+            if (path := self._paths.get(service)) is not None:
+                return path
+            service = service.rpartition("/")[0]
+        return None
+
+
 class Streams:
     """All streams of one node; see the module."""
 
@@ -116,16 +145,16 @@ class Streams:
         self,
         system: ActorSystem,
         conversations: Conversations,
-        start_soon: Callable[..., Any],
+        services: Services,
         flushed: Callable[[Conversation], None],
     ) -> None:
         self._system = system
         self._conversations = conversations
-        self._start_soon = start_soon
+        self._services = services
         self._flushed = flushed
         self._open: dict[Conversation | LocalDoor, dict[int, SessionStream]] = {}
-        self._services: dict[str, str] = {}
-        """The actor that serves, by service."""
+        self._untaken: dict[SessionStream, float] = {}
+        """Streams that nobody has used yet, and until when somebody must, soonest first."""
         self._here: LocalDoor | None = None
         self.refused = 0
 
@@ -135,21 +164,6 @@ class Streams:
     def of(self, conversation: Conversation) -> int:
         """Count the streams of a conversation."""
         return len(self._open.get(conversation, ()))
-
-    def serve(self, service: str, path: str) -> None:
-        """Let a local actor have the streams to a service.
-
-        Raises:
-            AskDeclined: Another one has them, or it does not live here.
-        """
-        if self._system.find(path) is None:
-            raise AskDeclined(f"no actor {path} lives here, so it cannot serve {service}")
-        holder = self._services.get(service, path)
-        if holder != path and self._system.find(holder) is not None:
-            raise AskDeclined(f"{holder} serves streams called {service} already")
-        if service not in self._services and len(self._services) >= SERVICES_MAX:
-            raise AskDeclined(f"{SERVICES_MAX} services have streams here already")
-        self._services[service] = path
 
     def open(self, conversation: Conversation, service: str) -> SessionStream:
         """Open a stream over a session that stands; raises what `StreamSet.open` does."""
@@ -174,7 +188,7 @@ class Streams:
         conversation = turn.conversation
         if isinstance(turn.event, StreamOpened):
             door = SessionDoor(self._conversations, conversation, self._system.clock, self._flushed)
-            self._arrived(self._enter(door, turn.event.stream, turn.event.service))
+            self._arrived(self._enter(door, turn.event.stream, turn.event.service, arrived=True))
             return
         self._tell(conversation, turn.event)
 
@@ -189,13 +203,9 @@ class Streams:
             for stream in tuple(self._open.pop(holder).values()):
                 stream.broke(reason)
 
-    def reset_untaken(self, stream: SessionStream) -> None:
-        """Reset a stream that nobody wants to use in the end."""
-        self._start_soon(self._reset_untaken, stream)
-
     def _take_local(self, door: LocalDoor, event: StreamEvent) -> None:
         if isinstance(event, StreamOpened):
-            self._arrived(self._enter(door, event.stream, event.service))
+            self._arrived(self._enter(door, event.stream, event.service, arrived=True))
             return
         self._tell(door, event)
 
@@ -208,7 +218,9 @@ class Streams:
         else:
             stream.changed()
 
-    def _enter(self, door: SessionDoor | LocalDoor, number: int, service: str) -> SessionStream:
+    def _enter(
+        self, door: SessionDoor | LocalDoor, number: int, service: str, *, arrived: bool = False
+    ) -> SessionStream:
         """Make the stream that users hold."""
         holder: Conversation | LocalDoor = door.conversation if isinstance(door, SessionDoor) else door
         peer, standing = self._system.node_id, None
@@ -216,11 +228,15 @@ class Streams:
             peer, standing = holder.peer, holder.standing
 
         def over(stream: SessionStream) -> None:
+            self._untaken.pop(stream, None)
             held = self._open.get(holder, {})
             if held.pop(stream.number, None) is not None and not held:
                 del self._open[holder]
 
-        stream = SessionStream(door, number, peer=peer, service=service, standing=standing, on_over=over)
+        stream = SessionStream(
+            door, number, peer=peer, service=service, standing=standing, arrived=arrived, on_over=over
+        )
+        self._untaken[stream] = self._system.clock() + TAKE_S
         self._open.setdefault(holder, {})[number] = stream
         return stream
 
@@ -231,7 +247,7 @@ class Streams:
             self.refused += 1
             stream.reset(refusal)
             return
-        path = self._server_of(stream.service)
+        path = self._services.server_of(stream.service)
         assert path is not None  # noqa: S101 - for mypy: else it was refused
         arrived = StreamArrived(stream, stream.peer, stream.standing, stream.service)
         try:
@@ -239,36 +255,32 @@ class Streams:
         except Congested:
             self.refused += 1
             stream.reset(f"whoever serves {stream.service} is too busy; try again")
-            return
-        self.reset_untaken(stream)
 
     def _refusal(self, stream: SessionStream) -> str:
         """Say why a stream is not let in; empty when it is."""
-        path = self._server_of(stream.service)
+        path = self._services.server_of(stream.service)
         cell = None if path is None else self._system.cell(path)
         if cell is None:
             return f"nobody serves streams called {stream.service} here"
         if stream.standing is not None and stream.standing not in cell.open_to:
             return f"streams called {stream.service} are not open to a {stream.standing.value}"
         peers = sum(
-            each.peer == stream.peer
+            each.peer == stream.peer and each.arrived
             for holder, held in self._open.items()
             if isinstance(holder, Conversation)
             for each in held.values()
         )
         if stream.standing is not None and peers > PER_PEER_MAX:
-            return f"{PER_PEER_MAX} streams with this peer are open already"
+            return f"{PER_PEER_MAX} streams of this peer are open already"
         return ""
 
-    def _server_of(self, service: str) -> str | None:
-        """Give the actor of the longest name that fits: `blobs` has `blobs/x`, too."""
-        while service:
-            if (path := self._services.get(service)) is not None:
-                return path
-            service = service.rpartition("/")[0]
-        return None
-
-    async def _reset_untaken(self, stream: SessionStream) -> None:
-        await anyio.sleep(TAKE_S)
-        if not stream.taken:
-            stream.reset(f"nobody has used it within {TAKE_S:g} s")
+    async def reset_untaken(self) -> None:
+        """Reset what nobody wants to use in the end; runs as long as the Router."""
+        while True:
+            await anyio.sleep(TAKE_S / 10)
+            now = self._system.clock()
+            while self._untaken and now >= (first := next(iter(self._untaken.items())))[1]:
+                stream = first[0]
+                del self._untaken[stream]
+                if not stream.taken:
+                    stream.reset(f"nobody has used it within {TAKE_S:g} s")

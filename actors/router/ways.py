@@ -42,6 +42,8 @@ RELAYS = 2
 """Of a site: a session should have a path over each."""
 WIDEN_PAUSES_S = (2.0, 5.0, 15.0, 60.0)
 """Before another look for a second relay: a site that has just begun is at both within a second."""
+WIDEN_AT_ONCE_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""The same while nothing comes back through any path there is."""
 RESUME_S = 3.0
 """For the peer's answer over a new path of a session that had none."""
 RESTORE_PAUSE_S = 0.25
@@ -84,7 +86,7 @@ class Ways:
         self._interrupted: dict[NodeId, str] = {}
         """Peers to which a way is looked for because the last one was lost, and why; what they owe us waits for it."""
         self._waiting: dict[object, anyio.Event] = {}
-        self._widening: set[NodeId] = set()
+        self._widening: set[tuple[NodeId, bool]] = set()
         """Peers that a path over another relay is looked for."""
         self._cloud_failure = ""
         """Why the cloud could not be dialled last."""
@@ -176,22 +178,22 @@ class Ways:
         if len(opened.paths) < RELAYS:
             self.widen(peer)
 
-    def widen(self, peer: NodeId) -> None:
+    def widen(self, peer: NodeId, *, at_once: bool = False) -> None:
         """See to it that a session over relays has a path over another one as well."""
-        if peer not in self._widening:
-            self._widening.add(peer)
-            self._start_soon(self._widen, peer)
+        if (peer, at_once) not in self._widening:
+            self._widening.add((peer, at_once))
+            self._start_soon(self._widen, peer, at_once)
 
-    async def _widen(self, peer: NodeId) -> None:
+    async def _widen(self, peer: NodeId, at_once: bool) -> None:  # noqa: FBT001 - a task takes no keywords
         """Look for a path over another relay: with one alone a session dies with it."""
         try:
-            for pause_s in WIDEN_PAUSES_S:
+            for pause_s in WIDEN_AT_ONCE_PAUSES_S if at_once else WIDEN_PAUSES_S:
                 await anyio.sleep(pause_s)
                 conversation = self._conversations.with_peer(peer)
                 if conversation is None or not conversation.established:
                     return
                 known = frozenset(path.relay for path in conversation.paths if path.way is Way.SEP)
-                if len(known) >= RELAYS:
+                if not conversation.stalled if at_once else len(known) >= RELAYS:
                     return
                 try:
                     opened: SepPaths = await self._ask_here(TUNNEL_RELAY, OpenSep(peer, known), REACH_S)
@@ -204,7 +206,7 @@ class Ways:
         except (AskFailed, WorldError, PeerError) as error:
             log.info("no other path to %s: %s", peer.short, error)
         finally:
-            self._widening.discard(peer)
+            self._widening.discard((peer, at_once))
 
     async def use_paths(self, peer: NodeId, paths: tuple[Path, ...]) -> None:
         """Add paths that are ours now to the session that stands, or open one over them; raises as `_converse`."""

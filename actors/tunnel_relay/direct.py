@@ -8,6 +8,7 @@ link: so nobody else comes in, and the session's handshake proves the caller bes
 """
 
 import hmac
+import ipaddress
 import os
 
 import anyio
@@ -21,6 +22,7 @@ OFFER_S = 10.0
 """How long a direct connection is waited for."""
 OFFERS_MAX = 32
 """Direct connections that are waited for at once; each has a port of its own."""
+OFFERS_PER_PEER_MAX = 4
 PREAMBLE_S = 2.0
 """How long somebody who has connected may take to show the ticket."""
 CALLERS_MAX = 8
@@ -48,7 +50,7 @@ class DirectOffer:
         """
         try:
             # The scope of a link-local address is the caller's own name for its network; ours differs.
-            local = "::" if host.lower().startswith("fe80:") else host
+            local = "::" if host.lower().startswith("fe80:") else str(ipaddress.ip_address(host))
             multi = await anyio.create_tcp_listener(local_host=local, local_port=0)
         except (OSError, ValueError) as error:
             raise Unreachable(f"this node cannot listen on {host}: {error}") from error

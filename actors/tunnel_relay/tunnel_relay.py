@@ -46,7 +46,7 @@ from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_path import BearerPath
-from atoll.actors.tunnel_relay.direct import OFFERS_MAX, DirectOffer
+from atoll.actors.tunnel_relay.direct import OFFERS_MAX, OFFERS_PER_PEER_MAX, DirectOffer
 from atoll.actors.tunnel_relay.frames import Going, Inbound, Returned, Undelivered
 from atoll.actors.tunnel_relay.messages import (
     PATH,
@@ -109,7 +109,7 @@ class TunnelRelay(Actor):
         self._calls = 0
         self._bearers: list[BearerPath] = []
         self._offered: Counter[NodeId] = Counter()
-        self._direct_offers = 0
+        self._direct_offers: Counter[NodeId] = Counter()
         self._counts: Counter[str] = Counter()
 
     async def started(self) -> None:
@@ -404,10 +404,10 @@ class TunnelRelay(Actor):
 
     async def _offer_direct(self, peer: NodeId, message: DirectRequest, reply_to: ReplyTo) -> None:
         """Wait for a peer at the address at which it knows us."""
-        if self._direct_offers >= OFFERS_MAX:
-            reply_to.fail(AskDeclined(f"{OFFERS_MAX} direct connections are waited for already; try again"))
+        if self._direct_offers.total() >= OFFERS_MAX or self._direct_offers[peer] >= OFFERS_PER_PEER_MAX:
+            reply_to.fail(AskDeclined("too many direct connections are waited for already; try again"))
             return
-        self._direct_offers += 1
+        self._direct_offers[peer] += 1
         try:
             self._room_for_bearer()
             offer = await DirectOffer.open(message.host)
@@ -417,7 +417,8 @@ class TunnelRelay(Actor):
             reply_to.fail(error if isinstance(error, AskFailed) else AskDeclined(str(error)))
             return
         finally:
-            self._direct_offers -= 1
+            self._direct_offers[peer] -= 1
+            self._direct_offers = +self._direct_offers
         if stream is None:
             self._counts["direct_offers_unused"] += 1
             return

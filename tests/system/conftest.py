@@ -43,4 +43,5 @@ async def world(anyio_backend, monkeypatch):
     del anyio_backend
     # How often a TunnelRelay is asked for paths is counted here.
     monkeypatch.setattr(ways, "WIDEN_PAUSES_S", ())
+    monkeypatch.setattr(ways, "WIDEN_AT_ONCE_PAUSES_S", ())
     return World()

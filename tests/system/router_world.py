@@ -137,11 +137,11 @@ class Tunnels(Actor):
         message = delivery.message
         self.world.orders.append((self.system.node_id, type(message).__name__))
         match message:
-            case OpenSep(peer):
+            case OpenSep(peer, besides):
                 if peer not in self.world.systems:
                     raise Declined(f"the directory knows no node {peer.short}")
                 await self.world.tunnels_open.wait()
-                living = [relay for relay in self.world.relays if relay not in self.world.dead]
+                living = [relay for relay in self.world.relays if relay not in self.world.dead and relay not in besides]
                 if not living:
                     raise Declined("no relay of its site let us in")
                 paths = [self.world.join(self.system, peer, Way.SEP, relay) for relay in living]

@@ -154,8 +154,7 @@ async def test_a_way_to_another_site_is_opened_by_signaling_and_then_by_a_bearer
         before = bearer.records
         await call(tv, server.node_id)
         assert bearer.records > before
-        back = await route_to(server, tv.node_id)
-        assert back.way is Way.BEP
+        await wait_route(server, tv.node_id, Way.BEP)
         assert world.asked(OpenSep) == world.asked(BearerRequest) == world.asked(OpenBearer) == 1
         assert next(each.round_trip_s for each in (await described(tv)).routes) > 0
 

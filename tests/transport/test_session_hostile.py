@@ -10,6 +10,7 @@ from session_pair import CALLEE, CALLER, RECORD_BYTES_MAX, Pair, accept
 
 from atoll.transport import noise
 from atoll.transport.fragments import Channel, frame
+from atoll.transport.records import EVERYWHERE
 from atoll.transport.session import (
     REASON_BYTES_MAX,
     SESSION_ID_BYTES,
@@ -19,6 +20,16 @@ from atoll.transport.session import (
     Session,
     State,
 )
+from atoll.transport.stream_frames import (
+    PathVerb,
+    StreamVerb,
+    answer_frame,
+    data_head,
+    path_frame,
+    probe_frame,
+    text_frame,
+)
+from atoll.transport.streams import FIRST_WINDOW_BYTES
 
 MUTATIONS = int(os.environ.get("ATOLL_MUTATIONS", "4000"))
 """Hostile records per stage of a session; more of them are for long runs."""
@@ -238,6 +249,37 @@ def test_frames_that_make_no_sense_end_the_session(plain):
     pair = Pair().carry()
     (closed,) = from_peer(pair, plain)
     assert "make no sense" in closed.reason
+    pair.carry()
+    assert pair.events[pair.callee][-1].by_peer
+
+
+BEYOND = text_frame(StreamVerb.OPEN, 1, "echo") + data_head(1, FIRST_WINDOW_BYTES, 1, last=False) + b"x"
+"""A stream of the callee, and a byte behind its credit."""
+
+
+@pytest.mark.parametrize(
+    ("path", "plain", "words"),
+    [
+        (0, path_frame(PathVerb.OPEN, 0, []), "not its to open"),
+        (1, path_frame(PathVerb.OPEN, 3, []), "came over path 1"),
+        (EVERYWHERE, path_frame(PathVerb.OPEN, EVERYWHERE, []), "not its to open"),
+        (1, path_frame(PathVerb.OPEN, 2**32 - 1, []), "came over path 1"),
+        (1, path_frame(PathVerb.OPEN, 1, [(0, 1)]), "never opened"),
+        (1, path_frame(PathVerb.OPEN, 1, []) + probe_frame(PathVerb.ECHO, 1, 9), "never sent"),
+        (1, BEYOND, "more than its credit"),
+        (EVERYWHERE, BEYOND, "more than its credit"),
+        (1, text_frame(StreamVerb.OPEN, 0, "echo"), "a number of ours"),
+        (1, text_frame(StreamVerb.OPEN, 1, "echo") + answer_frame(StreamVerb.ACK, 1, 5, 5), "never sent"),
+        (1, text_frame(StreamVerb.OPEN, 1, "echo") + answer_frame(StreamVerb.ACK, 1, 0, 2**40), "given credit"),
+    ],
+)
+def test_peers_that_break_the_rules_of_streams_and_paths_lose_the_session_and_are_counted(path, plain, words):
+    pair = Pair().carry()
+    record = pair.callee._sealer.seal(plain, path, pair.now)
+    closed = pair.caller.receive(record, pair.now)[-1]
+    assert words in closed.reason
+    assert (closed.broken, pair.caller.state) == (True, State.CLOSED)
+    assert pair.caller.statistics()["malformed"] == 1
     pair.carry()
     assert pair.events[pair.callee][-1].by_peer
 
