@@ -2,7 +2,7 @@
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
             suspicion, discoverer, migration (log_store, hosting, callers)
-            container_manager, images, gateway, users' actors
+            container_manager, images, blobs, gateway, users' actors
     cloud   router, directory, signaling, enrolment (`run_cloud`)
 
 A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
@@ -21,6 +21,8 @@ import anyio
 import ifaddr
 
 from atoll.actors.blobs import messages as blob_messages
+from atoll.actors.blobs.blobs import Blobs
+from atoll.actors.blobs.folder import BlobFolder
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.cloud import Cloud, run_cloud
 from atoll.actors.cloud.messages import DIRECTORY, ListNodes, NodeList, NodeRecord
@@ -90,6 +92,7 @@ from atoll.actors.uplink.ask import ask_cloud
 from atoll.actors.uplink.uplink import Uplink
 from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, read_config
 from atoll.transport.admission import SiteAdmission
+from atoll.transport.base import Standing
 from atoll.transport.beacon import Beacon, faces_of
 from atoll.transport.codec import Codec
 from atoll.transport.dnssd import Announced, DnsSd
@@ -213,6 +216,7 @@ class Node:
             await self.system.supervise(_network(config, key, site, own, moving, duties=duties, founded=founded))
             await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
             await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
+            await self.system.spawn(lambda: _blobs(config, self.system), blob_messages.PATH)
             await self._serve_gateway(own, site)
         await self.system.supervise(SupervisorSpec(name=USERS))
 
@@ -478,6 +482,15 @@ def _blob_store(config: NodeConfig) -> BlobStore:
 def _container_manager(config: NodeConfig, node: NodeId) -> ContainerManager:
     facts = ContextFacts(node_id=str(node), http_port=config.gateway.tcp_port or 0)
     return ContainerManager(lambda: Containers(config.state_dir / "containers", facts=facts))
+
+
+def _blobs(config: NodeConfig, system: ActorSystem) -> Blobs:
+    wanted = config.blobs
+    return Blobs(
+        lambda: BlobFolder(config.state_dir / "blobs", quota_bytes=wanted.quota_mb * 2**20),
+        lambda peer: open_stream(system, peer, blob_messages.SERVICE),
+        accept=[Standing(each) for each in wanted.accept],
+    )
 
 
 def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:

@@ -12,6 +12,7 @@ import json
 import shlex
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,7 +27,11 @@ CONNECT_S = 5.0
 ANSWER_S = 40.0
 MARGIN_S = 10.0
 """What a node behind the one that is connected gets less: that one knows better what was late."""
+AWAY_S = 30.0
+"""How long a node that was there is waited for while it starts again."""
+AWAY_LOOK_S = 0.5
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
+PIECE_BYTES = 256 * 1024
 PROBLEM = "urn:atoll:problem:"
 
 T = TypeVar("T")
@@ -136,18 +141,35 @@ class Connection:
         *,
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
+        take: Callable[[bytes], None] | None = None,
     ) -> Answer:
-        """Make one request and give its answer.
+        """Make one request and give its answer; `take` gets the body of a good one, at any length.
 
         Raises:
             Failed: It went wrong, or the node answers with a status of 400 or above.
         """
-        answer = self.exchange(method, path, body=body, headers=headers)
+        answer = self.exchange(method, path, body=body, headers=headers, take=take)
         if problem := answer.problem():
             raise problem
         if answer.status >= 400:
             raise NoAnswer(f"{self.place} answered {answer.status} to {method} {path}", "is it a node of this version?")
         return answer
+
+    def ask_again(self, method: str, path: str, asked: Mapping[str, Any], *, away_s: float) -> Answer:
+        """Ask in JSON what may be asked again at any time, also of a node that was away for so long.
+
+        Raises:
+            Failed: It went wrong, or the node did not come back.
+        """
+        body, headers = json.dumps(asked).encode(), {"content-type": "application/json"}
+        deadline = time.monotonic() + away_s
+        while True:
+            try:
+                return self.ask(method, path, body=body, headers=headers)
+            except (NotRunning, NoAnswer):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(AWAY_LOOK_S)
 
     def exchange(
         self,
@@ -156,8 +178,9 @@ class Connection:
         *,
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
+        take: Callable[[bytes], None] | None = None,
     ) -> Answer:
-        """Make one request and give its answer, whatever its status is.
+        """Make one request and give its answer, whatever its status is; `take` gets a good body, at any length.
 
         Raises:
             Failed: There is no answer.
@@ -173,7 +196,7 @@ class Connection:
         with contextlib.closing(opened):
             try:
                 self._connect(opened)
-                return self._exchange(opened, method, self.target(path), body, fields)
+                return self._exchange(opened, method, self.target(path), body, fields, take=take)
             except TimeoutError as error:
                 raise NoAnswer(
                     f"{self.place} did not answer within {self.answer_s:g} s",
@@ -214,6 +237,8 @@ class Connection:
         target: str,
         body: bytes | Iterable[bytes] | None,
         headers: Mapping[str, str],
+        *,
+        take: Callable[[bytes], None] | None,
     ) -> Answer:
         chunked = body is not None and not isinstance(body, bytes) and "content-length" not in headers
         fields = dict(headers) | ({"transfer-encoding": "chunked"} if chunked else {})
@@ -221,6 +246,8 @@ class Connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             opened.request(method, target, body=body, headers=fields, encode_chunked=chunked)
         with opened.getresponse() as response:
+            while take is not None and response.status == 200 and (piece := response.read(PIECE_BYTES)):
+                take(piece)
             data = response.read(ANSWER_BYTES_MAX + 1)
             if len(data) > ANSWER_BYTES_MAX:
                 raise NoAnswer(f"the answer of {self.place} is longer than {ANSWER_BYTES_MAX} bytes", "ask for less")

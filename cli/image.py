@@ -4,15 +4,16 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
 from atoll.cli.connection import Answer, connection, for_each, json_option, node_option, segment
-from atoll.cli.output import JSON_VERSION, Failed, fail, print_json
+from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
+from atoll.cli.progress import is_watched, progress_bar, steps, wait_ms
 from atoll.cli.tables import moment, print_table, shown, size, suggest
 from atoll.cli.uploads import ImageForm
 
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 PUSH_S = 120.0
 """For the node to take a piece, and to unpack the image at the end."""
 PULL_S = 900.0
-PULL_WAIT_MS = 5_000
-"""For the node to say how far it is, when that goes into a log;"""
-PULL_TELL_MS = 1_000
-"""when a program reads it;"""
-PULL_LOOK_MS = 300
-"""and when somebody watches."""
 client_option = click.option("--client", metavar="NAME", help="The client it belongs to; default: api.")
 
 
@@ -50,7 +45,7 @@ def push(tar: str, node: str | None, client: str | None, *, as_json: bool) -> No
     """Push TAR, an image as `docker save` writes it; `-` reads it from a pipe."""
     from atoll.actors.gateway.views import ImageReply
 
-    with _opened(tar) as (file, length), _progress(tar, length) as bar:
+    with _opened(tar) as (file, length), progress_bar(tar, length) as bar:
         form = ImageForm(file, length, bar)
         headers = form.headers() | client_header(client)
         answer = connection(node, answer_s=PUSH_S).ask("POST", "/atoll/v1/images", body=form, headers=headers)
@@ -80,19 +75,6 @@ def _opened(tar: str) -> Iterator[tuple[IO[bytes], int | None]]:
         yield file, length
 
 
-@contextlib.contextmanager
-def _progress(name: str, length: int | None) -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty() or length is None:
-        yield _nothing
-        return
-    with click.progressbar(length=length, label=shown(name), file=sys.stderr) as bar:
-        yield bar.update
-
-
-def _nothing(_count: int) -> None:
-    """Show no progress: nobody watches."""
-
-
 @command.command("pull")
 @click.argument("image", metavar="NAME[:VERSION]")
 @click.option("--from", "source", metavar="NODE", help="The node whose image it shall be. Default: whoever has it.")
@@ -117,19 +99,19 @@ def _pulled(
     from atoll.actors.gateway.views import PullReply
 
     headers = {"content-type": "application/json"} | client_header(client)
-    watched = sys.stderr.isatty() and not as_json
-    wait_ms = PULL_LOOK_MS if watched else PULL_TELL_MS if as_json else PULL_WAIT_MS
-    body = json.dumps({"image": image, "from": source, "wait_ms": wait_ms}).encode()
+    watched = is_watched(as_json=as_json)
+    body = json.dumps({"image": image, "from": source, "wait_ms": wait_ms(as_json=as_json)}).encode()
     deadline = time.monotonic() + PULL_S
     with contextlib.ExitStack() as stack:
-        told = stack.enter_context(_Bars(image)) if watched else _Lines(image, as_json=as_json)
+        told = stack.enter_context(steps(image, as_json=as_json, watched=watched))
         while time.monotonic() < deadline:
             answer = connection(node).ask("POST", "/atoll/v1/images/pull", body=body, headers=headers)
             reply = answer.view(PullReply)
             if reply.image is not None:
                 return answer, reply
             if reply.size_bytes:
-                told.show(reply, _got(reply))
+                place = "cache" if _at_cache(reply) else "here"
+                told.show(_whose(reply), _got(reply), reply.size_bytes, at=place, source_name=reply.source_name)
     raise Failed(f"{image} is still on its way after {PULL_S:g} s", "run the same command again to wait on")
 
 
@@ -146,48 +128,6 @@ def _whose(reply: "PullReply") -> str:
     if _at_cache(reply):
         return f"the cache at {shown(reply.source_name)} gets it"
     return f"from {'the cache at ' if reply.cached else ''}{shown(reply.source_name)}"
-
-
-class _Lines:
-    """How far a pull is, as lines on stderr: JSON for programs, words for logs; one for each step."""
-
-    def __init__(self, image: str, *, as_json: bool) -> None:
-        self.image = image
-        self.as_json = as_json
-        self.last: object = None
-
-    def show(self, reply: "PullReply", got: int) -> None:
-        step = _at_cache(reply), got
-        if step == self.last:
-            return
-        self.last = step
-        share = got / reply.size_bytes
-        if self.as_json:
-            done = {"got_bytes": got, "size_bytes": reply.size_bytes, "share": round(share, 3)}
-            where = {"at": "cache" if _at_cache(reply) else "here", "source_name": reply.source_name}
-            click.echo(json.dumps({"version": JSON_VERSION, "progress": done | where}), err=True)
-        else:
-            part = f"{size(got)} of {size(reply.size_bytes)} ({share:.0%})"
-            click.echo(f"{shown(self.image)}: {part}, {_whose(reply)}", err=True)
-
-
-class _Bars(contextlib.ExitStack):
-    """The same as a bar on a terminal: one while the cache gets it, one while it comes here."""
-
-    def __init__(self, image: str) -> None:
-        super().__init__()
-        self.image = image
-        self.whose = ""
-        self.seen = 0
-        self.bar: Callable[[int], None] = _nothing
-
-    def show(self, reply: "PullReply", got: int) -> None:
-        if (whose := _whose(reply)) != self.whose or got < self.seen:
-            self.close()
-            self.whose, self.seen = whose, 0
-            self.bar = self.enter_context(_progress(f"{self.image}, {whose}", reply.size_bytes))
-        self.bar(got - self.seen)
-        self.seen = got
 
 
 @command.command("list")

@@ -108,6 +108,15 @@ class DiscoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Also say and hear `_atoll._tcp` by mDNS; it takes a thread, so it is off until asked for."""
 
 
+class BlobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes here from other nodes by `atoll send`."""
+
+    accept: tuple[Literal["member", "granted"], ...] = ()
+    """Whose blobs are taken although nobody waits for them; empty: nobody's."""
+    quota_mb: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)] = 16 * 1024
+    """What may lie here, whole or on its way."""
+
+
 class CloudRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cloud of a node or relay, pinned by its id."""
 
@@ -165,6 +174,7 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
     discovery: DiscoveryConfig = DiscoveryConfig()
     cloud: CloudRef | None = None
     facts: FactsConfig = FactsConfig()
+    blobs: BlobsConfig = BlobsConfig()
     election: ElectionConfig = ElectionConfig()
     services: tuple[Name, ...] = ()
     """Services the spec wants here; whoever starts the cluster pushes them."""

@@ -24,7 +24,7 @@ from atoll.actors.blobs.errors import BadFile, SeveralOffer, TooMany, UnknownBlo
 from atoll.actors.blobs.folder import BlobFolder, Entry, Key
 from atoll.actors.blobs.incoming import Incoming, Taking
 from atoll.actors.blobs.manifest import address_of
-from atoll.actors.blobs.messages import ORDER_BYTES, BlobOffered
+from atoll.actors.blobs.messages import ORDER_BYTES, SERVICE, BlobOffered
 from atoll.actors.blobs.names import check_name
 from atoll.actors.blobs.orders import (
     AwaitBlobs,
@@ -36,15 +36,17 @@ from atoll.actors.blobs.orders import (
     ReadBlob,
     RemoveBlob,
     SendBlob,
-    TakeStream,
     WithdrawBlob,
 )
 from atoll.actors.blobs.outgoing import OpenStream, Outgoing
 from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.container_manager.container_manager import decline
 from atoll.actors.container_manager.errors import ContainerError
+from atoll.actors.router.messages import PATH as ROUTER
+from atoll.actors.router.messages import RouterStarted, ServeStreams, StreamArrived
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood, ReplyTo, handles
 from atoll.actors.runtime.errors import AskFailed
+from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
 from atoll.transport.errors import MalformedFrame, Refused
 from atoll.transport.identity import NodeId
@@ -109,7 +111,12 @@ class Blobs(Actor):
             StorageFault: It cannot be used.
         """
         self._folder = await anyio.to_thread.run_sync(self._make_folder)
+        self.system.subscribe(RouterStarted, self.ref)
+        self._serve()
         self.tasks.start_soon(self._let_go_of_the_old)
+
+    def _serve(self) -> None:
+        self.system.tell(Address(self.system.node_id, ROUTER), ServeStreams(SERVICE, self.ref.address.path))
 
     async def stopped(self) -> None:
         """Close it."""
@@ -129,7 +136,9 @@ class Blobs(Actor):
             raise NotUnderstood("blobs come by streams, and orders from this node alone")
         try:
             match delivery.message:
-                case TakeStream(stream, peer, standing):
+                case RouterStarted():
+                    self._serve()
+                case StreamArrived(stream, peer, standing):
                     self.tasks.start_soon(self._take_stream, stream, peer, standing)
                 case SendBlob() as wanted:
                     self.tasks.start_soon(self._send, wanted, delivery.reply_to)

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-from anyio.abc import ByteStream
-
-from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 
 SENT_STEPS = frozenset({"taken", "refused", "changed", "expired", "withdrawn", "failed"})
@@ -49,15 +46,6 @@ class IncomingState:
     """`waiting` for a yes, `checking` what has come before, `receiving`, `broken` off and
     waited for, `refused`, `whole`."""
     why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TakeStream:
-    """A peer has opened a stream to this node's blobs."""
-
-    stream: ByteStream
-    peer: NodeId
-    standing: Standing | None
 
 
 @dataclass(frozen=True, slots=True)

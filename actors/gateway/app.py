@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from atoll.actors.gateway.blob_routes import BlobRoutes
 from atoll.actors.gateway.call_routes import CallRoutes
 from atoll.actors.gateway.door import Door
 from atoll.actors.gateway.mcm_routes import McmRoutes
@@ -40,6 +41,7 @@ def make_app(node: NodePort, *, api_key: str, spool: Path, counters: Mapping[str
     own = [
         *documents.routes(door),
         *NodeRoutes(node, spool).routes(door),
+        *BlobRoutes(node).routes(door),
         *McmRoutes(node, spool).routes(door),
     ]
     app = Starlette(

@@ -33,6 +33,10 @@ class Scope(enum.Enum):
     """What changes the node's place in its site."""
     REFORM = "atoll:reform"
     """What a person decides for the whole site: on the node's own host, by its unix socket."""
+    BLOBS = "atoll:blobs"
+    """Blobs that come here, and how far those are that go."""
+    FILES = "atoll:files"
+    """What reads a file of the host by its path: on that host, by the unix socket."""
 
 
 class Kind(enum.Enum):
@@ -57,6 +61,8 @@ GRANTS: Mapping[Kind, frozenset[Scope]] = MappingProxyType(
     }
 )
 
+AT_SOCKET = frozenset({Scope.REFORM, Scope.FILES})
+"""What no key opens, because a key can be copied."""
 ANY = "*"
 """Every method."""
 
@@ -86,6 +92,13 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("POST", "/atoll/v1/containers/{container}/start"): Scope.CONTAINERS,
         ("POST", "/atoll/v1/containers/{container}/stop"): Scope.CONTAINERS,
         ("GET", "/atoll/v1/containers/{container}/logs"): Scope.CONTAINERS,
+        ("GET", "/atoll/v1/blobs"): Scope.BLOBS,
+        ("POST", "/atoll/v1/blobs/send"): Scope.FILES,
+        ("POST", "/atoll/v1/blobs/receive"): Scope.BLOBS,
+        ("DELETE", "/atoll/v1/blobs/outgoing/{order}"): Scope.BLOBS,
+        ("POST", "/atoll/v1/blobs/{digest}/decide"): Scope.BLOBS,
+        ("GET", "/atoll/v1/blobs/{digest}"): Scope.BLOBS,
+        ("DELETE", "/atoll/v1/blobs/{digest}"): Scope.BLOBS,
         ("GET", "/mcm/v1/images"): Scope.CONTAINERS,
         ("POST", "/mcm/v1/images"): Scope.CONTAINERS,
         ("DELETE", "/mcm/v1/images/{image}"): Scope.CONTAINERS,
@@ -128,7 +141,7 @@ class Principal:
 
     def may(self, scope: Scope) -> bool:
         """Tell whether it has this scope."""
-        return scope in GRANTS[self.kind] and (scope is not Scope.REFORM or self.at_socket)
+        return scope in GRANTS[self.kind] and (scope not in AT_SOCKET or self.at_socket)
 
 
 OWNER = Principal(kind=Kind.OWNER)

@@ -100,7 +100,7 @@ class LiveContainers:
                 exchange, PullImage(image, client, source, wait_s), timeout_s=wait_s + PULL_S
             )
         except container_errors.ContainerError as error:
-            raise _port_error(error) from error
+            raise port_error(error) from error
         return PullReply(
             name=state.name,
             got_bytes=state.got_bytes,
@@ -169,14 +169,14 @@ class LiveContainers:
             # The service's own fault is an answer, like any other that it gives.
             reply = fault_reply(error)
         except container_errors.ContainerError as error:
-            raise _port_error(error) from error
+            raise port_error(error) from error
         return HttpReply(reply.status, reply.headers, reply.body)
 
     async def _order(self, message: Any) -> Any:
         try:
             return await order(self._manager(), message)
         except container_errors.ContainerError as error:
-            raise _port_error(error) from error
+            raise port_error(error) from error
 
     def _manager(self) -> Any:
         return self.system.ref(Address(self.own.node, CONTAINER_MANAGER))
@@ -209,7 +209,7 @@ def _container_view(info: ContainerInfo) -> ContainerView:
     )
 
 
-def _port_error(error: container_errors.ContainerError) -> Exception:
+def port_error(error: container_errors.ContainerError) -> Exception:
     """Say a container's error in the gateway's words."""
     # Those texts are written as `what was wrong; what to do`.
     what, _, remedy = str(error).rpartition("; ")

@@ -21,6 +21,7 @@ from atoll.actors.gateway.authority import Kind, Principal
 from atoll.actors.gateway.far_nodes import FarNodes, fits
 from atoll.actors.gateway.http_line import Application
 from atoll.actors.gateway.in_process import run_app
+from atoll.actors.gateway.live_blobs import LiveBlobs
 from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
@@ -76,6 +77,14 @@ class LiveNode(LiveContainers):
     app: Application | None = field(default=None, repr=False)
     """The gateway's own application, for calls to this very node; set by whoever makes both."""
     far: FarNodes = field(default_factory=FarNodes, repr=False)
+
+    @property
+    def blobs(self) -> LiveBlobs:
+        """Give what the gateway asks about blobs."""
+        return LiveBlobs(self.system, self.node, self._names)
+
+    async def _names(self) -> dict[NodeId, str]:
+        return (await self._picture()).names()
 
     # What there is
 

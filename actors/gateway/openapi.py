@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from atoll.actors.container_manager.messages import CLIENT_DEFAULT
-from atoll.actors.gateway import views
+from atoll.actors.gateway import blob_views, views
 from atoll.actors.gateway.authority import ANY, SCOPES, Scope
 from atoll.actors.gateway.node_routes import NODE_SCOPES, TAIL_LINES, TAIL_LINES_MAX
 from atoll.actors.gateway.problems import MEDIA_TYPE, ProblemView
@@ -29,6 +29,7 @@ _CLIENT_PARAMETER = {
     "in": "header",
     "schema": {"type": "string", "default": CLIENT_DEFAULT},
 }
+_FROM_PARAMETER = {"name": "from", "in": "query", "schema": {"type": "string"}}
 _TAR = {"type": "string", "format": "binary"}
 _IMAGE_CONTENT = {
     "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _TAR}, "required": ["image"]}},
@@ -121,6 +122,34 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/atoll/v1/containers/{container}/logs"): Operation(
         summary="What a container wrote", reply=views.LogsReply, parameters=[_TAIL_PARAMETER], errors=(400, 404, 409)
+    ),
+    ("GET", "/atoll/v1/blobs"): Operation(summary="Blobs that come, lie here, and go", reply=blob_views.BlobsReply),
+    ("POST", "/atoll/v1/blobs/send"): Operation(
+        summary="Send a file of this host to a node, by its path; at the unix socket alone",
+        takes=blob_views.SendFile,
+        reply=blob_views.SendingReply,
+        errors=(404, 409, 413, 502),
+    ),
+    ("POST", "/atoll/v1/blobs/receive"): Operation(
+        summary="Wait for offers of blobs, and accept them",
+        takes=blob_views.ReceiveBlobs,
+        reply=blob_views.BlobsReply,
+        errors=(404, 409, 413, 502),
+    ),
+    ("DELETE", "/atoll/v1/blobs/outgoing/{order}"): Operation(
+        summary="Call back what is being sent", reply=blob_views.SendingReply, errors=(404,)
+    ),
+    ("POST", "/atoll/v1/blobs/{digest}/decide"): Operation(
+        summary="Accept or refuse an offer",
+        takes=blob_views.DecideBlob,
+        reply=blob_views.BlobReply,
+        errors=(404, 409, 413),
+    ),
+    ("GET", "/atoll/v1/blobs/{digest}"): Operation(
+        summary="The bytes of a blob that is whole", parameters=[_FROM_PARAMETER], errors=(404, 409)
+    ),
+    ("DELETE", "/atoll/v1/blobs/{digest}"): Operation(
+        summary="Let go of a blob", reply=blob_views.BlobReply, parameters=[_FROM_PARAMETER], errors=(404, 409)
     ),
     ("GET", "/mcm/v1/images"): Operation(summary="Images (published interface)", reply=views.McmImages),
     ("POST", "/mcm/v1/images"): Operation(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from atoll.actors.gateway.authority import Principal
+from atoll.actors.gateway.blob_views import BlobsReply, BlobView, SendingView
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.views import (
     ContainerView,
@@ -70,11 +71,36 @@ class Unacceptable(PortError):
     remedy = "correct the input"
 
 
+class BlobPort(Protocol):
+    """What a gateway asks of its node about blobs; `source` is the name of a node, or empty for any."""
+
+    async def list(self) -> BlobsReply: ...
+
+    async def send(self, path: str, node: str, name: str, wait_s: float) -> SendingView:
+        """Send a file of this host, or go on with that; say how far it is after a step, or after `wait_s`."""
+        ...
+
+    async def withdraw(self, order_id: str) -> SendingView: ...
+
+    async def receive(self, receiver: str, source: str, wait_s: float, *, accept: bool) -> BlobsReply:
+        """Wait for what is offered, and accept it if that is wanted; say what there is after news or `wait_s`."""
+        ...
+
+    async def decide(self, digest: str, source: str, *, accept: bool) -> BlobView: ...
+
+    async def chunk(self, digest: str, source: str, index: int) -> bytes: ...
+
+    async def remove(self, digest: str, source: str) -> BlobView: ...
+
+
 class NodePort(Protocol):
     """What a gateway asks of its node.
 
     Besides `PortError`s the methods may raise the transport's `Unreachable`, `Expired`, `Congested` and `Refused`.
     """
+
+    @property
+    def blobs(self) -> BlobPort: ...
 
     async def status(self) -> StatusView: ...
 

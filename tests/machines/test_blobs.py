@@ -1,6 +1,9 @@
 """Blobs: what they are, what they may be called, and that what is whole is what was sent, whatever happens."""
 
 import hashlib
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -60,6 +63,15 @@ def test_an_address_is_a_blake2b_tree_hash_that_the_standard_library_computes():
     ]
     root = hashlib.blake2b(b"".join(digests), node_offset=0, node_depth=1, last_node=True, **shape).hexdigest()
     assert address_of(manifest_of(data).digest) == f"blake2b-tree:{root}"
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_144, 700_000])
+def test_the_example_of_the_documents_computes_the_same_address(tmp_path, size):
+    path = tmp_path / "file"
+    path.write_bytes(Random(size).randbytes(size))
+    example = Path(__file__).parents[2] / "docs" / "examples" / "blob_address.py"
+    done = subprocess.run([sys.executable, example, path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == address_of(manifest_of(path.read_bytes()).digest)
 
 
 def test_the_chunk_size_follows_from_the_size_and_no_list_is_longer_than_2_mib():

@@ -10,9 +10,10 @@ from anyio.abc import SocketStream
 from atoll.actors.blobs import incoming, manifest, outgoing, receiving
 from atoll.actors.blobs.blobs import Blobs
 from atoll.actors.blobs.folder import BlobFolder
-from atoll.actors.blobs.messages import MESSAGES, PATH
-from atoll.actors.blobs.orders import AwaitBlobs, DescribeBlobs, SendBlob, TakeStream
+from atoll.actors.blobs.messages import MESSAGES, PATH, SERVICE
+from atoll.actors.blobs.orders import AwaitBlobs, DescribeBlobs, SendBlob
 from atoll.actors.container_manager.container_manager import order
+from atoll.actors.router.messages import StreamArrived
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import ActorSystem
 from atoll.actors.runtime.machine import Address
@@ -128,7 +129,7 @@ class World:
         if self.cut_after is not None:
             ours = Short(ours, self.cut_after)
         self.streams.append((ours, theirs))
-        target.system.tell(Address(peer, PATH), TakeStream(theirs, source.id, source.settings["standing"]))
+        target.system.tell(Address(peer, PATH), StreamArrived(theirs, source.id, source.settings["standing"], SERVICE))
         return ours
 
     async def cut(self):

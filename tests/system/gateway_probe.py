@@ -55,6 +55,12 @@ class Opened:
         return response.status, response.headers, json.loads(data) if "json" in kind and data else data
 
 
+async def fetch_json(where, method, target, body=None):
+    """Give the status and the JSON of an answer."""
+    response, data = await fetch(where, method, target, body)
+    return response.status, json.loads(data)
+
+
 @contextlib.asynccontextmanager
 async def opened(tmp_path):
     node, path, spool = SmallNode(), tmp_path / "gateway.sock", tmp_path / "uploads"

@@ -130,8 +130,8 @@ def test_a_route_without_a_scope_is_refused_to_everybody():
 def test_nodes_may_do_what_their_standing_says():
     node = NodeId(bytes(32))
     member, granted = (principal_of_node(node, each) for each in (Standing.MEMBER, Standing.GRANTED))
-    assert [member.may(scope) for scope in Scope] == [True, True, True, True, False, False, False]
-    assert [granted.may(scope) for scope in Scope] == [True, False, False, True, False, False, False]
+    assert [member.may(scope) for scope in Scope] == [*[True] * 4, *[False] * 5]
+    assert [granted.may(scope) for scope in Scope] == [True, False, False, True, *[False] * 5]
     for standing in (Standing.NEIGHBOUR, Standing.CLOUD):
         assert principal_of_node(node, standing).kind is Kind.NOBODY
 
@@ -149,6 +149,8 @@ def test_a_site_is_reformed_through_the_socket_and_not_with_a_key():
         for each, headers in (("unix", []), ("tcp", [(b"x-api-key", KEY.encode())]))
     )
     assert socket.may(Scope.REFORM)
+    assert socket.may(Scope.FILES)
+    assert not key.may(Scope.FILES), "a key that was copied reads no disk"
     assert key.kind is Kind.OWNER
     assert key.may(Scope.MANAGE)
     with pytest.raises(Problem, match="the API key is not enough"):

@@ -1,0 +1,109 @@
+"""`/atoll/v1/blobs`: files to other nodes, and what comes from them.
+
+A file is named by its path only at the node's own unix socket: whoever holds a copied API key must not read its disk.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from atoll.actors.blobs.manifest import chunk_count
+from atoll.actors.gateway.blob_views import BlobReply, DecideBlob, ReceiveBlobs, SendFile, SendingReply
+from atoll.actors.gateway.bodies import json_body
+from atoll.actors.gateway.door import Door
+from atoll.actors.gateway.ports import NodePort, UnknownName
+from atoll.actors.gateway.problems import Problem
+from atoll.actors.gateway.replies import json_reply
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRoutes:
+    """The endpoints; each asks the node and says its answer as JSON."""
+
+    node: NodePort
+
+    def routes(self, door: Door) -> list[Route]:
+        """Give the routes behind `door`."""
+        base = "/atoll/v1/blobs"
+        return [
+            door.route("GET", base, self.blobs),
+            door.route("POST", f"{base}/send", self.send),
+            door.route("POST", f"{base}/receive", self.receive),
+            door.route("DELETE", base + "/outgoing/{order}", self.withdraw),
+            door.route("POST", base + "/{digest}/decide", self.decide),
+            door.route("GET", base + "/{digest}", self.content),
+            door.route("DELETE", base + "/{digest}", self.remove),
+        ]
+
+    async def blobs(self, _request: Request) -> Response:
+        """Everything that comes, lies here, and goes."""
+        return json_reply(await self.node.blobs.list())
+
+    async def send(self, request: Request) -> Response:
+        """Send a file of this host, or say how far that is."""
+        wanted = await json_body(request, SendFile)
+        path = PurePath(wanted.path)
+        if not path.is_absolute() or "\0" in wanted.path:
+            raise Problem("bad-input", "the path is not absolute", "write it from the root on: the node runs elsewhere")
+        sending = await self.node.blobs.send(wanted.path, wanted.node, wanted.name or path.name, wanted.wait_ms / 1000)
+        return json_reply(SendingReply(sending=sending))
+
+    async def receive(self, request: Request) -> Response:
+        """Wait for offers, and accept them if that is wanted."""
+        wanted = await json_body(request, ReceiveBlobs)
+        return json_reply(
+            await self.node.blobs.receive(wanted.receiver, wanted.source, wanted.wait_ms / 1000, accept=wanted.accept)
+        )
+
+    async def withdraw(self, request: Request) -> Response:
+        """Call back what is being sent."""
+        return json_reply(SendingReply(sending=await self.node.blobs.withdraw(request.path_params["order"])))
+
+    async def decide(self, request: Request) -> Response:
+        """Accept or refuse an offer."""
+        wanted = await json_body(request, DecideBlob)
+        digest = request.path_params["digest"]
+        return json_reply(BlobReply(blob=await self.node.blobs.decide(digest, wanted.source, accept=wanted.accept)))
+
+    async def content(self, request: Request) -> Response:
+        """The bytes of a whole blob."""
+        digest, source = request.path_params["digest"], request.query_params.get("from", "")
+        # What is wrong is said before the header is out.
+        first = await self.node.blobs.chunk(digest, source, 0)
+        for each in (await self.node.blobs.list()).incoming:
+            if each.digest == digest and each.state == "whole" and source in {"", each.node, each.node_name}:
+                return _Content(each.size_bytes, first, lambda index: self.node.blobs.chunk(digest, source, index))
+        raise UnknownName("that blob is not here any more")
+
+    async def remove(self, request: Request) -> Response:
+        """Let go of a blob, whole or not."""
+        source = request.query_params.get("from", "")
+        return json_reply(BlobReply(blob=await self.node.blobs.remove(request.path_params["digest"], source)))
+
+
+class _Content(Response):
+    """A blob, read chunk by chunk as the client takes it.
+
+    No async generator on purpose: one that is left half-way is finished by the garbage collector, if at all.
+    """
+
+    def __init__(self, size_bytes: int, first: bytes, read: Callable[[int], Awaitable[bytes]]) -> None:
+        super().__init__(media_type="application/octet-stream")
+        self.headers["content-length"] = str(size_bytes)
+        self._count = chunk_count(size_bytes)
+        self._first = first
+        self._read = read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; what goes wrong in the middle cuts it short, so that it cannot look whole."""
+        del scope, receive
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": self._count > 1})
+        for index in range(1, self._count):
+            data = await self._read(index)
+            await send({"type": "http.response.body", "body": data, "more_body": index < self._count - 1})

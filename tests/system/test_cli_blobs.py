@@ -1,0 +1,267 @@
+"""`atoll send` and `atoll receive`, given to two served gateways whose nodes have real Blobs."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from anyio import create_task_group
+from anyio.from_thread import start_blocking_portal
+from blob_hosts import CHUNK, World, small_and_quick
+from cli_probe import Opened, failed, fine
+from gateway_probe import KEY, fetch_json
+from http_probe import serving
+from small_node import SmallNode, node_view
+from waiting import until
+
+from atoll.actors.blobs.manifest import address_of
+from atoll.actors.gateway.app import make_app
+from atoll.actors.gateway.authority import Kind, Principal
+from atoll.actors.gateway.http_server import bind_tcp, bind_unix
+from atoll.actors.gateway.in_process import run_app
+from atoll.actors.gateway.live_blobs import LiveBlobs
+from atoll.actors.gateway.messages import HttpRequest
+from atoll.actors.gateway.ports import UnknownName
+from atoll.testing.blob_world import manifest_of
+from atoll.transport.base import Standing
+
+NAMES = {1: "tv", 2: "phone"}
+
+
+class Blobs(LiveBlobs):
+    """Notes what commands were told."""
+
+    def __init__(self, system, find, names, told):
+        super().__init__(system, find, names)
+        self.told = told
+
+    async def send(self, *arguments):
+        view = await super().send(*arguments)
+        self.told.append(view.state)
+        return view
+
+
+class Node(SmallNode):
+    """A small node with real Blobs."""
+
+    def __init__(self, world, host):
+        super().__init__()
+        self.world = world
+        self.host = host
+        self.told = []
+
+    @property
+    def blobs(self):
+        return Blobs(self.host.system, self.find, self.names, self.told)
+
+    async def find(self, name):
+        for number, each in NAMES.items():
+            host = self.world.numbered[number]
+            if name in {each, str(host.id)}:
+                return node_view(str(host.id), each, "home")
+        raise UnknownName(f"no node is called {name}")
+
+    async def names(self):
+        return {host.id: NAMES[number] for number, host in self.world.numbered.items()}
+
+
+@pytest.fixture(params=[(Standing.MEMBER,), ()], ids=["accepting", "asking"])
+def accept(request):
+    return request.param
+
+
+@pytest.fixture
+def gates(tmp_path, monkeypatch, accept):
+    """Give the gateways of `tv` and `phone`, and the world they are in."""
+    small_and_quick(monkeypatch)
+
+    @contextlib.asynccontextmanager
+    async def opened():
+        async with create_task_group() as tasks, contextlib.AsyncExitStack() as stack:
+            world = World(tmp_path / "nodes", tasks)
+            (tmp_path / "nodes").mkdir()
+            world.numbered = {1: await world.host(1), 2: await world.host(2, accept=accept)}
+            found = []
+            for number, host in world.numbered.items():
+                node, path = Node(world, host), tmp_path / f"{number}.sock"
+                app = make_app(node, api_key=KEY, spool=tmp_path / "uploads")
+                sockets = [await bind_tcp("127.0.0.1", 0), await bind_unix(path)]
+                port, _ = await stack.enter_async_context(serving(app, listening=sockets))
+                found.append(Opened(node, None, None, path, port))
+                found[-1].app = app
+            yield (*found, world)
+            await world.close()
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened()) as gates:
+        gates[2].portal = portal
+        yield gates
+
+
+accepting = pytest.mark.parametrize("accept", [(Standing.MEMBER,)], ids=["accepting"], indirect=True)
+asking = pytest.mark.parametrize("accept", [()], ids=["asking"], indirect=True)
+
+
+@accepting
+def test_a_file_is_sent_and_received(gates, tmp_path):
+    tv, phone, world = gates
+    path, inbox = world.file("a film.bin"), tmp_path / "inbox"
+    inbox.mkdir()
+    done = tv("send", path, "phone")
+    digest = address_of(manifest_of(path.read_bytes()).digest)
+    assert fine(done) == f"{digest}  81.9 kB  a film.bin\n"
+    assert done.stderr.splitlines()[-1] == "taken by phone"
+    done = phone("receive", "--to", inbox, "--once", "--yes")
+    assert fine(done) == f"{inbox}/a film.bin  81.9 kB  {digest}\n"
+    assert "atoll send FILE NODE" in done.stderr
+    assert (inbox / "a film.bin").read_bytes() == path.read_bytes()
+    assert [each.name for each in inbox.iterdir()] == ["a film.bin"]
+    assert [each.suffix for each in world.numbered[2].folder.iterdir()] == [".entry"]
+
+
+@accepting
+def test_programs_read_json_and_its_progress(gates, tmp_path):
+    tv, phone, world = gates
+    done = tv("send", world.file(), "phone", "--name", "other.bin", "--json")
+    said = json.loads(fine(done))["sending"]
+    assert (said["state"], said["node_name"], said["name"]) == ("taken", "phone", "other.bin")
+    last = json.loads(done.stderr.splitlines()[-1])["progress"]
+    assert (last["share"], last["state"]) == (1.0, "taken")
+    said = json.loads(fine(phone("receive", "--to", tmp_path, "--once", "--from", "tv", "--json")))
+    assert (said["version"], said["node_name"], Path(said["path"]).name) == (1, "tv", "other.bin")
+
+
+@accepting
+def test_what_comes_from_a_pipe_needs_a_name(gates, tmp_path):
+    tv, phone, _ = gates
+    failed(tv("send", "-", "phone", stdin="hello"), "no name", "--name", code=2)
+    fine(tv("send", "-", "phone", "--name", "words", stdin="hello"))
+    fine(phone("receive", "--to", tmp_path, "--once", "--yes"))
+    assert (tmp_path / "words").read_text() == "hello"
+
+
+@accepting
+def test_what_cannot_be_sent_is_said(gates, tmp_path):
+    tv, _, world = gates
+    failed(tv("send", tmp_path / "missing", "phone"), "is not there", "name a file", code=2)
+    failed(tv("send", tmp_path, "phone"), "is no file", "tar", code=2)
+    failed(tv("send", world.file(), "nobody"), "no node is called nobody", "list")
+    failed(tv("send", world.file(".hidden"), "phone"), "begins with a dot", "another one")
+    failed(tv("send", world.file(), "phone", "--name", "../x"), "it is a path", "another one")
+
+
+async def until_it_waits(host):
+    while [each.step for each in (await host.described()).incoming] != ["waiting"]:
+        await host.wait(accept=False)
+
+
+@asking
+def test_a_file_waits_for_somebody_who_takes_it(gates, tmp_path):
+    tv, _, world = gates
+    path, phone = world.file(), world.numbered[2]
+
+    async def take_when_it_waits():
+        await until(lambda: "waiting" in tv.node.told)
+        await phone.wait(source=world.numbered[1].id)
+
+    taking = world.portal.start_task_soon(take_when_it_waits)
+    done = tv("send", path, "phone")
+    taking.result(20)
+    assert "phone has to take it; say there: atoll receive" in done.stderr
+    assert "81.9 kB" in fine(done)
+
+
+@asking
+def test_who_is_refused_is_told(gates):
+    tv, _, world = gates
+    phone = world.numbered[2]
+
+    async def refuse_when_it_waits():
+        from atoll.actors.blobs.orders import DecideBlob  # noqa: PLC0415 - here alone
+
+        await until_it_waits(phone)
+        await phone.ask(DecideBlob((await phone.described()).incoming[0].digest, accept=False))
+
+    refusing = world.portal.start_task_soon(refuse_when_it_waits)
+    done = tv("send", world.file(), "phone")
+    refusing.result(20)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "atoll: file.bin was not sent: the receiver said no",
+        "       ask the owner of that node",
+    ]
+
+
+@asking
+def test_nobody_takes_what_nobody_was_asked_about(gates, tmp_path):
+    _, phone, _ = gates
+    failed(phone("receive", "--to", tmp_path), "nobody is here to be asked", "--from NODE", code=2)
+    failed(phone("receive", "--json"), "nobody is here to be asked", "--yes", code=2)
+    failed(phone("receive", "--yes", "--from", "nobody"), "no node is called nobody", "list")
+
+
+@accepting
+def test_a_key_may_receive_and_may_not_read_the_disk(gates, tmp_path):
+    tv, phone, world = gates
+    env = {"ATOLL_API_KEY": KEY}
+    path = world.file()
+    failed(
+        tv("send", path, "phone", at=f"http://127.0.0.1:{tv.port}", env=env),
+        "the API key is not enough",
+        "unix socket",
+    )
+    fine(tv("send", path, "phone"))
+    fine(phone("receive", "--to", tmp_path, "--once", "--yes", at=f"http://127.0.0.1:{phone.port}", env=env))
+    assert (tmp_path / "file.bin").read_bytes() == path.read_bytes()
+
+
+@accepting
+def test_other_nodes_have_no_hand_in_it(gates):
+    tv, _, world = gates
+    for method, target in (
+        ("GET", "/atoll/v1/blobs"),
+        ("POST", "/atoll/v1/blobs/send"),
+        ("POST", "/atoll/v1/blobs/receive"),
+    ):
+        for kind in (Kind.MEMBER, Kind.GRANTED, Kind.NOBODY):
+            principal = Principal(kind=kind, node=world.numbered[2].id)
+            reply = world.portal.call(run_app, tv.app, HttpRequest(method, target), principal)
+            assert reply.status in {401, 403}
+
+
+@accepting
+def test_bad_requests_are_problems_that_say_what_to_do(gates):
+    tv, _, world = gates
+    unknown = address_of(bytes(32))
+    asked = {
+        ("GET", f"/atoll/v1/blobs/{unknown}"): 404,
+        ("DELETE", f"/atoll/v1/blobs/{unknown}"): 404,
+        ("GET", "/atoll/v1/blobs/sha256:00"): 400,
+        ("GET", "/atoll/v1/blobs/..%2f..%2fetc"): 404,
+        ("DELETE", "/atoll/v1/blobs/outgoing/zz"): 404,
+        ("DELETE", "/atoll/v1/blobs/outgoing/00"): 404,
+        ("POST", "/atoll/v1/blobs/send", b'{"path": "relative", "node": "phone"}'): 400,
+        ("POST", "/atoll/v1/blobs/send", b'{"path": "/a\\u0000b", "node": "phone"}'): 400,
+        ("POST", "/atoll/v1/blobs/send", b'{"path": "/x"}'): 400,
+        ("POST", "/atoll/v1/blobs/send", b'{"path": "/x", "node": "phone", "wait_ms": 99999999}'): 400,
+        ("POST", "/atoll/v1/blobs/receive", b"{}"): 400,
+        ("POST", f"/atoll/v1/blobs/{unknown}/decide", b'{"accept": true}'): 404,
+    }
+    for (method, target, *body), status in asked.items():
+        reply = world.portal.call(fetch_json, tv.path, method, target, body[0] if body else None)
+        assert reply[0] == status, (target, reply)
+        assert reply[1]["remedy"]
+
+
+@accepting
+def test_what_is_on_its_way_is_listed_and_can_be_called_back(gates):
+    tv, _, world = gates
+    path = world.file()
+    world.portal.call(world.numbered[2].kill)
+    body = json.dumps({"path": str(path), "node": "phone", "wait_ms": 100}).encode()
+    world.portal.call(fetch_json, tv.path, "POST", "/atoll/v1/blobs/send", body)
+    _, listed = world.portal.call(fetch_json, tv.path, "GET", "/atoll/v1/blobs", None)
+    (sending,) = listed["outgoing"]
+    assert (sending["node_name"], sending["size_bytes"]) == ("phone", 20 * CHUNK + 7)
+    order = sending["order"]
+    status, back = world.portal.call(fetch_json, tv.path, "DELETE", f"/atoll/v1/blobs/outgoing/{order}", None)
+    assert (status, back["sending"]["order"]) == (200, order)
