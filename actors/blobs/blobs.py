@@ -43,7 +43,7 @@ from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.container_manager.container_manager import decline
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.actors.router.messages import PATH as ROUTER
-from atoll.actors.router.messages import RouterStarted, ServeStreams, StreamArrived
+from atoll.actors.router.messages import ServeStreams, StreamArrived
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood, ReplyTo, handles
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.runtime.machine import Address
@@ -111,12 +111,8 @@ class Blobs(Actor):
             StorageFault: It cannot be used.
         """
         self._folder = await anyio.to_thread.run_sync(self._make_folder)
-        self.system.subscribe(RouterStarted, self.ref)
-        self._serve()
-        self.tasks.start_soon(self._let_go_of_the_old)
-
-    def _serve(self) -> None:
         self.system.tell(Address(self.system.node_id, ROUTER), ServeStreams(SERVICE, self.ref.address.path))
+        self.tasks.start_soon(self._let_go_of_the_old)
 
     async def stopped(self) -> None:
         """Close it."""
@@ -136,8 +132,6 @@ class Blobs(Actor):
             raise NotUnderstood("blobs come by streams, and orders from this node alone")
         try:
             match delivery.message:
-                case RouterStarted():
-                    self._serve()
                 case StreamArrived(stream, peer, standing):
                     self.tasks.start_soon(self._take_stream, stream, peer, standing)
                 case SendBlob() as wanted:
