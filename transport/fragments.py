@@ -31,6 +31,10 @@ class Channel(enum.IntEnum):
     PATHS = 3
 
 
+_CALLS, _WHOLE = Channel.CALLS.value, FIRST | LAST
+_read_frame = FRAME.unpack_from
+
+
 def frame(kind: Channel, piece: bytes) -> bytes:
     """Make a frame that is whole in itself."""
     return FRAME.pack(kind, FIRST | LAST, 0, 0, len(piece)) + piece
@@ -162,6 +166,28 @@ class Assembly:
         message = bytes(self._pieces)
         self.clear()
         return message
+
+    def take_whole(self, plain: bytes) -> list[bytes] | None:
+        """Take a record of nothing but whole messages that come next, as most are under load; None if it is another.
+
+        Another record changes nothing here: read it with `frames_of` and `take`.
+        """
+        messages: list[bytes] = []
+        position, size, following = 0, len(plain), self._next
+        if self._current is not None:
+            return None
+        while position + FRAME.size <= size:
+            kind, flags, number, offset, length = _read_frame(plain, position)
+            start = position + FRAME.size
+            position = start + length
+            if kind != _CALLS or flags != _WHOLE or number != following or offset or position > size:
+                return None
+            messages.append(plain[start:position])
+            following = (following + 1) % _NUMBERS
+        if position != size:
+            return None
+        self._next = following
+        return messages
 
     def clear(self) -> None:
         """Forget the unfinished message."""

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
 from atoll.transport.base import MESSAGE_BYTES_MAX
 from atoll.transport.errors import Congested, Expired, MalformedFrame, PeerError, Refused, UsageError
 from atoll.transport.fragments import Assembly, Channel, Outbox, frame, frames_of
@@ -98,8 +100,7 @@ class Established:
     verdict: Any
 
 
-@dataclass(frozen=True, slots=True)
-class MessageArrived:
+class MessageArrived(msgspec.Struct, frozen=True, gc=False):
     """One whole message of the peer."""
 
     data: bytes
@@ -461,8 +462,12 @@ class Session:
         return events
 
     def _take_frames(self, plain: bytes, path: int, via: Via, events: list[SessionEvent]) -> None:
-        called = False
-        for each in frames_of(plain):
+        whole = self._assemblies[path].take_whole(plain)
+        if whole:
+            self._counts["messages"] += len(whole)
+            events += map(MessageArrived, whole)
+        called = bool(whole)
+        for each in frames_of(plain) if whole is None else ():
             kind, flags, number, offset, piece = each
             if kind in (Channel.STREAMS, Channel.PATHS):
                 if kind == Channel.STREAMS:

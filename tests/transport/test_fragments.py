@@ -51,6 +51,55 @@ def test_a_message_that_is_whole_in_the_next_record_is_not_cut_for_this_one():
     assert [len(piece) for *_, piece in frames_of(outbox.take(1000))] == [400, 572]
 
 
+@given(
+    st.lists(st.binary(max_size=300), max_size=20),
+    st.integers(RECORD_BYTES_MIN - OVERHEAD_BYTES, 1500),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_record_of_whole_messages_taken_at_once_gives_what_its_frames_give(messages, room, first):
+    outbox, at_once, one_by_one = Outbox(), Assembly(), Assembly()
+    outbox._numbers[0] = at_once._next = one_by_one._next = first
+    for message in messages:
+        outbox.put(message)
+    while outbox:
+        plain = outbox.take(room)
+        found = at_once.take_whole(plain)
+        assert found == [one_by_one.take(*rest) for _, *rest in frames_of(plain)]
+        assert (at_once._next, at_once.lost) == (one_by_one._next, one_by_one.lost)
+
+
+@given(st.data())
+def test_what_is_not_whole_or_not_next_is_left_to_be_read_frame_by_frame(data):
+    outbox, assembly = Outbox(), Assembly()
+    for size in data.draw(st.lists(st.integers(0, 100), min_size=1, max_size=5)):
+        outbox.put(bytes(size))
+    plain = bytearray(outbox.take(2000))
+    position = data.draw(st.integers(0, 13))
+    plain[position] ^= data.draw(st.integers(1, 255))
+    found = assembly.take_whole(bytes(plain))
+    # The first frame's header was changed: another kind, another number, no whole message, or lengths that do not fit.
+    if found is not None:
+        assert found == [bytes(piece) for *_, piece in frames_of(bytes(plain))]
+        assert position >= 10, "only the length may be another, and then the frames behind it fit by chance"
+    else:
+        assert assembly._next == 0
+    assert assembly.take_whole(bytes(plain[:-1])) is None
+    assert assembly.take_whole(b"") == []
+
+
+def test_no_record_is_taken_at_once_while_a_message_is_unfinished():
+    outbox, assembly = Outbox(), Assembly()
+    for size in (900, 10):
+        outbox.put(bytes(size))
+    first, *others = (outbox.take(500) for _ in range(3))
+    assert assembly.take_whole(first) is None
+    assert [assembly.take(*rest) for _, *rest in frames_of(first)] == [None]
+    outbox.put(b"alone")
+    alone = outbox.take(500)
+    assert assembly.take_whole(alone) is None
+    assert [frame for frame in others if frame]
+
+
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20), st.integers(0, 2**32))
 def test_what_lost_a_piece_is_counted_once_and_never_mixed(sizes, seed):
     rng, outbox, assembly = random.Random(seed), Outbox(), Assembly()
