@@ -46,7 +46,7 @@ from atoll.bench.actor_ends import (
 )
 from atoll.bench.loops import LOOPS, available_loops, run_on
 from atoll.bench.peers.actors import chosen, measured
-from atoll.bench.peers.actors.contender import OURS, TITLES
+from atoll.bench.peers.actors.contender import ALL, OURS, TITLES
 from atoll.bench.processes import Process
 from atoll.bench.report import BenchReport, Row, row
 from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
@@ -399,7 +399,9 @@ def run(
     rows = [_judged(each) for each in rows]
     if here:
         operations = sum(len(each.operations) for each in here) + len(TITLES)
-        rows += measured(here, duration_s / (ROUNDS + WARM_UP_PART) / operations, progress)
+        rows += measured(
+            here, duration_s / (ROUNDS + WARM_UP_PART) / operations, progress, absent if ALL in peers else None
+        )
     took_s, own_after = time.monotonic() - began, own.cpu_times()
     busy_after = psutil.cpu_times()
     busy_s = busy_after.user + busy_after.system - busy_before.user - busy_before.system

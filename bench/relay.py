@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import psutil
 
-from atoll.bench.peers import chosen
+from atoll.bench.peers import ALL, chosen
 from atoll.bench.relay_ends import DESCRIPTORS_MAX
 from atoll.bench.relay_latency import round_trips, slow_readers, under_load
 from atoll.bench.relay_switching import switching
@@ -64,7 +64,7 @@ def run(
     with ExitStack() as stack:
         if here:
             progress(f"starting {', '.join(each.name for each in here)}")
-        stage = Stage(stack, duration_s, here)
+        stage = Stage(stack, duration_s, here, absent if ALL in peers else None)
         own_s = time.process_time()
         steps: list[tuple[str, Callable[[], None]]] = [
             # First, while the relay is as fresh as it will be.
@@ -92,7 +92,7 @@ def run(
         "took": f"{took_s:.1f} s on {os.cpu_count()} cores",
         "CPU used by others meanwhile": f"{max(0.0, all_s - ours_s) / took_s:.2f} cores",
     }
-    if here:
+    if stage.peers:
         notes["peers"] = "sealed by our ends as our own are; a ratio of theirs is to BEP, in the same round"
     notes |= {f"absent: {name}": reason for name, reason in absent.items()}
     return BenchReport("relay", stage.rows, notes, ours=("BEP", "SEP", "relay"))

@@ -12,6 +12,7 @@ from atoll.bench.relay_process import RelayProcess, direct_pair
 from atoll.bench.report import Row, row
 from atoll.bench.rounds import ROUNDS
 from atoll.bench.way import Clocks, Pair, Way, spent_s
+from atoll.transport.errors import Unreachable
 
 
 class Direct(Way):
@@ -61,7 +62,18 @@ class Bearer(Way):
 class Stage:
     """The processes of one run, and the rows so far."""
 
-    def __init__(self, stack: ExitStack, duration_s: float, peers: Sequence[type[Peer]] = ()) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        duration_s: float,
+        peers: Sequence[type[Peer]] = (),
+        absent: dict[str, str] | None = None,
+    ) -> None:
+        """Start everything; peers that do not start are written into `absent`, or are an error without it.
+
+        Raises:
+            Unreachable: A process did not start.
+        """
         self.processes = [End(), End(), End()]
         self.sender, self.receiver, self.third = self.processes
         for end in self.processes:
@@ -73,8 +85,14 @@ class Stage:
         for make in peers:
             peer = make()
             stack.callback(peer.close)
-            peer.start()
-            self.peers.append(peer)
+            try:
+                peer.start()
+            except Unreachable as error:
+                if absent is None:
+                    raise
+                absent[peer.name] = str(error)
+            else:
+                self.peers.append(peer)
         self.round_s = duration_s / ROUNDS
         self.rows: list[Row] = []
 

@@ -100,7 +100,7 @@ class Peer(Way):
             Unreachable: It ended, or nothing came through in time.
         """
         try:
-            self.configure()
+            self._configure()
             give_up_at = time.monotonic() + START_S
             while True:
                 try:
@@ -116,6 +116,12 @@ class Peer(Way):
         except BaseException:
             self.close()
             raise
+
+    def _configure(self) -> None:
+        try:
+            self.configure()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Unreachable(f"{self.name} could not be configured: {error}") from error
 
     def run(self, *command: str, agent: bool = False) -> int:
         """Start one of the tool's programs under a keeper; gives its process id."""

@@ -77,6 +77,28 @@ def test_figures_of_others_are_held_against_ours_round_by_round(monkeypatch):
     assert len(rows["atoll, tell"].slices) == ROUNDS
 
 
+def test_a_contender_that_does_not_start_is_left_out_of_all_and_an_error_by_name(monkeypatch):
+    class Broken:
+        def __init__(self, name):
+            if name != OURS:
+                raise Unreachable(f"{name} did not start: no room")
+
+        def do(self, _operation, seconds):
+            return {"count": 1, "took_s": seconds, "cpu_s": 0.001}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(contender, "Running", Broken)
+    other = Contender("other", lambda: True, "", ("tell",))
+    absent = {}
+    names = [each.name for each in measured([other], 0.01, silent, absent)]
+    assert absent == {"other": "other did not start: no room"}
+    assert "atoll, tell" in names
+    with pytest.raises(Unreachable, match="no room"):
+        list(measured([other], 0.01, silent))
+
+
 def test_all_takes_those_that_are_here_and_says_how_to_get_the_others(monkeypatch):
     here = Contender("here", lambda: True, "", ())
     gone = Contender("gone", lambda: False, "pip install gone", ())

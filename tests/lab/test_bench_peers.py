@@ -133,3 +133,20 @@ def test_a_tool_that_ends_at_once_is_told_from_one_that_works():
     with pytest.raises(Unreachable, match=r"socat did not start .*my config is wrong"):
         tool.start()
     assert not tool.folder.exists()
+
+
+def test_a_tool_that_does_not_start_is_left_out_of_all_and_refused_by_name(monkeypatch):
+    class Broken(Socat):
+        name = "broken"
+        programs = ()
+
+        def configure(self):
+            self.run(sys.executable, "-c", "print('no room'); raise SystemExit(1)")
+
+    monkeypatch.setattr(peers, "RELAYS", {"broken": Broken})
+    how = {"sizes": (65_000,), "tunnels": 2, "idle_tunnels": 1}
+    with pytest.raises(Unreachable, match="broken did not start"):
+        run(0.02 * ROUNDS, peers=["broken"], **how)
+    report = run(0.02 * ROUNDS, peers=["all"], **how)
+    assert "no room" in report.notes["absent: broken"]
+    assert "peers" not in report.notes

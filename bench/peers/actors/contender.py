@@ -32,6 +32,7 @@ TITLES = {
 }
 STOP_S = 10.0
 OURS = "atoll"
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,11 @@ def chosen(names: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
     Raises:
         UsageError: There is nobody of that name, or one that was named is not installed.
     """
-    if unknown := sorted(set(names) - {*CONTENDERS, "all"}):
-        raise UsageError(f"no peer is called {', '.join(unknown)}; there are {', '.join(CONTENDERS)}, and all")
+    if unknown := sorted(set(names) - {*CONTENDERS, ALL}):
+        raise UsageError(f"no peer is called {', '.join(unknown)}; there are {', '.join(CONTENDERS)}, and {ALL}")
     here, absent = [], {}
     for name, each in CONTENDERS.items():
-        if name not in names and "all" not in names:
+        if name not in names and ALL not in names:
             continue
         if (reason := each.absence()) is None:
             here.append(each)
@@ -149,8 +150,12 @@ class Running:
         self._folder.cleanup()
 
 
-def measured(contenders: Sequence[Contender], round_s: float, progress: Progress) -> Iterator[Row]:
+def measured(
+    contenders: Sequence[Contender], round_s: float, progress: Progress, absent: dict[str, str] | None = None
+) -> Iterator[Row]:
     """Compare them with ours, on uvloop, operation by operation in turns.
+
+    Those that do not start are written into `absent`, or are an error without it.
 
     Raises:
         Unreachable: One did not start, or ended.
@@ -159,10 +164,17 @@ def measured(contenders: Sequence[Contender], round_s: float, progress: Progress
         running: dict[str, Running] = {}
         for name in (OURS, *(each.name for each in contenders)):
             progress(f"starting {name}")
-            running[name] = Running(name)
+            try:
+                running[name] = Running(name)
+            except Unreachable as error:
+                if absent is None or name == OURS:
+                    raise
+                absent[name] = str(error)
+                continue
             stack.callback(running[name].close)
         for operation, title in TITLES.items():
-            able = [OURS, *(each.name for each in contenders if operation in each.operations)]
+            others = [each.name for each in contenders if operation in each.operations]
+            able = [OURS, *(name for name in others if name in running)]
             progress(f"{title}: {', '.join(able)}")
             answers = turns({name: partial(running[name].do, operation) for name in able}, round_s)
             yield from _rows(title, answers)
