@@ -2,7 +2,7 @@
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
             suspicion, discoverer, migration (log_store, hosting, callers)
-            container_manager, images, blobs, gateway, users' actors
+            container_manager, images, blobs, forwarder, gateway, users' actors
     cloud   router, directory, signaling, enrolment (`run_cloud`)
 
 A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
@@ -49,6 +49,8 @@ from atoll.actors.elector.elector import Elector
 from atoll.actors.elector.host_facts import HostFacts, StatedFacts
 from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.settings import ElectionSettings
+from atoll.actors.forwarder.forwarder import Forwarder
+from atoll.actors.forwarder.messages import PATH as FORWARDER
 from atoll.actors.gateway import messages as gateway_messages
 from atoll.actors.gateway.gateway import Gateway, GatewaySettings
 from atoll.actors.gateway.live_node import GATEWAY, LiveNode
@@ -217,6 +219,7 @@ class Node:
             await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
             await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
             await self.system.spawn(lambda: _blobs(config, self.system), blob_messages.PATH)
+            await self.system.spawn(lambda: Forwarder(key.node_id, config.forward.allow), FORWARDER)
             await self._serve_gateway(own, site)
         await self.system.supervise(SupervisorSpec(name=USERS))
 

@@ -17,6 +17,7 @@ _COMMANDS = {
     "config": ("atoll.cli.config", "Show settings, and where each came from."),
     "container": ("atoll.cli.container", "Run, list, stop and remove containers."),
     "demo": ("atoll.cli.demo", "Show Atoll at work on this host: two sites behind NAT, and a call across."),
+    "forward": ("atoll.cli.forward", "Reach a TCP port of another node at a port of this host."),
     "image": ("atoll.cli.image", "Push, list and remove images of services."),
     "node": ("atoll.cli.node", "Run a node, and show nodes."),
     "receive": ("atoll.cli.receive", "Receive files that other nodes send."),

@@ -31,6 +31,7 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 SEEDS_MAX = 64
 """Addresses of seeds; each costs a dial now and then while its node is away."""
+FORWARD_PORTS_MAX = 256
 CLIENT_VARIABLES = frozenset({"ATOLL_API_KEY", "ATOLL_AT", "ATOLL_CONFIG", "ATOLL_LAB"})
 """Variables of the commands, which are no settings of a process."""
 SECRETS = frozenset({"site.secret", "cloud.enrolment"})
@@ -133,6 +134,13 @@ class CloudRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return b"" if self.enrolment is None else bytes(self.enrolment)
 
 
+class ForwardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What others may reach through this node, by `atoll forward`."""
+
+    allow: Annotated[tuple[Annotated[int, Meta(ge=1, le=65535)], ...], Meta(max_length=FORWARD_PORTS_MAX)] = ()
+    """Ports of this host's loopback address, for members and whoever has a grant; nothing else can be reached."""
+
+
 class FactsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is said of the host instead of what is measured; None: measure."""
 
@@ -173,6 +181,7 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
     beacon: BeaconConfig = BeaconConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
     cloud: CloudRef | None = None
+    forward: ForwardConfig = ForwardConfig()
     facts: FactsConfig = FactsConfig()
     blobs: BlobsConfig = BlobsConfig()
     election: ElectionConfig = ElectionConfig()
@@ -354,7 +363,8 @@ def _settings(info: inspect.Type, path: str = "") -> Iterator[tuple[str, inspect
 def _parsed(text: str, info: inspect.Type, name: str) -> Any:
     """Read a text from outside a file: texts as they are, lists with commas between, anything else as TOML."""
     if isinstance(info, inspect.VarTupleType):
-        return [each.strip() for each in text.split(",") if each.strip()]
+        parts = [each.strip() for each in text.strip("[]").split(",") if each.strip()]
+        return [_parsed(each, info.item_type, name) for each in parts]
     if isinstance(info, inspect.StrType | inspect.CustomType | inspect.LiteralType):
         return text
     try:

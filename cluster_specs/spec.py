@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from atoll.cluster_specs.config import FORWARD_PORTS_MAX
 from atoll.cluster_specs.reading import Name, Secret, SpecInvalid, as_struct, parse_toml, read_toml
 
 NODES_PER_SITE_MAX = 1024
@@ -31,6 +32,8 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wired: bool = True
     memory_mb: Annotated[int, Meta(ge=1)] = 1024
     services: tuple[Name, ...] = ()
+    forward: Annotated[tuple[Annotated[int, Meta(ge=1, le=65535)], ...], Meta(max_length=FORWARD_PORTS_MAX)] = ()
+    """Ports that others may reach there, as `forward.allow`."""
     count: Annotated[int, Meta(ge=1, le=NODES_PER_SITE_MAX)] = 1
 
 

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from atoll.actors.gateway.blob_routes import BlobRoutes
 from atoll.actors.gateway.call_routes import CallRoutes
 from atoll.actors.gateway.door import Door
+from atoll.actors.gateway.forward_routes import ForwardRoutes
 from atoll.actors.gateway.mcm_routes import McmRoutes
 from atoll.actors.gateway.node_routes import NodeRoutes
 from atoll.actors.gateway.openapi import openapi_document
@@ -42,6 +43,7 @@ def make_app(node: NodePort, *, api_key: str, spool: Path, counters: Mapping[str
         *documents.routes(door),
         *NodeRoutes(node, spool).routes(door),
         *BlobRoutes(node).routes(door),
+        *ForwardRoutes(node).routes(door),
         *McmRoutes(node, spool).routes(door),
     ]
     app = Starlette(

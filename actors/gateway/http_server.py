@@ -24,6 +24,7 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, 
 from atoll.actors.gateway.http_connection import Connection
 from atoll.actors.gateway.http_line import Application, ClientGone, Limits, Line, Peer
 from atoll.actors.gateway.problems import Problem
+from atoll.transport.accepted import read_on_demand
 from atoll.transport.errors import UsageError, WorldError
 
 __all__ = [
@@ -230,6 +231,8 @@ class _Server:
                 # ECONNABORTED: the client left between knocking and the door, and the next one is waiting.
                 await anyio.sleep(0 if code == errno.ECONNABORTED else ACCEPT_PAUSE_S)
                 continue
+            if isinstance(stream, SocketStream):
+                read_on_demand(stream)
             serving.start_soon(self._converse, stream, listening)
 
     async def _converse(self, stream: SocketStream, listening: Listening) -> None:

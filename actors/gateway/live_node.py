@@ -23,6 +23,7 @@ from atoll.actors.gateway.http_line import Application
 from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_blobs import LiveBlobs
 from atoll.actors.gateway.live_containers import LiveContainers
+from atoll.actors.gateway.live_forwards import LiveForwards
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
 from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownName
@@ -82,6 +83,11 @@ class LiveNode(LiveContainers):
     def blobs(self) -> LiveBlobs:
         """Give what the gateway asks about blobs."""
         return LiveBlobs(self.system, self.node, self._names)
+
+    @property
+    def forwards(self) -> LiveForwards:
+        """Give what the gateway asks about forwarded ports."""
+        return LiveForwards(self.system, self.node)
 
     async def _names(self) -> dict[NodeId, str]:
         return (await self._picture()).names()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from atoll.actors.container_manager.messages import CLIENT_DEFAULT
-from atoll.actors.gateway import blob_views, views
+from atoll.actors.gateway import blob_views, forward_views, views
 from atoll.actors.gateway.authority import ANY, SCOPES, Scope
 from atoll.actors.gateway.node_routes import NODE_SCOPES, TAIL_LINES, TAIL_LINES_MAX
 from atoll.actors.gateway.problems import MEDIA_TYPE, ProblemView
@@ -82,6 +82,25 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         reply=views.DrainReply,
         takes=views.DrainNode,
         errors=(400,),
+    ),
+    ("GET", "/atoll/v1/forwards"): Operation(
+        summary="Ports of other nodes that this host listens at", reply=forward_views.ForwardsReply
+    ),
+    ("POST", "/atoll/v1/forwards"): Operation(
+        summary="Listen at a port, and carry its connections to a node",
+        takes=forward_views.OpenForwardBody,
+        reply=forward_views.ForwardReply,
+        status=201,
+        errors=(400, 404, 409),
+    ),
+    ("POST", "/atoll/v1/forwards/{forward}/renew"): Operation(
+        summary="Let a forward live on",
+        takes=forward_views.RenewForwardBody,
+        reply=forward_views.ForwardReply,
+        errors=(400, 404),
+    ),
+    ("DELETE", "/atoll/v1/forwards/{forward}"): Operation(
+        summary="End a forward and its connections", reply=forward_views.ForwardReply, errors=(400, 404)
     ),
     ("GET", "/atoll/v1/images"): Operation(summary="Images on this node", reply=views.ImagesReply),
     ("POST", "/atoll/v1/images"): Operation(

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from atoll.actors.gateway.authority import Principal
 from atoll.actors.gateway.blob_views import BlobsReply, BlobView, SendingView
+from atoll.actors.gateway.forward_views import ForwardsReply, ForwardView, OpenForwardBody
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.views import (
     ContainerView,
@@ -93,6 +94,20 @@ class BlobPort(Protocol):
     async def remove(self, digest: str, source: str) -> BlobView: ...
 
 
+class ForwardPort(Protocol):
+    """What a gateway asks of its node about forwarded ports."""
+
+    async def list(self) -> ForwardsReply: ...
+
+    async def open(self, wanted: OpenForwardBody) -> ForwardView:
+        """Listen at a port; raise `Conflict` where that cannot be."""
+        ...
+
+    async def renew(self, number: int, for_s: float) -> ForwardView: ...
+
+    async def close(self, number: int) -> ForwardView: ...
+
+
 class NodePort(Protocol):
     """What a gateway asks of its node.
 
@@ -101,6 +116,9 @@ class NodePort(Protocol):
 
     @property
     def blobs(self) -> BlobPort: ...
+
+    @property
+    def forwards(self) -> ForwardPort: ...
 
     async def status(self) -> StatusView: ...
 

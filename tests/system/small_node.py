@@ -6,6 +6,7 @@ import tarfile
 
 import anyio
 
+from atoll.actors.gateway.forward_views import ForwardsReply, ForwardView
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownImage, UnknownName
 from atoll.actors.gateway.views import (
@@ -31,6 +32,7 @@ from atoll.actors.gateway.views import (
 )
 from atoll.transport.errors import Congested, Expired, Refused, Unreachable
 
+TAKEN_PORT = 4444
 TV, PHONE, OTHER_TV = "t" * 52, "p" * 52, "o" * 52
 
 
@@ -38,6 +40,60 @@ def node_view(node, name, site):
     return NodeView(
         id=node, short=node[:10], name=name, site=site, standing="member", self=node == TV, supernode=node == TV
     )
+
+
+class SmallForwards:
+    """The forwards of a small node: what was wanted stands, and nothing listens."""
+
+    def __init__(self, node):
+        self._node = node
+        self.opened = {}
+        """Number to what was wanted."""
+        self.renewals_s = []
+
+    def view(self, number, wanted):
+        return ForwardView(
+            id=str(number),
+            host=wanted.host,
+            listen_port=wanted.listen_port or 40000 + number,
+            node=PHONE,
+            name=wanted.node,
+            port=wanted.port,
+            route="bep",
+            why="a bearer through relay-1 is open",
+            connections=1,
+            connections_total=3,
+            failed=1,
+            sent_bytes=2048,
+            received_bytes=1_048_576,
+            failure="port 5432 is not open to others there",
+        )
+
+    async def list(self):
+        views = [self.view(number, wanted) for number, wanted in self.opened.items()]
+        return ForwardsReply(forwards=views, allowed=[22, 5432], taken=2, refused=1)
+
+    async def open(self, wanted):
+        if wanted.listen_port == TAKEN_PORT:
+            raise Conflict(f"cannot listen at {wanted.host} port {TAKEN_PORT}: Address already in use", "name another")
+        await self._node.node(wanted.node)
+        number = len(self.opened) + 1
+        self.opened[number] = wanted
+        return self.view(number, wanted)
+
+    async def renew(self, number, for_s):
+        self.renewals_s.append(for_s)
+        return self._known(number)
+
+    async def close(self, number):
+        view = self._known(number)
+        del self.opened[number]
+        return view
+
+    def _known(self, number):
+        if number not in self.opened:
+            raise UnknownName(f"there is no forward {number} any more")
+        return self.view(number, self.opened[number])
 
 
 class SmallNode:
@@ -65,6 +121,7 @@ class SmallNode:
         self.drains = []
         """(draining, within_s) of every order to drain."""
         self.stays = []
+        self.forwards = SmallForwards(self)
         self.canned = {}
         """Path → reply, where a service shall not echo."""
         self.gates = {}
