@@ -19,7 +19,8 @@ class RecordStream:
     """Takes records out of a byte stream again; holds at most one unfinished record."""
 
     def __init__(self, record_bytes_max: int, record_bytes_min: int = SESSION_ID_BYTES + 1) -> None:
-        self._record_bytes_max = record_bytes_max
+        self.record_bytes_max = record_bytes_max
+        """May be changed between two records."""
         self._record_bytes_min = record_bytes_min
         self._head = b""
         """The beginning of a length whose end has not come yet."""
@@ -54,8 +55,8 @@ class RecordStream:
         view = memoryview(data)
         while size - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, start)
-            if not self._record_bytes_min <= length <= self._record_bytes_max:
-                raise MalformedFrame(f"a record of {length} bytes stands where at most {self._record_bytes_max} may")
+            if not self._record_bytes_min <= length <= self.record_bytes_max:
+                raise MalformedFrame(f"a record of {length} bytes stands where at most {self.record_bytes_max} may")
             start += _LENGTH.size
             if start + length > size:
                 self._pieces.append(data[start:])

@@ -10,10 +10,10 @@ streams only, through the Router, which says who they are.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -70,6 +70,8 @@ RECEIVERS_MAX = 64
 ENDED_KEPT_S = 60.0
 """How long the end of an order waits for somebody to ask about it."""
 EXPIRY_LOOK_S = 600.0
+
+_Asked = TypeVar("_Asked")
 
 
 @dataclass(slots=True)
@@ -138,30 +140,31 @@ class Blobs(Actor):
                     self.tasks.start_soon(self._send, wanted, delivery.reply_to)
                 case AwaitBlobs() as wanted:
                     self.tasks.start_soon(self._await, wanted, delivery.reply_to)
+                case ReadBlob() as wanted:
+                    self.tasks.start_soon(self._beside, delivery.reply_to, self._read, wanted)
+                case RemoveBlob() as wanted:
+                    self.tasks.start_soon(self._beside, delivery.reply_to, self._remove, wanted)
                 case _:
                     return await super().receive(delivery)
         except ContainerError as error:
             decline(delivery.reply_to, error)
         return LATER
 
-    @handles
-    async def read_chunk(self, wanted: ReadBlob) -> bytes:
-        """Read a chunk of a whole blob."""
+    async def _beside(self, reply_to: ReplyTo | None, do: Callable[[_Asked], Awaitable[Any]], message: _Asked) -> None:
+        """Do what waits for the disk or for a peer without keeping others waiting."""
+        try:
+            answer = await do(message)
+        except ContainerError as error:
+            decline(reply_to, error)
+        else:
+            if reply_to is not None:
+                reply_to.answer(answer)
+
+    async def _read(self, wanted: ReadBlob) -> bytes:
         key = self._key_of(wanted.digest, wanted.peer, whole=True)
         return await anyio.to_thread.run_sync(self._folder.read, key, wanted.index)
 
-    @handles
-    async def decide(self, decision: DecideBlob) -> IncomingState:
-        """Say yes or no to an offer."""
-        incoming = self._incoming.get(self._key_of(decision.digest, decision.peer))
-        if incoming is None or incoming.decided.is_set():
-            raise UnknownBlob(f"no offer of {address_of(decision.digest)} waits for an answer")
-        incoming.decide(accept=decision.accept, why="" if decision.accept else "the receiver said no")
-        return replace(incoming.state)
-
-    @handles
-    async def remove(self, wanted: RemoveBlob) -> IncomingState:
-        """Let go of a blob, whole or not."""
+    async def _remove(self, wanted: RemoveBlob) -> IncomingState:
         key = self._key_of(wanted.digest, wanted.peer)
         incoming, entry = self._incoming.get(key), self._folder.find(key)
         whole = self._folder.is_whole(key)
@@ -175,6 +178,15 @@ class Blobs(Actor):
         self._incoming.pop(key, None)
         self._tell()
         return state
+
+    @handles
+    async def decide(self, decision: DecideBlob) -> IncomingState:
+        """Say yes or no to an offer."""
+        incoming = self._incoming.get(self._key_of(decision.digest, decision.peer))
+        if incoming is None or incoming.decided.is_set():
+            raise UnknownBlob(f"no offer of {address_of(decision.digest)} waits for an answer")
+        incoming.decide(accept=decision.accept, why="" if decision.accept else "the receiver said no")
+        return replace(incoming.state)
 
     @handles
     async def withdraw(self, wanted: WithdrawBlob) -> OutgoingState:

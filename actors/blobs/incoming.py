@@ -29,7 +29,7 @@ from atoll.actors.blobs.orders import IncomingState
 from atoll.actors.blobs.receiving import KeepList, Over, Receiving, ReceivingEffect, Seal, Write
 from atoll.actors.blobs.sending import Say
 from atoll.actors.blobs.talk import StreamLost, Talk
-from atoll.actors.container_manager.errors import StorageFault
+from atoll.actors.container_manager.errors import ContainerError
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.identity import NodeId
 
@@ -167,8 +167,8 @@ class Taking:
         """
         try:
             await self._take()
-        except (NoRoom, StorageFault) as error:
-            self._counts["no_room"] += 1
+        except ContainerError as error:
+            self._counts["no_room" if isinstance(error, NoRoom) else "not_kept"] += 1
             await self.refuse(str(error), again=isinstance(error, NoRoom))
         finally:
             if self._part is not None:
@@ -188,6 +188,7 @@ class Taking:
         else:
             incoming.have = None
         receiving = Receiving(offer, manifest, have)
+        self._talk.expect_chunks()
         try:
             incoming.tell("receiving", got_bytes=receiving.got_bytes)
             await self._carry_out(receiving.start(), receiving)

@@ -31,6 +31,8 @@ LIST_PART_DIGESTS = 4096
 REASON_CHARACTERS_MAX = 500
 NAME_CHARACTERS_MAX = 255
 FRAME_BYTES_MAX = CHUNK_BYTES_MAX + 256
+WORD_BYTES_MAX = 4096
+"""Of a message that brings neither chunks nor a list: all that a sender is told, and a receiver before its yes."""
 
 Digest: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Order: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=ORDER_BYTES, max_length=ORDER_BYTES)]

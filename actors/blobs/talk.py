@@ -1,4 +1,4 @@
-"""Messages on one stream, each behind its 32-bit length."""
+"""Messages on one stream, each behind its 32-bit length; short ones, until chunks are expected."""
 
 from collections import Counter, deque
 from types import TracebackType
@@ -7,7 +7,7 @@ from typing import Self
 import anyio
 from anyio.abc import ByteStream
 
-from atoll.actors.blobs.messages import FRAME_BYTES_MAX, MESSAGES
+from atoll.actors.blobs.messages import FRAME_BYTES_MAX, MESSAGES, WORD_BYTES_MAX
 from atoll.transport.codec import Codec, Message
 from atoll.transport.errors import MalformedFrame, Unreachable
 from atoll.transport.record_stream import RecordStream, frame_record
@@ -26,10 +26,14 @@ class Talk:
     def __init__(self, stream: ByteStream, counts: Counter[str]) -> None:
         self._stream = stream
         self._counts = counts
-        self._records = RecordStream(FRAME_BYTES_MAX, 1)
+        self._records = RecordStream(WORD_BYTES_MAX, 1)
         self._arrived: deque[bytes] = deque()
         self._saying = False
         """In the middle of a message; also when that was cut short, and then nothing more can be said."""
+
+    def expect_chunks(self) -> None:
+        """Take longer messages from now on: they were asked for."""
+        self._records.record_bytes_max = FRAME_BYTES_MAX
 
     async def __aenter__(self) -> Self:
         return self

@@ -333,6 +333,16 @@ async def test_bytes_that_are_no_message_end_the_stream_and_are_counted(world, g
     await stream.aclose()
 
 
+async def test_who_sends_chunks_before_a_yes_is_not_heard_to_the_end(world):
+    one, two = await world.host(1), await world.host(2)
+    stream = await world.open(one, two.id)
+    await stream.send((1_000_000).to_bytes(4, "big"))
+    with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+        await stream.receive()
+    await until(lambda: two.counts["malformed"] == 1)
+    await stream.aclose()
+
+
 async def test_who_says_nothing_is_not_waited_for(world, monkeypatch):
     monkeypatch.setattr(blobs_module, "OFFER_S", 0.05)
     one, two = await world.host(1), await world.host(2)
@@ -360,6 +370,7 @@ async def test_a_hostile_receiver_ends_the_order_and_not_the_node(world, ask):
     class Hostile(type(two)):
         async def take(self, stream):
             async with Talk(stream, self.counts) as talk:
+                talk.expect_chunks()
                 offered.append(await talk.hear(5))
                 for message in ASKS[ask]:
                     await talk.say(message)
