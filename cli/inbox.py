@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -18,6 +19,7 @@ from atoll.actors.blobs.names import NAME_BYTES_MAX, check_name
 from atoll.cli.output import Failed
 from atoll.transport.errors import Refused
 
+PIECE_BYTES = 1024 * 1024
 NAMES_MAX = 1000
 """Tried beside the one that is taken."""
 
@@ -40,6 +42,8 @@ class Inbox:
         self._size_bytes = size_bytes
         self._part = folder / f".atoll-{digest.hex()[:32]}.part"
         self._file = self._open()
+        self._whole = self._part
+        """Where the bytes are."""
         self._written = 0
         self._digests: list[bytes] = []
         self._pending = bytearray()
@@ -69,6 +73,7 @@ class Inbox:
 
     def __exit__(self, *_: object) -> None:
         self._part.unlink(missing_ok=True)
+        self._whole.unlink(missing_ok=True)
         self._file.close()
 
     def append(self, data: bytes) -> None:
@@ -81,14 +86,71 @@ class Inbox:
             self._file.write(data)
         except OSError as error:
             raise _disk(self._folder, error) from error
+        self._look_at(data)
+
+    def _look_at(self, data: bytes) -> None:
         self._written += len(data)
         self._pending += data
         while len(self._pending) > self._chunk_bytes:
-            self._note(bytes(self._pending[: self._chunk_bytes]))
+            self._digests.append(self._leaf(bytes(self._pending[: self._chunk_bytes]), len(self._digests)))
             del self._pending[: self._chunk_bytes]
 
-    def _note(self, chunk: bytes) -> None:
-        self._digests.append(chunk_digest(chunk, len(self._digests), self._size_bytes))
+    def adopt(self, source: Path) -> bool:
+        """Take a file of this host instead of bytes, by a second name where that can be, else by a copy.
+
+        False when it cannot be read from here, or is not the blob: a node may see another disk than its user.
+
+        Raises:
+            Failed: The disk refuses.
+        """
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            found = source.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_size != self._size_bytes:
+                return False
+            file = os.fdopen(os.open(source, flags), "rb")
+        except OSError:
+            return False
+        with file:
+            linked = self._link(source, file)
+            while data := file.read(PIECE_BYTES):
+                if linked:
+                    self._look_at(data)
+                else:
+                    self.append(data)
+        if self._is_whole():
+            return True
+        self._begin_anew()
+        return False
+
+    def _link(self, source: Path, file: BinaryIO) -> bool:
+        found = os.fstat(file.fileno())
+        if found.st_uid != os.geteuid():
+            return False
+        second = self._part.with_suffix(".whole")
+        try:
+            second.unlink(missing_ok=True)
+            os.link(source, second, follow_symlinks=False)
+            if second.stat().st_ino != found.st_ino:
+                second.unlink()
+                return False
+        except OSError:
+            return False
+        self._whole = second
+        return True
+
+    def _begin_anew(self) -> None:
+        if self._whole != self._part:
+            self._whole.unlink(missing_ok=True)
+            self._whole = self._part
+        self._written = 0
+        self._digests.clear()
+        self._pending.clear()
+        self._file.seek(0)
+        self._file.truncate()
+
+    def _leaf(self, chunk: bytes, index: int) -> bytes:
+        return chunk_digest(chunk, index, self._size_bytes)
 
     def place(self) -> Path:
         """Give it its name, and say which.
@@ -96,27 +158,31 @@ class Inbox:
         Raises:
             Failed: It is not the blob, or the disk refuses.
         """
-        self._note(bytes(self._pending))
-        if self._written != self._size_bytes or not self._is_right():
+        if not self._is_whole():
             raise Failed(f"what the node gave is not {self.name}: its digest is another", "run the same command again")
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
+            if self._whole != self._part:
+                # It was the node's alone, and is the user's as if it had been written here.
+                os.umask(umask := os.umask(0))
+                self._whole.chmod(0o666 & ~umask)
             return self._named()
         except OSError as error:
             raise _disk(self._folder, error) from error
 
-    def _is_right(self) -> bool:
-        if len(self._digests) != chunk_count(self._size_bytes):
+    def _is_whole(self) -> bool:
+        digests = [*self._digests, self._leaf(bytes(self._pending), len(self._digests))]
+        if self._written != self._size_bytes or len(digests) != chunk_count(self._size_bytes):
             return False
-        return Manifest.of(self._size_bytes, self._digests).digest == self._digest
+        return Manifest.of(self._size_bytes, digests).digest == self._digest
 
     def _named(self) -> Path:
         for name in _names(self.name):
             target = self._folder / name
             try:
                 # Unlike a rename a link overwrites nothing, whoever was quicker.
-                os.link(self._part, target, follow_symlinks=False)
+                os.link(self._whole, target, follow_symlinks=False)
             except FileExistsError:
                 if self._same(target):
                     return target
@@ -136,7 +202,7 @@ class Inbox:
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError:
             return False
-        self._part.replace(target)
+        self._whole.replace(target)
         self._sync_folder()
         return True
 
@@ -144,7 +210,7 @@ class Inbox:
         """Tell whether that file is the blob: a command before this one was killed after it had named it."""
         if not target.is_file() or target.is_symlink() or target.stat().st_size != self._size_bytes:
             return False
-        with target.open("rb") as file, self._part.open("rb") as part:
+        with target.open("rb") as file, self._whole.open("rb") as part:
             return _digest(file) == _digest(part)
 
     def _sync_folder(self) -> None:

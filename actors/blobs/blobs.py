@@ -226,6 +226,7 @@ class Blobs(Actor):
             entry.size_bytes if whole else 0,
             "whole" if whole else "broken",
             "" if whole else "what has come waits for its sender",
+            str(self._folder.path(entry.key)) if whole else "",
         )
 
     def _tell(self) -> None:

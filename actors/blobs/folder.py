@@ -157,6 +157,10 @@ class BlobFolder:
         with self._lock:
             return key in self._whole
 
+    def path(self, key: Key) -> Path:
+        """Say where a whole blob lies."""
+        return self._vault.folder / f"{_stem(key)}.blob"
+
     @property
     def used_bytes(self) -> int:
         """Give what the blobs take, those on their way as if they were whole."""

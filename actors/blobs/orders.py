@@ -46,6 +46,8 @@ class IncomingState:
     """`waiting` for a yes, `checking` what has come before, `receiving`, `broken` off and
     waited for, `refused`, `whole`."""
     why: str = ""
+    path: str = ""
+    """Where a whole one lies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from atoll.actors.blobs.manifest import chunk_count
-from atoll.actors.gateway.blob_views import BlobReply, DecideBlob, ReceiveBlobs, SendFile, SendingReply
+from atoll.actors.gateway.blob_views import BlobReply, BlobsReply, DecideBlob, ReceiveBlobs, SendFile, SendingReply
 from atoll.actors.gateway.bodies import json_body
-from atoll.actors.gateway.door import Door
+from atoll.actors.gateway.door import Door, principal_in
 from atoll.actors.gateway.ports import NodePort, UnknownName
 from atoll.actors.gateway.problems import Problem
 from atoll.actors.gateway.replies import json_reply
@@ -40,9 +41,9 @@ class BlobRoutes:
             door.route("DELETE", base + "/{digest}", self.remove),
         ]
 
-    async def blobs(self, _request: Request) -> Response:
+    async def blobs(self, request: Request) -> Response:
         """Everything that comes, lies here, and goes."""
-        return json_reply(await self.node.blobs.list())
+        return json_reply(_told(request, await self.node.blobs.list()))
 
     async def send(self, request: Request) -> Response:
         """Send a file of this host, or say how far that is."""
@@ -56,9 +57,9 @@ class BlobRoutes:
     async def receive(self, request: Request) -> Response:
         """Wait for offers, and accept them if that is wanted."""
         wanted = await json_body(request, ReceiveBlobs)
-        return json_reply(
-            await self.node.blobs.receive(wanted.receiver, wanted.source, wanted.wait_ms / 1000, accept=wanted.accept)
-        )
+        wait_s = wanted.wait_ms / 1000
+        reply = await self.node.blobs.receive(wanted.receiver, wanted.source, wait_s, accept=wanted.accept)
+        return json_reply(_told(request, reply))
 
     async def withdraw(self, request: Request) -> Response:
         """Call back what is being sent."""
@@ -84,6 +85,14 @@ class BlobRoutes:
         """Let go of a blob, whole or not."""
         source = request.query_params.get("from", "")
         return json_reply(BlobReply(blob=await self.node.blobs.remove(request.path_params["digest"], source)))
+
+
+def _told(request: Request, reply: BlobsReply) -> BlobsReply:
+    """Keep to those on this host where on its disk things lie."""
+    if principal_in(request).at_socket:
+        return reply
+    incoming = [structs.replace(each, path="") for each in reply.incoming]
+    return structs.replace(reply, incoming=incoming)
 
 
 class _Content(Response):

@@ -25,6 +25,8 @@ class BlobView(View, frozen=True, kw_only=True):
     """`waiting` for a yes, `checking` what has come before, `receiving`, `broken` off and waited for, `refused`,
     `whole`."""
     why: str = ""
+    path: str = ""
+    """Where a whole one lies on the node's host; said at its unix socket alone."""
 
 
 class SendingView(View, frozen=True, kw_only=True):

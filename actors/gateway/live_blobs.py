@@ -122,6 +122,7 @@ def _blob_view(state: IncomingState, names: Mapping[NodeId, str]) -> BlobView:
         got_bytes=state.got_bytes,
         state=state.step,
         why=state.why,
+        path=state.path,
     )
 
 

@@ -55,9 +55,9 @@ class Opened:
         return response.status, response.headers, json.loads(data) if "json" in kind and data else data
 
 
-async def fetch_json(where, method, target, body=None):
+async def fetch_json(where, method, target, body=None, headers=None):
     """Give the status and the JSON of an answer."""
-    response, data = await fetch(where, method, target, body)
+    response, data = await fetch(where, method, target, body, headers)
     return response.status, json.loads(data)
 
 

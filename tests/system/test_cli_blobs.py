@@ -203,7 +203,7 @@ def test_nobody_takes_what_nobody_was_asked_about(gates, tmp_path):
 def test_a_key_may_receive_and_may_not_read_the_disk(gates, tmp_path):
     tv, phone, world = gates
     env = {"ATOLL_API_KEY": KEY}
-    path = world.file()
+    path = world.file("file.bin", size=60 * CHUNK)
     failed(
         tv("send", path, "phone", at=f"http://127.0.0.1:{tv.port}", env=env),
         "the API key is not enough",
@@ -212,6 +212,17 @@ def test_a_key_may_receive_and_may_not_read_the_disk(gates, tmp_path):
     fine(tv("send", path, "phone"))
     fine(phone("receive", "--to", tmp_path, "--once", "--yes", at=f"http://127.0.0.1:{phone.port}", env=env))
     assert (tmp_path / "file.bin").read_bytes() == path.read_bytes()
+
+
+@accepting
+def test_where_blobs_lie_is_said_at_the_socket_alone(gates):
+    tv, phone, world = gates
+    fine(tv("send", world.file(), "phone"))
+    _, there = world.portal.call(fetch_json, phone.path, "GET", "/atoll/v1/blobs")
+    assert there["incoming"][0]["path"].startswith(str(world.numbered[2].folder))
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    _, elsewhere = world.portal.call(fetch_json, phone.port, "GET", "/atoll/v1/blobs", None, bearer)
+    assert elsewhere["incoming"][0]["path"] == ""
 
 
 @accepting

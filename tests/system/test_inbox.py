@@ -61,11 +61,10 @@ def test_what_is_there_already_is_not_doubled(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"", DATA[:-1], DATA + b"x", DATA[:-1] + b"?", b"?" + DATA[1:]],
-    ids=["nothing", "short", "long", "end", "begin"],
-)
+WRONG = {"nothing": b"", "short": DATA[:-1], "long": DATA + b"x", "end": DATA[:-1] + b"?", "begin": b"?" + DATA[1:]}
+
+
+@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
 def test_what_is_not_the_blob_gets_no_name(tmp_path, data):
     with pytest.raises(Failed, match="its digest is another"):
         fill(tmp_path, data=data, claimed=DATA)
@@ -101,6 +100,73 @@ def test_a_symbolic_link_in_the_way_of_the_unfinished_file_is_not_followed(tmp_p
     with pytest.raises(Failed, match="cannot be written"):
         fill(folder)
     assert victim.read_bytes() == b"mine"
+
+
+def adopt(folder, source, data=DATA, name="a.txt"):
+    listed = manifest_of(data)
+    with Inbox(folder, name, listed.digest, listed.size_bytes) as inbox:
+        if not inbox.adopt(source):
+            return None
+        return inbox.place()
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "node" / "x.blob"
+    path.parent.mkdir()
+    path.write_bytes(DATA)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "inbox"
+    path.mkdir()
+    return path
+
+
+def test_a_file_of_this_host_gets_a_second_name_instead_of_a_copy(source, folder):
+    target = adopt(folder, source)
+    assert target.read_bytes() == DATA
+    assert target.stat().st_ino == source.stat().st_ino
+    os.umask(umask := os.umask(0))
+    assert target.stat().st_mode & 0o777 == 0o666 & ~umask, "it is the user's now"
+    assert [each.name for each in folder.iterdir()] == ["a.txt"]
+
+
+def test_a_file_on_another_disk_is_copied(source, folder, monkeypatch):
+    real = os.link
+
+    def link(one, other, **more):
+        if one == source:
+            raise OSError(errno.EXDEV, "another disk")
+        return real(one, other, **more)
+
+    monkeypatch.setattr(os, "link", link)
+    target = adopt(folder, source)
+    assert target.read_bytes() == DATA
+    assert target.stat().st_ino != source.stat().st_ino
+    assert [each.name for each in folder.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
+def test_a_file_that_is_not_the_blob_is_left_alone_and_the_node_asked(source, folder, data):
+    source.write_bytes(data)
+    listed = manifest_of(DATA)
+    with Inbox(folder, "a.txt", listed.digest, listed.size_bytes) as inbox:
+        assert not inbox.adopt(source)
+        inbox.append(DATA)
+        assert inbox.place().read_bytes() == DATA
+    assert source.read_bytes() == data
+    assert [each.name for each in folder.iterdir()] == ["a.txt"]
+
+
+def test_what_cannot_be_read_from_here_is_asked_of_the_node(source, folder):
+    link = source.with_name("link")
+    link.symlink_to(source)
+    assert [adopt(folder, each) for each in (source.with_name("none"), source.parent, link)] == [None] * 3
+    assert list(folder.iterdir()) == []
 
 
 def test_two_commands_do_not_write_the_same_blob(tmp_path):
