@@ -90,9 +90,10 @@ def run(  # noqa: PLR0917 - click's options
     set_up_log(config.log_level, as_json=log_json)
 
     def said(relay: "Relay") -> str:
+        websockets = f", WebSockets on {config.listen}:{relay.websocket_port}" if relay.websocket_port else ""
         return (
             f"relay {relay.node_id}: SEP on {config.listen}:{relay.sep_port}, bearers on"
-            f" {config.listen}:{relay.bearer_port}, taking tickets of {config.cloud.id.short}"
+            f" {config.listen}:{relay.bearer_port}{websockets}, taking tickets of {config.cloud.id.short}"
         )
 
     run_in_foreground(

@@ -220,6 +220,16 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """0 takes any free one, -1 opens none."""
 
 
+class WebSocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a relay takes bearers as WebSockets over TLS, besides TCP."""
+
+    port: PortOrNone = -1
+    """443 for networks that let only HTTPS through; 0 takes any free one, -1 opens none."""
+    certificate: Path = Path("certificate.pem")
+    """Of the name that others dial, with its chain; below the state directory where it is no full path."""
+    key: Path = Path("certificate.key")
+
+
 class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a relay is told."""
 
@@ -233,6 +243,7 @@ class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_field
     """How long those who are here may take to move away after SIGTERM."""
     limits: RelayLimits = RelayLimits()
     metrics: MetricsConfig = MetricsConfig()
+    websocket: WebSocketConfig = WebSocketConfig()
 
     @property
     def key_file(self) -> Path:

@@ -115,8 +115,13 @@ async def _read_exactly(stream: anyio.abc.ByteReceiveStream, length: int) -> byt
     return data
 
 
-async def _read_answer(stream: anyio.abc.ByteReceiveStream) -> None:
-    """Return on OK, raise on everything else, and leave what follows OK unread."""
+async def read_answer(stream: anyio.abc.ByteReceiveStream) -> None:
+    """Read the relay's answer: return on OK, raise on everything else, and leave what follows OK unread.
+
+    Raises:
+        BearerRefused: It is NO; with the reason.
+        MalformedFrame: It is neither.
+    """
     word = await _read_exactly(stream, len(OK))
     if word == OK:
         return
@@ -149,7 +154,7 @@ async def dial_bearer(
             stream = await anyio.connect_tcp(host, port)
             make_bearer_ready(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's, not Django's
             await stream.send(preamble)
-            await _read_answer(stream)
+            await read_answer(stream)
     except TimeoutError as error:
         await _drop(stream)
         raise Expired(f"{where} gave no answer within {timeout_s:g} s; the other end may not have dialled") from error

@@ -7,7 +7,8 @@
 One epoll serves all of it, so a waiting connection costs a table entry and no task. It runs in a thread of its own
 because a busy event loop would hold the data path up: beside a SEP at full load the same code moved 0.35 GB/s inside
 the loop and 0.88 GB/s in a thread (every splice lets go of the interpreter lock while the kernel works). A thread is
-allowed here because a relay is a program of ours. Only `stop`, `drain` and `statistics` may be called from others.
+allowed here because a relay is a program of ours. Only `stop`, `drain`, `adopt` and `statistics` may be called from
+others.
 
 It never forwards a byte before both tickets are good, and never reads a byte behind a preamble.
 """
@@ -18,7 +19,7 @@ import os
 import select
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,8 @@ class BearerLimits:
     preambles_max: int = PREAMBLES_MAX
     pipes_max: int = PIPES_MAX
     pipe_bytes: int = PIPE_BYTES
+    others_descriptors: int = 0
+    """What else of the relay needs descriptors, beside what every relay does."""
     preamble_s: float = PREAMBLE_S
     waiting_s: float = WAITING_S
 
@@ -71,7 +74,9 @@ class BearerLimits:
             UsageError: Not even one.
         """
         allowed = files_max()
-        others = DESCRIPTORS_RESERVED + self.waiting_max + self.preambles_max + 2 * self.pipes_max
+        others = (
+            DESCRIPTORS_RESERVED + self.others_descriptors + self.waiting_max + self.preambles_max + 2 * self.pipes_max
+        )
         if allowed < others + 2:
             raise UsageError(f"a relay needs more than {others} open files, {allowed} are allowed: `ulimit -n 20000`")
         return min(self.tunnels_max, (allowed - others) // 2)
@@ -129,6 +134,7 @@ class BearerServer:
         pool = PipePool(pipes_max=self.limits.pipes_max, pipe_bytes=self.limits.pipe_bytes)
         self.splices = Splices(self._epoll, pool, self._tunnel_ended)
         self._preambles: dict[int, _Preamble] = {}
+        self._adopted: deque[socket.socket] = deque()
         self._waiting: dict[int, socket.socket] = {}
         self._stopping = self._draining = False
 
@@ -145,6 +151,11 @@ class BearerServer:
     def drain(self) -> None:
         """Take no new tunnels, and let go of who waits for one; those that are there go on. From any thread."""
         self._draining = True
+        os.eventfd_write(self._wake, 1)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Take a connection that was accepted elsewhere, before its first byte was read. From any thread."""
+        self._adopted.append(sock)
         os.eventfd_write(self._wake, 1)
 
     def statistics(self) -> dict[str, int]:
@@ -199,6 +210,8 @@ class BearerServer:
             self._accept()
         elif descriptor == self._wake and mask & select.EPOLLIN:
             os.eventfd_read(self._wake)
+            while self._adopted:
+                self._welcome(self._adopted.popleft())
             if self._draining and not self.pairing.draining:
                 self._carry_out(self.pairing.drain())
 
@@ -217,15 +230,19 @@ class BearerServer:
                 sock.close()
                 self.counters["shed"] += 1
                 continue
-            sock.setblocking(False)
-            make_bearer_ready(sock)
-            while len(self._preambles) >= self.limits.preambles_max:
-                self._refuse_preamble(next(iter(self._preambles)), Reason.TOO_SLOW)
-            self._preambles[sock.fileno()] = _Preamble(sock, time.monotonic() + self.limits.preamble_s)
-            self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
-            self.counters["accepted"] += 1
-            # The ticket usually comes with the connection.
-            self._read_preamble(sock.fileno())
+            self._welcome(sock)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        """Wait for a ticket from a new connection."""
+        sock.setblocking(False)
+        make_bearer_ready(sock)
+        while len(self._preambles) >= self.limits.preambles_max:
+            self._refuse_preamble(next(iter(self._preambles)), Reason.TOO_SLOW)
+        self._preambles[sock.fileno()] = _Preamble(sock, time.monotonic() + self.limits.preamble_s)
+        self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+        self.counters["accepted"] += 1
+        # The ticket usually comes with the connection.
+        self._read_preamble(sock.fileno())
 
     def _shed(self) -> None:
         """Out of descriptors: with the spare one, take the first in the queue and let it go, or we would spin.
@@ -330,6 +347,8 @@ class BearerServer:
 
     def close(self) -> None:
         """Let everybody go and close the port."""
+        while self._adopted:
+            self._adopted.popleft().close()
         self._carry_out(self.pairing.close(Reason.CLOSED))
         for descriptor in list(self._preambles):
             self._refuse_preamble(descriptor, Reason.CLOSED)

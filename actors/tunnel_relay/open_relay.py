@@ -9,14 +9,18 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits
-from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.tunnel_relay.relay import WEBSOCKET_DESCRIPTORS, Relay
 from atoll.actors.tunnel_relay.tickets import NO_RATE, UNLIMITED
-from atoll.cluster_specs.config import RelayConfig, RelayLimits
+from atoll.cluster_specs.config import RelayConfig
 from atoll.transport.keys import NodeKey
+
+if TYPE_CHECKING:
+    from atoll.actors.tunnel_relay.websocket_server import WebSocketSettings
 
 log = logging.getLogger("atoll.relay")
 
@@ -39,11 +43,26 @@ def _quick_turns() -> Iterator[None]:
         sys.setswitchinterval(before_s)
 
 
-def _bearer_limits(limits: RelayLimits) -> BearerLimits:
+def _websocket(config: RelayConfig) -> "WebSocketSettings | None":
+    if config.websocket.port < 0:
+        return None
+    from atoll.actors.tunnel_relay.websocket_server import WebSocketSettings  # noqa: PLC0415
+
+    return WebSocketSettings(
+        port=config.websocket.port,
+        host=config.listen,
+        certificate=config.state_dir / config.websocket.certificate,
+        key=config.state_dir / config.websocket.key,
+    )
+
+
+def _bearer_limits(config: RelayConfig) -> BearerLimits:
+    limits = config.limits
     return BearerLimits(
         tunnels_max=limits.tunnels,
         quota_bytes_max=limits.tunnel_bytes or UNLIMITED,
         rate_bytes_s_max=limits.tunnel_bytes_s or NO_RATE,
+        others_descriptors=WEBSOCKET_DESCRIPTORS if config.websocket.port >= 0 else 0,
     )
 
 
@@ -65,8 +84,9 @@ async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
                 sep_port=config.sep_port,
                 bearer_port=config.bearer_port,
                 host=config.listen,
-                limits=_bearer_limits(config.limits),
+                limits=_bearer_limits(config),
                 sep_bytes_s=config.limits.sep_bytes_s or NO_RATE,
+                websocket=_websocket(config),
             )
         )
         if config.metrics.port >= 0:

@@ -10,7 +10,7 @@ import logging
 import math
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.to_thread
@@ -22,10 +22,16 @@ from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 
+if TYPE_CHECKING:
+    from atoll.actors.tunnel_relay.websocket_server import WebSocketServer, WebSocketSettings
+
 log = logging.getLogger("atoll.relay")
 
 SEP_PORT = 8088
 BEARER_PORT = 8089
+WEBSOCKETS_MAX = 512
+WEBSOCKET_DESCRIPTORS = 1200
+"""Two for each WebSocket beside the tunnel's, and one for each that is not open yet."""
 DRAIN_S = 30.0
 """How long those who are here may take to move away."""
 
@@ -47,12 +53,16 @@ class Relay:
         host: str = "0.0.0.0",
         limits: BearerLimits | None = None,
         sep_bytes_s: int = NO_RATE,
+        websocket: "WebSocketSettings | None" = None,
     ) -> None:
         self.node_id = key.node_id
         self.sep_port = sep_port
         self.bearer_port = bearer_port
         self._key, self._issuer, self._host, self._limits = key, issuer, host, limits
         self._sep_bytes_s = sep_bytes_s
+        self._websocket_settings = websocket
+        self.websocket_port = 0 if websocket is None else websocket.port
+        self._websockets: WebSocketServer | None = None
         self.told_to_drain = anyio.Event()
         self._sep: SepServer | None = None
         self._bearers: BearerServer | None = None
@@ -73,10 +83,16 @@ class Relay:
                 rate_bytes_s_max=self._sep_bytes_s,
             )
             stack.callback(sep.close)
+            websockets = self._websockets = _websockets(self._websocket_settings, bearers)
+            if websockets is not None:
+                stack.callback(websockets.close)
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(_serve_bearers, bearers)
             group.start_soon(sep.run)
             stack.callback(group.cancel_scope.cancel)
+            if websockets is not None:
+                group.start_soon(websockets.run)
+                self.websocket_port = websockets.port
             self._sep, self._bearers = sep, bearers
             self.sep_port, self.bearer_port = sep.port, bearers.port
             self._stack = stack.pop_all()
@@ -95,6 +111,8 @@ class Relay:
         """Counters since the start and present numbers, as `sep_…` and `bearer_…`."""
         sep, bearers = self._running()
         numbers = {f"sep_{name}": value for name, value in sep.statistics().items()}
+        if self._websockets is not None:
+            numbers |= {f"websocket_{name}": value for name, value in self._websockets.statistics().items()}
         return numbers | {f"bearer_{name}": value for name, value in bearers.statistics().items()}
 
     def drain(self, seconds: float = DRAIN_S) -> None:
@@ -128,6 +146,15 @@ class Relay:
         if self._sep is None or self._bearers is None:
             raise UsageError("a relay is used inside its `async with`")
         return self._sep, self._bearers
+
+
+def _websockets(settings: "WebSocketSettings | None", bearers: BearerServer) -> "WebSocketServer | None":
+    if settings is None:
+        return None
+    # Imported where it is wanted: TLS and WebSocket take their memory.
+    from atoll.actors.tunnel_relay.websocket_server import WebSocketServer  # noqa: PLC0415
+
+    return WebSocketServer(settings, bearers.adopt)
 
 
 async def _serve_bearers(bearers: BearerServer) -> None:

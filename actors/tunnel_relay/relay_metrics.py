@@ -44,6 +44,8 @@ GAUGES = {
     "sep_labels": "Labels that can be called",
     "sep_circuits": "Circuits from callers to labels",
     "sep_grants": "SEP tickets whose spending is remembered",
+    "websocket_open": "WebSockets that are open",
+    "websocket_handshakes": "WebSockets that are not open yet",
     "draining": "1 while the relay lets those who are here move away",
     "descriptors": "Open files of the process",
     "descriptors_max": "Open files that the process may have",
@@ -59,12 +61,15 @@ COUNTERS = {
     "bearer_waiting_left": "Halves of tunnels that left while they waited",
     "sep_admitted": "Tickets that were admitted at the SEP port",
     "sep_times_scarce": "Times that the SEP port ran short of descriptors, and let one go for each that came",
+    "websocket_accepted": "Connections at the WebSocket port that were taken",
+    "websocket_accept_failed": "Times that no connection could be taken there",
     "bearer_shed": "Bearer connections that were let go at once for want of descriptors",
     "sep_notices_dropped": "Notices that found no sender any more",
 }
 BY_REASON = {
     "bearer_refused_": ("bearer_refused", "Connections at the bearer port that were refused", "reason"),
     "bearer_tunnels_ended_": ("bearer_tunnels_ended", "Tunnels that are over", "reason"),
+    "websocket_refused_": ("websocket_refused", "Connections at the WebSocket port that were let go", "reason"),
     "sep_refused_": ("sep_refused", "Refusals at the SEP port", "reason"),
     "sep_undelivered_": ("sep_undelivered", "Records that were not passed on", "reason"),
     "sep_cut_": ("sep_cut", "Connections at the SEP port that were cut", "reason"),
@@ -89,7 +94,7 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     pipes: int
     pipes_max: int
     refusals: dict[str, int]
-    """By reason, both ports together, since the start."""
+    """By reason, all ports together, since the start."""
 
 
 def numbers_of(relay: Relay) -> dict[str, int]:
@@ -108,7 +113,7 @@ def status_of(numbers: dict[str, int]) -> RelayStatus:
     """Say it in short."""
     refusals: dict[str, int] = {}
     for name, value in numbers.items():
-        for port in ("bearer_refused_", "sep_refused_"):
+        for port in ("bearer_refused_", "sep_refused_", "websocket_refused_"):
             if value and name.startswith(port):
                 reason = name.removeprefix(port)
                 refusals[reason] = refusals.get(reason, 0) + value

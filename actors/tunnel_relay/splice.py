@@ -45,7 +45,7 @@ EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -184,7 +184,7 @@ class Splices:
             del self._flows[flow.source.fileno()]
         for flow in tunnel.flows:
             if reason is not None:
-                flow.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                flow.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             flow.source.close()
         self.counters[f"tunnels_ended_{reason.name.lower() if reason else 'done'}"] += 1
         return tunnel.quota_bytes - tunnel.left_bytes

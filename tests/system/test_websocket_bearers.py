@@ -1,0 +1,319 @@
+"""Bearers as WebSockets over TLS: the same tickets, pairing and limits, and the other end may have come by TCP."""
+
+import contextlib
+import hashlib
+import os
+import socket
+import ssl
+import time
+
+import anyio
+import anyio.to_thread
+import pytest
+import trustme
+from relay_keys import ISSUER, RELAY
+from waiting import until
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from atoll.actors.tunnel_relay import websocket_server
+from atoll.actors.tunnel_relay.bearer_server import BearerLimits
+from atoll.actors.tunnel_relay.reasons import Reason
+from atoll.actors.tunnel_relay.relay import Relay
+from atoll.actors.tunnel_relay.tickets import Role, issue
+from atoll.actors.tunnel_relay.websocket_server import WebSocketSettings
+from atoll.transport.bearer import BearerRefused, dial_bearer, encode_preamble
+from atoll.transport.errors import Expired, MalformedFrame, Refused, Unreachable, UsageError
+from atoll.transport.websocket_bearer import dial_websocket_bearer, fingerprint_of
+
+pytestmark = pytest.mark.anyio
+
+HOST = "127.0.0.1"
+PATIENCE_S = 20
+
+
+class Papers:
+    """A certificate for this host, who signed it, and the files."""
+
+    def __init__(self, folder):
+        self.authority = trustme.CA()
+        made = self.authority.issue_cert(HOST, "localhost")
+        self.certificate, self.key = folder / "certificate.pem", folder / "certificate.key"
+        self.certificate.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
+        self.key.write_bytes(made.private_key_pem.bytes())
+        self.fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(made.cert_chain_pems[0].bytes().decode()))
+
+    def trusting(self):
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
+    def settings(self):
+        return WebSocketSettings(port=0, host=HOST, certificate=self.certificate, key=self.key)
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    return Papers(tmp_path_factory.mktemp("papers"))
+
+
+@contextlib.asynccontextmanager
+async def relaying(papers, **limits):
+    with anyio.fail_after(2 * PATIENCE_S):
+        ports = {"sep_port": 0, "bearer_port": 0, "host": HOST}
+        limits = BearerLimits(**limits)
+        async with Relay(RELAY, ISSUER.node_id, **ports, limits=limits, websocket=papers.settings()) as relay:
+            yield relay
+
+
+def halves(**fields):
+    fields = {"subject": os.urandom(16), "relay": RELAY.node_id, "expires_at": int(time.time()) + 600} | fields
+    return [issue(ISSUER, role=role, **fields) for role in (Role.OFFER, Role.CALL)]
+
+
+@contextlib.asynccontextmanager
+async def tunnel(relay, papers, *, both=False, **fields):
+    """The end that came by WebSocket, and the other one."""
+    ends = {}
+
+    async def by_websocket(name, half):
+        ends[name] = await dial_websocket_bearer(HOST, relay.websocket_port, half, fingerprint=papers.fingerprint)
+
+    async def by_tcp(name, half):
+        ends[name] = await dial_bearer(HOST, relay.bearer_port, half)
+
+    offer, call = halves(**fields)
+    async with anyio.create_task_group() as group:
+        group.start_soon(by_websocket, "here", offer)
+        group.start_soon(by_websocket if both else by_tcp, "there", call)
+    try:
+        yield ends["here"], ends["there"]
+    finally:
+        for end in ends.values():
+            await anyio.aclose_forcefully(end)
+
+
+async def all_of(stream):
+    pieces = []
+    with contextlib.suppress(anyio.EndOfStream):
+        while True:
+            pieces.append(await stream.receive())
+    return b"".join(pieces)
+
+
+async def said(stream, data):
+    await stream.send(data)
+    await stream.send_eof()
+
+
+def counted(relay, name):
+    return relay.statistics().get(name, 0)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["the other by TCP", "both"])
+async def test_bytes_arrive_unchanged_both_ways_and_each_direction_ends_by_itself(papers, both):
+    data = os.urandom(1 << 20) * 5 + b"odd"
+    async with relaying(papers) as relay, tunnel(relay, papers, both=both) as (here, there):
+        for sender, receiver in ((here, there), (there, here)):
+            async with anyio.create_task_group() as group:
+                group.start_soon(said, sender, data)
+                received = await all_of(receiver)
+            assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+        await until(lambda: counted(relay, "bearer_tunnels_ended_done") == 1)
+        await until(lambda: counted(relay, "websocket_open") == 0)
+        assert counted(relay, "bearer_forwarded_bytes") == 2 * len(data)
+
+
+async def test_what_is_asked_for_is_what_comes_and_nothing_is_lost_between(papers):
+    async with relaying(papers) as relay, tunnel(relay, papers) as (here, there):
+        await there.send(bytes(range(200)))
+        received = b"".join([await here.receive(7) for _ in range(20)])
+        while len(received) < 200:
+            piece = await here.receive(50)
+            assert 0 < len(piece) <= 50
+            received += piece
+        assert received == bytes(range(200))
+
+
+async def test_the_relays_reasons_arrive_and_nobody_who_was_refused_keeps_a_place(papers):
+    async with relaying(papers) as relay:
+        spent = halves(quota_bytes=0)[0]
+        with pytest.raises(BearerRefused, match="used up") as refusal:
+            await dial_websocket_bearer(HOST, relay.websocket_port, spent, fingerprint=papers.fingerprint)
+        assert refusal.value.reason == Reason.OVER_QUOTA
+        await until(lambda: counted(relay, "websocket_open") == 0)
+        relay.drain(5)
+        with pytest.raises(BearerRefused, match="drained"):
+            await dial_websocket_bearer(HOST, relay.websocket_port, halves()[0], fingerprint=papers.fingerprint)
+
+
+async def test_a_quota_holds_for_a_websocket_too_and_its_end_is_no_orderly_one(papers):
+    async with relaying(papers) as relay, tunnel(relay, papers, quota_bytes=100_000) as (here, there):
+        await there.send(bytes(90_000))
+        received = 0
+        while received < 90_000:
+            received += len(await here.receive())
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)) as ended:  # noqa: PT012 - it may break at either
+            await there.send(bytes(90_000))
+            while True:
+                received += len(await here.receive())
+        assert ended.type is anyio.BrokenResourceError
+        assert received <= 100_000
+
+
+async def test_who_is_cut_at_one_end_is_cut_at_the_other(papers):
+    async with relaying(papers) as relay:
+        async with tunnel(relay, papers) as (here, there):
+            await here.cut()
+            with pytest.raises(anyio.BrokenResourceError):
+                await there.receive()
+        async with tunnel(relay, papers) as (here, there):
+            raw = there.extra(anyio.abc.SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            await anyio.aclose_forcefully(there)
+            with pytest.raises(anyio.BrokenResourceError):
+                await here.receive()
+        await until(lambda: counted(relay, "websocket_open") == counted(relay, "bearer_tunnels") == 0)
+
+
+async def test_a_reader_that_stops_stops_its_sender_and_nobody_else(papers):
+    async with relaying(papers) as relay, tunnel(relay, papers) as (here, there):
+        sent = 0
+        with anyio.move_on_after(1.0):
+            while True:
+                await there.send(bytes(1 << 16))
+                sent += 1 << 16
+        # What sockets hold on the way, and not what memory has.
+        assert sent < 64 * 2**20
+        async with tunnel(relay, papers) as (one, other):
+            await one.send(b"others go on")
+            assert await other.receive() == b"others go on"
+        received = 0
+        while received < sent:
+            received += len(await here.receive())
+
+
+async def test_pings_are_sent_and_answered_while_nothing_else_happens(papers, monkeypatch):
+    monkeypatch.setattr(websocket_server, "PING_S", 0.05)
+    async with relaying(papers) as relay, tunnel(relay, papers) as (here, there):
+        pongs = []
+        answer = here._protocol.send_frame
+        monkeypatch.setattr(here._protocol, "send_frame", lambda frame: (pongs.append(frame.opcode), answer(frame)))
+        async with anyio.create_task_group() as group:
+            group.start_soon(all_of, here)
+            await until(lambda: len(pongs) >= 3)
+            await there.send_eof()
+        await said(here, b"and still there")
+        assert await all_of(there) == b"and still there"
+
+
+# Who it is
+
+
+async def test_a_certificate_is_trusted_by_its_signer_and_name_or_by_its_fingerprint(papers):
+    offer, _ = halves()
+
+    async def dialled(host=HOST, **trust):
+        return await dial_websocket_bearer(host, relay.websocket_port, offer, timeout_s=2, **trust)
+
+    async with relaying(papers, waiting_s=0.2) as relay:
+        for trust in ({"context": papers.trusting()}, {"fingerprint": papers.fingerprint}):
+            with pytest.raises(BearerRefused, match="other end"):
+                await dialled(**trust)
+        shown = counted(relay, "bearer_accepted")
+        with pytest.raises(Refused, match="not trusted here"):
+            await dialled()
+        with pytest.raises(Refused, match="another certificate"):
+            await dialled(fingerprint=bytes(32))
+        with pytest.raises(UsageError, match="32 bytes"):
+            await dialled(fingerprint=b"short")
+        # Nobody but the relay whose certificate is right has seen the ticket.
+        assert counted(relay, "bearer_accepted") == shown
+
+
+async def test_dialling_raises_what_went_wrong(papers):
+    async with relaying(papers) as relay:
+        port = relay.websocket_port
+        with pytest.raises(Expired, match="no answer within"):
+            await dial_websocket_bearer(HOST, port, halves()[0], fingerprint=papers.fingerprint, timeout_s=0.5)
+        with pytest.raises((Unreachable, MalformedFrame)):
+            await dial_websocket_bearer(HOST, relay.bearer_port, halves()[0], fingerprint=papers.fingerprint)
+    with pytest.raises(Unreachable, match=str(port)):
+        await dial_websocket_bearer(HOST, port, halves()[0], fingerprint=papers.fingerprint)
+
+
+# Who is no bearer
+
+
+def https(papers, port, request):
+    context = papers.trusting()
+    with (
+        socket.create_connection((HOST, port), PATIENCE_S) as sock,
+        context.wrap_socket(sock, server_hostname=HOST) as tls,
+    ):
+        tls.sendall(request)
+        answer = b""
+        with contextlib.suppress(ssl.SSLError, ConnectionResetError):
+            while piece := tls.recv(4096):
+                answer += piece
+    return answer
+
+
+async def test_other_requests_and_other_protocols_are_let_go_and_counted(papers):
+    async with relaying(papers) as relay:
+        port = relay.websocket_port
+        upgrade = (
+            b"GET /other HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        run = anyio.to_thread.run_sync
+        assert (await run(https, papers, port, upgrade)).startswith(b"HTTP/1.1 404")
+        assert (await run(https, papers, port, b"GET /bearer HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 4")
+        assert (await run(https, papers, port, b"\x00" * 20_000)).startswith(b"HTTP/1.1 4")
+        async with await anyio.connect_tcp(HOST, port) as plain:
+            await plain.send(encode_preamble(halves()[0]))
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await plain.receive()
+        await until(lambda: counted(relay, "websocket_refused_malformed") == 4)
+        assert counted(relay, "bearer_accepted") == 0
+
+
+async def test_texts_and_messages_without_end_cut_the_bearer(papers):
+    def spoil(port, ticket, message):
+        with connect(f"wss://{HOST}:{port}/bearer", ssl=papers.trusting(), compression=None) as socket:
+            socket.send(encode_preamble(ticket))
+            assert socket.recv(PATIENCE_S) == b"OK"
+            with pytest.raises(ConnectionClosed):  # noqa: PT012 - it may be cut while it still sends
+                socket.send(message)
+                socket.recv(PATIENCE_S)
+
+    async with relaying(papers) as relay:
+        for message in ("a text", bytes(2 << 20)):
+            offer, call = halves()
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.to_thread.run_sync, spoil, relay.websocket_port, offer, message)
+                async with await dial_bearer(HOST, relay.bearer_port, call) as there:
+                    with pytest.raises(anyio.BrokenResourceError):
+                        await all_of(there)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_is_slow_to_shake_hands_makes_room_for_others(papers, monkeypatch):
+    monkeypatch.setattr(websocket_server, "HANDSHAKES_MAX", 4)
+    monkeypatch.setattr(websocket_server, "HANDSHAKE_S", 1.0)
+    async with relaying(papers) as relay, contextlib.AsyncExitStack() as stack:
+        for _ in range(12):
+            await stack.enter_async_context(await anyio.connect_tcp(HOST, relay.websocket_port))
+        async with tunnel(relay, papers) as (here, there):
+            await here.send(b"in spite of them")
+            assert await there.receive() == b"in spite of them"
+        await until(lambda: counted(relay, "websocket_refused_too_slow") == 12)
+        assert counted(relay, "websocket_handshakes") == 0
+
+
+async def test_a_certificate_that_cannot_be_used_is_said_with_its_settings(papers, tmp_path):
+    settings = WebSocketSettings(port=0, host=HOST, certificate=tmp_path / "none.pem", key=papers.key)
+    with pytest.raises(UsageError, match=r"none\.pem.*websocket\.certificate"):
+        async with Relay(RELAY, ISSUER.node_id, sep_port=0, bearer_port=0, host=HOST, websocket=settings):
+            pass

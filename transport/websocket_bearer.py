@@ -1,0 +1,126 @@
+"""Dials a relay's WebSocket port: a bearer for networks that let only HTTPS through.
+
+    dialling --TLS, the certificate is right--> --WebSocket--> --preamble, OK--> a byte pipe to the other end
+
+It is the same bearer as over TCP, preamble and answer included (`bearer.py`); only what carries it differs, and the
+other end need not know. The certificate is either one that this host's authorities vouch for, for the name that was
+dialled, or exactly the one whose fingerprint came with the route. No ticket is shown before that is certain.
+"""
+
+import hashlib
+import hmac
+import ssl
+
+import anyio
+import anyio.abc
+from anyio.streams.tls import TLSAttribute, TLSStream
+from websockets.client import ClientProtocol
+from websockets.exceptions import WebSocketException
+from websockets.uri import WebSocketURI
+
+from atoll.transport.bearer import DIAL_TIMEOUT_S, encode_preamble, make_bearer_ready, read_answer
+from atoll.transport.errors import Expired, MalformedFrame, Refused, Unreachable, UsageError
+from atoll.transport.websocket_bytes import MESSAGE_BYTES_MAX, WebSocketBytes
+
+WEBSOCKET_PATH = "/bearer"
+FINGERPRINT_BYTES = 32
+HANDSHAKE_BYTES = 4096
+
+
+def fingerprint_of(certificate: bytes) -> bytes:
+    """Give what a certificate (DER) is pinned by: its SHA-256."""
+    return hashlib.sha256(certificate).digest()
+
+
+async def dial_websocket_bearer(
+    host: str,
+    port: int,
+    ticket: bytes,
+    *,
+    fingerprint: bytes | None = None,
+    context: ssl.SSLContext | None = None,
+    timeout_s: float = DIAL_TIMEOUT_S,
+) -> WebSocketBytes:
+    """Dial our half of a tunnel at a relay's WebSocket port and wait until the other half is there too.
+
+    With a `fingerprint` the relay must have that very certificate, whoever signed it; else `context` decides (without
+    one, this host's authorities). `timeout_s` bounds everything, the wait for the other end included. The caller closes
+    the stream; `send_eof` ends one direction.
+
+    Raises:
+        BearerRefused: The relay said no, with its reason.
+        Refused: It is not the relay whose certificate was expected.
+        Unreachable: Nobody answers there, or the connection broke before the answer.
+        Expired: No answer within `timeout_s`.
+        MalformedFrame: What answers is no relay.
+        UsageError: The ticket or the fingerprint has a wrong length.
+    """
+    preamble = encode_preamble(ticket)
+    if fingerprint is not None and len(fingerprint) != FINGERPRINT_BYTES:
+        raise UsageError(f"a certificate's fingerprint has {FINGERPRINT_BYTES} bytes, not {len(fingerprint)}")
+    where = f"the relay's WebSocket port {host}:{port}"
+    stream: WebSocketBytes | None = None
+    try:
+        with anyio.fail_after(timeout_s):
+            stream = await _open(host, port, fingerprint, context)
+            await stream.send(preamble)
+            await read_answer(stream)
+    except TimeoutError as error:
+        await _drop(stream)
+        raise Expired(f"{where} gave no answer within {timeout_s:g} s; the other end may not have dialled") from error
+    except ssl.SSLCertVerificationError as error:
+        raise Refused(f"{where} shows a certificate that is not trusted here: {error.verify_message}") from error
+    except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        await _drop(stream)
+        raise Unreachable(f"{where} cannot be reached: {error or 'it closed the connection'}") from error
+    except BaseException:
+        await _drop(stream)
+        raise
+    return stream
+
+
+async def _open(host: str, port: int, fingerprint: bytes | None, context: ssl.SSLContext | None) -> WebSocketBytes:
+    tcp = await anyio.connect_tcp(host, port)
+    try:
+        make_bearer_ready(tcp.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's, not Django's
+        if fingerprint is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        elif context is None:
+            context = ssl.create_default_context()
+        tls = await TLSStream.wrap(
+            tcp, server_side=False, hostname=host, ssl_context=context, standard_compatible=False
+        )
+        if fingerprint is not None:
+            _check_pinned(tls, fingerprint)
+        return await _handshake(tls, host, port)
+    except BaseException:
+        await anyio.aclose_forcefully(tcp)
+        raise
+
+
+def _check_pinned(tls: TLSStream, fingerprint: bytes) -> None:
+    shown = tls.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 - anyio's, not Django's
+    if shown is None or not hmac.compare_digest(fingerprint_of(shown), fingerprint):
+        raise Refused("the relay has another certificate than its route says; ask for a new route")
+
+
+async def _handshake(tls: TLSStream, host: str, port: int) -> WebSocketBytes:
+    uri = WebSocketURI(secure=True, host=host, port=port, path=WEBSOCKET_PATH, query="")
+    protocol = ClientProtocol(uri, max_size=MESSAGE_BYTES_MAX)
+    protocol.send_request(protocol.connect())
+    await tls.send(b"".join(protocol.data_to_send()))
+    events = protocol.events_received()
+    while not events and protocol.handshake_exc is None:
+        protocol.receive_data(await tls.receive(HANDSHAKE_BYTES))
+        events = protocol.events_received()
+    if protocol.handshake_exc is not None:
+        error = protocol.handshake_exc
+        words = error if isinstance(error, WebSocketException) else "its answer is no HTTP"
+        raise MalformedFrame(f"{host}:{port} does not speak WebSocket; is this a relay's port? ({words})")
+    return WebSocketBytes(tls, protocol, events[1:])
+
+
+async def _drop(stream: WebSocketBytes | None) -> None:
+    if stream is not None:
+        await stream.cut()
