@@ -13,6 +13,8 @@ RELAY = {
     "BEP, tunnels set up with sessions": Bar(300),
     "BEP, set-up with session p99": Bar(50, at_most=True),
     "BEP, round trip beside slow readers p99": Bar(2, at_most=True, of_ratio=True),
+    "SEP, round trip beside a callee that does not read p99": Bar(2, at_most=True, of_ratio=True),
+    "SEP, memory of the relay for a callee that does not read": Bar(16, at_most=True),
     "relay, memory per slow reader": Bar(16, at_most=True),
     "relay, memory with 9000 idle": Bar(60, at_most=True),
     "BEP, CPU with 9000 idle": Bar(3, at_most=True),

@@ -15,7 +15,7 @@ import psutil
 from atoll.bench.peers import ALL, chosen
 from atoll.bench.relay_ends import DESCRIPTORS_MAX
 from atoll.bench.relay_latency import round_trips, slow_readers, under_load
-from atoll.bench.relay_switching import switching
+from atoll.bench.relay_switching import slow_callee, switching
 from atoll.bench.relay_throughput import both_ways, fairness, throughput
 from atoll.bench.relay_tunnels import idle, set_up
 from atoll.bench.report import BenchReport
@@ -23,7 +23,7 @@ from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
 from atoll.bench.stage import Stage
 from atoll.transport.errors import UsageError
 
-DURATION_S = 0.8
+DURATION_S = 0.7
 SIZES = (65_000, 1024, 64)
 """One message that fills a record (64 KiB in all), and two sizes that share one."""
 SIZE_MAX = 65_000
@@ -75,6 +75,7 @@ def run(
             ("delay under load", lambda: under_load(stage)),
             ("slow readers", lambda: slow_readers(stage)),
             ("the SEP", lambda: switching(stage, SWITCHED_BYTES)),
+            ("a slow callee on the SEP", lambda: slow_callee(stage)),
             ("tunnels set up", lambda: set_up(stage)),
             (f"fairness of {tunnels} tunnels", lambda: fairness(stage, tunnels)),
         ]

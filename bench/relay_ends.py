@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import zmq
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from atoll.bench import load_ends, nats_ends
+from atoll.bench import load_ends, nats_ends, sep_slow_ends
 from atoll.bench.processes import end_with_parent
 from atoll.bench.sealed import KEY, SEAL_BYTES, Reader, Writer, nonce, quantiles
 from atoll.bench.sep_ends import CSwitch, sep_call, sep_serve
@@ -144,6 +144,7 @@ _c_switch = CSwitch()
 _NAMED: tuple[Callable[..., Answer], ...] = (
     *(pump, drain, echo, ping, bare),
     *(session_pump, session_drain, sep_call, sep_serve),
+    *(sep_slow_ends.sep_ping, sep_slow_ends.sep_echo, sep_slow_ends.sep_disturb),
     *(nats_ends.nats_pump, nats_ends.nats_drain, nats_ends.nats_echo, nats_ends.nats_ping),
     *(load_ends.pump_many, load_ends.drain_many, load_ends.exchange, load_ends.probe),
     *(load_ends.pump_stamped, load_ends.drain_stamped),

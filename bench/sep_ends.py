@@ -25,6 +25,7 @@ from atoll.transport.errors import Refused
 KEY = bytes(32)
 WINDOW = 256
 ACKNOWLEDGED_EVERY = 64
+NARROW_BYTES = 65_536
 LABEL = b"bench".ljust(16)
 BEGIN, ENOUGH, END = b"begin", b"enough", b"end"
 """The first record, sent until it is answered; the acknowledgement; and the last record, which is answered and then
@@ -37,11 +38,17 @@ GOODBYE_MS = 1000
 _NONCE = struct.Struct(">IQ")
 
 
-def _dealer(context: zmq.Context[Any], port: int, server: str, public: str, secret: str) -> zmq.Socket[bytes]:
+def dealer(
+    context: zmq.Context[Any], port: int, server: str, public: str, secret: str, *, narrow: bool = False
+) -> zmq.Socket[bytes]:
+    """Open a socket to a CURVE port, with what the relay may learn of us; a narrow one soon has no room."""
     sock: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     sock.setsockopt(zmq.CURVE_SERVERKEY, bytes.fromhex(server))
     sock.setsockopt(zmq.CURVE_PUBLICKEY, bytes.fromhex(public))
     sock.setsockopt(zmq.CURVE_SECRETKEY, bytes.fromhex(secret))
+    if narrow:
+        sock.setsockopt(zmq.RCVHWM, 1)
+        sock.setsockopt(zmq.RCVBUF, NARROW_BYTES)
     sock.setsockopt(zmq.LINGER, 1000)
     sock.setsockopt(zmq.RCVTIMEO, SILENCE_MS)
     sock.setsockopt(zmq.SNDTIMEO, SILENCE_MS)
@@ -49,13 +56,14 @@ def _dealer(context: zmq.Context[Any], port: int, server: str, public: str, secr
     return sock
 
 
-def _said(sock: zmq.Socket[bytes], frame: bytes, kind: int) -> None:
+def said(sock: zmq.Socket[bytes], frame: bytes, kind: int) -> None:
+    """Say something to the relay, and wait for its OK."""
     sock.send(frame)
     if (answer := frames.read_event(sock.recv())) != Accepted(kind):
         raise Refused(f"the relay of the benchmark said {answer}")
 
 
-def _agreed(sock: zmq.Socket[bytes], word: bytes) -> None:
+def agreed(sock: zmq.Socket[bytes], word: bytes) -> None:
     """Say the word to the callee until it says it, too; acknowledgements still on their way are passed over."""
     give_up_at = time.monotonic() + SILENCE_MS / 1000
     sock.send(frames.call_frame(LABEL, word))
@@ -74,10 +82,10 @@ def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: A
     """Call for the duration; `ticket` empty for the C switch."""
     seal = AESGCM(KEY).encrypt
     message = os.urandom(message_bytes)
-    with zmq.Context() as context, _dealer(context, **dialled) as sock:
+    with zmq.Context() as context, dealer(context, **dialled) as sock:
         if ticket:
-            _said(sock, frames.ticket_frame(bytes.fromhex(ticket)), frames.TICKET)
-        _agreed(sock, BEGIN)
+            said(sock, frames.ticket_frame(bytes.fromhex(ticket)), frames.TICKET)
+        agreed(sock, BEGIN)
         sent = acknowledged = lost = 0
         began = time.monotonic()
         while time.monotonic() < began + duration_s:
@@ -94,7 +102,7 @@ def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: A
             else:
                 raise Refused(f"the relay of the benchmark said {answer}")
         took_s = time.monotonic() - began
-        _agreed(sock, END)
+        agreed(sock, END)
         sock.send(frames.call_frame(LABEL, END))
     return {"records": acknowledged, "lost": lost, "took_s": took_s}
 
@@ -125,10 +133,10 @@ def _answer(caller: list[bytes], record: bytes, *, through_relay: bool) -> list[
 def sep_serve(*, tickets: str, **dialled: Any) -> dict[str, Any]:
     """Take records until the end; `tickets` empty for the C switch."""
     unseal = AESGCM(KEY).decrypt
-    with zmq.Context() as context, _dealer(context, **dialled) as sock:
+    with zmq.Context() as context, dealer(context, **dialled) as sock:
         if tickets:
-            _said(sock, frames.ticket_frame(bytes.fromhex(tickets)), frames.TICKET)
-            _said(sock, frames.labels_frame([LABEL]), frames.LABELS)
+            said(sock, frames.ticket_frame(bytes.fromhex(tickets)), frames.TICKET)
+            said(sock, frames.labels_frame([LABEL]), frames.LABELS)
         else:
             sock.send(b"here")
         received = 0

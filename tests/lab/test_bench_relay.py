@@ -34,7 +34,18 @@ def test_a_short_run_reports_every_figure():
         "BEP, round trip 64 B p99",
         "SEP, 1024 B records",
         "SEP, 1024 B records, CPU each",
+        "SEP, round trip beside a callee that does not read p99",
+        "BEP, both ways at once",
+        "BEP, both ways at once, CPU",
+        "BEP, 1024 B messages, CPU each",
+        "BEP, probe alone, p50",
+        "BEP, probe beside bulk past the relay, p99",
+        "BEP, probe beside bulk in another tunnel, p99",
+        "BEP, age of bulk, p99",
+        "BEP, round trip beside slow readers p99",
         "BEP, tunnels set up",
+        "BEP, tunnels set up with sessions",
+        "BEP, 2 tunnels together",
         "BEP, fairness of 2",
     ):
         assert 0 < named[name].minimum <= named[name].median <= named[name].maximum, name
