@@ -51,6 +51,30 @@ def status(file: Path | None, url: str | None, *, as_json: bool) -> None:
         show_status(found)
 
 
+@command.command("unit")
+@click.option(
+    "--config",
+    "file",
+    default="/etc/atoll/relay.toml",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the relay's config will be.",
+)
+def unit(file: Path) -> None:
+    """Print a systemd unit that runs this relay: as a user of its own, with little else than its ports."""
+    from atoll.cli.relay_unit import DRAIN_S, in_a_home, program, relay_unit
+    from atoll.transport.errors import UsageError
+
+    config: Any = config_of("relay", file, {}) if file.exists() else None
+    try:
+        click.echo(relay_unit(file, DRAIN_S if config is None else config.drain_s), nl=False)
+    except UsageError as error:
+        fail(str(error), "see `atoll relay unit --help`", code=2)
+    if in_a_home(program()):
+        click.echo(f"atoll: {program()} is in a home, which the unit cannot reach: install it below /opt", err=True)
+
+
 @command.command("run")
 @process_options
 @click.option("--issuer", metavar="NODE_ID", help="The id of the cloud whose tickets this relay takes.")
