@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import Channel
 from atoll.transport.path_set import PathFrame, PathGivenUp, PathSet, Rank, Switched
-from atoll.transport.stream_events import PathOpened, StreamEvent
+from atoll.transport.stream_events import PathOpened, PeerLeft, StreamEvent
 from atoll.transport.stream_frames import (
     HEAD_BYTES,
     POSITION_BYTES,
@@ -34,7 +34,7 @@ RECORDS_MAX = 16
 _BEARS_BYTES = (StreamVerb.OPEN, StreamVerb.DATA, StreamVerb.LAST, StreamVerb.RESET)
 
 Frame: TypeAlias = tuple[int, int, int, int, memoryview]
-MultipathEvent: TypeAlias = StreamEvent | Switched | PathGivenUp | PathOpened
+MultipathEvent: TypeAlias = StreamEvent | Switched | PathGivenUp | PathOpened | PeerLeft
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,9 +133,7 @@ class Multipath:
     def calls_came(self, path: int, now: float) -> list[MultipathEvent]:
         """Note that calls, or answers, came in over a path: answers to them belong there, too."""
         if path == self.paths.current:
-            # That it leads to us says little about its other direction: only a call's own sign is not waited for.
-            self._called_before = None
-            self._rest()
+            # That it leads to us says nothing about its other direction, nor whether the last call has come through.
             return []
         return self._moved(self.paths.bytes_came(path, now))
 
@@ -191,28 +189,36 @@ class Multipath:
         records.put(each.path, [probe_frame(each.verb, each.path, each.probe)])
 
     def _take_path_frame(self, verb: int, piece: memoryview, path: int, via: Via, now: float) -> list[MultipathEvent]:
-        events: list[MultipathEvent] = []
         if verb in (PathVerb.OPEN, PathVerb.OPENED):
-            events += self.streams.acknowledged(read_positions(piece))
+            events: list[MultipathEvent] = [*self.streams.acknowledged(read_positions(piece))]
             if verb == PathVerb.OPEN:
-                events += self._take_open(path, via, now)
-            else:
-                events += self._moved(self.paths.answered(path, now))
-        elif verb == PathVerb.PROBE:
-            if self.paths.probed(path, read_probe(piece)):
-                self.streams.answer_all()
-        elif verb == PathVerb.ECHO:
-            probe = read_probe(piece)
-            genuine, switched = self.paths.echoed(path, probe, now)
-            if genuine and path == self.paths.current and self._called_before is not None:
-                self._called_before = None if probe >= self._called_before else self._called_before
-            if genuine and self._marked_by is not None and probe >= self._marked_by and path == self.paths.current:
+                return events + self._take_open(path, via, now)
+            return events + self._moved(self.paths.answered(path, now))
+        if verb == PathVerb.PROBE and self.paths.probed(path, read_probe(piece)):
+            self.streams.answer_all()
+        if verb == PathVerb.ECHO:
+            return self._take_echo(read_probe(piece), path, now)
+        if verb in (PathVerb.GONE, PathVerb.LEFT) and (left := read_probe(piece)) != path:
+            return self._take_left(left, path, now, gone=verb == PathVerb.GONE)
+        return []
+
+    def _take_echo(self, probe: int, path: int, now: float) -> list[MultipathEvent]:
+        genuine, switched = self.paths.echoed(path, probe, now)
+        if genuine and path == self.paths.current:
+            if self._called_before is not None and probe >= self._called_before:
+                self._called_before = None
+            if self._marked_by is not None and probe >= self._marked_by:
                 self._marked_by = None
                 self.streams.echoed()
-            events += self._moved(switched)
-        elif verb == PathVerb.GONE and (gone := read_probe(piece)) != path:
-            events += self._moved(self.paths.peer_lost(gone, now))
-        return events
+        return self._moved(switched)
+
+    def _take_left(self, left: int, path: int, now: float, *, gone: bool) -> list[MultipathEvent]:
+        """Hear over one path that the peer has left or lost another."""
+        if gone:
+            events = self._moved(self.paths.peer_lost(left, now))
+        else:
+            events = self._moved(self.paths.bytes_came(path, now)) if path != self.paths.current else []
+        return [*events, PeerLeft(left, f"the peer has left path {left}: nothing came back through it")]
 
     def _take_open(self, path: int, via: Via, now: float) -> list[MultipathEvent]:
         """Take a path that the peer opens, and let go of the one that had its number over another connection."""

@@ -127,8 +127,8 @@ class PathSet:
     _used_since: float = 0.0
     _freed: list[int] = field(default_factory=list)
     """Numbers that were lost before, in that order."""
-    _to_tell: set[int] = field(default_factory=set)
-    """Paths lost here that the peer may still believe in."""
+    _to_tell: dict[int, PathVerb] = field(default_factory=dict)
+    """Paths lost or left here that the peer may still believe in."""
     _lost: bool = False
     """The path in use was lost, and none has taken its place yet."""
 
@@ -230,7 +230,8 @@ class PathSet:
         if current.heard_at is not None and now < current.heard_at + OTHERS_S:
             return []
         current.condition, current.answers_since, current.silent_since = Condition.SILENT, None, now
-        return self._use(path, f"{path.name}: the peer has left {current.name}", now)
+        # Whether anything is lost says the peer (LEFT, GONE): it may have gone over to a better path in good order.
+        return self._use(path, f"{path.name}: the peer has left {current.name}", now, followed=True)
 
     def lost(self, number: int, reason: str, now: float) -> list[Switched]:
         """Forget a path: its connection is over."""
@@ -239,7 +240,7 @@ class PathSet:
         if path is None:
             return []
         self._freed = [*(each for each in self._freed if each != number), number]
-        self._to_tell.add(number)
+        self._to_tell[number] = PathVerb.GONE
         if number != self.current:
             return []
         self.current, self._lost = None, True
@@ -252,7 +253,7 @@ class PathSet:
             return []
         reason = f"the peer has lost {path.name}"
         events = self.lost(number, "the peer has lost it", now)
-        self._to_tell.discard(number)
+        self._to_tell.pop(number, None)
         return [PathGivenUp(number, reason), *events]
 
     def tick(self, now: float, *, waiting: bool) -> list[Switched | PathGivenUp]:
@@ -284,7 +285,7 @@ class PathSet:
         """Give what is to be said now, each with its path."""
         frames, self._frames = self._frames, []
         if self.current is not None and self._to_tell:
-            frames += [PathFrame(self.current, PathVerb.GONE, number) for number in sorted(self._to_tell)]
+            frames += [PathFrame(self.current, verb, number) for number, verb in sorted(self._to_tell.items())]
             self._to_tell.clear()
         return frames
 
@@ -395,10 +396,13 @@ class PathSet:
         best = min(better, key=lambda each: (each.rank, each.number))
         return self._use(best, f"{best.name}: a {best.rank.name.lower()} path is better", now)
 
-    def _use(self, path: KnownPath, reason: str, now: float) -> list[Switched]:
+    def _use(self, path: KnownPath, reason: str, now: float, *, followed: bool = False) -> list[Switched]:
         lost, self._lost = self._lost, False
+        self._to_tell.pop(path.number, None)
         if self.current is not None:
-            lost = self._paths[self.current].condition is Condition.SILENT
+            lost = self._paths[self.current].condition is Condition.SILENT and not followed
+            if lost:
+                self._to_tell[self.current] = PathVerb.LEFT
             self._paths[self.current].waits_since = None
         waited = self.current is not None
         self.current, self.reason, self._used_since = path.number, reason, now

@@ -25,7 +25,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
@@ -141,6 +141,8 @@ def opens_session(record: bytes) -> bool:
 class Session:
     """One end of a session; made by `dial` or `answer`. All times are monotonic seconds and come in."""
 
+    multipath_kind: ClassVar[type[Multipath]] = Multipath
+
     def __init__(self, *, handshake: Handshake, session_id: bytes, record_bytes_max: int, now: float) -> None:
         if not RECORD_BYTES_MIN <= record_bytes_max <= RECORD_BYTES_MAX:
             raise UsageError(f"records have {RECORD_BYTES_MIN} to {RECORD_BYTES_MAX} bytes, not {record_bytes_max}")
@@ -148,7 +150,7 @@ class Session:
         self.state = State.DIALLING if handshake.initiator else State.ANSWERING
         self.peer: NodeId | None = None
         self._handshake = handshake
-        self._multipath = Multipath(handshake.initiator)
+        self._multipath = self.multipath_kind(handshake.initiator)
         self._record_bytes_max = record_bytes_max
         self._opening = b""
         self._judge: Judge | None = None

@@ -41,4 +41,12 @@ class PathOpened:
     path: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    """The peer has left or lost a path; what it had sent over it may be gone."""
+
+    path: int
+    reason: str
+
+
 StreamEvent: TypeAlias = StreamOpened | Readable | Writable | StreamClosed

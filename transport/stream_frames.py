@@ -51,6 +51,7 @@ class PathVerb(enum.IntEnum):
     PROBE = 2
     ECHO = 3
     GONE = 4
+    LEFT = 5
 
 
 def data_head(stream: int, offset: int, length: int, *, last: bool) -> bytes:
@@ -72,7 +73,7 @@ def text_frame(verb: StreamVerb, stream: int, text: str = "") -> bytes:
 
 
 def probe_frame(verb: PathVerb, path: int, probe: int) -> bytes:
-    """Write a PROBE or an ECHO with its number, or a GONE with the path that it is about."""
+    """Write a PROBE or an ECHO with its number, or a GONE or LEFT with the path that it is about."""
     return FRAME.pack(Channel.PATHS, verb, path, 0, _PROBE.size) + _PROBE.pack(probe)
 
 
@@ -119,7 +120,7 @@ def read_text(piece: memoryview) -> str:
 
 
 def read_probe(piece: memoryview) -> int:
-    """Give the number in a PROBE, ECHO or GONE.
+    """Give the number in a PROBE, ECHO, GONE or LEFT.
 
     Raises:
         MalformedFrame: Of another length.

@@ -35,7 +35,15 @@ from atoll.transport.session import (
     opens_session,
     session_id_of,
 )
-from atoll.transport.stream_events import PathOpened, Readable, StreamClosed, StreamEvent, StreamOpened, Writable
+from atoll.transport.stream_events import (
+    PathOpened,
+    PeerLeft,
+    Readable,
+    StreamClosed,
+    StreamEvent,
+    StreamOpened,
+    Writable,
+)
 
 CONVERSATIONS_MAX = 1024
 ANSWERING_MAX = 128
@@ -436,6 +444,9 @@ class Conversations:
                 self.on_turn(Opened(conversation))
             case Switched(reason=reason, lost=lost) if event.path is not None:
                 self.on_turn(Moved(conversation, reason, lost))
+            case PeerLeft(reason=reason):
+                # Its answers may be gone with the path: who asks again gets them from the table of answers.
+                self.on_turn(Moved(conversation, reason))
             case PathGivenUp(number, reason):
                 self._give_up(conversation, number, reason, now)
             case Closed(reason):

@@ -177,6 +177,8 @@ def machine(mutant):
 
 BEARER, SIGNALING = Rank.BEARER, Rank.SIGNALING
 STRICT = MultipathFaults(stall_s_max=1.5, every_s=(0.5, 1.5), opens_within_s=1.0)
+STRICTER = replace(STRICT, stall_s_max=1.4)
+"""Without `resend` the next probe's echo still finds what was lost, a quarter of a second later."""
 KILLS = MultipathFaults(kinds=("kill",), every_s=(0.5, 1.5), opens_within_s=1.0, stall_s_max=1.0)
 TWO = MultipathFaults(
     ranks=(BEARER, BEARER, SIGNALING), victims=2, kinds=("freeze", "swallow"), every_s=(0.5, 1.5), opens_within_s=1.0
@@ -229,7 +231,7 @@ LAZY_LOSSES = MultipathFaults(
 QUIET = MultipathFaults(every_s=NEVER, ranks=(SIGNALING,), reset_ratio=0.0, nothing_twice=True)
 
 NEMESES = {
-    ForgetsToResend: STRICT,
+    ForgetsToResend: STRICTER,
     BelievesThatNothingIsLost: ONLY_LOSSES,
     AnswersNoProbe: LAZY_LOSSES,
     ForgetsToLend: STRICT,

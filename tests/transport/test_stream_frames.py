@@ -23,6 +23,7 @@ FRAMES = {
     "PATHS PROBE": frames.probe_frame(PathVerb.PROBE, 2, 7),
     "PATHS ECHO": frames.probe_frame(PathVerb.ECHO, 2, 7),
     "PATHS GONE": frames.probe_frame(PathVerb.GONE, 2, 0),
+    "PATHS LEFT": frames.probe_frame(PathVerb.LEFT, 2, 0),
 }
 
 
