@@ -62,6 +62,10 @@ class Steps(contextlib.ExitStack):
         """Show how much is done of what; `more` is for programs."""
         raise NotImplementedError
 
+    def say(self, what: str, **more: Any) -> None:
+        """Say what is waited for; nothing of it can be counted."""
+        raise NotImplementedError
+
 
 class _Lines(Steps):
     def __init__(self, label: str, *, as_json: bool) -> None:
@@ -79,6 +83,15 @@ class _Lines(Steps):
             click.echo(json.dumps({"version": JSON_VERSION, "progress": done | more}), err=True)
         else:
             click.echo(f"{shown(self.label)}: {size(got)} of {size(length)} ({share:.0%}), {shown(doing)}", err=True)
+
+    def say(self, what: str, **more: Any) -> None:
+        if what == self.last:
+            return
+        self.last = what
+        if self.as_json:
+            click.echo(json.dumps({"version": JSON_VERSION, "progress": {"waits": what} | more}), err=True)
+        else:
+            click.echo(f"{shown(self.label)}: {shown(what)}", err=True)
 
 
 class _Bars(Steps):
@@ -98,3 +111,10 @@ class _Bars(Steps):
             self.bar = self.enter_context(progress_bar(f"{self.label}, {doing}", length))
         self.bar(got - self.seen)
         self.seen = got
+
+    def say(self, what: str, **more: Any) -> None:
+        del more
+        if what != self.doing:
+            self.close()
+            self.doing, self.seen, self.bar = what, 0, _nothing
+            click.echo(f"{shown(self.label)}: {shown(what)}", err=True)

@@ -13,7 +13,7 @@ import click
 from atoll.cli.connection import AWAY_S, Answer, connection, json_option
 from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
-from atoll.cli.progress import is_watched, steps, wait_ms
+from atoll.cli.progress import Steps, is_watched, steps, wait_ms
 from atoll.cli.tables import shown, size, suggest
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def _sent(path: Path, node: str, name: str, *, as_json: bool) -> _Given:
                 answer = connection().ask_again("POST", "/atoll/v1/blobs/send", asked, away_s=away_s)
                 given = answer, answer.view(SendingReply).sending
                 sending = given[1]
+                _tell(told, sending)
                 if sending.state == "waiting" and not told_to_receive:
                     told_to_receive = True
                     suggest(f"{shown(sending.node_name)} has to take it; say there", "atoll", "receive")
-                told.show(*_doing(sending), sending.size_bytes, state=sending.state, node_name=sending.node_name)
     except KeyboardInterrupt:
         if given is not None:
             _withdraw(given[1].order)
@@ -94,14 +94,20 @@ def _sent(path: Path, node: str, name: str, *, as_json: bool) -> _Given:
     return given
 
 
-def _doing(sending: "SendingView") -> tuple[str, int]:
-    there = shown(sending.node_name)
-    if sending.state == "reading":
-        return "reading it", sending.read_bytes
-    if sending.state in {"sending", "taken"}:
-        return f"to {there}", sending.there_bytes
-    why = f": {shown(sending.why)}" if sending.why else ""
-    return f"{sending.state} {there}{why}", sending.there_bytes
+def _tell(told: Steps, sending: "SendingView") -> None:
+    there, more = sending.node_name, {"state": sending.state, "node_name": sending.node_name}
+    because = f": {sending.why}" if sending.why else ""
+    match sending.state:
+        case "reading":
+            told.show("reading it", sending.read_bytes, sending.size_bytes, **more)
+        case "sending" | "taken":
+            told.show(f"to {there}", sending.there_bytes, sending.size_bytes, **more)
+        case "reaching":
+            told.say(f"looking for a way to {there}{because}", **more)
+        case "offering":
+            told.say(f"offering it to {there}{because}", **more)
+        case "waiting":
+            told.say(f"nobody at {there} has accepted it yet", **more)
 
 
 def _withdraw(order: str) -> None:

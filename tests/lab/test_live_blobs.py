@@ -46,17 +46,30 @@ name = "office"
 [[site.node]]
 name = "desk"
 """
-HOME, OFFICE = "home/tv", "office/desk"
+LAN = """
+name = "blobs"
+[[site]]
+name = "home"
+[[site.node]]
+name = "tv"
+[[site.node]]
+name = "desk"
+"""
+SENDER = "home/tv"
 
 
-@pytest.fixture
-async def cluster(tmp_path, monkeypatch):
+@pytest.fixture(params=["sites"])
+async def cluster(request, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "default_run_dir", lambda: tmp_path / "rt")
-    spec = parse_spec(SPEC, "blobs")
+    spec = parse_spec(LAN if request.param == "lan" else SPEC, "blobs")
     async with Cluster(spec, Loopback(spec), on_death=lambda _: None) as cluster:
-        for site in ("home", "office"):
-            await cluster.elected(site)
+        for site in spec.site:
+            await cluster.elected(site.name)
         yield cluster
+
+
+def receiver_of(cluster):
+    return next(name for name in cluster.planned if name.endswith("/desk"))
 
 
 @pytest.fixture
@@ -108,7 +121,7 @@ async def blobs(cluster, node):
 async def until_a_part_is_there(cluster):
     """Wait until a good part has come, and not all."""
     while True:
-        for blob in (await blobs(cluster, OFFICE))["incoming"]:
+        for blob in (await blobs(cluster, receiver_of(cluster)))["incoming"]:
             if blob["got_bytes"] > 0.2 * blob["size_bytes"]:
                 assert blob["state"] != "whole", "it ended before anybody could disturb it: make the file larger"
                 return blob["got_bytes"]
@@ -116,8 +129,8 @@ async def until_a_part_is_there(cluster):
 
 
 async def relay_in_use(cluster):
-    desk = str(cluster.planned[OFFICE].key.node_id)
-    routes = (await cluster.status(HOME))["routes"]
+    desk = str(cluster.planned[receiver_of(cluster)].key.node_id)
+    routes = (await cluster.status(SENDER))["routes"]
     (path,) = (path for route in routes if route["peer"] == desk for path in route["paths"] if path["in_use"])
     return path["relay"]
 
@@ -137,7 +150,7 @@ async def carry_out(cluster, node, words, told, *, again=False):
 async def strike(cluster, victim, commands):
     """Kill somebody."""
     if victim in {"sender", "receiver"}:
-        node = HOME if victim == "sender" else OFFICE
+        node = SENDER if victim == "sender" else receiver_of(cluster)
         await cluster.kill(node)
         await cluster.restart(node)
     elif victim == "relay":
@@ -148,14 +161,24 @@ async def strike(cluster, victim, commands):
 
 @pytest.mark.parametrize("victim", [None, "sender", "receiver", "relay", "send", "receive"])
 async def test_a_file_arrives_whole_and_once_whoever_is_killed_on_its_way(cluster, file, tmp_path, victim):
+    await arrives(cluster, file, tmp_path, victim)
+
+
+@pytest.mark.parametrize("cluster", ["lan"], indirect=True)
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+async def test_so_it_does_between_nodes_of_one_network(cluster, file, tmp_path, victim):
+    await arrives(cluster, file, tmp_path, victim)
+
+
+async def arrives(cluster, file, tmp_path, victim):
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     said, got, count = {"send": [], "receive": []}, 0, chunk_count(SIZE_BYTES)
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks:
             for name, node, words in (
-                ("receive", OFFICE, ("--to", inbox, "--once", "--yes", "--json")),
-                ("send", HOME, (file, "desk", "--json")),
+                ("receive", receiver_of(cluster), ("--to", inbox, "--once", "--yes", "--json")),
+                ("send", SENDER, (file, "desk", "--json")),
             ):
                 begin = partial(carry_out, cluster, node, (name, *words), said[name], again=victim == name)
                 tasks.start_soon(begin)
@@ -168,7 +191,7 @@ async def test_a_file_arrives_whole_and_once_whoever_is_killed_on_its_way(cluste
         assert received["digest"] == f"blake2b-tree:{manifest_of(file.read_bytes()).digest.hex()}"
         assert (inbox / "film.bin").read_bytes() == file.read_bytes()
         assert [each.name for each in inbox.iterdir()] == ["film.bin"]
-        there, here = await blobs(cluster, OFFICE), await blobs(cluster, HOME)
+        there, here = await blobs(cluster, receiver_of(cluster)), await blobs(cluster, SENDER)
     taken, found = (there["counters"].get(name, 0) for name in ("chunks_taken", "chunks_found"))
     given = here["counters"]["chunks_given"]
     sys.stdout.write(f"\n{victim} killed at {got} bytes: {given} chunks given, {taken} taken, {found} found\n")
