@@ -9,6 +9,7 @@ from small_node import PHONE, TV
 from atoll.actors.gateway.views import (
     BepView,
     NodeRef,
+    PathView,
     RosterView,
     RouteView,
     SepView,
@@ -32,7 +33,20 @@ def test_status_shows_problems_ways_seps_and_beps(gate):
         node=NodeRef(id=TV, short=TV[:10], name="tv"),
         site={"id": "00", "mode": "provisional", "members": 1},
         roster=RosterView(version=4, voters=[NodeRef(id=TV, short=TV[:10], name="tv")]),
-        routes=[RouteView(peer=PHONE, name="phone", kind="sep", why="both behind NAT", latency_ms=4.25)],
+        routes=[
+            RouteView(
+                peer=PHONE,
+                name="phone",
+                kind="sep",
+                why="both behind NAT",
+                latency_ms=4.25,
+                paths=[
+                    PathView(relay="relay-1", kind="sep", condition="usable", latency_ms=4.25, in_use=True),
+                    PathView(relay="relay-2", kind="bep", condition="silent"),
+                ],
+                streams=2,
+            )
+        ],
         seps=[SepView(relay="relay-1", state="up", since_s=200)],
         beps=[BepView(peer=PHONE, name="phone", relay="relay-1", since_s=1, sent_bytes=999, received_bytes=2_500_000)],
         problems=["the clock is wrong by 3 h: set it", "no relay answers: look at the uplink"],
@@ -42,6 +56,8 @@ def test_status_shows_problems_ways_seps_and_beps(gate):
     assert "supernode  none yet" in text
     assert "voters     tv (roster 4)" in text
     assert f"phone  {PHONE[:10]}  sep  4.2 ms   both behind NAT" in text
+    assert "phone  relay-1  sep   in use  4.2 ms   2" in text
+    assert "phone  relay-2  bep   silent" in text
     assert "relay-1  up     3 min" in text
     assert "phone  relay-1  1.0 s  999 B  2.5 MB" in text
 
