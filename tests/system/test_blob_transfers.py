@@ -10,7 +10,8 @@ from blob_hosts import CHUNK, World, small_and_quick, stream_pair
 from waiting import until
 
 from atoll.actors.blobs import blobs as blobs_module
-from atoll.actors.blobs.errors import BadFile, BlobDamaged, TooMany, UnknownBlob
+from atoll.actors.blobs import outgoing as outgoing_module
+from atoll.actors.blobs.errors import BadFile, BlobDamaged, SeveralOffer, TooMany, UnknownBlob
 from atoll.actors.blobs.messages import (
     BlobAccepted,
     BlobChunk,
@@ -22,7 +23,7 @@ from atoll.actors.blobs.messages import (
     ChunksWanted,
     ListPart,
 )
-from atoll.actors.blobs.orders import DecideBlob, ReadBlob, RemoveBlob, WithdrawBlob
+from atoll.actors.blobs.orders import AwaitBlobs, DecideBlob, ReadBlob, RemoveBlob, WithdrawBlob
 from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.testing.blob_world import manifest_of
 from atoll.transport.base import Standing
@@ -525,3 +526,116 @@ async def test_a_stream_of_a_node_to_itself_is_heard(world):
     one = await world.host(1, standing=None)
     await one.wait()
     assert (await one.sent(world.file(), one)).step == "taken"
+
+
+# Limits
+
+
+async def test_no_more_streams_of_a_peer_are_heard_than_its_share(world, monkeypatch):
+    monkeypatch.setattr(blobs_module, "STREAMS_PER_PEER_MAX", 2)
+    one, two, three = await world.host(1), await world.host(2), await world.host(3)
+    held = [await world.open(one, two.id) for _ in range(2)]
+    await until(lambda: two.made[-1]._streams[one.id] == 2)
+    late = await world.open(one, two.id)
+    with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+        await late.receive()
+    async with await opened(world, three, two) as talk:
+        await talk.say(BlobOffered(b"o" * 16, b"d" * 32, 1, "x"))
+        assert await talk.hear(5) == BlobWaits(), "what one peer does is no other's loss"
+    for stream in (*held, late):
+        await stream.aclose()
+    await until(lambda: not two.made[-1]._streams)
+
+
+async def test_no_more_blobs_come_at_once_than_the_limit_says(world, monkeypatch):
+    monkeypatch.setattr(blobs_module, "INCOMING_MAX", 1)
+    one, two = await world.host(1), await world.host(2, accept=(Standing.MEMBER,))
+    listed = manifest_of(bytes(3 * CHUNK))
+    async with await opened(world, one, two) as talk:
+        await talk.say(BlobOffered(b"o" * 16, listed.digest, listed.size_bytes, "slow"))
+        assert await talk.hear(5) == BlobAccepted(0, list_wanted=True)
+        path = world.file()
+        with anyio.fail_after(20):
+            while "come here already" not in (await one.send(path, two)).why:
+                pass
+    assert (await one.sent(path, two)).step == "taken", "it was told to come again, and came"
+
+
+async def test_a_receiver_that_asks_for_the_same_for_ever_is_not_believed(world, monkeypatch):
+    one, two = await world.host(1), await world.host(2)
+
+    class Forgetful:
+        """Asks for everything, and closes the stream before the end."""
+
+        async def take(self, stream):
+            async with Talk(stream, two.counts) as talk:
+                talk.expect_chunks()
+                await talk.hear(5)
+                await talk.say(BlobAccepted(0, list_wanted=False))
+                await talk.say(ChunksWanted(0, 20))
+                for _ in range(20):
+                    await talk.hear(5)
+
+    async with anyio.create_task_group() as tasks:
+
+        async def open_stream(source, peer):
+            ours, theirs = await stream_pair()
+            tasks.start_soon(Forgetful().take, theirs)
+            return ours
+
+        world.open = open_stream
+        state = await one.sent(world.file(), two)
+    assert state.step == "failed"
+    assert "again and again" in state.why
+    assert one.counts["chunks_given"] <= 5 * 21 + 32
+
+
+async def test_an_order_that_comes_no_further_ends_in_the_end(world, monkeypatch):
+    monkeypatch.setattr(outgoing_module, "ORDER_S", 0.2)
+    one, two = await world.host(1), await world.host(2)
+    await two.kill()
+    state = await one.sent(world.file(), two)
+    assert state.step == "expired"
+    assert "no way there" in state.why
+
+
+async def test_no_more_commands_wait_than_the_limit_says(world, monkeypatch):
+    monkeypatch.setattr(blobs_module, "RECEIVERS_MAX", 2)
+    one = await world.host(1)
+    for word in ("a", "b", "a"):
+        await one.ask(AwaitBlobs(word, accept=False, wait_s=0.01))
+    with pytest.raises(TooMany):
+        await one.ask(AwaitBlobs("c", accept=False, wait_s=0.01))
+
+
+async def test_many_files_go_to_and_fro_at_once(world):
+    hosts = [await world.host(number, accept=(Standing.MEMBER,)) for number in (1, 2, 3)]
+    paths, states = {}, []
+    async with anyio.create_task_group() as tasks:
+        for number, source in enumerate(hosts):
+            for target in hosts:
+                if target is not source:
+                    name = f"{number}-{hosts.index(target)}"
+                    paths[name] = world.file(name, size=30 * CHUNK + number, seed=len(paths))
+
+                    async def send(source=source, target=target, name=name):
+                        states.append((target, await source.sent(paths[name], target)))
+
+                    tasks.start_soon(send)
+    assert [state.step for _, state in states] == ["taken"] * 6
+    for target, state in states:
+        assert await fetched(target, state.digest) == paths[state.name].read_bytes()
+
+
+async def test_the_same_bytes_of_two_senders_are_kept_apart(world):
+    one, two, three = await world.host(1), await world.host(2), await world.host(3, accept=(Standing.MEMBER,))
+    path = world.file()
+    digest = (await one.sent(path, three, name="of one")).digest
+    async with await opened(world, two, three) as talk:
+        await talk.say(BlobOffered(b"o" * 16, digest, path.stat().st_size, "of two"))
+        assert await talk.hear(5) == BlobAccepted(0, list_wanted=True), "nobody learns who has what by offering it"
+    assert (await two.sent(path, three, name="of two")).step == "taken"
+    with pytest.raises(SeveralOffer, match="several nodes"):
+        await three.ask(ReadBlob(digest, 0))
+    await three.ask(RemoveBlob(digest, two.id))
+    assert states(await three.described()) == {"of one": "whole"}
