@@ -121,7 +121,7 @@ class BlobWorld:
         return BlobOffered(b"o" * 16, self.manifest.digest, self.manifest.size_bytes, "name")
 
     def _verified(self, listed: Manifest) -> bytes:
-        return bytes(listed.fits(index, self.part.get(index, b"?")) for index in range(listed.count))
+        return bytes(index in self.part and listed.fits(index, self.part[index]) for index in range(listed.count))
 
     def _cut(self) -> None:
         if self.receiver is not None and self.receiver.manifest is not None:
