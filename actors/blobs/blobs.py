@@ -382,6 +382,9 @@ class Blobs(Actor):
             self.counts["names_refused"] += 1
             await taking.refuse(f"{error}; send it under another one")
             return
+        if await self._lies_about_its_size(incoming):
+            await taking.refuse("its size is not that of its address")
+            return
         known = self._folder.find(incoming.key)
         if known is not None and (known.order == offer.order if known.taken else self._folder.is_whole(incoming.key)):
             await taking.say_taken()
@@ -398,6 +401,18 @@ class Blobs(Actor):
             return
         incoming.coming = True
         await taking.take()
+
+    async def _lies_about_its_size(self, incoming: Incoming) -> bool:
+        """Compare the offer with one of that address before; what was accepted was accepted with its size."""
+        known = self._folder.find(incoming.key)
+        if known is None or known.taken or known.size_bytes == incoming.offer.size_bytes:
+            return False
+        if known.digests:
+            # The list has proved it.
+            return True
+        incoming.have = None
+        await anyio.to_thread.run_sync(self._folder.drop, incoming.key)
+        return False
 
     async def _shown(self, incoming: Incoming, taking: Taking) -> bool:
         waiting = [each.state.peer for each in self._incoming.values() if each.busy and not each.decided.is_set()]

@@ -321,6 +321,30 @@ async def test_a_hostile_sender_leaves_nothing_that_is_not_verified(world, lie):
     assert (await one.sent(path, two, name="x")).step == "taken", "who is honest later gets through"
 
 
+async def test_a_size_that_was_not_accepted_is_asked_about_anew_and_a_wrong_one_refused(world):
+    one, two = await world.host(1), await world.host(2, quota_bytes=100 * CHUNK)
+    data = bytes(9 * CHUNK)
+    listed = manifest_of(data)
+    small = BlobOffered(b"o" * 16, listed.digest, 5, "x")
+    async with await opened(world, one, two) as talk:
+        await talk.say(small)
+        assert await talk.hear(5) == BlobWaits()
+        await two.ask(DecideBlob(listed.digest, accept=True))
+        assert await talk.hear(5) == BlobAccepted(0, list_wanted=True)
+    async with await opened(world, one, two) as talk:
+        await talk.say(BlobOffered(b"o" * 16, listed.digest, len(data), "x"))
+        assert await talk.hear(5) == BlobWaits(), "5 bytes were accepted, and not these"
+        assert two.made[-1]._folder.used_bytes == 0
+        await two.ask(DecideBlob(listed.digest, accept=True))
+        assert await talk.hear(5) == BlobAccepted(0, list_wanted=True)
+        await talk.say(ListPart(0, listed.digests))
+        assert isinstance(await talk.hear(5), ChunksWanted)
+    async with await opened(world, one, two) as talk:
+        await talk.say(small)
+        assert "not that of its address" in (await talk.hear(5)).reason
+    assert two.made[-1]._folder.used_bytes == len(data)
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\4abcd", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\1\xc1"]
 )
