@@ -239,6 +239,8 @@ class RelayConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_field
     """The address that others reach it at, which it tells the cloud; empty where nothing is reported."""
     sep_port: Port = 8088
     bearer_port: Port = 8089
+    workers: Annotated[int, Meta(ge=0, le=256)] = 1
+    """Processes that carry bearers; 1: this one, 0: one for each core."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long those who are here may take to move away after SIGTERM."""
     limits: RelayLimits = RelayLimits()

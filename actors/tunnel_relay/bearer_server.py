@@ -21,7 +21,8 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from atoll.actors.tunnel_relay.pairing import TUNNELS_MAX, WAITING_MAX, WAITING_S, Effect, End, Pair, Pairing, Refuse
 from atoll.actors.tunnel_relay.pipes import PIPE_BYTES, PIPES_MAX, PipePool
@@ -67,6 +68,10 @@ class BearerLimits:
     preamble_s: float = PREAMBLE_S
     waiting_s: float = WAITING_S
 
+    def divided_by(self, count: int) -> "BearerLimits":
+        """Give the share of one of so many workers; each has a limit of open files of its own."""
+        return replace(self, tunnels_max=max(1, self.tunnels_max // count), pipes_max=max(1, self.pipes_max // count))
+
     def tunnels_allowed(self) -> int:
         """Give the tunnels that the limit of open files leaves room for.
 
@@ -89,8 +94,16 @@ class _Preamble:
     data: bytes = b""
 
 
+Dispatch: TypeAlias = Callable[[bytes, socket.socket], Reason | None]
+"""Hands a connection with its ticket, not judged yet, to whom it belongs; or says why not."""
+
+
 class BearerServer:
-    """Listens at once; `run` serves until `stop`. `port` is the real one when 0 was asked for."""
+    """Listens at once; `run` serves until `stop`. `port` is the real one when 0 was asked for.
+
+    With `dispatch` it is a door: it takes connections and reads what they show, and others do the rest. With port None
+    it is what is behind such a door: it takes connections from `adopt` only.
+    """
 
     def __init__(
         self,
@@ -98,8 +111,9 @@ class BearerServer:
         relay: NodeId,
         issuer: NodeId,
         host: str,
-        port: int,
+        port: int | None,
         limits: BearerLimits | None = None,
+        dispatch: Dispatch | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         if not hasattr(os, "splice"):
@@ -113,20 +127,15 @@ class BearerServer:
             quota_bytes_max=self.limits.quota_bytes_max,
             rate_bytes_s_max=self.limits.rate_bytes_s_max,
         )
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._listener = socket.create_server(
-                (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
-            )
-        except OSError as error:
-            raise UsageError(f"the bearer port {port} on {host} cannot be opened: {error}; choose another") from error
-        self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
+        self._dispatch = dispatch
+        self._listener = None if port is None else _listening(host, port)
+        self.port: int = 0 if self._listener is None else self._listener.getsockname()[1]
         self.counters: Counter[str] = Counter()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._epoll.register(self._listener, select.EPOLLIN)
+        if self._listener is not None:
+            self._epoll.register(self._listener, select.EPOLLIN)
         self._files_max = files_max()
         self._spare = _spare_descriptor()
         self._listens_at: float | None = None
@@ -134,7 +143,7 @@ class BearerServer:
         pool = PipePool(pipes_max=self.limits.pipes_max, pipe_bytes=self.limits.pipe_bytes)
         self.splices = Splices(self._epoll, pool, self._tunnel_ended)
         self._preambles: dict[int, _Preamble] = {}
-        self._adopted: deque[socket.socket] = deque()
+        self._adopted: deque[tuple[socket.socket, bytes | None]] = deque()
         self._waiting: dict[int, socket.socket] = {}
         self._stopping = self._draining = False
 
@@ -153,9 +162,12 @@ class BearerServer:
         self._draining = True
         os.eventfd_write(self._wake, 1)
 
-    def adopt(self, sock: socket.socket) -> None:
-        """Take a connection that was accepted elsewhere, before its first byte was read. From any thread."""
-        self._adopted.append(sock)
+    def adopt(self, sock: socket.socket, ticket: bytes | None = None) -> None:
+        """Take a connection that was accepted elsewhere: before its first byte was read, or behind its preamble.
+
+        From any thread.
+        """
+        self._adopted.append((sock, ticket))
         os.eventfd_write(self._wake, 1)
 
     def statistics(self) -> dict[str, int]:
@@ -206,25 +218,31 @@ class BearerServer:
             self.pairing.leave(descriptor)
             self._waiting.pop(descriptor).close()
             self.counters["waiting_left"] += 1
-        elif descriptor == self._listener.fileno():
-            self._accept()
+        elif self._listener is not None and descriptor == self._listener.fileno():
+            self._accept(self._listener)
         elif descriptor == self._wake and mask & select.EPOLLIN:
             os.eventfd_read(self._wake)
             while self._adopted:
-                self._welcome(self._adopted.popleft())
+                sock, ticket = self._adopted.popleft()
+                if ticket is None:
+                    self._welcome(sock)
+                else:
+                    sock.setblocking(False)
+                    self._epoll.register(sock, select.EPOLLRDHUP)
+                    self._shown(sock, ticket)
             if self._draining and not self.pairing.draining:
                 self._carry_out(self.pairing.drain())
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN_MAX):
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 self.counters["accept_failed"] += 1
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._shed()
+                    self._shed(listener)
                 return
             if sock.fileno() >= self._files_max - SPARE_FILES:
                 sock.close()
@@ -244,7 +262,7 @@ class BearerServer:
         # The ticket usually comes with the connection.
         self._read_preamble(sock.fileno())
 
-    def _shed(self) -> None:
+    def _shed(self, listener: socket.socket) -> None:
         """Out of descriptors: with the spare one, take the first in the queue and let it go, or we would spin.
 
         Where another thread was quicker and took the spare one, newcomers wait a moment.
@@ -252,15 +270,15 @@ class BearerServer:
         if self._spare is not None:
             os.close(self._spare)
             with contextlib.suppress(OSError):
-                sock, _ = self._listener.accept()
+                sock, _ = listener.accept()
                 sock.close()
         self._spare = _spare_descriptor()
         if self._spare is None:
             self._listens_at = time.monotonic() + ACCEPT_PAUSE_S
-            self._epoll.modify(self._listener, 0)
+            self._epoll.modify(listener, 0)
 
     def _listen_again(self) -> None:
-        if self._listens_at is not None and self._listens_at <= time.monotonic():
+        if self._listener is not None and self._listens_at is not None and self._listens_at <= time.monotonic():
             self._listens_at = None
             self._epoll.modify(self._listener, select.EPOLLIN)
 
@@ -282,8 +300,22 @@ class BearerServer:
             preamble.sock.close()
             self.counters["preamble_left"] += 1
             return
+        del self._preambles[descriptor]
+        self._shown(preamble.sock, decode_preamble(preamble.data))
+
+    def _shown(self, sock: socket.socket, ticket: bytes) -> None:
+        """Take a connection with the ticket that it has shown: it is known to the epoll, and to nobody else here."""
+        if self._dispatch is not None:
+            refusal = self._dispatch(ticket, sock)
+            if refusal is None:
+                # Whoever has it now has a descriptor of its own.
+                self._epoll.unregister(sock)
+                sock.close()
+            else:
+                self._refuse(sock, refusal)
+            return
         verdict = judge(
-            decode_preamble(preamble.data),
+            ticket,
             issuer=self._issuer,
             relay=self._relay,
             roles=BEP_ROLES,
@@ -291,12 +323,11 @@ class BearerServer:
             now=self._wall(),
         )
         if isinstance(verdict, Ticket):
-            del self._preambles[descriptor]
-            self._waiting[descriptor] = preamble.sock
-            self._epoll.modify(descriptor, select.EPOLLRDHUP)
-            self._carry_out(self.pairing.arrive(descriptor, verdict, self._wall()))
+            self._waiting[sock.fileno()] = sock
+            self._epoll.modify(sock, select.EPOLLRDHUP)
+            self._carry_out(self.pairing.arrive(sock.fileno(), verdict, self._wall()))
         else:
-            self._refuse_preamble(descriptor, verdict)
+            self._refuse(sock, verdict)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -348,16 +379,27 @@ class BearerServer:
     def close(self) -> None:
         """Let everybody go and close the port."""
         while self._adopted:
-            self._adopted.popleft().close()
+            self._adopted.popleft()[0].close()
         self._carry_out(self.pairing.close(Reason.CLOSED))
         for descriptor in list(self._preambles):
             self._refuse_preamble(descriptor, Reason.CLOSED)
         self.splices.close()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         self._epoll.close()
         if self._spare is not None:
             os.close(self._spare)
         os.close(self._wake)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    except OSError as error:
+        raise UsageError(f"the bearer port {port} on {host} cannot be opened: {error}; choose another") from error
+    listener.setblocking(False)
+    return listener
 
 
 def _spare_descriptor() -> int | None:

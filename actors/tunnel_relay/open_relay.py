@@ -87,6 +87,7 @@ async def open_relay(config: RelayConfig) -> AsyncIterator[Relay]:
                 limits=_bearer_limits(config),
                 sep_bytes_s=config.limits.sep_bytes_s or NO_RATE,
                 websocket=_websocket(config),
+                workers=config.workers,
             )
         )
         if config.metrics.port >= 0:

@@ -8,14 +8,16 @@ It needs no disk and knows no other relay. When one port fails the whole relay d
 
 import logging
 import math
+import os
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
+from atoll.actors.tunnel_relay.bearer_workers import BearerWorkers
 from atoll.actors.tunnel_relay.sep_server import SepServer
 from atoll.actors.tunnel_relay.tickets import NO_RATE
 from atoll.transport.errors import UsageError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from atoll.actors.tunnel_relay.websocket_server import WebSocketServer, WebSocketSettings
 
 log = logging.getLogger("atoll.relay")
+
+Bearers: TypeAlias = BearerServer | BearerWorkers
 
 SEP_PORT = 8088
 BEARER_PORT = 8089
@@ -54,26 +58,26 @@ class Relay:
         limits: BearerLimits | None = None,
         sep_bytes_s: int = NO_RATE,
         websocket: "WebSocketSettings | None" = None,
+        workers: int = 1,
     ) -> None:
         self.node_id = key.node_id
         self.sep_port = sep_port
         self.bearer_port = bearer_port
         self._key, self._issuer, self._host, self._limits = key, issuer, host, limits
         self._sep_bytes_s = sep_bytes_s
+        self._workers = workers or len(os.sched_getaffinity(0))
         self._websocket_settings = websocket
         self.websocket_port = 0 if websocket is None else websocket.port
         self._websockets: WebSocketServer | None = None
         self.told_to_drain = anyio.Event()
         self._sep: SepServer | None = None
-        self._bearers: BearerServer | None = None
+        self._bearers: Bearers | None = None
         self._stack = AsyncExitStack()
         self.draining = False
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            bearers = BearerServer(
-                relay=self.node_id, issuer=self._issuer, host=self._host, port=self.bearer_port, limits=self._limits
-            )
+            bearers = self._open_bearers()
             stack.callback(bearers.close)
             sep = SepServer(
                 key=self._key,
@@ -89,6 +93,8 @@ class Relay:
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(_serve_bearers, bearers)
             group.start_soon(sep.run)
+            for watch in bearers.watchers() if isinstance(bearers, BearerWorkers) else ():
+                group.start_soon(watch)
             stack.callback(group.cancel_scope.cancel)
             if websockets is not None:
                 group.start_soon(websockets.run)
@@ -97,6 +103,13 @@ class Relay:
             self.sep_port, self.bearer_port = sep.port, bearers.port
             self._stack = stack.pop_all()
         return self
+
+    def _open_bearers(self) -> Bearers:
+        limits = self._limits or BearerLimits()
+        relay, issuer, host, port = self.node_id, self._issuer, self._host, self.bearer_port
+        if self._workers == 1:
+            return BearerServer(relay=relay, issuer=issuer, host=host, port=port, limits=limits)
+        return BearerWorkers(relay=relay, issuer=issuer, host=host, port=port, limits=limits, count=self._workers)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,16 +152,24 @@ class Relay:
     @property
     def idle(self) -> bool:
         """Nobody is served any more."""
+        if self.draining and isinstance(self._bearers, BearerWorkers) and not self._bearers.up_to_date:
+            return False
         numbers = self.statistics()
         return not numbers["bearer_tunnels"] and not numbers["sep_registrations"]
 
-    def _running(self) -> tuple[SepServer, BearerServer]:
+    @property
+    def processes(self) -> list[int]:
+        """Name the processes that it consists of."""
+        workers = self._bearers.pids if isinstance(self._bearers, BearerWorkers) else []
+        return [os.getpid(), *workers]
+
+    def _running(self) -> tuple[SepServer, Bearers]:
         if self._sep is None or self._bearers is None:
             raise UsageError("a relay is used inside its `async with`")
         return self._sep, self._bearers
 
 
-def _websockets(settings: "WebSocketSettings | None", bearers: BearerServer) -> "WebSocketServer | None":
+def _websockets(settings: "WebSocketSettings | None", bearers: Bearers) -> "WebSocketServer | None":
     if settings is None:
         return None
     # Imported where it is wanted: TLS and WebSocket take their memory.
@@ -157,7 +178,7 @@ def _websockets(settings: "WebSocketSettings | None", bearers: BearerServer) -> 
     return WebSocketServer(settings, bearers.adopt)
 
 
-async def _serve_bearers(bearers: BearerServer) -> None:
+async def _serve_bearers(bearers: Bearers) -> None:
     """Run the data path in its thread, and be through with it when this is cancelled."""
     async with anyio.create_task_group() as group:
         group.start_soon(_stop_when_cancelled, bearers)
@@ -166,7 +187,7 @@ async def _serve_bearers(bearers: BearerServer) -> None:
         group.cancel_scope.cancel()
 
 
-async def _stop_when_cancelled(bearers: BearerServer) -> None:
+async def _stop_when_cancelled(bearers: Bearers) -> None:
     try:
         await anyio.sleep_forever()
     finally:

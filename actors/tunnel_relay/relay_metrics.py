@@ -7,6 +7,7 @@ It says how much and why not, never who: no id of a node, site, tunnel or ticket
 By default it is on loopback, and off; whoever reads it learns how busy the relay is.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -47,8 +48,8 @@ GAUGES = {
     "websocket_open": "WebSockets that are open",
     "websocket_handshakes": "WebSockets that are not open yet",
     "draining": "1 while the relay lets those who are here move away",
-    "descriptors": "Open files of the process",
-    "descriptors_max": "Open files that the process may have",
+    "descriptors": "Open files of all its processes",
+    "descriptors_max": "Open files that they may have",
 }
 COUNTERS = {
     "bearer_forwarded_bytes": "Bytes that tunnels have carried, both directions",
@@ -99,14 +100,13 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def numbers_of(relay: Relay) -> dict[str, int]:
     """Give all that a relay counts."""
-    process = psutil.Process()
-    soft, _ = process.rlimit(psutil.RLIMIT_NOFILE)
-    return {
-        **relay.statistics(),
-        "draining": int(relay.draining),
-        "descriptors": process.num_fds(),
-        "descriptors_max": soft,
-    }
+    used = most = 0
+    for pid in relay.processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            used += process.num_fds()
+            most += process.rlimit(psutil.RLIMIT_NOFILE)[0]
+    return {**relay.statistics(), "draining": int(relay.draining), "descriptors": used, "descriptors_max": most}
 
 
 def status_of(numbers: dict[str, int]) -> RelayStatus:

@@ -141,6 +141,19 @@ def issue(
     return fields + key.sign(_CONTEXT + fields)
 
 
+def counted_by(data: bytes) -> bytes | None:
+    """Give what a ticket is counted by, its purse or else its subject, without believing any of it; None for no ticket.
+
+    For whoever passes tickets on: those with the same are to be judged and counted in the same place.
+    """
+    if len(data) != TICKET_BYTES or data[0] != VERSION:
+        return None
+    fields = _FIELDS.unpack_from(data)
+    subject: bytes = fields[3]
+    purse: bytes = fields[8]
+    return subject if purse == NO_PURSE else purse
+
+
 def judge(
     data: bytes, *, issuer: NodeId, relay: NodeId, roles: Collection[Role], holder: bytes | None, now: float
 ) -> Ticket | Reason:

@@ -6,8 +6,9 @@ import signal
 import socket
 import time
 
+import psutil
 import pytest
-from waiting import block_until
+from waiting import block_until, block_until_gone
 
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.testing.relay_program import PATIENCE_S, relay_program
@@ -80,3 +81,32 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         assert relay.process.wait(PATIENCE_S) == 0
         for end in ends:
             end.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_with_the_relay_its_workers_end_however_it_ends(tmp_path, number):
+    with relay_program(tmp_path, "workers=2") as relay:
+        ends = [end for _ in range(8) for end in relay.tunnel()]
+        workers = [each.pid for each in psutil.Process(relay.process.pid).children()]
+        assert len(workers) == 2
+        os.kill(relay.process.pid, number)
+        relay.process.wait(PATIENCE_S)
+        block_until_gone(workers)
+        for end in ends:
+            with end, contextlib.suppress(ConnectionResetError):
+                assert end.recv(1) == b""
+
+
+def test_a_relay_with_workers_drains_as_one(tmp_path):
+    with relay_program(tmp_path, "workers=2", "drain_s=600") as relay:
+        pairs = [relay.tunnel() for _ in range(8)]
+        os.kill(relay.process.pid, signal.SIGTERM)
+        with relay.show(relay.tickets()[0]) as late:
+            assert refusal(late)[1] == Reason.DRAINING
+        for one, other in pairs:
+            one.sendall(b"still here")
+            assert other.recv(100) == b"still here"
+        assert relay.process.poll() is None
+        for end in (end for pair in pairs for end in pair):
+            end.close()
+        assert relay.process.wait(PATIENCE_S) == 0
