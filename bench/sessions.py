@@ -34,7 +34,7 @@ BATCH = 20
 """Things done between two looks at the clock."""
 BURST_BYTES = 256 * 1024
 """What a session queues between two writes, as a busy node does."""
-STREAM_BYTES = 40_000_000
+STREAM_BYTES = 120_000_000
 """With less, what stands in the windows at the end and was never read would count."""
 AGREEMENTS = 6
 """Noise XK: es, ee and se, at both ends."""
