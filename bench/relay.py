@@ -23,7 +23,7 @@ from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
 from atoll.bench.stage import Stage
 from atoll.transport.errors import UsageError
 
-DURATION_S = 0.7
+DURATION_S = 0.65
 SIZES = (65_000, 1024, 64)
 """One message that fills a record (64 KiB in all), and two sizes that share one."""
 SIZE_MAX = 65_000

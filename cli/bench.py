@@ -64,7 +64,7 @@ def command() -> None:
 @command.command("relay")
 @click.option(
     "--seconds",
-    default=0.7,
+    default=0.65,
     show_default=True,
     type=click.FloatRange(0.1, 60),
     help="Time for each thing compared; without peers the default run takes 40 s.",
