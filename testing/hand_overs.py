@@ -30,15 +30,11 @@ from atoll.actors.hand_over.messages import (
     LOG_STORE,
     STORE_RECORDS,
     CallAnswered,
-    CallEnded,
-    Found,
     LogLost,
-    Move,
-    Moved,
-    StoresChanged,
     StoresWanted,
     TakePlace,
 )
+from atoll.actors.hand_over.orders import CallEnded, Found, Move, Moved, StoresChanged
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.messages import PATH as PLACEMENT
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace

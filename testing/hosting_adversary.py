@@ -20,13 +20,11 @@ from atoll.actors.hand_over.messages import (
     LOG_STORE,
     Call,
     CallRedirected,
-    Found,
     LogLost,
-    Move,
-    Moved,
     StoresWanted,
     TakePlace,
 )
+from atoll.actors.hand_over.orders import Found, Move, Moved
 from atoll.actors.placement.messages import PATH as PLACEMENT
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
 from atoll.actors.runtime.machine import (

@@ -23,16 +23,8 @@ from atoll.actors.hand_over import site_messages
 from atoll.actors.hand_over.client import Callers
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
-from atoll.actors.hand_over.messages import (
-    CALLERS,
-    HOST_RECORDS,
-    HOSTING,
-    LOG_STORE,
-    STORE_RECORDS,
-    Found,
-    LogLost,
-    Move,
-)
+from atoll.actors.hand_over.messages import CALLERS, HOST_RECORDS, HOSTING, LOG_STORE, STORE_RECORDS, LogLost
+from atoll.actors.hand_over.orders import Found, Move
 from atoll.actors.hand_over.relocation import Relocation
 from atoll.actors.hand_over.site_messages import RELOCATION, HostOffers, Relocated
 from atoll.actors.placement import messages as placement

@@ -45,7 +45,8 @@ from atoll.actors.elector.messages import (
     SupernodeElected,
     SupernodeLost,
 )
-from atoll.actors.hand_over.messages import HOSTING, DrainHosted, HostedDrained
+from atoll.actors.hand_over.messages import HOSTING
+from atoll.actors.hand_over.orders import DrainHosted, HostedDrained
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import LATER, AskDeclined, AskFailed, Declined, Delivery, MachineActor, StartFailed
 from atoll.actors.runtime.actor import ReplyTo

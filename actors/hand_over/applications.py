@@ -13,13 +13,13 @@ import anyio
 
 from atoll.actors.hand_over.application import OperationFailed
 from atoll.actors.hand_over.log import STATE_BYTES_MAX
-from atoll.actors.hand_over.messages import Applied
 from atoll.actors.hand_over.migratable import MigratableActor
 from atoll.actors.hand_over.operations import (
     decode_operation,
     encode_failure,
     encode_value,
 )
+from atoll.actors.hand_over.orders import Applied
 from atoll.actors.hand_over.repertoire import Kind
 from atoll.actors.runtime.actor import ActorRef, handlers_of
 from atoll.actors.runtime.errors import (

@@ -6,7 +6,16 @@ nothing --OfferState--> taking --all parts, and their hash--> kept on disk --own
 from collections.abc import Sequence
 
 from atoll.actors.hand_over.application import Applications
-from atoll.actors.hand_over.messages import HOST_RECORDS, OfferState, StateDeclined, StateKept, StatePart, TakePlace
+from atoll.actors.hand_over.messages import (
+    HOST_RECORDS,
+    MayMove,
+    MoveWelcome,
+    OfferState,
+    StateDeclined,
+    StateKept,
+    StatePart,
+    TakePlace,
+)
 from atoll.actors.hand_over.move import Arrival, arrival_of
 from atoll.actors.runtime.machine import Effect, Record, Rewrite, Seconds, Send
 from atoll.transport.identity import NodeId
@@ -50,15 +59,22 @@ class Arrivals:
             return []
         return self._take(arrival, 0, offer.data)
 
+    def asked(self, sender: NodeId, message: MayMove, *, owned: bool) -> list[Effect]:
+        """Say whether an offer would be taken now."""
+        return [Send(sender, MoveWelcome(message.actor, self._unwelcome(message.actor, message.kind, owned=owned)))]
+
     def _declines(self, sender: NodeId, offer: OfferState, *, owned: bool) -> str:
         if offer.wanted.host != self._own or offer.placed.host != sender or offer.parts == 0:
             return "the offer contradicts itself"
+        return self._unwelcome(offer.actor, offer.kind, owned=owned)
+
+    def _unwelcome(self, actor: str, kind: str, *, owned: bool) -> str:
         if owned:
             return "this host owns it, or is about to"
-        if offer.actor not in self.here and len(self.here) >= ARRIVALS_MAX:
+        if actor not in self.here and len(self.here) >= ARRIVALS_MAX:
             return f"{ARRIVALS_MAX} actors arrive here already"
-        if self._make(offer.actor, offer.kind) is None:
-            return f"no actor of the kind {offer.kind} is known here"
+        if self._make(actor, kind) is None:
+            return f"no actor of the kind {kind} is known here"
         return ""
 
     def take_part(self, sender: NodeId, message: StatePart, _now: Seconds) -> list[Effect]:

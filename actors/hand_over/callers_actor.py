@@ -5,8 +5,9 @@ from random import Random
 from typing import Any, ClassVar
 
 from atoll.actors.hand_over.client import GIVE_UP_S, Callers, PlaceCall
-from atoll.actors.hand_over.messages import CALLERS, OPERATION_FAILED, CallActor, CallEnded
+from atoll.actors.hand_over.messages import CALLERS, OPERATION_FAILED
 from atoll.actors.hand_over.operations import decode_outcome, encode_operation
+from atoll.actors.hand_over.orders import CallActor, CallEnded
 from atoll.actors.hand_over.shell import SiteShell
 from atoll.actors.runtime.actor import LATER, ActorRef, Delivery, ReplyTo, reply_type_of
 from atoll.actors.runtime.errors import AskCrashed, AskFailed, AskNotUnderstood, AskTimedOut

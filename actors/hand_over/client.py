@@ -20,11 +20,11 @@ from atoll.actors.hand_over.messages import (
     Call,
     CallAnswered,
     CallDeferred,
-    CallEnded,
     CallRedirected,
     CallRefused,
     TakePlace,
 )
+from atoll.actors.hand_over.orders import CallEnded
 from atoll.actors.placement.messages import Placed, PlaceFound
 from atoll.actors.runtime.machine import (
     Announce,

@@ -1,17 +1,42 @@
 """The moves of one host as the source: what `move.py` tells of each, from the wish to the word of the placement.
 
-    wanted --the placement answers--> frozen, and offered --the target has the state--> the placement is asked
-           --it does not, or the owner is not served--> given up
+    wanted --the placement and the target answer--> frozen, and offered --the target has the state--> committing
+           --one does not within WISH_S, or declines--> given up
 
-An actor that is frozen before the placement is known to be there waits for an election, and its callers with it.
+An actor that is frozen before both are known to be there waits for an election, or for a host that is just starting,
+and its callers wait with it.
 """
+
+from dataclasses import dataclass
 
 from atoll.actors.hand_over.application import OperationFailed
 from atoll.actors.hand_over.claims import Claim, Claims
-from atoll.actors.hand_over.messages import WHY_CHARACTERS_MAX, Moved, StateDeclined, StatePartTaken
+from atoll.actors.hand_over.messages import (
+    HOSTING,
+    WHY_CHARACTERS_MAX,
+    MayMove,
+    MoveWelcome,
+    StateDeclined,
+    StatePartTaken,
+)
 from atoll.actors.hand_over.move import Departure, Owner, Step
+from atoll.actors.hand_over.orders import Moved
 from atoll.actors.runtime.machine import Announce, Effect, Seconds, Send
 from atoll.transport.identity import NodeId
+
+WISH_S = 5.0
+"""For how long the placement and the target are asked."""
+
+
+@dataclass(slots=True)
+class Wish:
+    """A move that has not begun."""
+
+    target: NodeId
+    kind: str
+    until: Seconds
+    placement_there: bool = False
+    welcome: bool = False
 
 
 class Departures:
@@ -19,8 +44,7 @@ class Departures:
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
-        self._wanted: dict[str, NodeId] = {}
-        """Where actors are to move once the placement answers."""
+        self._wanted: dict[str, Wish] = {}
         self._begun: dict[str, Departure] = {}
         self._last_move = 0
 
@@ -35,29 +59,60 @@ class Departures:
         """Give those that have begun."""
         return list(self._begun.items())
 
-    def want(self, actor: str, target: NodeId, now: Seconds) -> list[Effect]:
-        """Ask the placement whether it is there."""
-        self._wanted[actor] = target
-        effects = self._claims.look(actor, now)
-        return effects or self.give_up(actor, "too much is asked of the placement at once")
+    def want(self, owner: Owner, target: NodeId, now: Seconds) -> list[Effect]:
+        """Ask the placement and the target whether they are there."""
+        wish = self._wanted[owner.actor] = Wish(target, owner.kind, now + WISH_S)
+        return [self._ask_target(owner.actor, wish), *self._claims.look(owner.actor, now)]
 
     def wanted(self, actor: str) -> bool:
-        """Tell whether a move waits for the placement."""
+        """Tell whether a move has not begun yet."""
         return actor in self._wanted
+
+    def ask_again(self, actor: str, now: Seconds) -> list[Effect]:
+        """Ask who has not answered, or give it up."""
+        wish = self._wanted.get(actor)
+        if wish is None:
+            return []
+        if now >= wish.until:
+            who = "the placement" if not wish.placement_there else "the target"
+            return self.give_up(actor, f"{who} does not answer")
+        effects: list[Effect] = [] if wish.welcome else [self._ask_target(actor, wish)]
+        return effects if wish.placement_there else [*effects, *self._claims.look(actor, now)]
+
+    def _ask_target(self, actor: str, wish: Wish) -> Send:
+        return Send(wish.target, MayMove(actor, wish.kind), HOSTING)
+
+    def placement_there(self, owner: Owner, now: Seconds) -> list[Effect]:
+        """Hear from the placement that the actor is here."""
+        self._wanted[owner.actor].placement_there = True
+        return self._begin_if_all_there(owner, now)
+
+    def welcome(self, sender: NodeId, owner: Owner, message: MoveWelcome, now: Seconds) -> list[Effect]:
+        """Hear from the target."""
+        wish = self._wanted.get(message.actor)
+        if wish is None or wish.target != sender:
+            return []
+        if message.why:
+            return self.give_up(message.actor, f"the target declines: {message.why}"[:WHY_CHARACTERS_MAX])
+        wish.welcome = True
+        return self._begin_if_all_there(owner, now)
 
     def give_up(self, actor: str, why: str) -> list[Effect]:
         """Drop a move that has not begun."""
-        target = self._wanted.pop(actor, None)
-        return [] if target is None else [Announce(Moved(actor, target, 0.0, why))]
+        wish = self._wanted.pop(actor, None)
+        return [] if wish is None else [Announce(Moved(actor, wish.target, 0.0, why))]
 
-    def begin(self, owner: Owner, now: Seconds) -> list[Effect]:
+    def _begin_if_all_there(self, owner: Owner, now: Seconds) -> list[Effect]:
         """Freeze the actor; what is in hand is done first."""
+        wish = self._wanted[owner.actor]
+        if not (wish.placement_there and wish.welcome):
+            return []
         if not owner.serving:
             return self.give_up(owner.actor, f"it is not served now: {owner.why}"[:WHY_CHARACTERS_MAX])
+        del self._wanted[owner.actor]
         owner.frozen = True
         self._last_move = max(self._last_move + 1, int(now * 1e6))
-        wanted = owner.placed.next_at(self._wanted.pop(owner.actor))
-        self._begun[owner.actor] = Departure(owner, wanted, self._last_move, now)
+        self._begun[owner.actor] = Departure(owner, owner.placed.next_at(wish.target), self._last_move, now)
         return []
 
     def offer(self, departure: Departure, now: Seconds) -> list[Effect]:

@@ -30,30 +30,26 @@ from atoll.actors.hand_over.messages import (
     HOSTING,
     WHY_CHARACTERS_MAX,
     Appended,
-    Applied,
     Call,
     CallDeferred,
     CallRedirected,
-    Ceased,
     Fenced,
-    Found,
     Installed,
     LogPart,
-    Move,
-    Moved,
+    MayMove,
+    MoveWelcome,
     NotSealed,
     OfferState,
     Sealed,
-    Serving,
     StateDeclined,
     StatePart,
     StatePartTaken,
     StoreFull,
-    StoresChanged,
     StoresWanted,
     TakePlace,
 )
 from atoll.actors.hand_over.move import ARRIVAL_S, POLL_S, RESEND_S, Arrival, Departure, Owner, Step
+from atoll.actors.hand_over.orders import Applied, Ceased, Found, Move, Moved, Serving, StoresChanged
 from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
 from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
 from atoll.actors.hand_over.soft import SoftOwner
@@ -130,6 +126,8 @@ class Hosting:
             TakePlace: self._on_take_place,
             StoresWanted: self._on_stores_wanted,
             MoveAdvised: self._on_move_advised,
+            MayMove: self._on_may_move,
+            MoveWelcome: self._on_welcome,
             OfferState: self._on_offer,
             StatePart: self.arrivals.take_part,
             StatePartTaken: self.departures.part_taken,
@@ -201,7 +199,7 @@ class Hosting:
 
     def _due(self, actor: str) -> Seconds | None:
         """Say when to look after an actor again."""
-        dues = [ASK_S] if actor in self.claims else []
+        dues = [ASK_S] if actor in self.claims or self.departures.wanted(actor) else []
         if actor in self.departures:
             dues.append(RESEND_S)
         if actor in self.arrivals.here:
@@ -222,8 +220,7 @@ class Hosting:
         if (owner := self.owners.get(actor)) is not None:
             effects += owner.retry(now)
         effects += self.claims.again(actor, now)
-        if actor not in self.claims:
-            effects += self.departures.give_up(actor, "the placement does not answer")
+        effects += self.departures.ask_again(actor, now)
         if (departure := self.departures.get(actor)) is not None:
             effects += self.departures.press(departure, now)
         if (arrival := self.arrivals.here.get(actor)) is not None:
@@ -403,7 +400,7 @@ class Hosting:
     def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
         """Do what was put off until the placement is known to be there."""
         if self.departures.wanted(owner.actor):
-            return self.departures.begin(owner, now)
+            return self.departures.placement_there(owner, now)
         if isinstance(owner, DurableOwner) and owner.actor not in self.departures:
             self.renewals.freeze(owner, now)
         return []
@@ -450,9 +447,14 @@ class Hosting:
         owner = self.owners.get(actor)
         if owner is None or not owner.serving:
             return [Announce(Moved(actor, target, 0.0, "it is not served here"))]
-        if target == self.own or actor in self.claims or actor in self.departures or self.renewals.frozen(actor):
+        busy = actor in self.claims or actor in self.departures or self.departures.wanted(actor)
+        if target == self.own or busy or self.renewals.frozen(actor):
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
-        return self.departures.want(actor, target, now)
+        return self.departures.want(owner, target, now)
+
+    def _on_welcome(self, sender: NodeId, message: MoveWelcome, now: Seconds) -> list[Effect]:
+        owner = self.owners.get(message.actor)
+        return [] if owner is None else self.departures.welcome(sender, owner, message, now)
 
     def _on_move_advised(self, _sender: NodeId, message: MoveAdvised, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
@@ -471,11 +473,17 @@ class Hosting:
 
     # Moves: this host as the target.
 
+    def _on_may_move(self, sender: NodeId, message: MayMove, _now: Seconds) -> list[Effect]:
+        return self.arrivals.asked(sender, message, owned=self._has(message.actor))
+
     def _on_offer(self, sender: NodeId, offer: OfferState, now: Seconds) -> list[Effect]:
-        claim = self.claims.get(offer.actor)
+        return self.arrivals.offered(sender, offer, now, owned=self._has(offer.actor))
+
+    def _has(self, actor: str) -> bool:
+        """Tell whether this host owns an actor, or is about to."""
+        claim = self.claims.get(actor)
         # One that expects nothing, or only asks, does not get an actor that somebody else has.
-        owned = offer.actor in self.owners or (claim is not None and claim.expected is not None)
-        return self.arrivals.offered(sender, offer, now, owned=owned)
+        return actor in self.owners or (claim is not None and claim.expected is not None)
 
     def _on_take_place(self, sender: NodeId, message: TakePlace, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)

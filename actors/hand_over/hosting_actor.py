@@ -28,6 +28,12 @@ from atoll.actors.hand_over.messages import (
     HOST_RECORDS,
     HOSTING,
     PAUSE_MS_MAX,
+    MoveEnded,
+    MoveWanted,
+    OfferState,
+    StateDeclined,
+)
+from atoll.actors.hand_over.orders import (
     Ceased,
     DescribeHosting,
     DescribeOffers,
@@ -40,11 +46,7 @@ from atoll.actors.hand_over.messages import (
     HostingDescribed,
     Move,
     Moved,
-    MoveEnded,
-    MoveWanted,
-    OfferState,
     Serving,
-    StateDeclined,
 )
 from atoll.actors.hand_over.repertoire import Repertoire
 from atoll.actors.hand_over.shell import SiteShell

@@ -14,7 +14,8 @@ from atoll.actors.elector.messages import (
     SupernodeElected,
     SupernodeLost,
 )
-from atoll.actors.hand_over.messages import HOSTING, DescribeOffers
+from atoll.actors.hand_over.messages import HOSTING
+from atoll.actors.hand_over.orders import DescribeOffers
 from atoll.actors.hand_over.relocation import Relocation
 from atoll.actors.hand_over.shell import SiteShell
 from atoll.actors.hand_over.site_messages import RELOCATION, HostOffers, Relocated

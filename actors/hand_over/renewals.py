@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from atoll.actors.hand_over.application import OperationFailed
 from atoll.actors.hand_over.claims import Claim
 from atoll.actors.hand_over.durable import DurableOwner, Handed
-from atoll.actors.hand_over.messages import StoresChanged, StoresWanted
+from atoll.actors.hand_over.messages import StoresWanted
 from atoll.actors.hand_over.move import FREEZE_S
+from atoll.actors.hand_over.orders import StoresChanged
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Announce, Effect, Seconds
 from atoll.transport.identity import NodeId

@@ -10,8 +10,9 @@ from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.hand_over.callers_actor import MigratableRef
 from atoll.actors.hand_over.client import PlaceKnown
-from atoll.actors.hand_over.messages import CALLERS, HOSTING, HostActor, MoveEnded, MoveWanted
+from atoll.actors.hand_over.messages import CALLERS, HOSTING, MoveEnded, MoveWanted
 from atoll.actors.hand_over.migratable import MigratableActor
+from atoll.actors.hand_over.orders import HostActor
 from atoll.actors.hand_over.repertoire import Repertoire
 from atoll.actors.placement.messages import PATH as PLACEMENT
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound

@@ -11,15 +11,7 @@ from typing import Any
 
 from atoll.actors.hand_over.application import Application, Applications, OperationFailed
 from atoll.actors.hand_over.durable import Handed, Phase
-from atoll.actors.hand_over.messages import (
-    CALLERS,
-    Call,
-    CallAnswered,
-    CallDeferred,
-    CallRefused,
-    Entry,
-    Position,
-)
+from atoll.actors.hand_over.messages import CALLERS, Call, CallAnswered, CallDeferred, CallRefused, Entry, Position
 from atoll.actors.hand_over.state import ActorState, Answers, decode_state, encode_state
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Seconds, Send, insist

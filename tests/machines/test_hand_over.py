@@ -26,11 +26,9 @@ from atoll.actors.hand_over.messages import (
     CallRedirected,
     Entry,
     Fenced,
-    Found,
     Install,
     LogLost,
-    Move,
-    Moved,
+    MayMove,
     NotSealed,
     Position,
     Seal,
@@ -39,6 +37,7 @@ from atoll.actors.hand_over.messages import (
     StoresWanted,
     TakePlace,
 )
+from atoll.actors.hand_over.orders import Found, Move, Moved
 from atoll.actors.hand_over.state import FORGET_S, ActorState, Answers, decode_state, encode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
 from atoll.actors.runtime.machine import Announce, Persist, Received, Rewrite, Send, TimerFired, Told
@@ -512,26 +511,40 @@ def test_an_owner_whose_actor_was_removed_ends_and_one_that_hears_old_word_of_it
         assert ("x" not in net.hosts[A].owners) == ends
 
 
+@pytest.mark.parametrize("silent", [FindPlace, MayMove], ids=["placement", "target"])
 @pytest.mark.parametrize("stores", [(A, B, C), ()], ids=["durable", "soft"])
-def test_an_actor_is_not_frozen_for_a_move_before_the_placement_answers(stores):
-    """Else every caller would wait for an election."""
+def test_an_actor_is_not_frozen_for_a_move_before_placement_and_target_answer(stores, silent):
+    """Else every caller would wait for an election, or for a host that is just starting."""
     net = found(stores)
-    net.lost = lambda send: isinstance(send.message, FindPlace)
+    net.lost = lambda send: isinstance(send.message, silent)
     net.tell(A, Move("x", B))
     assert not net.hosts[A].owners["x"].frozen
     assert net.call(A, Call("x", 9, 1, b"a")) == CallAnswered("x", 9, 1, b"1", 1)
     net.carry(A, net.hosts[A].handle(TimerFired("x"), 1.0))
-    assert not net.facts[-1:] or not isinstance(net.facts[-1], Moved)
+    assert not any(isinstance(fact, Moved) for fact in net.facts)
     net.lost = lambda _send: False
     net.carry(A, net.hosts[A].handle(TimerFired("x"), 2.0))
     assert net.places["x"].host == B
 
 
-def test_a_move_is_given_up_when_the_placement_does_not_answer():
+@pytest.mark.parametrize(
+    ("silent", "why"),
+    [(FindPlace, "the placement does not answer"), (MayMove, "the target does not answer")],
+    ids=["placement", "target"],
+)
+def test_a_move_is_given_up_when_somebody_does_not_answer(silent, why):
     net = found()
-    net.lost = lambda send: isinstance(send.message, FindPlace)
+    net.lost = lambda send: isinstance(send.message, silent)
     net.tell(A, Move("x", B))
     net.carry(A, net.hosts[A].handle(TimerFired("x"), 9.0))
-    assert net.facts[-1] == Moved("x", B, 0.0, "the placement does not answer")
+    assert net.facts[-1] == Moved("x", B, 0.0, why)
     assert net.hosts[A].owners["x"].serving
     assert net.places["x"].host == A
+
+
+def test_a_target_that_cannot_run_the_actor_says_so_before_it_is_frozen():
+    net = found()
+    net.hosts[B] = Hosting(B, rng=Random(1), make=lambda *_: None)
+    net.tell(A, Move("x", B))
+    assert net.facts[-1] == Moved("x", B, 0.0, "the target declines: no actor of the kind Notebook is known here")
+    assert not net.hosts[A].owners["x"].frozen

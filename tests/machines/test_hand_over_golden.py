@@ -39,6 +39,8 @@ EXAMPLES = (
     hand_over.Fenced(*FENCE, 8),
     hand_over.NotSealed(*FENCE),
     hand_over.StoreFull(*STORED, True, "compact it"),
+    hand_over.MayMove("boiler", "Boiler"),
+    hand_over.MoveWelcome("boiler", "not known here"),
     hand_over.OfferState("boiler", 3, "Boiler", HERE, THERE, AT, DIGEST, 2, b"st"),
     hand_over.StatePart("boiler", 3, 1, b"ate"),
     hand_over.StatePartTaken("boiler", 3, 2, True),

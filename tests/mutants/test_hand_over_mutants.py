@@ -20,6 +20,7 @@ from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.runtime.machine import Send
 from atoll.testing.faults import FaultPlan
 from atoll.testing.hand_overs import hand_over_simulation, world
+from atoll.testing.hosting_adversary import games_lost
 
 SEEDS = range(6)
 
@@ -183,16 +184,6 @@ RESTARTED_IN_PLACE = FaultPlan(
 LOSSES = FaultPlan(
     weights={"loss": 3, "slow": 1, "partial": 1}, every_s=OFTEN, cut_s=(0.5, 3), loss_ratio_max=0.8, late_ratio=0.05
 )
-LATE = FaultPlan(
-    weights={"loss": 1},
-    every_s=OFTEN,
-    cut_s=(0.2, 1),
-    late_ratio=0.2,
-    late_s_max=8,
-    duplicate_ratio=0.2,
-    duplicate_s_max=8.0,
-    loss_ratio_max=0.7,
-)
 OFFERS_AGAIN = FaultPlan(
     weights={"loss": 2, "one_way": 1},
     every_s=OFTEN,
@@ -228,6 +219,18 @@ class Nemesis:
         more = {"replace_s": None} if self.soft else {}
         of = world(**{"hosts": 4, "stores": 3, **more, **self.world}, soft=self.soft, **mutated(mutant))
         return hand_over_simulation(seed, self.faults, of, violations_max=1).run(self.seconds).violations
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """One that chooses each step, of a soft actor whose hosts live."""
+
+    odds: dict
+
+    def violations(self, mutant, seed):
+        odds = {"crash": 0, "tear": 0, "forget": 0, "replace": 0, **self.odds}
+        kind = mutated(mutant).get("hosting_kind", Hosting)
+        return games_lost(seed, kind, games=150, steps=600, stores=0, odds=odds)
 
 
 OF_THE_WORLD = {LogStore: "store_kind", Hosting: "hosting_kind", Callers: "callers_kind"}
@@ -272,7 +275,7 @@ NEMESES = {
     SourceGoesOnWithoutCommit: Nemesis(LOSSES, 400, soft=True),
     TombstoneServes: Nemesis(LOSSES, 30, soft=True),
     SoftSnapshotWithoutAnswers: Nemesis(LOSSES, 30, soft=True),
-    SoftRefusesWhileItLeaves: Nemesis(LATE, 600, soft=True, world={**BUSY, "hosts": 2}),
+    SoftRefusesWhileItLeaves: Adversary({"move": 8, "ask": 20, "ask_again": 10}),
     SaysNothingToAHostThatSendsItAway: Nemesis(
         NO_FAULTS, 40, world={"move_s": 0.3, "replace_s": (5, 9), "hints": False}
     ),
