@@ -13,6 +13,7 @@ from typing import Protocol
 import click
 from click import echo
 
+from atoll.testing.blob_fuzz import BlobFuzz
 from atoll.testing.discovery_fuzz import BeaconFuzz, SuspicionFuzz
 from atoll.testing.election_fuzz import ElectionFuzz
 from atoll.testing.frame_fuzz import FrameFuzz
@@ -46,6 +47,7 @@ TARGETS: dict[str, Callable[[int], Target]] = {
     "beacons": BeaconFuzz,
     "suspicion": SuspicionFuzz,
     "streams": StreamFuzz,
+    "blobs": BlobFuzz,
 }
 """By name, made from a seed."""
 

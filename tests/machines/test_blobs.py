@@ -35,6 +35,7 @@ from atoll.actors.blobs.messages import (
 from atoll.actors.blobs.names import check_name
 from atoll.actors.blobs.receiving import KeepList, Over, Receiving, Seal, Write
 from atoll.actors.blobs.sending import Ended, Outcome, Read, Say, Sending
+from atoll.testing.blob_fuzz import BlobFuzz
 from atoll.testing.blob_world import FAULTS, BlobWorld, manifest_of
 from atoll.transport.errors import MalformedFrame, Refused, UsageError
 
@@ -410,6 +411,13 @@ def test_without_faults_each_chunk_is_written_once(small):
         world = BlobWorld(rng, size_bytes=40 * CHUNK, faults=("cut", "crash sender"), fault_rate=0.1)
         assert world.run() == []
         assert world.counts["written"] == 40
+
+
+def test_ten_thousand_hostile_messages_find_nothing():
+    fuzz = BlobFuzz(3)
+    fuzz.run(10_000)
+    assert fuzz.findings == []
+    assert len(fuzz.fates) > 8, fuzz.fates
 
 
 def test_the_largest_messages_fit_into_a_frame():
