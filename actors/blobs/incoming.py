@@ -83,6 +83,8 @@ class Incoming:
     def decide(self, *, accept: bool, why: str = "") -> None:
         """Say yes or no."""
         self.accepted, self.why_not = accept, why
+        # At once: who looks now must not be asked a second time.
+        self.tell("checking" if accept else "refused", why)
         self.decided.set()
 
     def tell(self, step: str, why: str = "", got_bytes: int | None = None) -> None:

@@ -85,7 +85,9 @@ async def test_a_blob_that_nobody_asked_for_waits_and_is_not_taken(world):
     assert states(await two.described()) == {"file.bin": "waiting"}
     assert list(two.folder.iterdir()) == []
     (offer,) = (await two.described()).incoming
-    await two.ask(DecideBlob(offer.digest, accept=True))
+    assert (await two.ask(DecideBlob(offer.digest, accept=True))).step != "waiting", "nobody is asked twice"
+    with pytest.raises(UnknownBlob, match="waits for an answer"):
+        await two.ask(DecideBlob(offer.digest, accept=False))
     assert (await one.sent(path, two)).step == "taken"
 
 
