@@ -397,11 +397,6 @@ def run(
         finally:
             other.close()
     rows = [_judged(each) for each in rows]
-    if here:
-        operations = sum(len(each.operations) for each in here) + len(TITLES)
-        rows += measured(
-            here, duration_s / (ROUNDS + WARM_UP_PART) / operations, progress, absent if ALL in peers else None
-        )
     took_s, own_after = time.monotonic() - began, own.cpu_times()
     busy_after = psutil.cpu_times()
     busy_s = busy_after.user + busy_after.system - busy_before.user - busy_before.system
@@ -415,5 +410,11 @@ def run(
         "CPU used by others meanwhile": f"{max(0.0, busy_s - own_s - others_s) / took_s:.2f} cores",
         "memory": "as Python's allocators count it; what uvloop allocates in C is not in it",
     }
+    if here:
+        operations = sum(len(each.operations) for each in here) + len(TITLES)
+        rows += measured(
+            here, duration_s / (ROUNDS + WARM_UP_PART) / operations, progress, absent if ALL in peers else None
+        )
+        notes["peers"] = "after the loops, beside ours on uvloop; the CPU of others is that of the time before"
     notes |= {f"absent: {name}": reason for name, reason in absent.items()}
     return BenchReport("actors", rows, notes, ours=OURS_BEGIN)
