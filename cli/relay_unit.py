@@ -41,7 +41,7 @@ KillSignal=SIGTERM
 KillMode=mixed
 TimeoutStopSec={stop_s}
 LimitNOFILE={files}
-TasksMax=64
+TasksMax=1024
 
 DynamicUser=yes
 StateDirectory=atoll-relay

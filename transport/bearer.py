@@ -14,6 +14,7 @@ Nothing may be sent between the preamble and the answer, and not one byte past t
 the session. This module knows no ticket: to it they are bytes.
 """
 
+import errno
 import socket
 import struct
 
@@ -94,18 +95,39 @@ def encode_refusal(reason: int, sentence: str) -> bytes:
     return _REFUSAL_HEAD.pack(NO, reason, len(text)) + text
 
 
+def raw_socket_of(stream: anyio.abc.ByteStream) -> socket.socket:
+    """Give the socket below a stream.
+
+    Raises:
+        BrokenResourceError: The connection has gone already; each loop says that in words of its own.
+    """
+    try:
+        return stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
+    except (AttributeError, LookupError, OSError, ValueError) as error:
+        # uvloop: "'NoneType' object has no attribute 'getpeername'", when the other end reset it at once.
+        raise anyio.BrokenResourceError from error
+
+
 def make_bearer_ready(sock: socket.socket) -> None:
-    """Set what every bearer needs: no delay for small records, and probes that keep NAT awake and notice the dead."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ):
-        # Not every system has all three; the default of two hours is then all there is.
-        if (number := getattr(socket, option, None)) is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, number, value)
+    """Set what every bearer needs: no delay for small records, and probes that keep NAT awake and notice the dead.
+
+    Raises:
+        OSError: The connection has gone already.
+    """
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ):
+            # Not every system has all three; the default of two hours is then all there is.
+            if (number := getattr(socket, option, None)) is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, number, value)
+    except ValueError as error:
+        # What uvloop says of a socket that is closed.
+        raise OSError(errno.EBADF, "the connection has gone") from error
 
 
 async def _read_exactly(stream: anyio.abc.ByteReceiveStream, length: int) -> bytes:
@@ -152,7 +174,7 @@ async def dial_bearer(
     try:
         with anyio.fail_after(timeout_s):
             stream = await anyio.connect_tcp(host, port)
-            make_bearer_ready(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's, not Django's
+            make_bearer_ready(raw_socket_of(stream))
             await stream.send(preamble)
             await read_answer(stream)
     except TimeoutError as error:

@@ -18,7 +18,7 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import WebSocketException
 from websockets.uri import WebSocketURI
 
-from atoll.transport.bearer import DIAL_TIMEOUT_S, encode_preamble, make_bearer_ready, read_answer
+from atoll.transport.bearer import DIAL_TIMEOUT_S, encode_preamble, make_bearer_ready, raw_socket_of, read_answer
 from atoll.transport.errors import Expired, MalformedFrame, Refused, Unreachable, UsageError
 from atoll.transport.websocket_bytes import MESSAGE_BYTES_MAX, WebSocketBytes
 
@@ -82,7 +82,7 @@ async def dial_websocket_bearer(
 async def _open(host: str, port: int, fingerprint: bytes | None, context: ssl.SSLContext | None) -> WebSocketBytes:
     tcp = await anyio.connect_tcp(host, port)
     try:
-        make_bearer_ready(tcp.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's, not Django's
+        make_bearer_ready(raw_socket_of(tcp))
         if fingerprint is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 
 import anyio
 import anyio.abc
-from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidState, ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
+
+from atoll.transport.bearer import raw_socket_of
 
 MESSAGE_BYTES = 64 * 1024
 """What is sent in one message, and read at once."""
@@ -44,7 +45,7 @@ class WebSocketBytes(anyio.abc.ByteStream):
     ) -> None:
         """Take over behind the handshake; `events` came together with its last word."""
         self._tls, self._protocol = tls, protocol
-        self._sock: socket.socket = tls.extra(SocketAttribute.raw_socket)  # noqa: S610 - no database near
+        self._sock = raw_socket_of(tls)
         self._frames: deque[Frame] = deque(each for each in events if isinstance(each, Frame))
         self._left = memoryview(b"")
         """Of a message that was longer than what was asked for."""

@@ -21,14 +21,13 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import anyio.lowlevel
-from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from atoll.actors.tunnel_relay.relay import WEBSOCKETS_MAX
 from atoll.actors.tunnel_relay.splice import RESET_ON_CLOSE
-from atoll.transport.bearer import NO, make_bearer_ready
+from atoll.transport.bearer import NO, make_bearer_ready, raw_socket_of
 from atoll.transport.descriptors import SPARE_FILES, files_left_at_most
 from atoll.transport.errors import UsageError
 from atoll.transport.websocket_bearer import HANDSHAKE_BYTES, WEBSOCKET_PATH
@@ -148,18 +147,25 @@ class WebSocketServer:
         self._inner.close()
 
     async def _serve(self, tcp: anyio.abc.SocketStream) -> None:
-        async with tcp:
-            stream = await self._shake_hands(tcp)
-            if stream is None:
-                return
-            self._open += 1
-            try:
-                async with await self._way_in() as inner:
-                    await _join(stream, inner)
-            except OSError as error:
-                log.warning("no way from a WebSocket to the bearer port: %s", error)
-            finally:
-                self._open -= 1
+        try:
+            async with tcp:
+                stream = await self._shake_hands(tcp)
+                if stream is not None:
+                    await self._carry(stream)
+        except Exception:
+            # A mistake of ours, shown whole; but whoever finds it must not end everybody's tunnels with it.
+            self.counters["refused_error"] += 1
+            log.exception("a WebSocket failed")
+
+    async def _carry(self, stream: WebSocketBytes) -> None:
+        self._open += 1
+        try:
+            async with await self._way_in() as inner:
+                await _join(stream, inner)
+        except OSError as error:
+            log.warning("no way from a WebSocket to the bearer port: %s", error)
+        finally:
+            self._open -= 1
 
     async def _shake_hands(self, tcp: anyio.abc.SocketStream) -> WebSocketBytes | None:
         """Come to an open WebSocket, or to None: too slow, no TLS, no WebSocket, another path."""
@@ -167,7 +173,7 @@ class WebSocketServer:
         with anyio.CancelScope(deadline=anyio.current_time() + HANDSHAKE_S) as scope:
             self._shaking[scope] = None
             try:
-                make_bearer_ready(tcp.extra(SocketAttribute.raw_socket))  # noqa: S610 - no database near
+                make_bearer_ready(raw_socket_of(tcp))
                 tls = await TLSStream.wrap(tcp, server_side=True, ssl_context=self._context, standard_compatible=False)
                 if (stream := await _upgraded(tls)) is not None:
                     return stream
@@ -238,7 +244,7 @@ async def _join(stream: WebSocketBytes, inner: anyio.abc.SocketStream) -> None:
             await anyio.sleep(PING_S)
             await stream.ping()
 
-    raw: socket.socket = inner.extra(SocketAttribute.raw_socket)  # noqa: S610 - no database near
+    raw = raw_socket_of(inner)
     try:
         async with anyio.create_task_group() as pings:
             pings.start_soon(ping)

@@ -298,6 +298,24 @@ async def test_texts_and_messages_without_end_cut_the_bearer(papers):
                         await all_of(there)
 
 
+async def test_connections_that_are_reset_at_once_harm_nobody(papers, caplog):
+    def reset(port, count):
+        for number in range(count):
+            sock = socket.create_connection((HOST, port), PATIENCE_S)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            with contextlib.suppress(OSError):
+                sock.send(b"x" * (number % 3))
+            sock.close()
+
+    async with relaying(papers) as relay:
+        await anyio.to_thread.run_sync(reset, relay.websocket_port, 600)
+        async with tunnel(relay, papers) as (here, there):
+            await here.send(b"in spite of them")
+            assert await there.receive() == b"in spite of them"
+        await until(lambda: counted(relay, "websocket_handshakes") == 0)
+        assert counted(relay, "websocket_refused_error") == 0, caplog.text
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_who_is_slow_to_shake_hands_makes_room_for_others(papers, monkeypatch):
     monkeypatch.setattr(websocket_server, "HANDSHAKES_MAX", 4)
