@@ -37,7 +37,7 @@ from atoll.actors.runtime.errors import AskDeclined, Declined
 from atoll.actors.runtime.machine import Address
 from atoll.transport.accepted import read_on_demand
 from atoll.transport.base import Standing
-from atoll.transport.bearer import make_bearer_ready
+from atoll.transport.bearer import make_bearer_ready, raw_socket_of
 from atoll.transport.errors import TransportError
 from atoll.transport.identity import NodeId
 
@@ -183,7 +183,11 @@ class Forwarder(Actor):
                 forward.note_failure(f"{CONNECTIONS_MAX} connections are open already")
                 abort_on_close(near)
                 return
-            make_bearer_ready(near.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's
+            try:
+                make_bearer_ready(raw_socket_of(near))
+            except BROKEN:
+                # It was reset at once; with uvloop there is no socket below it then.
+                return
             forward.connections += 1
             forward.connections_total += 1
             try:
@@ -229,7 +233,11 @@ class Forwarder(Actor):
             stream.reset(f"nobody takes connections at port {port} there: {_why(error)}")
             return
         async with near:
-            make_bearer_ready(near.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's
+            try:
+                make_bearer_ready(raw_socket_of(near))
+            except BROKEN as error:
+                stream.reset(f"the connection to port {port} there broke: {_why(error)}"[:WHY_CHARACTERS_MAX])
+                return
             try:
                 await join(near, stream, count_out=lambda _: None, count_in=lambda _: None)
             except Broke as error:

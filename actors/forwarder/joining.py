@@ -62,6 +62,6 @@ async def join(
 def abort_on_close(stream: anyio.abc.SocketStream) -> None:
     """Let its close be a reset: who reads from it must not take what broke for its end."""
     # A connection that broke by itself has no socket any more: a ValueError with uvloop.
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, LookupError):
         sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)

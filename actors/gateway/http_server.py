@@ -279,8 +279,8 @@ def _peer(stream: SocketStream, listening: Listening) -> Peer:
         return Peer(transport="unix", user_id=_peer_user_id(stream))
     try:
         address = stream.extra(SocketAttribute.remote_address)  # noqa: S610 - no database near
-    except (OSError, anyio.TypedAttributeLookupError):
-        # It has gone already; reading from it will tell.
+    except (OSError, AttributeError, anyio.TypedAttributeLookupError):
+        # It has gone already; reading from it will tell. (uvloop: 'NoneType' object has no attribute 'getpeername'.)
         return Peer(transport="tcp")
     return Peer(transport="tcp", host=str(address[0]), port=int(address[1]))
 
@@ -291,7 +291,10 @@ def _peer_user_id(stream: SocketStream) -> int | None:
     if option is None:
         return None
     layout = struct.Struct("3i")
-    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no database near
+    try:
+        raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no database near
+    except (OSError, AttributeError, anyio.TypedAttributeLookupError):
+        return None
     data = raw.getsockopt(socket.SOL_SOCKET, option, layout.size)
     user_id: int = layout.unpack(data)[1]
     return user_id

@@ -14,7 +14,14 @@ import os
 import anyio
 import anyio.abc
 
-from atoll.transport.bearer import OK, decode_preamble, encode_refusal, make_bearer_ready, preamble_bytes_missing
+from atoll.transport.bearer import (
+    OK,
+    decode_preamble,
+    encode_refusal,
+    make_bearer_ready,
+    preamble_bytes_missing,
+    raw_socket_of,
+)
 from atoll.transport.errors import MalformedFrame, Unreachable
 
 TICKET_BYTES = 16
@@ -77,7 +84,7 @@ class DirectOffer:
                 genuine = hmac.compare_digest(decode_preamble(data), self.ticket) and self._found is None
                 if genuine:
                     self._found = stream
-                    make_bearer_ready(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - anyio's
+                    make_bearer_ready(raw_socket_of(stream))
                 await stream.send(OK if genuine else _REFUSED)
         except (OSError, MalformedFrame, anyio.EndOfStream, anyio.BrokenResourceError):
             genuine = genuine and self._found is stream

@@ -28,6 +28,19 @@ async def test_one_connection_serves_several_requests():
             assert b"\r\ndate: " in got.lower()
 
 
+async def test_connections_that_are_reset_at_once_end_nothing_else():
+    def reset(port):
+        for _ in range(600):
+            sock = socket.create_connection(("127.0.0.1", port), WAIT_S)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+
+    async with serving(echo) as (port, _):
+        await anyio.to_thread.run_sync(reset, port)
+        got = await talk(port, b"GET /still HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert got.endswith(b"GET /still? ")
+
+
 async def test_pipelined_requests_are_answered_in_order():
     requests = b"".join(
         b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nab%d" % (number, number) for number in range(8)
