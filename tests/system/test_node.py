@@ -342,7 +342,7 @@ async def test_a_node_that_is_cancelled_at_any_moment_leaves_nothing(folder, mon
     cut = Cut()
     for name in ("spawn", "supervise"):
         monkeypatch.setattr(ActorSystem, name, cut.around(getattr(ActorSystem, name)))
-    for cut.at in range(1, 8):
+    for cut.at in range(1, 12):
         cut.steps = 0
         with anyio.CancelScope() as cut.scope:
             async with Node.open(told):
