@@ -61,7 +61,7 @@ def test_the_number_of_voters_is_odd_where_it_can_be(nodes, voters):
         ("name = ", "not TOML"),
         (
             MINIMAL + 'colour = "red"\n',
-            "site[0].node[0]: there is no key 'colour' here; there are count, forward, memory_mb, name, power, services",
+            "site[0].node[0]: there is no key 'colour' here; there are count, forward, memory_mb, name, power",
         ),
         (MINIMAL + 'power = "steam"\n', "site[0].node[0].power: must be one of battery, mains; this is 'steam'"),
         (MINIMAL + "count = 0\n", "site[0].node[0].count"),
