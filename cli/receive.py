@@ -42,7 +42,7 @@ def command(folder: Path, source: str | None, *, once: bool, yes: bool, as_json:
     Runs until Ctrl-C, or with `--once` until the first file is there. What was interrupted goes on from where it was.
     """
     accept = yes or source is not None
-    if not accept and (as_json or not sys.stdin.isatty()):
+    if not accept and (as_json or not _somebody_is_here()):
         fail("nobody is here to be asked what to take", "say --yes, or from whom: --from NODE", code=2)
     waiting = _Waiting(folder, source or "", accept=accept, as_json=as_json)
     try:
@@ -51,6 +51,10 @@ def command(folder: Path, source: str | None, *, once: bool, yes: bool, as_json:
     except KeyboardInterrupt:
         if once:
             raise
+
+
+def _somebody_is_here() -> bool:
+    return sys.stdin.isatty()
 
 
 class _Waiting:

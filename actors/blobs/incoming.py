@@ -35,8 +35,8 @@ from atoll.transport.identity import NodeId
 
 WAITING_S = 600.0
 """How long an offer is shown; then its sender may offer it again."""
-QUIET_S = 60.0
-"""A sender that gives nothing for so long is gone."""
+QUIET_S = 120.0
+"""A sender whose next chunk takes longer is gone: 256 KiB at 2 kB/s."""
 LAST_WORD_S = 5.0
 """For the other end to hear how it ended."""
 CHECK_CHUNKS = 16

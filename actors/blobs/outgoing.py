@@ -31,8 +31,8 @@ ORDER_S = 3600.0
 """How long an order stands without a chunk given: a person may have to say yes, a host to wake."""
 RETRY_S = 1.0
 RETRY_S_MAX = 5.0
-QUIET_S = 60.0
-"""A receiver that says nothing for so long is gone; its last sync is the longest it may need."""
+QUIET_S = 300.0
+"""A receiver that says nothing for so long is gone: half a window at 7 kB/s, or a last sync. A session dies sooner."""
 WAITING_S = 900.0
 """The same while a person is waited for."""
 READ_CHUNKS = 16

@@ -22,6 +22,7 @@ from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_blobs import LiveBlobs
 from atoll.actors.gateway.messages import HttpRequest
 from atoll.actors.gateway.ports import UnknownName
+from atoll.cli import receive
 from atoll.testing.blob_world import manifest_of
 from atoll.transport.base import Standing
 
@@ -197,6 +198,27 @@ def test_nobody_takes_what_nobody_was_asked_about(gates, tmp_path):
     failed(phone("receive", "--to", tmp_path), "nobody is here to be asked", "--from NODE", code=2)
     failed(phone("receive", "--json"), "nobody is here to be asked", "--yes", code=2)
     failed(phone("receive", "--yes", "--from", "nobody"), "no node is called nobody", "list")
+
+
+@asking
+def test_a_person_is_asked_about_each_file_and_what_is_refused_does_not_come(gates, tmp_path, monkeypatch):
+    _, phone, world = gates
+    monkeypatch.setattr(receive, "_somebody_is_here", lambda: True)
+    one, two = world.numbered[1], world.numbered[2]
+    paths = [world.file(name, seed=number) for number, name in enumerate(("a.bin", "b.bin"))]
+    sending = [world.portal.start_task_soon(one.sent, path, two) for path in paths]
+
+    async def both_wait():
+        while [each.step for each in (await two.described()).incoming] != ["waiting"] * 2:
+            await two.wait(accept=False)
+
+    world.portal.call(both_wait)
+    done = phone("receive", "--to", tmp_path, "--once", stdin="n\ny\n")
+    assert str(tmp_path / "b.bin") in fine(done)
+    assert f"tv ({one.id.short}) offers a.bin, 81.9 kB; take it?" in done.stderr
+    assert [each.result(20).step for each in sending] == ["refused", "taken"]
+    assert not (tmp_path / "a.bin").exists()
+    assert (tmp_path / "b.bin").read_bytes() == paths[1].read_bytes()
 
 
 @accepting
