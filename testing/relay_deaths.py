@@ -24,13 +24,14 @@ from atoll.cluster_specs import CloudSpec, ClusterSpec, NodeSpec, RelaySpec, Sit
 from atoll.testing.cluster import Cluster
 from atoll.testing.errors import NoAnswer, NotReady
 from atoll.testing.lab import Lab
-from atoll.testing.wholeness import Wholeness
+from atoll.testing.wholeness import WHOLE_S, Wholeness
 
 KINDS = ("kill", "freeze", "swallow")
 PORT = 7001
 """Where the end at the office listens."""
 NEAR, FAR = "home/tv", "office/desk"
 TRANSFER_S = 120.0
+BEARERS = 2
 WARM_BYTES = 2_000_000
 """Before the first fault: so that the connection goes over a bearer."""
 _BULK = [sys.executable, "-P", "-m", "atoll.testing.bulk"]
@@ -89,6 +90,7 @@ class RelayDeaths:
                     await anyio.sleep(0.1)  # The cloud has not heard of the other site yet.
             self._listen_port = reply["forward"]["listen_port"]
             await self._transfer(WARM_BYTES, up=False)
+            await self._two_bearers()
         yield
 
     async def undergo(self, kind: str, number: int) -> Transfer:
@@ -114,8 +116,28 @@ class RelayDeaths:
         finally:
             if hit:
                 await self._give_back(kind, hit[0])
-        await self._wholeness.awaited()
+        await self._two_bearers()
         return transfer
+
+    async def _two_bearers(self) -> None:
+        """Wait until the site is whole and two bearers stand, as before the fault.
+
+        Raises:
+            NotReady: They did not come.
+        """
+        await self._wholeness.awaited()
+        with anyio.move_on_after(WHOLE_S):
+            while True:
+                bearers = [each for each in await self._paths() if each["kind"] == "bep"]
+                if len({each["relay"] for each in bearers if each["condition"] == "usable"}) >= BEARERS:
+                    return
+                await anyio.sleep(0.05)
+        raise NotReady(f"no two bearers within {WHOLE_S:g} s", "see `atoll status`")
+
+    async def _paths(self) -> list[dict[str, Any]]:
+        """Give the paths of the session between the sites, as a user sees them."""
+        status: dict[str, Any] = await self._cluster.status(NEAR)
+        return [path for route in status["routes"] for path in route["paths"]]
 
     async def _take_away(self, kind: str, relay: str) -> None:
         if kind == "swallow":
@@ -135,8 +157,7 @@ class RelayDeaths:
 
     async def _relay_in_use(self) -> str:
         """Name the relay that the path in use goes through, as a user sees it."""
-        status: dict[str, Any] = await self._cluster.status(NEAR)
-        found = [path["relay"] for route in status["routes"] for path in route["paths"] if path["in_use"]]
+        found = [path["relay"] for path in await self._paths() if path["in_use"]]
         if not found:
             raise NotReady("no path is in use", "see `atoll status`")
         return str(found[0])

@@ -190,6 +190,11 @@ class StreamSet:
         """Tell whether a stream is open."""
         return stream in self._streams
 
+    @property
+    def used(self) -> bool:
+        """A stream is open, or was."""
+        return self._next_own + self._next_peer > 1
+
     def numbers(self) -> list[int]:
         """Give the streams that are open."""
         return list(self._streams)

@@ -1,6 +1,7 @@
 """Opens bearers to peers that are called over SEP, and the next one when one is lost.
 
     none --the first call was answered, a stream--> asked for --our half dialled--> a path of the session that stands
+    open --streams are carried--> two: the spare half is dialled, and stands by
     open --lost--> the spare half is dialled --nothing of that--> none, and asked for again after a while
 
 Calls and streams go on over SEP all the time. The callee is asked once and hands over two halves, the second of a
@@ -8,16 +9,18 @@ tunnel over another relay: so whoever loses a bearer with its relay has the next
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
+
+import anyio
 
 from atoll.actors.router.paths import OpenBearer, Path
 from atoll.actors.router.routes import RouteTable
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
+from atoll.actors.tunnel_relay.messages import AVOIDED_MAX, BearerHalf, BearerOffered, BearerRequest, SpareWanted
 from atoll.actors.tunnel_relay.messages import PATH as TUNNEL_RELAY
-from atoll.actors.tunnel_relay.messages import BearerHalf, BearerOffered, BearerRequest
 from atoll.transport.errors import PeerError, WorldError
 from atoll.transport.identity import NodeId
 
@@ -33,6 +36,9 @@ half; then every second of waiting is one without a bearer."""
 SPARES_MAX = 256
 """Spare halves that are kept; without one the next bearer costs a question more."""
 
+SECOND_AGAIN_S = 1.0
+"""Between two attempts to have a second bearer stand by: a relay that died may be there again."""
+
 Converse: TypeAlias = Callable[[NodeId, tuple[Path, ...]], Awaitable[object]]
 """Makes paths those of the session with a peer; opens one where there is none, or raises."""
 
@@ -41,12 +47,24 @@ class Bearers:
     """The bearers that this node's Router has asked for."""
 
     def __init__(
-        self, system: ActorSystem, routes: RouteTable, start_soon: Callable[..., Any], converse: Converse
+        self,
+        system: ActorSystem,
+        routes: RouteTable,
+        start_soon: Callable[..., Any],
+        converse: Converse,
+        *,
+        has_streams: Callable[[NodeId], bool],
+        relays: Callable[[NodeId], set[str]],
     ) -> None:
+        """`relays`: the names of those that carry a bearer to a peer."""
         self._system = system
         self._routes = routes
         self._start_soon = start_soon
         self._converse = converse
+        self._has_streams = has_streams
+        self._relays = relays
+        self._doubling: set[NodeId] = set()
+        """Peers to which a second bearer is being opened."""
         self._spares: dict[NodeId, BearerHalf] = {}
 
     def called_by_signaling(self, peer: NodeId) -> None:
@@ -64,11 +82,18 @@ class Bearers:
         """Ask for a bearer at once: a stream is open, and signaling is not made for it."""
         self._routes.called_by_signaling(peer)
         self.wanted(peer)
+        self.keep_two(peer)
+
+    def keep_two(self, peer: NodeId) -> None:
+        """Have a second bearer stand by, where streams are carried: a frozen relay does not say that it is lost."""
+        if peer not in self._doubling and len(self._relays(peer)) == 1 and self._has_streams(peer):
+            self._doubling.add(peer)
+            self._start_soon(self._keep_two, peer)
 
     def ended(self, peer: NodeId, *, lost: bool) -> None:
         """Note that the last bearer that we dialled to a peer has ended; one that was lost has a successor."""
         spare = self._spares.pop(peer, None)
-        if spare is not None and lost:
+        if lost and (spare is not None or self._has_streams(peer)):
             self._routes.bearer_asked(peer)
             self._start_soon(self._open, peer, spare)
 
@@ -83,11 +108,30 @@ class Bearers:
             log.info("no bearer to %s: %s", peer.short, error)
             self._spares.pop(peer, None)
             self._routes.bearer_lost(peer, str(error), self._system.clock())
+            return
+        self.keep_two(peer)
 
-    async def _ask_for_halves(self, peer: NodeId) -> list[BearerHalf]:
+    async def _keep_two(self, peer: NodeId) -> None:
+        try:
+            while len(used := self._relays(peer)) == 1 and self._has_streams(peer):
+                spare = self._spares.pop(peer, None)
+                try:
+                    if spare is None or _name_of(spare) in used:
+                        path = await self._dial(peer, await self._ask_for_halves(peer, used), DIAL_S)
+                    else:
+                        self._system.tell(Address(peer, TUNNEL_RELAY), SpareWanted())
+                        path = await self._dial(peer, [spare], SPARE_S)
+                    await self._converse(peer, (path,))
+                except (AskFailed, WorldError, PeerError) as error:
+                    log.info("no second bearer to %s: %s", peer.short, error)
+                await anyio.sleep(SECOND_AGAIN_S)
+        finally:
+            self._doubling.discard(peer)
+
+    async def _ask_for_halves(self, peer: NodeId, avoid: Iterable[str] = ()) -> list[BearerHalf]:
         offered: BearerOffered = await self._system.ask(
             Address(peer, TUNNEL_RELAY),
-            BearerRequest(),
+            BearerRequest(tuple(avoid)[:AVOIDED_MAX]),
             timeout_s=ASK_S,
             reply_type=BearerOffered,
             attempts=ASK_ATTEMPTS,
@@ -102,7 +146,7 @@ class Bearers:
             AskFailed: None opened.
         """
         half, *rest = halves
-        order = OpenBearer(peer, half.name or half.relay.short, half.host, half.port, half.ticket)
+        order = OpenBearer(peer, _name_of(half), half.host, half.port, half.ticket)
         try:
             path: Path = await self._system.ask(Address(self._system.node_id, TUNNEL_RELAY), order, timeout_s=within_s)
         except AskFailed as error:
@@ -116,3 +160,8 @@ class Bearers:
                 self._spares.pop(next(iter(self._spares)))
             self._spares[peer] = rest[0]
         return path
+
+
+def _name_of(half: BearerHalf) -> str:
+    """Name its relay, as both ends call it."""
+    return half.name or half.relay.short

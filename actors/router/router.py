@@ -138,7 +138,14 @@ class Router(Actor):
             self._note_deadline,
         )
         self._ways = Ways(self.system, self._cloud, means)
-        self._bearers = Bearers(self.system, self.routes, self.tasks.start_soon, self._ways.use_paths)
+        self._bearers = Bearers(
+            self.system,
+            self.routes,
+            self.tasks.start_soon,
+            self._ways.use_paths,
+            has_streams=self._has_streams,
+            relays=self._relays_to,
+        )
         self._streams = Streams(self.system, self._conversations, self._services, self._note_deadline)
         self.tasks.start_soon(self._streams.reset_untaken)
         await self.tasks.start(self._hold_transport)
@@ -416,6 +423,8 @@ class Router(Actor):
         if turn.path.way is Way.BEP and not self._has_bearer(peer):
             self.routes.bearer_lost(peer, turn.reason, self.system.clock())
             self._bearers.ended(peer, lost=True)
+        elif turn.path.way is Way.BEP and turn.conversation.dialled:
+            self._bearers.keep_two(peer)
 
     def _on_orphaned(self, conversation: Conversation, peer: NodeId, reason: str) -> None:
         """Look for another path: the streams wait for it, and whoever waits for an answer."""
@@ -431,7 +440,15 @@ class Router(Actor):
             self.system.way_lost(peer, f"the session with {peer.short} has no path: {reason}")
 
     def _has_bearer(self, peer: NodeId) -> bool:
-        return any(each.way is Way.BEP for talk in self._talks(peer) for each in talk.paths)
+        return bool(self._relays_to(peer))
+
+    def _relays_to(self, peer: NodeId) -> set[str]:
+        """Name the relays that carry a bearer to a peer."""
+        return {each.relay for talk in self._talks(peer) for each in talk.paths if each.way is Way.BEP}
+
+    def _has_streams(self, peer: NodeId) -> bool:
+        """Tell whether the session with a peer has carried streams: the next one may come at any time."""
+        return any(talk.session.streams.used for talk in self._talks(peer))
 
     def _talks(self, peer: NodeId) -> list[Conversation]:
         return [each for each in self._conversations.all() if each.peer == peer]

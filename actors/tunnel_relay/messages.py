@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -10,10 +11,19 @@ from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
 PATH = "tunnel_relay"
+AVOIDED_MAX = 4
+RelayName: TypeAlias = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class BearerRequest(Message, frozen=True, tag="tunnel_relay.bearer_request"):
     """A caller asks the callee for a bearer; answered with the half that is the caller's."""
+
+    avoid: Annotated[tuple[RelayName, ...], msgspec.Meta(max_length=AVOIDED_MAX)] = ()
+    """Relays that carry a bearer already: the new one shall not die with them."""
+
+
+class SpareWanted(Message, frozen=True, tag="tunnel_relay.spare_wanted"):
+    """A caller that has streams open wants its spare bearer beside the first one; the callee dials its half now."""
 
 
 class BearerHalf(msgspec.Struct, frozen=True, array_like=True):
@@ -53,7 +63,7 @@ class DirectOffered(Message, frozen=True, tag="tunnel_relay.direct_offered"):
     ticket: RelayTicket
 
 
-MESSAGES: tuple[type[Message], ...] = (BearerRequest, BearerOffered, DirectRequest, DirectOffered)
+MESSAGES: tuple[type[Message], ...] = (BearerRequest, SpareWanted, BearerOffered, DirectRequest, DirectOffered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ from atoll.actors.tunnel_relay.messages import (
     DirectRequest,
     ServeSite,
     SiteServed,
+    SpareWanted,
     StopServing,
     TunnelsDescribed,
 )
@@ -109,6 +110,8 @@ class TunnelRelay(Actor):
         self._calls = 0
         self._bearers: list[BearerPath] = []
         self._offered: Counter[NodeId] = Counter()
+        self._spare_now: dict[NodeId, list[anyio.Event]] = {}
+        """To be set where a peer wants the spares of its bearers open."""
         self._direct_offers: Counter[NodeId] = Counter()
         self._counts: Counter[str] = Counter()
 
@@ -116,14 +119,17 @@ class TunnelRelay(Actor):
         """Find the way to this node's Router."""
         self._router = self.system.ref(Address(self._own, ROUTER))
 
-    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901 - one case a message
+    async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0912 - one case a message
         """Take orders of this node, answers of the site's nodes, and callers' requests for bearers."""
         message, reply_to, local = delivery.message, delivery.reply_to, delivery.standing is None
         match message:
             case SepAnswer() if local or delivery.standing is Standing.MEMBER:
                 self._answer(message)
-            case BearerRequest() if delivery.sender is not None and reply_to is not None:
-                self.tasks.start_soon(self._offer, delivery.sender.address.node, reply_to)
+            case BearerRequest(avoid) if delivery.sender is not None and reply_to is not None:
+                self.tasks.start_soon(self._offer, delivery.sender.address.node, avoid, reply_to)
+            case SpareWanted() if delivery.sender is not None:
+                for spare_now in self._spare_now.get(delivery.sender.address.node, ()):
+                    spare_now.set()
             case OpenSep() if local and reply_to is not None:
                 self.tasks.start_soon(self._open_sep, message, reply_to, delivery.deadline)
             case OpenBearer() if local and reply_to is not None:
@@ -345,11 +351,11 @@ class TunnelRelay(Actor):
         reply_to.answer(path)
         await self._hold_bearer(path)
 
-    async def _offer(self, peer: NodeId, reply_to: ReplyTo) -> None:
+    async def _offer(self, peer: NodeId, avoid: tuple[str, ...], reply_to: ReplyTo) -> None:
         """Take a tunnel and a spare from Signaling, hand their calling halves to the peer, and dial ours.
 
         The spare is on another relay; its half is dialled when the first bearer is lost, or never came to be, which
-        the peer sees in the same moment. So failing over asks neither the cloud nor the peer.
+        the peer sees in the same moment, or when the peer wants both. So failing over asks neither cloud nor peer.
         """
         if self._offered[peer] >= BEARERS_PER_PEER_MAX:
             reply_to.fail(AskDeclined(f"{BEARERS_PER_PEER_MAX} bearers for this caller are open or under way"))
@@ -360,16 +366,38 @@ class TunnelRelay(Actor):
             granted = await ask_cloud(self.system, SIGNALING, TunnelRequest(PAIRS), TunnelsGranted)
             if not granted.pairs:
                 raise AskDeclined("no relay takes a tunnel now")
-            reply_to.answer(_offered(granted.pairs))
-            for pair in granted.pairs:
-                if not await self._dial_offered(pair, peer):
-                    break
+            pairs = sorted(granted.pairs, key=lambda pair: _name_of(pair) in avoid)
+            if _name_of(pairs[0]) in avoid:
+                raise AskDeclined("no other relay takes a tunnel now")
+            reply_to.answer(_offered(pairs))
+            await self._live_halves(pairs, peer)
         except AskFailed as error:
             reply_to.fail(error)
         finally:
             self._offered[peer] -= 1
             if not self._offered[peer]:
                 del self._offered[peer]
+
+    async def _live_halves(self, pairs: Sequence[TunnelPair], peer: NodeId) -> None:
+        spare_now = anyio.Event()
+        self._spare_now.setdefault(peer, []).append(spare_now)
+        try:
+            async with anyio.create_task_group() as tasks:
+
+                async def live_first() -> None:
+                    if await self._dial_offered(pairs[0], peer):
+                        spare_now.set()
+                    elif not spare_now.is_set():
+                        tasks.cancel_scope.cancel()
+
+                tasks.start_soon(live_first)
+                for pair in pairs[1:]:
+                    await spare_now.wait()
+                    await self._dial_offered(pair, peer)
+        finally:
+            self._spare_now[peer].remove(spare_now)
+            if not self._spare_now[peer]:
+                del self._spare_now[peer]
 
     async def _dial_offered(self, pair: TunnelPair, peer: NodeId) -> bool:
         """Live our half of a tunnel; True when it was lost, False when it was ended."""
@@ -378,7 +406,7 @@ class TunnelRelay(Actor):
         except (PeerError, WorldError) as error:
             log.info("a bearer for %s did not open: %s", peer.short, error)
             return True
-        return await self._hold_bearer(self._bearer(pair.name or pair.relay.short, stream, peer))
+        return await self._hold_bearer(self._bearer(_name_of(pair), stream, peer))
 
     # Direct connections
 
@@ -478,6 +506,11 @@ class TunnelRelay(Actor):
 def _name(route: SepRoute) -> str:
     """Give what people call the relay of a route."""
     return route.name or route.relay.short
+
+
+def _name_of(pair: TunnelPair) -> str:
+    """Name its relay, as both ends call it."""
+    return pair.name or pair.relay.short
 
 
 def _offered(pairs: Sequence[TunnelPair]) -> BearerOffered:

@@ -8,7 +8,7 @@ from atoll.actors.router.bearers import DIAL_S, SPARE_S, Bearers
 from atoll.actors.router.paths import OpenBearer
 from atoll.actors.router.routes import BEARER_RETRY_S, RouteTable
 from atoll.actors.runtime.errors import AskTimedOut
-from atoll.actors.tunnel_relay.messages import BearerHalf, BearerOffered, BearerRequest
+from atoll.actors.tunnel_relay.messages import BearerHalf, BearerOffered, BearerRequest, SpareWanted
 from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,19 @@ class Waiting:
         self.routes = RouteTable(OWN)
         system = SimpleNamespace(node_id=OWN, clock=lambda: self.now, ask=self.ask)
         self.started = []
-        self.bearers = Bearers(system, self.routes, lambda *each: self.started.append(each), None)
+        self.streams, self.relays, self.told = 0, set(), []
+        system.tell = lambda address, message: self.told.append((address.node, message))
+        self.bearers = Bearers(
+            system,
+            self.routes,
+            lambda *each: self.started.append(each),
+            self.use,
+            has_streams=lambda _: bool(self.streams),
+            relays=lambda _: self.relays,
+        )
+
+    async def use(self, _peer, paths):
+        self.relays |= {path.removeprefix("path over ") for path in paths}
 
     async def ask(self, address, message, *, timeout_s, **how):
         del address, how
@@ -61,3 +73,69 @@ async def test_the_half_of_a_callee_that_has_died_is_not_waited_for_long():
     assert SPARE_S + BEARER_RETRY_S < DIAL_S / 4
     assert not waiting.routes.bearer_wanted(PEER, waiting.now)
     assert waiting.routes.bearer_wanted(PEER, waiting.now + BEARER_RETRY_S)
+
+
+class Answering(Waiting):
+    """One where every half opens, but for those over relays that are down."""
+
+    def __init__(self, *down):
+        super().__init__()
+        self.down = set(down)
+        self.dialled = []
+        self.avoided = []
+
+    async def ask(self, address, message, *, timeout_s, **how):
+        if isinstance(message, BearerRequest):
+            self.avoided.append(message.avoid)
+            offered = await super().ask(address, message, timeout_s=timeout_s, **how)
+            if offered.name not in message.avoid:
+                return offered
+            spare = offered.spare
+            return BearerOffered(spare.relay, spare.name, spare.host, spare.port, spare.ticket, 60)
+        self.dialled.append(message.relay)
+        if message.relay in self.down:
+            # It comes back before it is tried again.
+            self.down.discard(message.relay)
+            raise AskTimedOut("nobody came")
+        return f"path over {message.relay}"
+
+    async def run(self):
+        while self.started:
+            function, *arguments = self.started.pop(0)
+            await function(*arguments)
+
+
+@pytest.mark.anyio
+async def test_where_streams_are_open_the_spare_stands_by_beside_the_first_bearer():
+    world = Answering()
+    world.streams = 1
+    world.bearers.wanted_for_stream(PEER)
+    await world.run()
+    assert world.dialled == ["relay-1", "relay-2"]
+    assert world.told == [(PEER, SpareWanted())]
+    assert world.relays == {"relay-1", "relay-2"}
+
+
+@pytest.mark.anyio
+async def test_for_calls_alone_the_spare_stays_a_spare():
+    world = Answering()
+    world.bearers.called_by_signaling(PEER)
+    await world.run()
+    assert (world.dialled, world.told, world.relays) == (["relay-1"], [], {"relay-1"})
+
+
+@pytest.mark.anyio
+async def test_a_second_bearer_that_is_lost_or_does_not_open_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr("atoll.actors.router.bearers.SECOND_AGAIN_S", 0.0)
+    world = Answering("relay-2")
+    world.streams = 1
+    world.bearers.wanted_for_stream(PEER)
+    await world.run()
+    assert world.dialled == ["relay-1", "relay-2", "relay-2"]
+    assert world.avoided == [(), ("relay-1",)]
+    world.relays = {"relay-1"}
+    world.bearers.keep_two(PEER)
+    world.bearers.keep_two(PEER)
+    assert len(world.started) == 1, "it is under way already"
+    await world.run()
+    assert world.relays == {"relay-1", "relay-2"}
