@@ -37,7 +37,8 @@ SPARES_MAX = 256
 """Spare halves that are kept; without one the next bearer costs a question more."""
 
 SECOND_AGAIN_S = 1.0
-"""Between two attempts to have a second bearer stand by: a relay that died may be there again."""
+"""Between two attempts to have a second bearer stand by: a relay that died may be there again. Each takes `SPARE_S` at
+most: the halves that were offered may have died with it."""
 
 Converse: TypeAlias = Callable[[NodeId, tuple[Path, ...]], Awaitable[object]]
 """Makes paths those of the session with a peer; opens one where there is none, or raises."""
@@ -117,7 +118,7 @@ class Bearers:
                 spare = self._spares.pop(peer, None)
                 try:
                     if spare is None or _name_of(spare) in used:
-                        path = await self._dial(peer, await self._ask_for_halves(peer, used), DIAL_S)
+                        path = await self._dial(peer, await self._ask_for_halves(peer, used), SPARE_S)
                     else:
                         self._system.tell(Address(peer, TUNNEL_RELAY), SpareWanted())
                         path = await self._dial(peer, [spare], SPARE_S)

@@ -11,6 +11,7 @@ from atoll.actors.tunnel_relay.messages import (
     BearerRequest,
     DirectOffered,
     DirectRequest,
+    SpareWanted,
 )
 from atoll.transport.codec import Codec
 from atoll.transport.errors import MalformedFrame
@@ -21,6 +22,8 @@ CODEC = Codec(MESSAGES)
 RELAY, OTHER = NodeId(b"r" * 32), NodeId(b"o" * 32)
 EXAMPLES = (
     BearerRequest(),
+    BearerRequest(("relay-1",)),
+    SpareWanted(),
     BearerOffered(RELAY, "relay-1", "relay-1.example", 8089, b"t" * 150, 2**31, None),
     BearerOffered(
         RELAY, "", "10.0.0.1", 8089, b"t", 2**31, BearerHalf(OTHER, "relay-2", "relay-2.example", 8089, b"s")

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import socket
 
 import anyio
 import msgspec
 import pytest
 from migration_site import MigrationSite
+from ports import free_port
 from waiting import until
 
 from atoll import Node
@@ -22,7 +24,6 @@ from atoll.actors.runtime import Address, AskDeclined
 from atoll.cluster_specs.config import ForwardConfig
 
 pytestmark = pytest.mark.anyio
-BEACON_PORT = 18971
 
 
 class Echo:
@@ -53,7 +54,7 @@ class Echo:
 @contextlib.asynccontextmanager
 async def two_nodes(folder, *allowed):
     """Run a node that listens, and one whose ports are reached."""
-    site = MigrationSite(folder, BEACON_PORT, count=2)
+    site = MigrationSite(folder, free_port(socket.SOCK_DGRAM), count=2)
     async with contextlib.AsyncExitStack() as stack:
         near = await stack.enter_async_context(Node.open(site.config("n0"), key=site.keys[0]))
         config = msgspec.structs.replace(site.config("n1"), forward=ForwardConfig(allow=allowed))
