@@ -27,6 +27,7 @@ CONNECT_S = 5.0
 ANSWER_S = 40.0
 MARGIN_S = 10.0
 """What a node behind the one that is connected gets less: that one knows better what was late."""
+NOT_FOUND = 404
 AWAY_S = 30.0
 """How long a node that was there is waited for while it starts again."""
 AWAY_LOOK_S = 0.5
@@ -158,6 +159,8 @@ class Connection:
     def ask_again(self, method: str, path: str, asked: Mapping[str, Any], *, away_s: float) -> Answer:
         """Ask in JSON what may be asked again at any time, also of a node that was away for so long.
 
+        A node that has just started does not know the others at once: what it knew before, it does not know now.
+
         Raises:
             Failed: It went wrong, or the node did not come back.
         """
@@ -169,7 +172,10 @@ class Connection:
             except (NotRunning, NoAnswer):
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(AWAY_LOOK_S)
+            except ProblemAnswer as problem:
+                if problem.status != NOT_FOUND or time.monotonic() >= deadline:
+                    raise
+            time.sleep(AWAY_LOOK_S)
 
     def exchange(
         self,

@@ -170,7 +170,8 @@ def measure_with_iperf(port):
 
 async def lose_the_relay_in_use(cluster, port):
     """Kill it while somebody waits for an answer that comes later: the connection goes on."""
-    (bearer,) = (await cluster.status("home/tv"))["beps"]
+    routes = (await cluster.status("home/tv"))["routes"]
+    (relay,) = [path["relay"] for route in routes for path in route["paths"] if path["in_use"]]
     script = "redis.call('set','n',KEYS[1]); return redis.call('get','n')"
     cli = ("redis-cli", "-h", "127.0.0.1", "-p", str(port))
     waited = []
@@ -180,7 +181,7 @@ async def lose_the_relay_in_use(cluster, port):
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await cluster.kill(bearer["relay"])
+        await cluster.kill(relay)
         assert await in_thread(lambda: said(*cli, "eval", script, "1", "7")) == "7\n"
         await in_thread(lambda: said(*cli, "rpush", "queue", "came"))
     assert waited == ["queue\ncame\n"]
