@@ -46,6 +46,11 @@ class Claim:
     first: int = 1
     begun: set[NodeId] = field(default_factory=set)
 
+    @property
+    def only_asks(self) -> bool:
+        """Whether this host wants nothing but to know."""
+        return self.wanted is None and not self.founds
+
     def still_open(self, placed: Placed) -> bool:
         """Tell whether what the placement said does not decide this claim: it says what was there before."""
         if self.wanted is None or self.expected is None:

@@ -447,7 +447,10 @@ class Hosting:
         owner = self.owners.get(actor)
         if owner is None or not owner.serving:
             return [Announce(Moved(actor, target, 0.0, "it is not served here"))]
-        busy = actor in self.claims or actor in self.departures or self.departures.wanted(actor)
+        claim = self.claims.get(actor)
+        # One that only asks changes nothing; it may be left from a move that another target has declined.
+        claims = claim is not None and not claim.only_asks
+        busy = claims or actor in self.departures or self.departures.wanted(actor)
         if target == self.own or busy or self.renewals.frozen(actor):
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
         return self.departures.want(owner, target, now)

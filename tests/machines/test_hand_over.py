@@ -548,3 +548,15 @@ def test_a_target_that_cannot_run_the_actor_says_so_before_it_is_frozen():
     net.tell(A, Move("x", B))
     assert net.facts[-1] == Moved("x", B, 0.0, "the target declines: no actor of the kind Notebook is known here")
     assert not net.hosts[A].owners["x"].frozen
+
+
+def test_a_move_that_one_target_declines_may_go_to_the_next_at_once():
+    net = found()
+    net.hosts[B] = Hosting(B, rng=Random(1), make=lambda *_: None)
+    net.lost = lambda send: isinstance(send.message, FindPlace)
+    net.tell(A, Move("x", B))
+    assert net.facts[-1].why.startswith("the target declines")
+    net.lost = lambda _send: False
+    net.tell(A, Move("x", C))
+    net.carry(A, net.hosts[A].handle(TimerFired("x"), 1.0))
+    assert net.places["x"].host == C
