@@ -104,7 +104,7 @@ class Bearers:
                 path = await self._dial(peer, await self._ask_for_halves(peer), DIAL_S)
             else:
                 path = await self._dial(peer, [spare], SPARE_S)
-            await self._converse(peer, (path,))
+            await self._use(peer, path)
         except (AskFailed, WorldError, PeerError) as error:
             log.info("no bearer to %s: %s", peer.short, error)
             self._spares.pop(peer, None)
@@ -122,12 +122,20 @@ class Bearers:
                     else:
                         self._system.tell(Address(peer, TUNNEL_RELAY), SpareWanted())
                         path = await self._dial(peer, [spare], SPARE_S)
-                    await self._converse(peer, (path,))
+                    await self._use(peer, path)
                 except (AskFailed, WorldError, PeerError) as error:
                     log.info("no second bearer to %s: %s", peer.short, error)
                 await anyio.sleep(SECOND_AGAIN_S)
         finally:
             self._doubling.discard(peer)
+
+    async def _use(self, peer: NodeId, path: Path) -> None:
+        """Make a bearer a path of the session; a second one over the same relay would only take another's place."""
+        if path.relay in self._relays(peer):
+            path.close()
+            self._routes.bearer_open(peer, path.relay)
+            return
+        await self._converse(peer, (path,))
 
     async def _ask_for_halves(self, peer: NodeId, avoid: Iterable[str] = ()) -> list[BearerHalf]:
         offered: BearerOffered = await self._system.ask(

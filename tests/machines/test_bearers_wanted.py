@@ -1,5 +1,6 @@
 """When a Router has bearers: how long it waits for the other half of one."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,15 @@ from atoll.transport.keys import NodeKey
 pytestmark = pytest.mark.anyio
 
 OWN, PEER, ONE, OTHER = (NodeKey.generate().node_id for _ in range(4))
+
+
+@dataclass
+class Path:
+    relay: str
+    closed: bool = False
+
+    def close(self):
+        self.closed = True
 
 
 class Waiting:
@@ -36,7 +46,7 @@ class Waiting:
         )
 
     async def use(self, _peer, paths):
-        self.relays |= {path.removeprefix("path over ") for path in paths}
+        self.relays |= {path.relay for path in paths}
 
     async def ask(self, address, message, *, timeout_s, **how):
         del address, how
@@ -45,7 +55,7 @@ class Waiting:
             return BearerOffered(ONE, "relay-1", "relay-1.example", 8089, b"first", 60, half)
         assert isinstance(message, OpenBearer)
         if message.relay == "relay-1" and not self.waited_s:
-            return "path"
+            return Path("relay-1")
         self.waited_s.append(timeout_s)
         self.now += timeout_s
         raise AskTimedOut("nobody came")
@@ -60,7 +70,7 @@ async def test_the_half_of_a_callee_that_has_died_is_not_waited_for_long():
     waiting = Waiting()
 
     async def converse(peer, paths):
-        waiting.routes.bearer_open(peer, paths[0])
+        waiting.routes.bearer_open(peer, paths[0].relay)
 
     waiting.bearers._converse = converse
     waiting.bearers.called_by_signaling(PEER)
@@ -83,6 +93,7 @@ class Answering(Waiting):
         self.down = set(down)
         self.dialled = []
         self.avoided = []
+        self.paths = []
 
     async def ask(self, address, message, *, timeout_s, **how):
         if isinstance(message, BearerRequest):
@@ -97,7 +108,8 @@ class Answering(Waiting):
             # It comes back before it is tried again.
             self.down.discard(message.relay)
             raise AskTimedOut("nobody came")
-        return f"path over {message.relay}"
+        self.paths.append(Path(message.relay))
+        return self.paths[-1]
 
     async def run(self):
         while self.started:
@@ -139,3 +151,14 @@ async def test_a_second_bearer_that_is_lost_or_does_not_open_is_asked_for_again(
     assert len(world.started) == 1, "it is under way already"
     await world.run()
     assert world.relays == {"relay-1", "relay-2"}
+
+
+@pytest.mark.anyio
+async def test_a_second_bearer_over_the_relay_of_the_first_is_let_go():
+    """Two attempts may meet where one relay alone lives; kept, they would take up the paths of a session."""
+    world = Answering()
+    world.bearers.called_by_signaling(PEER)
+    world.relays = {"relay-1"}
+    await world.run()
+    assert [(path.relay, path.closed) for path in world.paths] == [("relay-1", True)]
+    assert not world.routes.bearer_wanted(PEER, 100.0), "there is one"
