@@ -29,6 +29,8 @@ QUEUE_S = 0.05
 FROZEN_BYTES_MAX = 262_144
 """What a frozen path takes; then its sender finds it full."""
 WRITE_BYTES = (1, 300, 20_000, 120_000)
+RETIRES_AFTER_S = 1.0
+"""From the opening of what takes a path's place until the path is retired, and from there until it is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,9 +357,29 @@ class MultipathWorld:
         self.trace.append((self.now, f"{kind} {victim.number}"))
         if kind == "kill":
             self._kill(victim)
+        elif kind == "retire":
+            victim.condition = "ending"
+            self._open_path(victim.rank)
+            self._at(self.now + RETIRES_AFTER_S, partial(self._retire, victim))
         else:
             victim.condition = {"freeze": "frozen"}.get(kind, kind)
             self._at(self.now + self.rng.uniform(*self.faults.lasts_s), partial(self._mend, victim))
+
+    def _retire(self, wire: Wire) -> None:
+        who = self.rng.randrange(2)
+        self.ends[who].paths.retire(wire.number, "its ticket expires", self.now)
+        self._turn(who)
+        self._at(self.now + RETIRES_AFTER_S, partial(self._cut, wire))
+
+    def _cut(self, wire: Wire) -> None:
+        """End a path that both ends have left by now."""
+        for who, end in enumerate(self.ends):
+            if end.paths.current == wire.number and len(self.wires) > 1:
+                self._violated(f"end {who} still uses path {wire.number}, which was to be left")
+        wire.alive = False
+        del self.wires[wire.number]
+        for who, end in enumerate(self.ends):
+            self._hear_of_loss(who, end, wire)
 
     def _kill(self, wire: Wire) -> None:
         wire.alive = False

@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import Channel
 from atoll.transport.path_set import PathFrame, PathGivenUp, PathSet, Rank, Switched
-from atoll.transport.stream_events import PathOpened, PeerLeft, StreamEvent
+from atoll.transport.stream_events import PathOpened, PeerLeft, PeerRetires, StreamEvent
 from atoll.transport.stream_frames import (
     HEAD_BYTES,
     POSITION_BYTES,
@@ -34,7 +34,7 @@ RECORDS_MAX = 16
 _BEARS_BYTES = (StreamVerb.OPEN, StreamVerb.DATA, StreamVerb.LAST, StreamVerb.RESET)
 
 Frame: TypeAlias = tuple[int, int, int, int, memoryview]
-MultipathEvent: TypeAlias = StreamEvent | Switched | PathGivenUp | PathOpened | PeerLeft
+MultipathEvent: TypeAlias = StreamEvent | Switched | PathGivenUp | PathOpened | PeerLeft | PeerRetires
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,6 +200,8 @@ class Multipath:
             return self._take_echo(read_probe(piece), path, now)
         if verb in (PathVerb.GONE, PathVerb.LEFT) and (left := read_probe(piece)) != path:
             return self._take_left(left, path, now, gone=verb == PathVerb.GONE)
+        if verb == PathVerb.LEAVING and self.paths.peer_retires(left := read_probe(piece), now):
+            return [PeerRetires(left)]
         return []
 
     def _take_echo(self, probe: int, path: int, now: float) -> list[MultipathEvent]:

@@ -2,11 +2,15 @@
 
     opening --OPENED, or the echo of a probe--> usable --1 s without a sign, though bytes wait--> silent
     silent  --the echo of a probe--> usable;   any --lost--> gone, and its number is free again
+    any     --`retire`, the peer's LEAVING--> leaving: as before, until any other has answered
 
 One path carries what this end sends; each end chooses for itself. While bytes are unacknowledged the path in use is
 probed every 250 ms; after 1 s without an echo or an acknowledgement over it another is used. From the second missing
 echo on the others are probed too, so that one that is known to be alive is there when it is needed. A silent path that
 answers again is trusted after it has gone on answering for 3 s.
+
+A path that is about to end (its ticket expires, its relay is drained) is left in good order: both ends are told, and go
+over to another as soon as that has answered. Nothing is lost then, and what was sent is sent again all the same.
 
 A path counts by its own echoes only: what comes in over another says nothing about it, and a frozen relay keeps its
 connections open.
@@ -17,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from atoll.transport.errors import Congested, MalformedFrame
-from atoll.transport.records import PATHS_MAX
+from atoll.transport.records import EVERYWHERE, PATHS_MAX
 from atoll.transport.stream_frames import PathVerb
 
 PROBE_S = 0.25
@@ -38,8 +42,9 @@ PROBES_MAX = 16
 """Probes of one path whose echo is waited for; 4 s of them."""
 FRAMES_MAX = 64
 """Frames that wait to be said; who probes faster than it is answered is not answered."""
-OWN_PATHS_MAX = PATHS_MAX // 2
-"""Paths that one end may have opened: its numbers are even, or odd."""
+OWN_PATHS_MAX = PATHS_MAX // 2 - 1
+"""Paths that one end may have opened: its numbers are even, or odd. Two over signaling, two bearers, what replaces
+those, and one more; an even number means something else (`EVERYWHERE`)."""
 
 
 class Rank(enum.IntEnum):
@@ -109,6 +114,9 @@ class KnownPath:
     round_trip_s: float | None = None
     probes: dict[int, float] = field(default_factory=dict)
     """Probes under way, and when they were sent."""
+    leaving: str = ""
+    """Why it is to be left in good order; empty while it is not."""
+    leaving_since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -138,8 +146,9 @@ class PathSet:
         Raises:
             Congested: This end has opened as many as it may.
         """
-        free = [number for number in range(not self.initiator, PATHS_MAX, 2) if number not in self._paths]
-        if not free:
+        own = (number for number in range(not self.initiator, PATHS_MAX, 2) if number != EVERYWHERE)
+        free = [number for number in own if number not in self._paths]
+        if sum(map(self._is_own, self._paths)) >= OWN_PATHS_MAX:
             raise Congested(f"this session has {OWN_PATHS_MAX} paths of ours already")
         # The one that was lost first: what is still on its way about the others must not hit a new path.
         number = min(free, key=lambda each: self._freed.index(each) if each in self._freed else -1)
@@ -154,7 +163,7 @@ class PathSet:
         Raises:
             MalformedFrame: The number is one of ours, or beyond all numbers.
         """
-        if not 0 <= number < PATHS_MAX or (number % 2 == 0) == self.initiator:
+        if not 0 <= number < PATHS_MAX or number == EVERYWHERE or self._is_own(number):
             raise MalformedFrame(f"the peer opened path {number}, which is not its to open")
         if number not in self._paths:
             self._paths[number] = KnownPath(number, rank, name, Condition.OPENING, now, now, now + PROBE_S)
@@ -246,6 +255,36 @@ class PathSet:
         self.current, self._lost = None, True
         return self._leave(f"{path.name} was lost: {reason}", now - SILENCE_S, now)
 
+    def retire(self, number: int, reason: str, now: float) -> None:
+        """Leave a path in good order: as soon as another has answered; the peer is told to do the same.
+
+        `lost` follows when both ends have gone over, or have had the time to.
+        """
+        if self._begin_leaving(number, reason, now):
+            self._to_tell[number] = PathVerb.LEAVING
+
+    def peer_retires(self, number: int, now: float) -> bool:
+        """Take a LEAVING: the peer will end a path; False when that is known."""
+        path = self._paths.get(number)
+        return path is not None and self._begin_leaving(number, f"the peer leaves {path.name}", now)
+
+    def is_leaving(self, number: int) -> bool:
+        """Tell whether a path is being left in good order."""
+        path = self._paths.get(number)
+        return path is not None and bool(path.leaving)
+
+    def _begin_leaving(self, number: int, reason: str, now: float) -> bool:
+        path = self._paths.get(number)
+        if path is None or path.leaving:
+            return False
+        path.leaving, path.leaving_since = reason, now
+        if number == self.current:
+            # Whoever is asked now answers after a round trip, and not at its next turn.
+            for other in self._paths.values():
+                if other.condition is Condition.USABLE and not other.leaving:
+                    self._send_probe(other, now)
+        return True
+
     def peer_lost(self, number: int, now: float) -> list[Switched | PathGivenUp]:
         """Take a GONE: the peer has lost a path, which may look whole from here."""
         path = self._paths.get(number)
@@ -328,6 +367,8 @@ class PathSet:
             return PROBE_S if path.waits_since is not None else IDLE_PROBE_S
         if in_doubt:
             return PROBE_S if path.condition is Condition.USABLE else SILENT_PROBE_S
+        if current is not None and current.leaving and not path.leaving and path.condition is Condition.USABLE:
+            return PROBE_S
         if path.condition is Condition.SILENT or current is None or path.rank < current.rank:
             return SILENT_PROBE_S
         return IDLE_PROBE_S
@@ -370,13 +411,16 @@ class PathSet:
         """Go on over the best path that is left, if there is one; those that have answered since then before others."""
         usable = [each for each in self._paths.values() if each.condition is Condition.USABLE]
         if usable:
-            best = min(usable, key=lambda each: ((each.heard_at or 0.0) < alive_since, each.rank, each.number))
+            best = min(
+                usable,
+                key=lambda each: (bool(each.leaving), (each.heard_at or 0.0) < alive_since, each.rank, each.number),
+            )
             return self._use(best, f"{best.name}, because {reason}", now)
         self.reason = reason
         return [] if self.current is not None else [Switched(None, reason)]
 
     def _prefer_better(self, now: float) -> list[Switched]:
-        """Go over to a better kind of path that has proved itself."""
+        """Go over to a better kind of path that has proved itself, and from one that is left to any."""
         if self.current is None:
             return []
         current = self._paths[self.current]
@@ -384,16 +428,19 @@ class PathSet:
             each
             for each in self._paths.values()
             if each.condition is Condition.USABLE
-            and each.rank < current.rank
+            and not each.leaving
+            and (each.rank < current.rank or current.leaving)
             and each.answers_since is not None
             and now >= each.answers_since + TRUST_S
             and each.heard_at is not None
             # An older sign says nothing: what the last path died of may have hit this one too.
-            and each.heard_at > self._used_since
+            and each.heard_at > (current.leaving_since if current.leaving else self._used_since)
         ]
         if not better:
             return []
         best = min(better, key=lambda each: (each.rank, each.number))
+        if current.leaving:
+            return self._use(best, f"{best.name}, because {current.leaving}", now)
         return self._use(best, f"{best.name}: a {best.rank.name.lower()} path is better", now)
 
     def _use(self, path: KnownPath, reason: str, now: float, *, followed: bool = False) -> list[Switched]:

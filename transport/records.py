@@ -30,10 +30,11 @@ PHASES = 128
 """Phases are counted modulo this; higher values of the byte are free, 0xFF marks handshakes."""
 PHASES_AHEAD_MAX = 8
 """How many phases a receiver can have missed: a fast sender fills one in seconds while the path is down."""
-PATHS_MAX = 8
+PATHS_MAX = 16
 """Paths are numbered below this; one that is no longer used lends its number to the next."""
-EVERYWHERE = PATHS_MAX
-"""What stands in place of a path's number in records that go over every connection: none is in use yet, or any more."""
+EVERYWHERE = 8
+"""What stands in place of a path's number in records that go over every connection: none is in use yet, or any more.
+No path has this number: it is what it was when there were eight paths at most."""
 
 HEADER = struct.Struct(">8sBBQ")
 OVERHEAD_BYTES = HEADER.size + TAG_BYTES
@@ -73,7 +74,7 @@ class Sealer:
         Raises:
             UsageError: There is no such path.
         """
-        if not 0 <= path <= EVERYWHERE:
+        if not 0 <= path < PATHS_MAX:
             raise UsageError(f"the paths of a session are numbered from 0 to {PATHS_MAX - 1}, not {path}")
         if self._records >= PHASE_RECORDS or now >= self._since + PHASE_S:
             self._key = _key_after(self._key)
@@ -95,7 +96,7 @@ class Opener:
         self._cipher = AESGCM(key)
         self._old: AESGCM | None = None
         self._since = now
-        self._seen = [-1] * (EVERYWHERE + 1)
+        self._seen = [-1] * PATHS_MAX
         self.phase = 0
 
     @property
@@ -113,7 +114,7 @@ class Opener:
         if len(record) < OVERHEAD_BYTES:
             return Fault.MALFORMED
         _, phase, path, counter = HEADER.unpack_from(record)
-        if path > EVERYWHERE:
+        if path >= PATHS_MAX:
             return Fault.MALFORMED
         if counter <= self._seen[path]:
             return Fault.REPLAYED

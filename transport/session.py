@@ -37,7 +37,7 @@ from atoll.transport.keys import NodeKey
 from atoll.transport.multipath import RECORDS_MAX, Multipath, MultipathEvent, Via
 from atoll.transport.noise import KEY_BYTES, PAYLOAD_BYTES_MAX, TAG_BYTES, Handshake
 from atoll.transport.path_set import PathSet, Rank
-from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, Fault, Opener, Sealer
+from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, PATHS_MAX, Fault, Opener, Sealer
 from atoll.transport.streams import StreamSet
 
 VERSION = 1
@@ -161,7 +161,7 @@ class Session:
         self._records: deque[tuple[int | None, bytes]] = deque()
         self._early: list[bytes] = []
         self._outbox = Outbox()
-        self._assemblies = [Assembly() for _ in range(EVERYWHERE + 1)]
+        self._assemblies = [Assembly() for _ in range(PATHS_MAX)]
         """One a path: each keeps its own order, and what a slow one brings late is not lost."""
         self._now = now
         self._dialled_at = now
@@ -280,6 +280,11 @@ class Session:
         """
         self._now = now
         return self._multipath.paths.add(rank, name, now)
+
+    def retire_path(self, path: int, reason: str, now: float) -> None:
+        """Leave a path in good order, at both ends, as soon as another has answered; then let `path_lost` follow."""
+        self._now = now
+        self._multipath.paths.retire(path, reason, now)
 
     def path_lost(self, path: int, reason: str, now: float) -> list[SessionEvent]:
         """Forget a path whose connection is over."""

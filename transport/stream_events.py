@@ -42,6 +42,13 @@ class PathOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRetires:
+    """The peer will end a path in good order; nothing is lost, and another one should take its place."""
+
+    path: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeerLeft:
     """The peer has left or lost a path; what it had sent over it may be gone."""
 

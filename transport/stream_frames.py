@@ -52,6 +52,7 @@ class PathVerb(enum.IntEnum):
     ECHO = 3
     GONE = 4
     LEFT = 5
+    LEAVING = 6
 
 
 def data_head(stream: int, offset: int, length: int, *, last: bool) -> bytes:

@@ -140,6 +140,26 @@ class AsksNobodyElse(PathSet):
         return super()._leave(reason, now - 1000.0, now)
 
 
+class TellsNobodyThatItLeaves(PathSet):
+    def retire(self, number, reason, now):
+        super().retire(number, reason, now)
+        self._to_tell.pop(number, None)
+
+
+class StaysWithWhatIsToEnd(PathSet):
+    def _prefer_better(self, now):
+        for each in self._paths.values():
+            each.leaving = ""
+        return super()._prefer_better(now)
+
+
+class GoesBackToWhatIsToEnd(PathSet):
+    def _prefer_better(self, now):
+        moved = super()._prefer_better(now)
+        leaving = [each for each in self._paths.values() if each.leaving and each.number != self.current]
+        return moved or [turn for each in leaving[:1] for turn in self._use(each, "it was better", now)]
+
+
 class EchoesBeforeItAnswers(Multipath):
     def receive(self, frame, path, via, now):
         events = super().receive(frame, path, via, now)
@@ -229,6 +249,10 @@ LAZY_LOSSES = MultipathFaults(
 )
 """Credit is lost when everything was acknowledged: only a probe can bring it again."""
 QUIET = MultipathFaults(every_s=NEVER, ranks=(SIGNALING,), reset_ratio=0.0, nothing_twice=True)
+RETIRES = MultipathFaults(
+    kinds=("retire",), every_s=(0.5, 1.0), opens_within_s=4.0, streams=(3, 6), reset_ratio=0.0, stall_s_max=0.5
+)
+"""Paths end in good order: nobody is on one when it is cut, and nothing waits for anything."""
 
 NEMESES = {
     ForgetsToResend: STRICTER,
@@ -252,6 +276,9 @@ NEMESES = {
     DoesNotFollow: SILENT_CHATS,
     AsksNobodyElse: TWO,
     EchoesBeforeItAnswers: QUIET,
+    TellsNobodyThatItLeaves: RETIRES,
+    StaysWithWhatIsToEnd: RETIRES,
+    GoesBackToWhatIsToEnd: RETIRES,
 }
 
 

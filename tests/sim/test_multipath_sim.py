@@ -11,6 +11,10 @@ LOSSY = MultipathFaults(loss=0.02, ranks=(SIGNALING, SIGNALING), bytes_max=1_000
 TWO = MultipathFaults(ranks=(BEARER, BEARER, SIGNALING), victims=2, kinds=("freeze", "swallow"))
 """Two of three paths go at once, as a relay takes both its ports with it."""
 
+RETIRES = MultipathFaults(
+    kinds=("retire",), every_s=(0.5, 1.0), opens_within_s=6.0, streams=(3, 6), reset_ratio=0.1, stall_s_max=0.5
+)
+
 
 def replay(world):
     return f"{world.violations}; replay with: pytest tests/sim/test_multipath_sim.py --sim-seed {world.seed}"
@@ -31,6 +35,12 @@ def test_records_are_lost_too_and_streams_are_reset(seed):
 @pytest.mark.seeds(20)
 def test_two_of_three_paths_break_at_once(seed):
     world = MultipathWorld(seed, TWO).run()
+    assert not world.violations, replay(world)
+
+
+@pytest.mark.seeds(20)
+def test_paths_that_end_in_good_order_are_left_before_and_nobody_waits(seed):
+    world = MultipathWorld(seed, RETIRES).run()
     assert not world.violations, replay(world)
 
 

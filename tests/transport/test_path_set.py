@@ -152,7 +152,7 @@ def test_a_lost_path_is_left_at_once_and_without_another_there_is_none(two):
     number = two.open(Rank.SIGNALING, "relay-2")
     two.run(0.1)
     assert (number, two.set.current) == (4, 4), "a number that was never used goes before one that is free again"
-    for expected in (6, 0, 2, 4):
+    for expected in (6, 10, 12, 14, 0, 2, 4):
         two.set.lost(number, "reset", two.now)
         number = two.open(Rank.SIGNALING, "relay-2")
         assert number == expected
@@ -222,11 +222,59 @@ def test_a_path_that_the_peer_opens_is_answered_probed_and_used(two):
     assert two.set.current == 1
 
 
-def test_an_end_opens_four_paths_at_most():
-    paths = Paths(initiator=False)
-    assert [paths.open(Rank.BEARER, "relay") for _ in range(4)] == [1, 3, 5, 7]
-    with pytest.raises(Congested, match="4 paths"):
+@pytest.mark.parametrize(("initiator", "numbers"), [(True, [0, 2, 4, 6, 10, 12, 14]), (False, [1, 3, 5, 7, 9, 11, 13])])
+def test_an_end_opens_seven_paths_at_most_and_none_that_means_every_connection(initiator, numbers):
+    paths = Paths(initiator=initiator)
+    assert [paths.open(Rank.BEARER, "relay") for _ in range(7)] == numbers
+    with pytest.raises(Congested, match="7 paths"):
         paths.open(Rank.BEARER, "relay")
+
+
+def test_a_path_that_is_retired_is_left_as_soon_as_another_answers(two):
+    fresh = two.open(Rank.BEARER, "relay-3")
+    two.run(0.1)
+    assert two.set.current == 0, "of two of a kind the one in use stays"
+    two.set.retire(0, "the ticket of relay-1 expires", two.now)
+    two.set.retire(0, "said twice", two.now)
+    two.run(0.1)
+    assert two.set.current == fresh
+    assert two.set.reason == "relay-3, because the ticket of relay-1 expires"
+    (moved,) = [each for each in two.events if isinstance(each, Switched) and each.path == fresh]
+    assert not moved.lost
+    told = [each for _, each in two.said if each.verb is PathVerb.LEAVING]
+    assert told == [PathFrame(0, PathVerb.LEAVING)] or [each.probe for each in told] == [0]
+    two.run(30.0)
+    assert two.set.current == fresh, "what is left is not gone back to"
+
+
+def test_a_retired_path_goes_on_while_no_other_answers(two):
+    two.alive = {0}
+    two.waiting = True
+    two.set.retire(0, "its relay is drained", two.now)
+    two.run(5.0)
+    assert two.set.current == 0
+    two.alive = {0, 2}
+    two.run(8.0)
+    assert two.set.current == 2
+
+
+def test_a_path_that_the_peer_retires_is_left_and_not_told_back(two):
+    assert two.set.peer_retires(0, two.now)
+    assert not two.set.peer_retires(0, two.now)
+    assert not two.set.peer_retires(7, two.now), "there is no such path"
+    two.run(0.2)
+    assert two.set.current == 2
+    assert not [each for _, each in two.said if each.verb is PathVerb.LEAVING]
+
+
+def test_a_path_on_its_way_out_is_the_last_that_a_loss_falls_back_on(two):
+    second = two.open(Rank.BEARER, "relay-3")
+    two.run(0.1)
+    two.set.retire(second, "its ticket expires", two.now)
+    two.set.lost(0, "reset", two.now)
+    assert two.set.current == 2, "though it is of a worse kind"
+    two.set.lost(2, "reset", two.now)
+    assert two.set.current == second
 
 
 def test_probes_without_an_answer_are_forgotten_after_a_while(two):

@@ -9,7 +9,7 @@ from session_pair import Pair
 
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.record_stream import RecordStream, frame_record
-from atoll.transport.records import EVERYWHERE, OLD_KEY_S, PHASE_S, PHASES_AHEAD_MAX, Fault, Opener, Sealer
+from atoll.transport.records import OLD_KEY_S, PATHS_MAX, PHASE_S, PHASES_AHEAD_MAX, Fault, Opener, Sealer
 from atoll.transport.session import (
     opens_session,
     session_id_of,
@@ -85,13 +85,13 @@ def test_a_forged_phase_moves_nothing():
 
 def test_paths_overtake_each_other_but_nothing_is_opened_twice():
     sealer, opener = sealed_pair()
-    records = [sealer.seal(b"%d" % number, number % (EVERYWHERE + 1), 0.0) for number in range(4 * EVERYWHERE + 4)]
+    records = [sealer.seal(b"%d" % number, number % PATHS_MAX, 0.0) for number in range(4 * PATHS_MAX)]
     by_path = sorted(records, key=lambda record: -record[9])
     assert all(isinstance(opener.open(record, 0.0), bytes) for record in by_path)
     assert {opener.open(record, 0.0) for record in records} == {Fault.REPLAYED}
     with pytest.raises(UsageError, match="paths"):
-        sealer.seal(b"", EVERYWHERE + 1, 0.0)
+        sealer.seal(b"", PATHS_MAX, 0.0)
     strange = bytearray(sealer.seal(b"", 0, 0.0))
-    strange[9] = EVERYWHERE + 1
+    strange[9] = PATHS_MAX
     assert opener.open(bytes(strange), 0.0) is Fault.MALFORMED
     assert opener.open(bytes(strange[:33]), 0.0) is Fault.MALFORMED

@@ -24,6 +24,7 @@ FRAMES = {
     "PATHS ECHO": frames.probe_frame(PathVerb.ECHO, 2, 7),
     "PATHS GONE": frames.probe_frame(PathVerb.GONE, 2, 0),
     "PATHS LEFT": frames.probe_frame(PathVerb.LEFT, 2, 0),
+    "PATHS LEAVING": frames.probe_frame(PathVerb.LEAVING, 2, 0),
 }
 
 
