@@ -38,7 +38,13 @@ def small_and_quick(monkeypatch):
 
 async def stream_pair():
     """Give both ends of a connection."""
-    return [await SocketStream.from_socket(each) for each in socket.socketpair()]
+    pair = socket.socketpair()
+    try:
+        return [await SocketStream.from_socket(each) for each in pair]
+    except BaseException:  # A host that is killed while it opens a stream leaves no socket.
+        for each in pair:
+            each.close()
+        raise
 
 
 class Host:
