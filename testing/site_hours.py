@@ -22,6 +22,8 @@ from atoll.testing.site_duties import site_simulation
 from atoll.transport.errors import UsageError
 
 WORLD_S = 60.0
+WHOLE_EVERY = 4
+"""So many worlds come to one that is whole: it takes as long as three or four elections alone."""
 WHOLE_NODES_MAX = 32
 """Larger sites run the election alone: what members tell each other of all members grows with the cube of the site."""
 CHUNK = 8
@@ -66,7 +68,7 @@ class World:
 def world_of(seed: int, seconds: float = WORLD_S) -> World:
     """Draw a world: 1 to 7 voters, up to 2 members without a vote, each plan in turn, whole or the election alone."""
     voters, bystanders = 1 + seed % VOTERS_MAX, seed % (BYSTANDERS_MAX + 1)
-    whole = seed // len(PLANS) % 2 == 0
+    whole = seed // len(PLANS) % WHOLE_EVERY == 0
     return World(seed, voters, bystanders, PLANS[seed % len(PLANS)], seconds, whole)
 
 

@@ -68,6 +68,8 @@ class Stack:
         self.parts = dict(parts)
         self._kept = {name: tuple(kinds) for name, kinds in kept.items()}
         self._codec = codec
+        self._handled: dict[str, Machine] = {}
+        """What `check` looks at: the parts that have handled something since."""
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         effects: list[Effect] = []
@@ -94,10 +96,10 @@ class Stack:
             elif isinstance(event.message, Answered):
                 answer = Answer(event.message.correlation, self._codec.decode(event.message.body))
                 inner = Received(event.sender, answer, inner.path)
-            self._carry_out(name, self.parts[name].handle(inner, now), effects, facts)
+            self._carry_out(name, self._hand(name, inner, now), effects, facts)
         elif isinstance(event, TimerFired):
             name, _, timer = event.name.partition("|")
-            self._carry_out(name, self.parts[name].handle(TimerFired(timer), now), effects, facts)
+            self._carry_out(name, self._hand(name, TimerFired(timer), now), effects, facts)
         else:
             facts.append(("", event.fact))
         return self._tell(facts, effects, now)
@@ -107,16 +109,23 @@ class Stack:
         return self._tell(deque([("", fact)]), [], now)
 
     def check(self) -> None:
-        for part in self.parts.values():
+        """Check the parts that have handled something since the last time; the others are as they were."""
+        for part in self._handled.values():
             part.check()
+        self._handled.clear()
 
     def _tell(self, facts: deque[tuple[str, Any]], effects: list[Effect], now: Seconds) -> list[Effect]:
         while facts:
             source, fact = facts.popleft()
-            for name, part in self.parts.items():
+            told = Told(fact)
+            for name in self.parts:
                 if name != source:
-                    self._carry_out(name, part.handle(Told(fact), now), effects, facts)
+                    self._carry_out(name, self._hand(name, told, now), effects, facts)
         return effects
+
+    def _hand(self, name: str, event: Input, now: Seconds) -> Sequence[Effect]:
+        part = self._handled[name] = self.parts[name]
+        return part.handle(event, now)
 
     def _carry_out(
         self, name: str, done: Sequence[Effect], effects: list[Effect], facts: deque[tuple[str, Any]]

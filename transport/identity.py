@@ -16,9 +16,11 @@ from atoll.transport.errors import MalformedFrame, UsageError
 
 NODE_ID_BYTES = 32
 SHORT_CHARACTERS = 10
+IDS_KEPT = 4096
+"""Ids whose key and whose text are kept once they were computed."""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(IDS_KEPT)
 def _curve_key(ed25519_public: bytes) -> bytes:
     try:
         return nacl.bindings.crypto_sign_ed25519_pk_to_curve25519(ed25519_public)
@@ -67,10 +69,15 @@ class NodeId(bytes):
         return _curve_key(bytes(self))
 
     def __str__(self) -> str:
-        return base64.b32encode(self).decode().lower().rstrip("=")
+        return _text(bytes(self))
 
     def __repr__(self) -> str:
         return f"NodeId({self.short})"
+
+
+@lru_cache(IDS_KEPT)
+def _text(key: bytes) -> str:
+    return base64.b32encode(key).decode().lower().rstrip("=")
 
 
 def _no_node_id(text: str) -> str:
