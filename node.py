@@ -521,7 +521,15 @@ async def open_cloud(config: CloudConfig) -> AsyncIterator[Cloud]:
         store = stack.enter_context(CloudStore(config.store_file))
         for each in config.enrolments:
             store.expect(bytes(each.secret), kind=each.kind, site=each.site, name=each.name)
-        running = run_cloud(key, store, codec(), label=config.name, host=config.listen, port=config.port)
+        running = run_cloud(
+            key,
+            store,
+            codec(),
+            label=config.name,
+            host=config.listen,
+            port=config.port,
+            ticket_s=config.ticket_s,
+        )
         with own_faults():
             cloud = await stack.enter_async_context(running)
         yield cloud

@@ -270,6 +270,8 @@ class CloudConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_field
     port: Port = 8087
     store: Path | None = None
     """The SQLite file; None: `cloud.sqlite` in the state directory."""
+    ticket_s: Annotated[int, Meta(ge=4, le=600)] = 600
+    """The life of tickets for bearers and of callers; nodes have new ones before the end."""
     enrolments: tuple[Enrolment, ...] = ()
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from atoll.actors.cloud.directory import Directory
 from atoll.actors.cloud.doors import DirectoryDoor, EnrolmentDoor, SignalingDoor
 from atoll.actors.cloud.messages import DIRECTORY, ENROLMENT, SIGNALING
-from atoll.actors.cloud.signaling import Signaling
+from atoll.actors.cloud.signaling import TICKET_LIFE_S, Signaling
 from atoll.actors.cloud.store import CloudStore
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.router import Router
@@ -38,14 +38,21 @@ class Cloud:
 
 @asynccontextmanager
 async def run_cloud(
-    key: NodeKey, store: CloudStore, codec: Codec, *, label: str, host: str, port: int
+    key: NodeKey,
+    store: CloudStore,
+    codec: Codec,
+    *,
+    label: str,
+    host: str,
+    port: int,
+    ticket_s: float = TICKET_LIFE_S,
 ) -> AsyncIterator[Cloud]:
     """Run the cloud's actors on an open store; port 0 takes any free one.
 
     Raises:
         StartFailed: The port is taken; the cause says what to do.
     """
-    signaling = Signaling(store, key, time.time)
+    signaling = Signaling(store, key, time.time, ticket_s=ticket_s)
     directory = Directory(store, signaling, time.time)
     admission: Admission = CloudAdmission(lambda peer, shown: admit(store, peer, shown))
     links: list[ZeroMqTransport] = []

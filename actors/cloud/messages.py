@@ -146,6 +146,8 @@ class TunnelsGranted(Message, frozen=True, tag="cloud.tunnels_granted"):
     """The answer to `TunnelRequest`; fewer pairs than asked for when there are fewer relays."""
 
     pairs: tuple[TunnelPair, ...]
+    now: float = 0.0
+    """The cloud's clock (Unix seconds), by which the tickets' ends are to be read."""
 
 
 class RelayReport(Message, frozen=True, tag="cloud.relay_report"):

@@ -32,8 +32,8 @@ from atoll.transport.keys import NodeKey
 RELAY_LEASE_S = 6.0
 """Three missed reports of 2 s; a dead relay is placed on for at most this long."""
 REGISTRATION_LIFE_S = 4 * 3600
-TUNNEL_LIFE_S = 600
-REACH_LIFE_S = 600
+TICKET_LIFE_S = 600
+"""Of a tunnel's ticket, and a caller's; both are renewed before."""
 RELAYS_PER_SITE_MAX = 2
 TUNNELS_PER_REQUEST_MAX = 2
 TUNNEL_QUOTA_BYTES = 64 * 2**30
@@ -47,10 +47,14 @@ PURSE_LIFE_S = 3600
 class Signaling:
     """Chooses relays and issues tickets under the cloud's key; without I/O but for its store."""
 
-    def __init__(self, store: CloudStore, key: NodeKey, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: CloudStore, key: NodeKey, clock: Callable[[], float], *, ticket_s: float = TICKET_LIFE_S
+    ) -> None:
+        """`ticket_s`: the life of tickets for tunnels and for callers."""
         self._store = store
         self._key = key
         self._clock = clock
+        self._ticket_s = ticket_s
 
     def report(self, sender: Enrolled, message: RelayReport) -> RelayKnown:
         """Keep a relay's report.
@@ -107,7 +111,7 @@ class Signaling:
 
     def reach(self, site: str, relay: LiveRelay, label: bytes, holder: bytes) -> SepRoute:
         """Give a caller's complete route to a site's `label` at `relay`, bound to its fresh key."""
-        expires_at = int(self._clock()) + REACH_LIFE_S
+        expires_at = int(self._clock() + self._ticket_s)
         ticket = issue(
             self._key,
             role=Role.REACH,
@@ -129,7 +133,8 @@ class Signaling:
         if sender.kind != "node":
             raise Refused(f"{sender.name} is enrolled as a {sender.kind}; only nodes ask for tunnels")
         count = max(1, min(message.count, TUNNELS_PER_REQUEST_MAX))
-        return TunnelsGranted(tuple(self._pair(relay, sender) for relay in self._relays()[:count]))
+        pairs = tuple(self._pair(relay, sender) for relay in self._relays()[:count])
+        return TunnelsGranted(pairs, self._clock())
 
     def _purse(self, sender: Enrolled, relay: LiveRelay) -> bytes:
         """Give what a node's tunnels at one relay have in common for a while; to the relay it is random."""
@@ -139,7 +144,7 @@ class Signaling:
     def _pair(self, relay: LiveRelay, sender: Enrolled) -> TunnelPair:
         purse = self._purse(sender, relay)
         tunnel = os.urandom(SUBJECT_BYTES)
-        expires_at = int(self._clock()) + TUNNEL_LIFE_S
+        expires_at = int(self._clock() + self._ticket_s)
         offer, call = (
             issue(
                 self._key,

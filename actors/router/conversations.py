@@ -14,16 +14,28 @@ way, and are counted.
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
+from atoll.actors.router.conversation import (
+    RANKS,
+    Conversation,
+    Ended,
+    Moved,
+    Opened,
+    Orphaned,
+    PathGone,
+    PathRetired,
+    Said,
+    Stalled,
+    StreamTurn,
+    Turn,
+)
 from atoll.actors.router.paths import Path
 from atoll.actors.router.routes import Way
 from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Expired, MalformedFrame, Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.multipath import Via
-from atoll.transport.path_set import Condition, KnownPath, PathGivenUp, Rank, Switched
+from atoll.transport.path_set import Condition, KnownPath, PathGivenUp, Switched
 from atoll.transport.session import (
     Closed,
     Established,
@@ -38,9 +50,9 @@ from atoll.transport.session import (
 from atoll.transport.stream_events import (
     PathOpened,
     PeerLeft,
+    PeerRetires,
     Readable,
     StreamClosed,
-    StreamEvent,
     StreamOpened,
     Writable,
 )
@@ -58,141 +70,6 @@ LAST_SILENCE_S = 30.0
 """How long streams wait for their last path when it is silent: a relay that hangs may go on."""
 ORPHAN_S = 20.0
 """How long a session with streams waits for another path when it has lost its last one."""
-RANKS = {Way.DIRECT: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}
-
-
-@dataclass(slots=True, eq=False)
-class Conversation:
-    """One session and the connections it may use."""
-
-    session: Session
-    paths: list[Path]
-    """All of them, with a number or without; the one that a genuine record came over last first."""
-    way: Way
-    """`DIRECT`, `BEP` or `SEP`: of the path in use, or used last."""
-    relay: str
-    """The relay in use, or used last."""
-    opened_at: float
-    dialled: bool = False
-    standing: Standing = Standing.NEIGHBOUR
-    """What the peer has proved: its grant, or its link, where it was the one to dial."""
-    round_trip_s: float | None = None
-    """What the handshake took."""
-    ended: str = ""
-    """Why it is over; empty while it is not."""
-    stalled: bool = False
-    """Its path in use is silent, and it has no other."""
-    orphaned_at: float | None = None
-    """When it lost its last path, if it waits for another."""
-    numbers: dict[int, Path] = field(default_factory=dict)
-    """The connections that are paths of the session."""
-    _vias: dict[Path, Via] = field(default_factory=dict)
-
-    @property
-    def peer(self) -> NodeId | None:
-        """Who is at the other end; not known before it has proved it."""
-        return self.session.peer
-
-    @property
-    def established(self) -> bool:
-        """Both ends have proved themselves."""
-        return self.session.state is State.OPEN
-
-    @property
-    def in_use(self) -> Path | None:
-        """The path that what is sent goes over; None: over all."""
-        current = self.session.paths.current
-        return None if current is None else self.numbers.get(current)
-
-    def has_streams(self) -> bool:
-        """Tell whether any stream is open."""
-        return bool(self.session.streams.numbers())
-
-    def via(self, path: Path) -> Via:
-        """Give what the session calls a connection."""
-        found = self._vias.get(path)
-        if found is None:
-            found = self._vias[path] = Via(RANKS[path.way], path.relay)
-        return found
-
-    def unbound(self) -> list[Path]:
-        """Give the connections that are no path of the session."""
-        return [each for each in self.paths if each not in self.numbers.values()]
-
-    def forget(self, path: Path) -> None:
-        """Use a connection no more."""
-        self.paths.remove(path)
-        self._vias.pop(path, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A conversation is established."""
-
-    conversation: Conversation
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A conversation is over."""
-
-    conversation: Conversation
-    reason: str
-    lost: bool = False
-    """Its last path was lost; nobody wanted it to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The conversation goes on over another path."""
-
-    conversation: Conversation
-    reason: str
-    lost: bool = True
-    """The one before is lost or silent; what was on its way may be gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class PathGone:
-    """A path of an established conversation was lost or given up."""
-
-    conversation: Conversation
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Orphaned:
-    """A conversation has lost its last path, and waits for another for the sake of its streams."""
-
-    conversation: Conversation
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stalled:
-    """Nothing comes back through the path in use, and there is no other that is known to be alive."""
-
-    conversation: Conversation
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One message came in."""
-
-    conversation: Conversation
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StreamTurn:
-    """Something happened to a stream of a conversation."""
-
-    conversation: Conversation
-    event: StreamEvent
-
-
-Turn: TypeAlias = Opened | Moved | PathGone | Stalled | Orphaned | Ended | Said | StreamTurn
 
 
 @dataclass(slots=True)
@@ -280,6 +157,8 @@ class Conversations:
         for event in events:
             if isinstance(event, PathOpened):
                 self._bind(conversation, event.path, path)
+        if path in conversation.retired:
+            conversation.retired[path] = now
         self._by_id.move_to_end(session_id)
         self._carry_on(conversation, events, now)
 
@@ -306,6 +185,20 @@ class Conversations:
             else:
                 self._add(conversation, path)
         return any(path in each.paths for each in using)
+
+    def retire(self, conversation: Conversation, path: Path, reason: str, now: float) -> None:
+        """Leave a path in good order: both ends go over to another as soon as that answers. `let_go` follows."""
+        for number, each in conversation.numbers.items():
+            if each is path and not conversation.session.paths.is_leaving(number):
+                conversation.session.retire_path(number, reason, now)
+                conversation.retired[path] = now
+        self.flush(conversation, now)
+
+    def let_go(self, conversation: Conversation, path: Path, reason: str, now: float) -> None:
+        """Close a path that both ends have left, or that nobody needs."""
+        if path in conversation.paths:
+            conversation.retired.setdefault(path, now)
+            self._lose(conversation, path, reason, now)
 
     def path_lost(self, path: Path, reason: str, now: float) -> None:
         """Forget a path; a conversation that has no other is over."""
@@ -447,6 +340,10 @@ class Conversations:
             case PeerLeft(reason=reason):
                 # Its answers may be gone with the path: who asks again gets them from the table of answers.
                 self.on_turn(Moved(conversation, reason))
+            case PeerRetires(number) if number in conversation.numbers:
+                path = conversation.numbers[number]
+                conversation.retired.setdefault(path, now)
+                self.on_turn(PathRetired(conversation, path))
             case PathGivenUp(number, reason):
                 self._give_up(conversation, number, reason, now)
             case Closed(reason):
@@ -498,13 +395,17 @@ class Conversations:
                 before.close()
 
     def _lose(self, conversation: Conversation, path: Path, reason: str, now: float) -> None:
+        in_order = path in conversation.retired
         conversation.forget(path)
+        if in_order and not self._in_use(path):
+            # Whoever holds it hears that this was no loss, and puts nothing in its place.
+            path.close()
         events: list[SessionEvent] = []
         for number in [number for number, each in conversation.numbers.items() if each is path]:
             del conversation.numbers[number]
             events += conversation.session.path_lost(number, reason, now)
         if conversation.established:
-            self.on_turn(PathGone(conversation, path, reason))
+            self.on_turn(PathGone(conversation, path, reason, in_order))
         if not conversation.paths and conversation.established and conversation.has_streams():
             conversation.orphaned_at = now
             self.on_turn(Orphaned(conversation, reason))
@@ -521,8 +422,9 @@ class Conversations:
         if path is None:
             return
         self.counts["given_up"] += 1
+        in_order = path in conversation.retired
         self._lose(conversation, path, reason, now)
-        if not self._in_use(path):
+        if not in_order and not self._in_use(path):
             path.abandon()
 
     def _leave_silent(self, conversation: Conversation, now: float) -> None:

@@ -84,6 +84,22 @@ class PathFound:
 
 
 @dataclass(frozen=True, slots=True)
+class PathRenewed:
+    """Told to the Router: a path over signaling goes on until then, under a new ticket."""
+
+    path: Path
+    expires_at: float
+    """Seconds of the system's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayGoing:
+    """Told to the Router: a relay is being drained. What leads over it should lead over another soon."""
+
+    relay: str
+
+
+@dataclass(frozen=True, slots=True)
 class SepPaths:
     """The TunnelRelay's answer to `OpenSep`: every path to the node that stands now, and when they end."""
 

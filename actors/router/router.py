@@ -23,21 +23,23 @@ import anyio.abc
 
 from atoll.actors.cloud.messages import GRANT_AUDIENCE
 from atoll.actors.discoverer.messages import DialWanted
-from atoll.actors.router.bearers import Bearers
+from atoll.actors.router.bearers import Bearers, BearersSeen
 from atoll.actors.router.circuits import CircuitsThere
-from atoll.actors.router.conversations import (
+from atoll.actors.router.conversation import (
     Conversation,
-    Conversations,
     Ended,
     Moved,
     Opened,
     Orphaned,
     PathGone,
+    PathRetired,
     Said,
     Stalled,
     StreamTurn,
     Turn,
 )
+from atoll.actors.router.conversations import Conversations
+from atoll.actors.router.lifetimes import Renew
 from atoll.actors.router.messages import (
     DescribeRoutes,
     EndSessions,
@@ -54,13 +56,17 @@ from atoll.actors.router.messages import (
     ServeStreams,
 )
 from atoll.actors.router.paths import (
+    Path,
     PathDrained,
     PathFound,
     PathLost,
+    PathRenewed,
     RecordsArrived,
+    RelayGoing,
 )
 from atoll.actors.router.routes import RouteTable, Way
 from atoll.actors.router.streams import Services, Streams
+from atoll.actors.router.upkeep import Upkeep
 from atoll.actors.router.ways import CloudAddress, Means, Ways
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskNotUnderstood
@@ -107,6 +113,7 @@ class Router(Actor):
         self.routes = RouteTable(key.node_id)
         self._links: dict[NodeId, LinkSeen] = {}
         self._conversations = Conversations(key, self._judge, self._on_turn)
+        self._upkeep: Upkeep
         self._circuits = CircuitsThere()
         self._bearers: Bearers
         self._services = services or Services()
@@ -129,6 +136,7 @@ class Router(Actor):
         self.system.subscribe(DialWanted, self.ref)
         self.system.subscribe(LetGo, self.ref)
         self.system.subscribe(NetworkChanged, self.ref)
+        self._upkeep = Upkeep(self._conversations, self.system.clock, self._renew)
         means = Means(
             self._links,
             self._conversations,
@@ -136,6 +144,7 @@ class Router(Actor):
             self._dial,
             self.tasks.start_soon,
             self._note_deadline,
+            self._upkeep.is_fresh,
         )
         self._ways = Ways(self.system, self._cloud, means)
         self._bearers = Bearers(
@@ -143,8 +152,7 @@ class Router(Actor):
             self.routes,
             self.tasks.start_soon,
             self._ways.use_paths,
-            has_streams=self._has_streams,
-            relays=self._relays_to,
+            BearersSeen(self._has_streams, self._relays_to, self._upkeep.avoided, self._upkeep.ends),
         )
         self._streams = Streams(self.system, self._conversations, self._services, self._note_deadline)
         self.tasks.start_soon(self._streams.reset_untaken)
@@ -185,6 +193,7 @@ class Router(Actor):
             with anyio.move_on_after(self._look_at - now):
                 await self._sooner.wait()
             self._conversations.tick(self.system.clock())
+            self._upkeep.look()
 
     def _note_deadline(self, conversation: Conversation) -> None:
         """Look after a session sooner, if it has a deadline before the next look."""
@@ -284,6 +293,10 @@ class Router(Actor):
             case PathLost(path, reason):
                 self._conversations.path_lost(path, reason, self.system.clock())
                 return None
+            case PathRenewed(path, expires_at):
+                self._path_renewed(path, expires_at)
+            case RelayGoing(relay) if delivery.standing is None:
+                self._upkeep.relay_going(relay)
             case PathFound(beside, path):
                 if not self._conversations.path_found(beside, path, self.system.clock()):
                     path.close()
@@ -396,6 +409,8 @@ class Router(Actor):
                     self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
             case PathGone() if peer is not None:
                 self._on_path_gone(peer, turn)
+            case PathRetired():
+                self._upkeep.peer_retires(turn)
             case Stalled() if peer is not None:
                 if conversation.dialled:
                     self._ways.widen(peer, at_once=True)
@@ -422,7 +437,7 @@ class Router(Actor):
             self._ways.widen(peer)
         if turn.path.way is Way.BEP and not self._has_bearer(peer):
             self.routes.bearer_lost(peer, turn.reason, self.system.clock())
-            self._bearers.ended(peer, lost=True)
+            self._bearers.ended(peer, lost=not turn.in_order)
         elif turn.path.way is Way.BEP and turn.conversation.dialled:
             self._bearers.keep_two(peer)
 
@@ -439,12 +454,29 @@ class Router(Actor):
             self.routes.caller_gone(peer)
             self.system.way_lost(peer, f"the session with {peer.short} has no path: {reason}")
 
+    def _renew(self, peer: NodeId, order: Renew) -> None:
+        """Open a path in place of one that is about to end."""
+        if order.way is Way.BEP:
+            self._bearers.renew(peer)
+        else:
+            self._ways.widen(peer, at_once=True)
+
+    def _path_renewed(self, path: Path, expires_at: float) -> None:
+        for conversation in self._conversations.all():
+            if conversation.peer is not None and path in conversation.paths:
+                self.routes.signaling_found(conversation.peer, path.relay, expires_at)
+
     def _has_bearer(self, peer: NodeId) -> bool:
-        return bool(self._relays_to(peer))
+        return any(each.way is Way.BEP for talk in self._talks(peer) for each in talk.paths)
 
     def _relays_to(self, peer: NodeId) -> set[str]:
-        """Name the relays that carry a bearer to a peer."""
-        return {each.relay for talk in self._talks(peer) for each in talk.paths if each.way is Way.BEP}
+        """Name the relays that carry a bearer to a peer, but for those that are about to end."""
+        return {
+            each.relay
+            for talk in self._talks(peer)
+            for each in talk.paths
+            if each.way is Way.BEP and self._upkeep.is_fresh(talk, each)
+        }
 
     def _has_streams(self, peer: NodeId) -> bool:
         """Tell whether the session with a peer has carried streams: the next one may come at any time."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from atoll.actors.router.conversations import Conversation, Conversations, StreamTurn
+from atoll.actors.router.conversation import Conversation, StreamTurn
+from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.messages import PATH, OpenStream, StreamArrived
 from atoll.actors.router.session_stream import SessionStream
 from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskNotUnderstood

@@ -16,7 +16,8 @@ import anyio
 
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
 from atoll.actors.discoverer.messages import LinkComing, LinkWanted
-from atoll.actors.router.conversations import Conversation, Conversations
+from atoll.actors.router.conversation import Conversation
+from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.messages import PATH, LinkSeen, Reach
 from atoll.actors.router.paths import OpenDirect, OpenSep, Path, SepPaths
 from atoll.actors.router.routes import Route, RouteTable, Way
@@ -72,6 +73,8 @@ class Means:
     start_soon: Callable[..., Any]
     begun: Callable[[Conversation], None]
     """Called when a session may have something to wait for."""
+    is_fresh: Callable[[Conversation, Path], bool] = lambda _conversation, _path: True
+    """Tells whether a path is one to stay with."""
 
 
 class Ways:
@@ -82,6 +85,7 @@ class Ways:
         self._cloud = cloud
         self._links, self._conversations, self._routes = means.links, means.conversations, means.routes
         self._dial, self._start_soon, self._begun = means.dial, means.start_soon, means.begun
+        self._is_fresh = means.is_fresh
         self._reaching: dict[NodeId, list[ReplyTo]] = {}
         self._interrupted: dict[NodeId, str] = {}
         """Peers to which a way is looked for because the last one was lost, and why; what they owe us waits for it."""
@@ -192,8 +196,10 @@ class Ways:
                 conversation = self._conversations.with_peer(peer)
                 if conversation is None or not conversation.established:
                     return
-                known = frozenset(path.relay for path in conversation.paths if path.way is Way.SEP)
-                if not conversation.stalled if at_once else len(known) >= RELAYS:
+                over = [path for path in conversation.paths if path.way is Way.SEP]
+                known = frozenset(path.relay for path in over)
+                living = {path.relay for path in over if self._is_fresh(conversation, path)}
+                if (living and not conversation.stalled) if at_once else len(living) >= RELAYS:
                     return
                 try:
                     opened: SepPaths = await self._ask_here(TUNNEL_RELAY, OpenSep(peer, known), REACH_S)

@@ -47,6 +47,8 @@ class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
     expires_at: int
     spare: BearerHalf | None = None
     """Of a tunnel over another relay, whose other half is dialled as soon as the first bearer is lost."""
+    now: float = 0.0
+    """The cloud's clock, by which `expires_at` is to be read: the caller's may be off. 0: not known."""
 
 
 class DirectRequest(Message, frozen=True, tag="tunnel_relay.direct_request"):

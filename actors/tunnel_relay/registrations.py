@@ -74,13 +74,14 @@ class Registrations:
         place: Callable[[PlaceSep], Awaitable[SepPlaced]],
         on_inbound: Callable[[Registration, NodeId, Inbound], None],
         on_change: Callable[[], None],
+        on_going: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float],
         rng: Random,
     ) -> None:
         self._site = site
         self._place = place
         self._on_inbound = on_inbound
-        self._on_change = on_change
+        self._on_change, self._on_going = on_change, on_going
         self._clock = clock
         self._rng = rng
         self._labels: Mapping[NodeId, bytes] = {}
@@ -213,6 +214,7 @@ class Registrations:
             case Going(seconds):
                 log.info("%s ends in %d s; the site registers elsewhere", registration.relay, seconds)
                 registration.going, registration.why = True, "the relay is being drained"
+                self._on_going(registration.relay)
                 self._wanted.set()
             case _:
                 # Answers that no longer find their circuit, late pongs: nobody waits for them here.

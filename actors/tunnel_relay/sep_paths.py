@@ -16,6 +16,8 @@ class LabelPath:
     label: bytes
     client: SepClient = field(repr=False)
     on_close: Callable[[], None] = field(repr=False)
+    going: bool = False
+    """Its relay is being drained."""
     way: Way = Way.SEP
     record_bytes_max: int = RECORD_BYTES_MAX
     takes_more: bool = True

@@ -2,7 +2,8 @@
 
 from collections import deque
 
-from atoll.actors.router.conversations import Conversations, Moved, PathGone, Said
+from atoll.actors.router.conversation import Moved, PathGone, Said
+from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.routes import Way
 from atoll.transport.base import Standing
 from atoll.transport.errors import Refused, Unreachable

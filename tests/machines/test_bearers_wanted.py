@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from atoll.actors.router.bearers import DIAL_S, SPARE_S, Bearers
+from atoll.actors.router.bearers import DIAL_S, SPARE_S, Bearers, BearersSeen
 from atoll.actors.router.paths import OpenBearer
 from atoll.actors.router.routes import BEARER_RETRY_S, RouteTable
 from atoll.actors.runtime.errors import AskTimedOut
@@ -41,8 +41,7 @@ class Waiting:
             self.routes,
             lambda *each: self.started.append(each),
             self.use,
-            has_streams=lambda _: bool(self.streams),
-            relays=lambda _: self.relays,
+            BearersSeen(lambda _: bool(self.streams), lambda _: self.relays),
         )
 
     async def use(self, _peer, paths):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.actors.router import conversations as module
-from atoll.actors.router.conversations import Ended, Moved, Opened, Said
+from atoll.actors.router.conversation import Ended, Moved, Opened, Said
 from atoll.actors.router.routes import Way
 from atoll.transport import path_set
 from atoll.transport.base import SILENCE_S, Standing

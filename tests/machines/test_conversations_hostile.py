@@ -5,7 +5,7 @@ import os
 from conversing_nodes import established
 
 from atoll.actors.router import conversations as module
-from atoll.actors.router.conversations import Ended
+from atoll.actors.router.conversation import Ended
 from atoll.actors.router.routes import Way
 from atoll.transport.session import HANDSHAKE_S, SESSION_ID_BYTES
 

@@ -26,7 +26,7 @@ EXAMPLES = (
     SpareWanted(),
     BearerOffered(RELAY, "relay-1", "relay-1.example", 8089, b"t" * 150, 2**31, None),
     BearerOffered(
-        RELAY, "", "10.0.0.1", 8089, b"t", 2**31, BearerHalf(OTHER, "relay-2", "relay-2.example", 8089, b"s")
+        RELAY, "", "10.0.0.1", 8089, b"t", 2**31, BearerHalf(OTHER, "relay-2", "relay-2.example", 8089, b"s"), 1.5e9
     ),
     DirectRequest("192.168.1.5"),
     DirectOffered(40_000, b"t" * 16),

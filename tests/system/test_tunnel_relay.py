@@ -15,8 +15,8 @@ from atoll.actors.router.paths import OpenBearer, OpenSep
 from atoll.actors.router.routes import Way
 from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskTimedOut
+from atoll.actors.tunnel_relay import bearer_ends, sep_calls
 from atoll.actors.tunnel_relay import registrations as registrations_module
-from atoll.actors.tunnel_relay import tunnel_relay as module
 from atoll.actors.tunnel_relay.frames import Undelivered
 from atoll.actors.tunnel_relay.messages import (
     BearerOffered,
@@ -248,14 +248,14 @@ async def test_whom_nobody_knows_or_no_relay_leads_to_is_declined_in_words(world
             await tv.ask(OpenSep(server.id))
         server.labels = {server.id: os.urandom(16)}
         server.announce()
-        monkeypatch.setattr(module, "ROUTES_PAUSES_S", (0.01, 0.02))
+        monkeypatch.setattr(sep_calls, "ROUTES_PAUSES_S", (0.01, 0.02))
         with pytest.raises(AskDeclined, match="office/server is known, but its site is at no relay now"):
             await tv.ask(OpenSep(server.id))
         monkeypatch.undo()
         running = await world.relay("relay-1")
         server.serve()
         await server.wait_served("relay-1")
-        monkeypatch.setattr(module, "CALLS_MAX", 1)
+        monkeypatch.setattr(sep_calls, "CALLS_MAX", 1)
         await tv.ask(OpenSep(server.id))
         with pytest.raises(AskDeclined, match="1 paths to other sites are open already"):
             await tv.ask(OpenSep(server.id))
@@ -306,7 +306,7 @@ async def test_a_reason_of_a_later_release_ends_the_path_and_nothing_else(world,
             self.label = label
 
     async with two_sites(world, "relay-1") as (server, tv):
-        monkeypatch.setattr(module, "SepClient", Later)
+        monkeypatch.setattr(sep_calls, "SepClient", Later)
         Later.label = server.labels[server.id]
         (path,) = (await tv.ask(OpenSep(server.id))).paths
         await until(lambda: tv.router.lost)
@@ -359,7 +359,7 @@ async def test_a_path_that_opens_late_is_told_to_the_router(world, monkeypatch):
             return await super().__aenter__()
 
     async with two_sites(world, "relay-1", "relay-2") as (server, tv):
-        monkeypatch.setattr(module, "SepClient", Far)
+        monkeypatch.setattr(sep_calls, "SepClient", Far)
         (first,) = (await tv.ask(OpenSep(server.id))).paths
         gate.set()
         await until(lambda: tv.router.found)
@@ -473,12 +473,12 @@ async def test_one_relay_is_enough_for_a_bearer_and_then_there_is_no_spare(world
 
 
 async def test_bearers_are_limited_for_one_caller_and_in_all(world, monkeypatch):
-    monkeypatch.setattr(module, "BEARERS_PER_PEER_MAX", 1)
+    monkeypatch.setattr(bearer_ends, "BEARERS_PER_PEER_MAX", 1)
     async with two_sites(world, "relay-1") as (server, tv):
         here, _, _ = await bearer(tv, server)
         with pytest.raises(AskDeclined, match="1 bearers for this caller are open or under way"):
             await ask_for_bearer(tv, server)
-        monkeypatch.setattr(module, "BEARERS_MAX", 1)
+        monkeypatch.setattr(bearer_ends, "BEARERS_MAX", 1)
         async with world.node("phone") as phone:
             with pytest.raises(AskDeclined, match="1 bearers end here already"):
                 await ask_for_bearer(phone, server)

@@ -1,0 +1,173 @@
+"""One session, the connections that it may use, and what can happen to it.
+
+    dialled, or answered --both ends have proved themselves--> established --Ended--> over
+    established --its last path is lost, streams are open--> orphaned --a path within `ORPHAN_S`--> established
+
+It decides nothing: `conversations.py` does.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from atoll.actors.router.paths import Path
+from atoll.actors.router.routes import Way
+from atoll.transport.base import Standing
+from atoll.transport.identity import NodeId
+from atoll.transport.multipath import Via
+from atoll.transport.path_set import Condition, Rank
+from atoll.transport.session import Session, State
+from atoll.transport.stream_events import StreamEvent
+
+RANKS = {Way.DIRECT: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}
+
+
+@dataclass(slots=True, eq=False)
+class Conversation:
+    """One session and the connections it may use."""
+
+    session: Session
+    paths: list[Path]
+    """All of them, with a number or without; the one that a genuine record came over last first."""
+    way: Way
+    """`DIRECT`, `BEP` or `SEP`: of the path in use, or used last."""
+    relay: str
+    """The relay in use, or used last."""
+    opened_at: float
+    dialled: bool = False
+    standing: Standing = Standing.NEIGHBOUR
+    """What the peer has proved: its grant, or its link, where it was the one to dial."""
+    round_trip_s: float | None = None
+    """What the handshake took."""
+    ended: str = ""
+    """Why it is over; empty while it is not."""
+    stalled: bool = False
+    """Its path in use is silent, and it has no other."""
+    orphaned_at: float | None = None
+    """When it lost its last path, if it waits for another."""
+    numbers: dict[int, Path] = field(default_factory=dict)
+    """The connections that are paths of the session."""
+    retired: dict[Path, float] = field(default_factory=dict)
+    """Paths that are being left in good order, and when something came over each last."""
+    _vias: dict[Path, Via] = field(default_factory=dict)
+
+    @property
+    def peer(self) -> NodeId | None:
+        """Who is at the other end; not known before it has proved it."""
+        return self.session.peer
+
+    @property
+    def established(self) -> bool:
+        """Both ends have proved themselves."""
+        return self.session.state is State.OPEN
+
+    @property
+    def in_use(self) -> Path | None:
+        """The path that what is sent goes over; None: over all."""
+        current = self.session.paths.current
+        return None if current is None else self.numbers.get(current)
+
+    def has_streams(self) -> bool:
+        """Tell whether any stream is open."""
+        return bool(self.session.streams.numbers())
+
+    def via(self, path: Path) -> Via:
+        """Give what the session calls a connection."""
+        found = self._vias.get(path)
+        if found is None:
+            found = self._vias[path] = Via(RANKS[path.way], path.relay)
+        return found
+
+    def unbound(self) -> list[Path]:
+        """Give the connections that are no path of the session."""
+        return [each for each in self.paths if each not in self.numbers.values()]
+
+    def forget(self, path: Path) -> None:
+        """Use a connection no more."""
+        self.paths.remove(path)
+        self.retired.pop(path, None)
+        self._vias.pop(path, None)
+
+    def condition(self, path: Path) -> Condition | None:
+        """Tell where a connection stands as a path of the session; None: it is none."""
+        known = (self.session.paths.get(number) for number, each in self.numbers.items() if each is path)
+        return next((each.condition for each in known if each is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A conversation is established."""
+
+    conversation: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A conversation is over."""
+
+    conversation: Conversation
+    reason: str
+    lost: bool = False
+    """Its last path was lost; nobody wanted it to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The conversation goes on over another path."""
+
+    conversation: Conversation
+    reason: str
+    lost: bool = True
+    """The one before is lost or silent; what was on its way may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathGone:
+    """A path of an established conversation was lost or given up."""
+
+    conversation: Conversation
+    path: Path
+    reason: str
+    in_order: bool = False
+    """Both ends had left it before."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathRetired:
+    """The peer will end a path in good order; another one should take its place."""
+
+    conversation: Conversation
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """A conversation has lost its last path, and waits for another for the sake of its streams."""
+
+    conversation: Conversation
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Nothing comes back through the path in use, and there is no other that is known to be alive."""
+
+    conversation: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message came in."""
+
+    conversation: Conversation
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTurn:
+    """Something happened to a stream of a conversation."""
+
+    conversation: Conversation
+    event: StreamEvent
+
+
+Turn: TypeAlias = Opened | Moved | PathGone | PathRetired | Stalled | Orphaned | Ended | Said | StreamTurn

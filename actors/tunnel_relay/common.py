@@ -1,0 +1,39 @@
+"""What the parts of a TunnelRelay share: its system, its Router, its tasks, its counters."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.actors.router.paths import Path, PathLost, RelayGoing
+from atoll.actors.runtime.actor import ActorRef
+from atoll.actors.runtime.system import ActorSystem
+from atoll.transport.errors import Congested
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Lent by the actor to its parts, for its life."""
+
+    system: ActorSystem
+    router: ActorRef
+    start_soon: Callable[..., Any]
+    counts: Counter[str]
+
+    def late(self, deadline: float | None) -> bool:
+        """Tell whether the asker has gone: what is opened for it now nobody would ever close."""
+        return deadline is not None and self.system.clock() >= deadline
+
+    async def tell_lost(self, path: Path, reason: str) -> None:
+        """Tell the Router that a path is over."""
+        await self.router.wait_room()
+        self.router.tell(PathLost(path, reason))
+
+    def tell_going(self, relay: str) -> None:
+        """Tell the Router that a relay is being drained."""
+        self.counts["told_of_drains"] += 1
+        try:
+            self.router.tell(RelayGoing(relay))
+        except Congested:
+            # Then its paths are lost when it ends, as those of a relay that dies.
+            self.counts["drains_untold"] += 1

@@ -1,0 +1,104 @@
+"""Tickets that expire and a relay that is drained in the middle of a transfer: nobody waits, no byte is lost."""
+
+import os
+import signal
+import sys
+
+import anyio
+import msgspec
+import pytest
+from test_streams_over_relays import (
+    DATA,
+    WITHIN_S,
+    Calls,
+    Ear,
+    Service,
+    folder,
+    opened,
+    planned,
+    relays,
+    seen,
+    wait_bearer,
+)
+from waiting import until
+
+from atoll import Node
+from atoll.actors.router.routes import Way
+from atoll.node import open_cloud
+
+__all__ = ["folder", "planned", "relays"]
+TICKET_S = 6
+LASTS_S = 22.0
+"""More than three lives of a ticket."""
+PIECE = 256 * 1024
+STALL_S_MAX = 1.0
+"""Half of what a relay that dies may cost; nothing is lost, so nobody has to notice anything."""
+pytestmark = pytest.mark.anyio
+
+
+class Flow:
+    """Bytes in one direction, as fast as they are taken, until somebody says that it is enough."""
+
+    def __init__(self, stream, ear):
+        self.stream, self.ear, self.sent, self.enough = stream, ear, 0, False
+
+    async def run(self):
+        while not self.enough:
+            at = self.sent % len(DATA)
+            piece = DATA[at : at + PIECE]
+            await self.stream.send(piece)
+            self.sent += len(piece)
+            # A shared host: what is to be shown is that it goes on, not how fast.
+            await anyio.sleep(0.01)
+        await self.stream.send_eof()
+
+
+async def used(node, peer):
+    return [(path.relay, path.way) for path in (await seen(node, peer)).paths if path.in_use]
+
+
+@pytest.fixture
+def short(planned):
+    """The cloud, with tickets that live for a few seconds."""
+    return msgspec.structs.replace(planned["cloud"][0].config, ticket_s=TICKET_S)
+
+
+async def test_a_transfer_outlives_its_tickets_and_a_drain(planned, relays, short):
+    async with (
+        open_cloud(short),
+        Node.open(planned["home/tv"][0].config) as tv,
+        Node.open(planned["office/desk"][0].config) as desk,
+    ):
+        await desk.spawn(Service, name="service")
+        here, there = await opened(tv, desk)
+        await wait_bearer(tv, desk)
+        ears, calls = [Ear(here), Ear(there)], Calls(tv, desk)
+        flows = [Flow(there, ears[0]), Flow(here, ears[1])]
+        async with anyio.create_task_group() as group:
+            async with anyio.create_task_group() as transfer:
+                for flow in flows:
+                    transfer.start_soon(flow.ear.listen)
+                    transfer.start_soon(flow.run)
+                group.start_soon(calls.run)
+                await anyio.sleep(LASTS_S)
+                expiries = LASTS_S / TICKET_S
+                stalls = [round(ear.stall_s, 2) for ear in ears]
+                (before,) = await used(tv, desk)
+                assert before[1] is Way.BEP
+                os.kill(relays[before[0]].pid, signal.SIGTERM)
+                await until(lambda: relays[before[0]].poll() is not None, WITHIN_S)
+                (after,) = await used(tv, desk)
+                answered = calls.answered
+                await until(lambda: calls.answered > answered + 3, WITHIN_S)
+                for flow in flows:
+                    flow.enough = True
+            group.cancel_scope.cancel()
+        sys.stdout.write(
+            f"{expiries:.1f} lives of a ticket and a drain, {sum(flow.sent for flow in flows) / 1e6:.0f} MB: longest"
+            f" stalls {stalls} s, with the drain {[round(ear.stall_s, 2) for ear in ears]} s;"
+            f" {calls.answered} calls, the longest {calls.longest_s:.2f} s\n"
+        )
+        assert [ear.heard for ear in ears] == [flow.sent for flow in flows]
+        assert max(ear.stall_s for ear in ears) <= STALL_S_MAX
+        assert after[1] is Way.BEP
+        assert after[0] != before[0]
