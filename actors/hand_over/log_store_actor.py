@@ -23,6 +23,7 @@ class LogStoreActor(MachineActor):
     """
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER})
+    writes_aside: ClassVar[bool] = True
 
     def __init__(self, *, journal: Path, rng: Random | None = None) -> None:
         self.store = LogStore(rng=rng or Random())

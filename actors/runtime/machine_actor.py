@@ -3,12 +3,20 @@
     started:   journal.open -> machine.start -> effects
     delivery:  a wire message -> Received, a fact -> Told, a timer -> TimerFired -> machine.handle -> effects
 
+With `writes_aside`, once the disk was slow, a thread writes the journal and other actors of the node go on meanwhile:
+
+    effects:  [Persist Persist] Send [Rewrite] Reply  -->  a thread, in order; then what stands behind each bracket
+
 An effect that fails for the world's reasons (no way, no room) is lost like any message; one that fails to persist
 crashes the actor before anything that depends on it is done. It never catches what a machine raises.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, ClassVar
+
+import anyio.to_thread
 
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood
 from atoll.actors.runtime.journal import Journal
@@ -26,12 +34,18 @@ from atoll.actors.runtime.machine import (
     Record,
     Reply,
     Rewrite,
+    Seconds,
     Send,
     TimerFired,
     Told,
 )
 from atoll.transport.codec import Message
 from atoll.transport.errors import Congested, UsageError
+
+SLOW_WRITE_S = 0.01
+"""A write that takes longer is worth a thread: beside a busy event loop that costs some milliseconds by itself."""
+ASIDE_S = 60.0
+"""How long after a slow write threads write."""
 
 
 class _Timer:
@@ -52,12 +66,20 @@ class MachineActor(Actor):
     """Drives one machine; make both anew in the factory given to `spawn`."""
 
     facts_are_told = True
+    writes_aside: ClassVar[bool] = False
+    """While the disk is slow a thread writes the journal, and nobody but this actor waits; for those that write much.
+
+    The next message waits until the effects of the one before are carried out, so nothing may call `handle` but what
+    takes messages.
+    """
 
     def __init__(self, machine: Machine, journal: Journal | KeyedJournal | None = None, *, check: bool = False) -> None:
         self.machine = machine
         self._journal = journal
         self._check = check
         self._timers: dict[str, _Timer] = {}
+        self._writer = anyio.CapacityLimiter(1)
+        self._slow_until: Seconds = -math.inf
 
     async def started(self) -> None:
         """Restore and begin; override and call it to do more."""
@@ -74,7 +96,11 @@ class MachineActor(Actor):
     async def receive(self, delivery: Delivery) -> Any:
         """Hand one delivery to the machine; its answer to an ask is a `Reply`, now or later."""
         event = self.input_of(delivery)
-        if event is not None:
+        if event is None:
+            return LATER
+        if self.writes_aside:
+            await self._carry_out_aside(self.machine.handle(event, self.system.clock()))
+        else:
             self.handle(event)
         return LATER
 
@@ -117,6 +143,20 @@ class MachineActor(Actor):
                     self._persist(effect)
         if __debug__ and self._check:
             self.machine.check()
+
+    async def _carry_out_aside(self, effects: Sequence[Effect]) -> None:
+        for durable, group in groupby(effects, key=lambda effect: isinstance(effect, Persist | Rewrite)):
+            if not durable:
+                self._carry_out(list(group))
+                continue
+            began = self.system.clock()
+            if began < self._slow_until:
+                # Not abandoned when the actor ends: whoever closes the journal waits for the write.
+                await anyio.to_thread.run_sync(self._carry_out, list(group), limiter=self._writer)
+            else:
+                self._carry_out(list(group))
+            if (ended := self.system.clock()) - began > SLOW_WRITE_S:
+                self._slow_until = ended + ASIDE_S
 
     def announce(self, fact: Any) -> None:
         """Tell this node a fact of the machine; override it where some of them are orders to the shell."""

@@ -1,5 +1,10 @@
 """The shells of the hand-over: questions to the placement, ways to nodes without a link, logs that are lost."""
 
+import os
+import threading
+import time
+
+import anyio
 import pytest
 from waiting import until
 
@@ -24,8 +29,8 @@ from atoll.actors.placement import messages as placement
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, LinkSeen, PeerDown, PeerUp, Reach, RoutesDescribed
-from atoll.actors.runtime import LATER, MESSAGES, Actor, ActorSystem, Declined
-from atoll.actors.runtime.machine import Received, Send, Told
+from atoll.actors.runtime import LATER, MESSAGES, Actor, ActorSystem, Declined, machine_actor
+from atoll.actors.runtime.machine import Address, Received, Send, Told
 from atoll.transport.base import Standing
 from atoll.transport.codec import Codec
 from atoll.transport.envelope import Envelope
@@ -187,6 +192,37 @@ async def test_a_store_keeps_what_it_acknowledged_and_says_which_log_it_lost(wor
     await until(lambda: isinstance(world.system.dead_letters[-1].message, NotSealed))
     assert "the operation log of ledger is damaged (its file is gone): it counts for nothing" in caplog.text
     assert world.actor(LOG_STORE).statistics()["without_voice"] == 1
+
+
+async def test_a_slow_disk_holds_up_its_store_and_nobody_else(world, tmp_path, monkeypatch):
+    ref = await world.system.spawn(lambda: LogStoreActor(journal=tmp_path / "logs"), LOG_STORE)
+    disk, real, slow_s = threading.Event(), os.fsync, machine_actor.SLOW_WRITE_S * 2
+
+    def slow(descriptor):
+        time.sleep(slow_s)
+        real(descriptor)
+
+    def stuck(descriptor):
+        assert disk.wait(30)
+        real(descriptor)
+
+    def sealed():
+        return [letter.message for letter in world.system.dead_letters if isinstance(letter.message, Sealed)]
+
+    monkeypatch.setattr(os, "fsync", slow)
+    world.system.tell(ref, Seal("first", 1, 7, founds=True))
+    await until(sealed)
+    monkeypatch.setattr(os, "fsync", stuck)
+    for actor in ("ledger", "books"):
+        world.system.tell(ref, Seal(actor, 1, 7, founds=True))
+    await until(lambda: "ledger" in world.actor(LOG_STORE).store.logs)
+    with anyio.fail_after(10):
+        await world.system.ask(Address(HERE, ROUTER), DescribeRoutes(), timeout_s=5)
+    assert len(sealed()) == 1, "acknowledged before it is durable"
+    assert "books" not in world.actor(LOG_STORE).store.logs, "one after the other"
+    disk.set()
+    await until(lambda: len(sealed()) == 3)
+    assert [each.actor for each in sealed()] == ["first", "ledger", "books"]
 
 
 async def test_a_host_that_knows_no_class_and_no_voters_takes_nothing(world, tmp_path):
