@@ -3,6 +3,7 @@
     accepted --preamble with a good ticket--> waiting --the other half is there--> spliced
     accepted --garbage, a bad ticket, too slow--> refused      (NO and the reason)
     waiting  --nobody comes, replaced-->          refused      (NO and the reason)
+    accepted --a question of STUN--> told the address that it comes from, and kept until it leaves, or for a moment
 
 One epoll serves all of it, so a waiting connection costs a table entry and no task. It runs in a thread of its own
 because a busy event loop would hold the data path up: beside a SEP at full load the same code moved 0.35 GB/s inside
@@ -29,10 +30,12 @@ from atoll.actors.tunnel_relay.pipes import PIPE_BYTES, PIPES_MAX, PipePool
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.splice import Splices, bucket_for
 from atoll.actors.tunnel_relay.tickets import BEP_ROLES, NO_RATE, UNLIMITED, Ticket, judge
+from atoll.transport import stun
 from atoll.transport.bearer import OK, decode_preamble, encode_refusal, make_bearer_ready, preamble_bytes_missing
 from atoll.transport.descriptors import SPARE_FILES, files_max
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NodeId
+from atoll.transport.tcp_address import TcpAddress
 
 PREAMBLE_S = 5.0
 """Long enough for a lossy mobile link to bring 156 bytes."""
@@ -44,6 +47,10 @@ EVENTS_PER_TURN_MAX = 64
 ACCEPT_PAUSE_S = 0.1
 """When not even the spare descriptor is to be had: trying at once would be trying in vain."""
 BACKLOG = 1024
+QUESTIONS_MAX = 4
+"""Of STUN, on one connection."""
+QUESTIONS_PER_S_MAX = 1000
+"""Of STUN, on all together: each node that tries to punch asks twice in a minute at most."""
 DESCRIPTORS_RESERVED = 128
 """For everything else in the process: libraries, logs, the SEP's own sockets."""
 TURN_S_MAX = 60.0
@@ -92,6 +99,8 @@ class _Preamble:
     sock: socket.socket
     deadline: float
     data: bytes = b""
+    questions: int = 0
+    """Of STUN that it has asked: then it needs no ticket."""
 
 
 Dispatch: TypeAlias = Callable[[bytes, socket.socket], Reason | None]
@@ -146,6 +155,9 @@ class BearerServer:
         self._adopted: deque[tuple[socket.socket, bytes | None]] = deque()
         self._waiting: dict[int, socket.socket] = {}
         self._stopping = self._draining = False
+        self._questions = 0
+        self._questions_until = 0.0
+        """When the second ends in which those were asked."""
 
     def run(self) -> None:
         """Serve until `stop`; for a thread of its own. Whoever started it calls `close` when it has ended."""
@@ -285,11 +297,19 @@ class BearerServer:
     def _read_preamble(self, descriptor: int) -> None:
         preamble = self._preambles[descriptor]
         try:
-            while missing := preamble_bytes_missing(preamble.data):
-                piece = preamble.sock.recv(missing)
-                if not piece:
-                    raise ConnectionResetError
-                preamble.data += piece
+            while True:
+                missing = _missing(preamble.data)
+                if not missing and preamble.data.startswith(stun.FIRST_BYTE):
+                    if (refusal := self._tell_address(preamble)) is not None:
+                        self._refuse_preamble(descriptor, refusal)
+                        return
+                elif not missing:
+                    break
+                else:
+                    piece = preamble.sock.recv(missing)
+                    if not piece:
+                        raise ConnectionResetError
+                    preamble.data += piece
         except BlockingIOError:
             return
         except MalformedFrame:
@@ -298,10 +318,30 @@ class BearerServer:
         except OSError:
             del self._preambles[descriptor]
             preamble.sock.close()
-            self.counters["preamble_left"] += 1
+            self.counters["preamble_left"] += not preamble.questions
             return
         del self._preambles[descriptor]
         self._shown(preamble.sock, decode_preamble(preamble.data))
+
+    def _tell_address(self, preamble: _Preamble) -> Reason | None:
+        """Answer a whole question of STUN; a reason where it is one too many.
+
+        Raises:
+            OSError: It has gone.
+        """
+        now = time.monotonic()
+        if now >= self._questions_until:
+            self._questions, self._questions_until = 0, now + 1.0
+        if self._questions >= QUESTIONS_PER_S_MAX or preamble.questions >= QUESTIONS_MAX:
+            return Reason.FULL
+        seen = TcpAddress.of(preamble.sock.getpeername())
+        # An answer is smaller than any send buffer, and nothing else waits in it.
+        preamble.sock.send(stun.encode_response(preamble.data, seen))
+        preamble.data = b""
+        preamble.questions += 1
+        self._questions += 1
+        self.counters["addresses_told"] += 1
+        return None
 
     def _shown(self, sock: socket.socket, ticket: bytes) -> None:
         """Take a connection with the ticket that it has shown: it is known to the epoll, and to nobody else here."""
@@ -335,6 +375,10 @@ class BearerServer:
             descriptor, preamble = next(iter(self._preambles.items()))
             if preamble.deadline > now:
                 break
+            if preamble.questions and not preamble.data:
+                # Its NAT has kept its place in the meantime, which is what it stayed for.
+                self._preambles.pop(descriptor).sock.close()
+                continue
             self._refuse_preamble(descriptor, Reason.TOO_SLOW if preamble.data else Reason.NO_TICKET)
         self._carry_out(self.pairing.expire(self._wall()))
 
@@ -400,6 +444,15 @@ def _listening(host: str, port: int) -> socket.socket:
         raise UsageError(f"the bearer port {port} on {host} cannot be opened: {error}; choose another") from error
     listener.setblocking(False)
     return listener
+
+
+def _missing(data: bytes) -> int:
+    """Tell how many more bytes are to be read: of a preamble, or of a question of STUN.
+
+    Raises:
+        MalformedFrame: It is neither.
+    """
+    return stun.bytes_missing(data, stun.REQUEST) if data.startswith(stun.FIRST_BYTE) else preamble_bytes_missing(data)
 
 
 def _spare_descriptor() -> int | None:

@@ -55,6 +55,7 @@ COUNTERS = {
     "bearer_forwarded_bytes": "Bytes that tunnels have carried, both directions",
     "bearer_tunnels_joined": "Tunnels that were opened",
     "bearer_accepted": "Bearer connections that were taken",
+    "bearer_addresses_told": "Questions of STUN that were answered",
     "bearer_accept_failed": "Times that no connection could be taken, mostly for want of descriptors",
     "bearer_pauses": "Times that a tunnel waited for its rate",
     "bearer_spills": "Times that a blocked pipe was emptied into memory",
