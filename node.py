@@ -88,6 +88,7 @@ from atoll.actors.runtime import (
 from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.tunnel_relay import messages as tunnel_messages
+from atoll.actors.tunnel_relay.puncher import PunchSettings
 from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
 from atoll.actors.uplink import messages as uplink_messages
 from atoll.actors.uplink.ask import ask_cloud
@@ -363,7 +364,7 @@ def _network(
                 name=uplink_messages.PATH,
                 factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),
             ),
-            ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node)),
+            ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node, punching=_punching(config))),
             ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, key, site, founded=founded)),
             ChildSpec(
                 name=placement_messages.PATH,
@@ -494,6 +495,10 @@ def _blobs(config: NodeConfig, system: ActorSystem) -> Blobs:
         lambda peer: open_stream(system, peer, blob_messages.SERVICE),
         accept=[Standing(each) for each in wanted.accept],
     )
+
+
+def _punching(config: NodeConfig) -> PunchSettings:
+    return PunchSettings(enabled=config.punching.enabled, private=config.punching.private)
 
 
 def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:

@@ -39,7 +39,7 @@ def command(node: str | None, *, as_json: bool) -> None:
         (
             "Ways",
             ("PEER", "ID", "BY", "LATENCY", "WHY"),
-            [(x.name, x.peer[:10], x.kind, millis(x.latency_ms), x.why) for x in status.routes],
+            [(x.name, x.peer[:10], x.kind, millis(x.latency_ms), _why(x)) for x in status.routes],
         ),
         (
             "Paths",
@@ -65,6 +65,11 @@ def command(node: str | None, *, as_json: bool) -> None:
         if rows:
             click.echo(f"\n{title}")
             print_table(heads, rows, none="")
+
+
+def _why(route: "RouteView") -> str:
+    """Say why a way is used, and why not a better one."""
+    return "; ".join(filter(None, (route.why, route.punching if route.kind != "punched" else "")))
 
 
 def _of(route: "RouteView", path: "PathView") -> str:

@@ -141,6 +141,14 @@ class ForwardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Ports of this host's loopback address, for members and whoever has a grant; nothing else can be reached."""
 
 
+class PunchingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether connections through NAT are tried with nodes that are reached over relays."""
+
+    enabled: bool = True
+    private: bool = False
+    """Also show and dial addresses of the node's own network, where the other one is seen under its address outside."""
+
+
 class FactsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is said of the host instead of what is measured; None: measure."""
 
@@ -182,6 +190,7 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
     discovery: DiscoveryConfig = DiscoveryConfig()
     cloud: CloudRef | None = None
     forward: ForwardConfig = ForwardConfig()
+    punching: PunchingConfig = PunchingConfig()
     facts: FactsConfig = FactsConfig()
     blobs: BlobsConfig = BlobsConfig()
     election: ElectionConfig = ElectionConfig()

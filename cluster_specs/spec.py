@@ -22,6 +22,10 @@ VOTERS_MAX = 7
 """The first nodes of a site that vote; an odd number of them (see the election's roster)."""
 
 Power = Literal["mains", "battery"]
+Nat = Literal["none", "masquerade", "symmetric", "full-cone", "carrier", "firewall"]
+"""What is between a site and the rest, in a lab. `masquerade` keeps a port for all destinations, `symmetric` draws one
+for each; `full-cone` lets everybody in at its first node, `carrier` is two masquerades one after the other, `firewall`
+changes no address. All but `none` and `full-cone` drop what nobody inside has asked for."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +46,7 @@ class SiteSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     node: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
-    nat: Literal["none", "masquerade", "symmetric"] = "none"
+    nat: Nat = "none"
     secret: Secret = Secret()
     open: bool = False
     beacons: bool = True

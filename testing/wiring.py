@@ -2,24 +2,26 @@
 
     cloud, relays ──┐
                     ├── internet (203.0.113.0/24)
-    router of a site┘      │ nat: none | masquerade | symmetric
+    router of a site┘      │ nat: none | masquerade | symmetric | full-cone | firewall
            └── switch of the site (10.N.0.0/16) ── one namespace per node
 
 It is a drawing only: nothing here touches the system. A router with NAT drops what nobody inside asked for, as home
-routers do. Switches carry multicast; routers do not. Every place is a namespace, even a switch, so that nothing of the
-lab is ever seen by the host.
+routers do. With nat `carrier` another such router stands between it and the internet. Switches carry multicast; routers
+do not. Every place is a namespace, even a switch, so that nothing of the lab is ever seen by the host.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from atoll.cluster_specs import ClusterSpec
+from atoll.cluster_specs import ClusterSpec, SiteSpec
 from atoll.testing.errors import UnknownName
 
 INTERNET = "switch of the internet"
 PUBLIC = "203.0.113."
 """TEST-NET-3 of RFC 5737: nobody's addresses."""
+PUBLIC_SITES_FROM = 128
+"""First number of the addresses of sites without NAT but with a firewall: the lab's own internet has them all."""
 RELAYS_MAX = 80
 
 # On a switch, by the ports' names: `muted` sends nothing, `deaf` gets nothing, `apart` are pairs, in one direction.
@@ -43,28 +45,41 @@ table bridge faults {
 }
 """
 
-NAT_TABLES = """\
-table ip nat {{
-  chain leaving {{
-    type nat hook postrouting priority 100; policy accept;
-    oifname "wan" masquerade{how}
-  }}
-}}
-table inet wall {{
-  chain through {{
+WALL_TABLE = """\
+table inet wall {
+  chain through {
     type filter hook forward priority 0; policy accept;
     iifname "wan" ct state established,related accept
+    iifname "wan" ct status dnat accept
     iifname "wan" drop
-  }}
-  chain router_itself {{
+  }
+  chain router_itself {
     type filter hook input priority 0; policy accept;
     iifname "wan" ct state established,related accept
     iifname "wan" meta l4proto != icmp drop
-  }}
-}}
+  }
+}
 """
-HOW = {"masquerade": "", "symmetric": " fully-random"}
+NAT_TABLE = """\
+table ip nat {
+  chain leaving {
+    type nat hook postrouting priority 100; policy accept;
+    oifname "wan" masquerade%s
+  }
+}
+"""
+LET_IN = """\
+table ip let_in {
+  chain coming {
+    type nat hook prerouting priority -100; policy accept;
+    iifname "wan" tcp dport 1024-65535 dnat to %s
+  }
+}
+"""
+HOW = {"symmetric": " fully-random"}
 """Plain masquerade keeps the port where it can; with `fully-random` nobody can tell the next port from the last."""
+ROUTED = ("none", "firewall")
+"""Kinds of NAT that are none: the others know the way to the site's own addresses."""
 
 QUIET = {"ipv6/conf/default/disable_ipv6": "1"}
 """A switch has no addresses of its own."""
@@ -97,6 +112,9 @@ class Wiring:
     """By what a fault calls them: a process (`home/tv`, `relay-1`), or `uplink of home`."""
     plug_of_router: dict[str, Plug] = field(default_factory=dict)
     """The inner side of each site's router, by site."""
+    plug_of_carrier: dict[str, Plug] = field(default_factory=dict)
+    """The inner side of its carrier's router, where it has one, and below the outer side of its own."""
+    plug_to_carrier: dict[str, Plug] = field(default_factory=dict)
     _used: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -115,12 +133,17 @@ class Wiring:
             wiring._plug(relay.name, INTERNET, f"{PUBLIC}{10 + number}", 24)
         for number, site in enumerate(spec.site, 1):
             router, switch = f"router of {site.name}", f"switch of {site.name}"
-            uplink = wiring._made(INTERNET, router, "wan", f"{PUBLIC}{99 + number}", 24)
+            outermost = router
+            if site.nat == "carrier":
+                outermost, between = f"carrier of {site.name}", f"switch between {site.name} and its carrier"
+                wiring.plug_of_carrier[site.name] = wiring._made(between, outermost, "lan", f"100.64.{number}.1", 24)
+                wiring.plug_to_carrier[site.name] = wiring._made(between, router, "wan", f"100.64.{number}.2", 24)
+            uplink = wiring._made(INTERNET, outermost, "wan", f"{PUBLIC}{99 + number}", 24)
             wiring.plugs[f"uplink of {site.name}"] = uplink
-            wiring.plug_of_router[site.name] = wiring._made(switch, router, "lan", f"10.{number}.0.1", 16)
+            wiring.plug_of_router[site.name] = wiring._made(switch, router, "lan", f"{_network(number, site)}0.1", 16)
             for place, node in enumerate(site.node, 11):
                 name = f"{site.name}/{node.name}"
-                wiring._plug(name, switch, f"10.{number}.{place // 256}.{place % 256}", 16)
+                wiring._plug(name, switch, f"{_network(number, site)}{place // 256}.{place % 256}", 16)
         return wiring
 
     def _plug(self, name: str, switch: str, address: str, prefix_length: int) -> None:
@@ -134,7 +157,8 @@ class Wiring:
     @property
     def all_plugs(self) -> list[Plug]:
         """Every plug, routers' inner sides too."""
-        return [*self.plugs.values(), *self.plug_of_router.values()]
+        routers = (self.plug_of_router, self.plug_of_carrier, self.plug_to_carrier)
+        return [*self.plugs.values(), *(plug for plugs in routers for plug in plugs.values())]
 
     @property
     def namespaces(self) -> list[str]:
@@ -171,14 +195,25 @@ class Wiring:
             if place not in switches
         ]
         walls = [
-            {"in": f"router of {site.name}", "argv": [nft, "-f", "-"], "input": NAT_TABLES.format(how=HOW[site.nat])}
+            {"in": router, "argv": [nft, "-f", "-"], "input": self._tables(site)}
             for site in self.spec.site
             if site.nat != "none"
+            for router in (f"router of {site.name}", f"carrier of {site.name}")
+            if router in self.namespaces
         ]
         return [*settings, *links, *faults, *hosts, *walls]
 
     def _forwarding(self, place: str) -> dict[str, str]:
-        return {"ipv4/ip_forward": "1"} if place.startswith("router of ") else {}
+        return {"ipv4/ip_forward": "1"} if place.startswith(("router of ", "carrier of ")) else {}
+
+    def _tables(self, site: SiteSpec) -> str:
+        """Write what the routers of a site do with what passes."""
+        tables = WALL_TABLE
+        if site.nat not in ROUTED:
+            tables += NAT_TABLE % HOW.get(site.nat, "")
+        if site.nat == "full-cone":
+            tables += LET_IN % self.plugs[f"{site.name}/{site.node[0].name}"].address
+        return tables
 
     def _switch_lines(self, switch: str, files: dict[str, str]) -> Iterator[str]:
         # Snooping would want a querier, and drop multicast after some minutes without one.
@@ -203,6 +238,14 @@ class Wiring:
             if place.startswith(f"{site.name}/"):
                 yield f"route add default via {self.plug_of_router[site.name].address}"
                 return
+            if place == f"router of {site.name}" and site.nat == "carrier":
+                yield f"route add default via {self.plug_of_carrier[site.name].address}"
+                return
         for number, site in enumerate(self.spec.site, 1):
-            if site.nat == "none" and place != f"router of {site.name}":
-                yield f"route add 10.{number}.0.0/16 via {self.plugs[f'uplink of {site.name}'].address}"
+            if site.nat in ROUTED and place != f"router of {site.name}":
+                yield f"route add {_network(number, site)}0.0/16 via {self.plugs[f'uplink of {site.name}'].address}"
+
+
+def _network(number: int, site: SiteSpec) -> str:
+    """Give how the addresses of a site begin: behind a firewall they are public ones, elsewhere private ones."""
+    return f"{PUBLIC_SITES_FROM + number}.18." if site.nat == "firewall" else f"10.{number}."

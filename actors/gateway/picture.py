@@ -149,6 +149,7 @@ class Picture:
                         for path in each.paths
                     ],
                     streams=each.streams,
+                    punching=each.punching,
                 )
                 for each in (self.routes.routes if self.routes else ())
             ],

@@ -10,7 +10,7 @@ import msgspec
 
 SCHEMA_VERSION = 1
 
-RouteKind: TypeAlias = Literal["here", "direct", "sep", "bep", "none"]
+RouteKind: TypeAlias = Literal["here", "direct", "punched", "sep", "bep", "none"]
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ class PathView(View, frozen=True, kw_only=True):
     """One path of the session with a peer."""
 
     relay: str
-    """Or `direct`."""
+    """Or `direct`, or `punched`."""
     kind: RouteKind
     condition: str
     """`opening`, `usable`, or `silent`: nothing comes back through it now."""
@@ -134,6 +134,8 @@ class RouteView(View, frozen=True, kw_only=True):
     """Of the session with it, if there is one."""
     streams: int = 0
     """Byte streams that are open with it."""
+    punching: str = ""
+    """How a connection through NAT to it stands; empty: never tried."""
 
 
 class SepView(View, frozen=True, kw_only=True):
@@ -412,7 +414,7 @@ class SiteMemberView(View, frozen=True, kw_only=True):
     supernode: bool
     self: bool
     route: str
-    """How it is reached: `here`, `direct`, `sep`, `bep` or `none`."""
+    """How it is reached: `here`, `direct`, `punched`, `sep`, `bep` or `none`."""
 
 
 class SiteView(View, frozen=True, kw_only=True):

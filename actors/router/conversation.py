@@ -18,7 +18,7 @@ from atoll.transport.path_set import Condition, Rank
 from atoll.transport.session import Session, State
 from atoll.transport.stream_events import StreamEvent
 
-RANKS = {Way.DIRECT: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}
+RANKS = {Way.DIRECT: Rank.DIRECT, Way.PUNCHED: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +29,7 @@ class Conversation:
     paths: list[Path]
     """All of them, with a number or without; the one that a genuine record came over last first."""
     way: Way
-    """`DIRECT`, `BEP` or `SEP`: of the path in use, or used last."""
+    """`DIRECT`, `PUNCHED`, `BEP` or `SEP`: of the path in use, or used last."""
     relay: str
     """The relay in use, or used last."""
     opened_at: float

@@ -103,7 +103,7 @@ class PathSeen:
     """One path of a session."""
 
     relay: str
-    """Or `direct`."""
+    """Or `direct`, or `punched`."""
     way: Way
     condition: str
     """`opening`, `usable` or `silent`."""
@@ -121,6 +121,8 @@ class PeerRoute:
     paths: tuple[PathSeen, ...] = ()
     """Of the session with it, if there is one; why the one in use is in use says the route's reason."""
     streams: int = 0
+    punching: str = ""
+    """How a connection through NAT to it stands, for people; empty: never tried."""
 
 
 @dataclass(frozen=True, slots=True)

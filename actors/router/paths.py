@@ -16,12 +16,12 @@ class Path(Protocol):
 
     @property
     def way(self) -> Way:
-        """`DIRECT`, `BEP` or `SEP`."""
+        """`DIRECT`, `PUNCHED`, `BEP` or `SEP`."""
         ...
 
     @property
     def relay(self) -> str:
-        """The relay in between, as people call it; or `direct`."""
+        """The relay in between, as people call it; or `direct`, or `punched`."""
         ...
 
     @property
@@ -135,3 +135,10 @@ class OpenDirect:
     peer: NodeId
     host: str
     """Where the link ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPunched:
+    """Asked of the TunnelRelay: try a connection through NAT to a peer of a session over relays; gives a `Path`."""
+
+    peer: NodeId

@@ -8,7 +8,8 @@
 It decides nothing about ways (`routes.py`), seals nothing (`conversations.py`), and dials no relay (TunnelRelay). After
 the first call that was answered over SEP a bearer is opened (`bearers.py`), and the session changes to it. When a way
 is lost, what waits for an answer is sent again over the next, or fails at once with the reason. Byte streams
-(`streams.py`) go over sessions always; for one with a peer nearby a direct connection is opened.
+(`streams.py`) go over sessions always; for one with a peer nearby a direct connection is opened, and to one behind
+relays punching through NAT is tried (`punches.py`).
 """
 
 import logging
@@ -64,6 +65,7 @@ from atoll.actors.router.paths import (
     RecordsArrived,
     RelayGoing,
 )
+from atoll.actors.router.punches import Punches
 from atoll.actors.router.routes import RouteTable, Way
 from atoll.actors.router.streams import Services, Streams
 from atoll.actors.router.upkeep import Upkeep
@@ -116,6 +118,7 @@ class Router(Actor):
         self._upkeep: Upkeep
         self._circuits = CircuitsThere()
         self._bearers: Bearers
+        self._punches: Punches
         self._services = services or Services()
         self._streams: Streams
         self._look_at = 0.0
@@ -153,6 +156,13 @@ class Router(Actor):
             self.tasks.start_soon,
             self._ways.use_paths,
             BearersSeen(self._has_streams, self._relays_to, self._upkeep.avoided, self._upkeep.ends),
+        )
+        self._punches = Punches(
+            self.system,
+            self.tasks.start_soon,
+            self._ways.use_paths,
+            over_bearer=self._goes_over_bearer,
+            has_streams=self._has_streams,
         )
         self._streams = Streams(self.system, self._conversations, self._services, self._note_deadline)
         self.tasks.start_soon(self._streams.reset_untaken)
@@ -220,7 +230,7 @@ class Router(Actor):
             self._transport.send(target, encode_envelope(envelope))
             return
         route = self.routes.route(target, self.system.clock())
-        conversation = self._conversations.with_peer(target) if route.way in (Way.BEP, Way.SEP) else None
+        conversation = self._conversations.with_peer(target) if route.way in (Way.PUNCHED, Way.BEP, Way.SEP) else None
         if conversation is None:
             raise Unreachable(f"{target.short} cannot be reached: {route.reason}")
         self._conversations.send(conversation, encode_envelope(envelope), self.system.clock())
@@ -305,11 +315,13 @@ class Router(Actor):
             case DialWanted(peer, host, port):
                 self._transport.dial(peer, host, port)
             case NetworkChanged(gone=gone) if gone:
+                self._punches.network_changed()
                 # TCP would notice after seconds of silence; the peer is dialled again from an address that is there.
                 for peer in self._transport.links_over(gone):
                     self._counts["links_left_behind"] += 1
                     self._let_go(peer, "this host has lost the address that the link ended at")
             case NetworkChanged():
+                self._punches.network_changed()
                 return None
             case Reach(peer) if delivery.standing is None and delivery.reply_to is not None:
                 self._ways.begin(peer, delivery.reply_to)
@@ -338,12 +350,13 @@ class Router(Actor):
             conversation = self._conversations.with_peer(peer)
             route = self.routes.route(peer, now)
             if conversation is None:
-                routes.append(PeerRoute(peer, route, None))
+                routes.append(PeerRoute(peer, route, None, punching=self._punches.seen(peer)))
                 continue
             paths, streams = _paths_seen(conversation), self._streams.of(conversation)
             in_use_s = next((each.round_trip_s for each in paths if each.in_use), None)
             round_trip_s = conversation.round_trip_s if in_use_s is None else in_use_s
-            routes.append(PeerRoute(peer, route, round_trip_s, paths, streams))
+            punching = self._punches.seen(peer)
+            routes.append(PeerRoute(peer, route, round_trip_s, paths, streams, punching))
         counters = {
             **{f"links_{name}": value for name, value in self._transport.statistics().items()},
             **{f"sessions_{name}": value for name, value in self._conversations.counts.items()},
@@ -373,6 +386,7 @@ class Router(Actor):
             else:
                 stream = self._streams.open(await self._ways.session_with(peer), order.service)
                 self._bearers.wanted_for_stream(peer)
+                self._punches.wanted(peer)
         except AskFailed as error:
             reply_to.fail(error)
         except Congested as error:
@@ -400,6 +414,8 @@ class Router(Actor):
                 answered = envelope is not None and envelope.header.kind in (Kind.REPLY, Kind.FAULT)
                 if answered and conversation.way is Way.SEP and conversation.dialled:
                     self._bearers.called_by_signaling(peer)
+                elif answered and conversation.way is Way.BEP and conversation.dialled:
+                    self._punches.called(peer)
                 return
             case Opened() if peer is not None:
                 self._on_opened(conversation, peer)
@@ -435,6 +451,8 @@ class Router(Actor):
         self._note_way(peer)
         if turn.path.way is Way.SEP and turn.conversation.dialled:
             self._ways.widen(peer)
+        if turn.path.way is Way.PUNCHED:
+            self._punched_gone(peer, turn.reason)
         if turn.path.way is Way.BEP and not self._has_bearer(peer):
             self.routes.bearer_lost(peer, turn.reason, self.system.clock())
             self._bearers.ended(peer, lost=not turn.in_order)
@@ -466,6 +484,16 @@ class Router(Actor):
             if conversation.peer is not None and path in conversation.paths:
                 self.routes.signaling_found(conversation.peer, path.relay, expires_at)
 
+    def _punched_gone(self, peer: NodeId, reason: str) -> None:
+        """Note that the punched path to a peer is over, where it is."""
+        if not any(path.way is Way.PUNCHED for talk in self._talks(peer) for path in talk.paths):
+            self._punches.lost(peer, reason)
+
+    def _goes_over_bearer(self, peer: NodeId) -> bool:
+        """Tell whether our session with a peer stands and goes over a bearer: then a better path is worth a try."""
+        talk = self._conversations.with_peer(peer)
+        return talk is not None and talk.established and talk.dialled and talk.way is Way.BEP
+
     def _has_bearer(self, peer: NodeId) -> bool:
         return any(each.way is Way.BEP for talk in self._talks(peer) for each in talk.paths)
 
@@ -493,6 +521,7 @@ class Router(Actor):
             return
         if conversation.way is Way.BEP:
             self.routes.bearer_open(peer, conversation.relay)
+            self._punches.wanted(peer)
         paths = conversation.session.paths
         self.routes.uses(peer, conversation.way, conversation.relay, "" if paths.current is None else paths.reason)
 
@@ -502,6 +531,7 @@ class Router(Actor):
         if peer is None:
             return
         others = [each for each in self._talks(peer) if each.dialled == conversation.dialled]
+        self._punched_gone(peer, reason)
         if not self._has_bearer(peer):
             if conversation.way is Way.BEP:
                 self.routes.bearer_lost(peer, reason, self.system.clock())

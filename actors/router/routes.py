@@ -2,11 +2,13 @@
 
     here     it is this node
     direct   a link to it is up
+    punched  a connection through the NATs of both ends is open, and its session uses it
     bep      a bearer through a relay is open, and its session uses it
     sep      its site's proxy is registered on a relay that we hold a route for, or it called us over one
     none     nothing of that; the reason says what is missing
 
-The order is the preference: a direct link has nobody in between, a bearer one relay, signaling a relay and two proxies.
+The order is the preference: a link or punched connection has nobody in between, a bearer one relay, signaling a relay
+and two proxies.
 A bearer that failed is forgotten at once, so the next message goes by SEP and asks for another. Which path a session
 uses is not decided here but by the session; the table is told, with the reason. The table never grows
 beyond `PEERS_MAX`: whoever was used least recently and has no link or bearer is forgotten first.
@@ -32,6 +34,7 @@ class Way(enum.Enum):
 
     HERE = "here"
     DIRECT = "direct"
+    PUNCHED = "punched"
     BEP = "bep"
     SEP = "sep"
     NONE = "none"
@@ -173,6 +176,8 @@ class RouteTable:
         why_not_direct = f"no link ({entry.link_lost})" if entry.link_lost else "no link: another network"
         used, used_relay, why = entry.used or (Way.NONE, "", "")
         because = f" ({why})" if why else ""
+        if used is Way.PUNCHED:
+            return Route(Way.PUNCHED, f"{why_not_direct}; a connection punched through NAT is open{because}")
         if entry.bearer_relay and used is not Way.SEP:
             relay = used_relay or entry.bearer_relay
             return Route(Way.BEP, f"{why_not_direct}; a bearer through {relay} is open{because}")

@@ -7,7 +7,7 @@ OpenDirect      a peer that a link leads to is dialled where its answer to Direc
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.abc
@@ -49,8 +49,10 @@ PAIRS = 2
 class BearerEnds:
     """The bearers of one node."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, note_relay: Callable[[str, int], None]) -> None:
+        """`note_relay` hears where relays take bearers."""
         self._common = common
+        self._note_relay = note_relay
         self.held: list[BearerPath] = []
         self._offered: Counter[NodeId] = Counter()
         self._spare_now: dict[NodeId, list[anyio.Event]] = {}
@@ -66,6 +68,7 @@ class BearerEnds:
         """Dial the calling half of a tunnel, and hold the bearer."""
         try:
             self.make_sure_of_room()
+            self._note_relay(order.host, order.port)
             stream = await dial_bearer(order.host, order.port, order.ticket, timeout_s=BEARER_DIAL_S)
         except (PeerError, WorldError) as error:
             reply_to.fail(AskDeclined(f"the bearer through {order.relay} did not open: {error}"))
@@ -92,6 +95,8 @@ class BearerEnds:
             granted = await ask_cloud(self._common.system, SIGNALING, TunnelRequest(PAIRS), TunnelsGranted)
             if not granted.pairs:
                 raise AskDeclined("no relay takes a tunnel now")
+            for pair in granted.pairs:
+                self._note_relay(pair.host, pair.bearer_port)
             pairs = [pair for pair in granted.pairs if _name_of(pair) not in avoid]
             if not pairs:
                 raise AskDeclined("no other relay takes a tunnel now")

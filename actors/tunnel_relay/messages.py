@@ -6,6 +6,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from atoll.actors.tunnel_relay.candidates import CANDIDATES_MAX, NatMapping
+from atoll.actors.tunnel_relay.punching import TICKET_BYTES
 from atoll.actors.tunnel_relay.relay_address import Host, Port, RelayTicket
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
@@ -65,7 +67,45 @@ class DirectOffered(Message, frozen=True, tag="tunnel_relay.direct_offered"):
     ticket: RelayTicket
 
 
-MESSAGES: tuple[type[Message], ...] = (BearerRequest, SpareWanted, BearerOffered, DirectRequest, DirectOffered)
+class PunchCandidate(msgspec.Struct, frozen=True, array_like=True):
+    """Where an end may be found: an address of 4 or 16 bytes."""
+
+    address: Annotated[bytes, msgspec.Meta(min_length=4, max_length=16)]
+    port: Port
+
+
+PunchTicket: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=TICKET_BYTES, max_length=TICKET_BYTES)]
+PunchMapping: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=max(NatMapping).value)]
+PunchCandidates: TypeAlias = Annotated[tuple[PunchCandidate, ...], msgspec.Meta(max_length=CANDIDATES_MAX)]
+
+
+class PunchRequest(Message, frozen=True, tag="tunnel_relay.punch_request"):
+    """A caller wants to try a connection through the NATs of both; answered with `PunchAgreed`."""
+
+    ticket: PunchTicket
+    mapping: PunchMapping
+    """What its NAT does, as a number of `NatMapping`."""
+    candidates: PunchCandidates
+    """How relays see the port that it dials from, and perhaps its own address."""
+
+
+class PunchAgreed(Message, frozen=True, tag="tunnel_relay.punch_agreed"):
+    """The callee knocks at the caller's addresses now; these are its own."""
+
+    ticket: PunchTicket
+    mapping: PunchMapping
+    candidates: PunchCandidates
+
+
+MESSAGES: tuple[type[Message], ...] = (
+    BearerRequest,
+    SpareWanted,
+    BearerOffered,
+    DirectRequest,
+    DirectOffered,
+    PunchRequest,
+    PunchAgreed,
+)
 
 
 @dataclass(frozen=True, slots=True)

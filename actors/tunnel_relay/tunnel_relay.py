@@ -4,6 +4,7 @@
     ServeSite    (proxy duty) keeps this site registered; what comes in goes to the Router of the node it is for
     OpenBearer   dials the calling half of a tunnel; BearerRequest, from a caller, the offering half
     OpenDirect   dials a peer that a link leads to, where its answer to DirectRequest says
+    OpenPunched  tries a connection through NAT to a peer, which hears PunchRequest (`punched_paths.py`)
 
 It reads paths and hands records to Routers; it never opens one. What it holds is bounded, and ends with it.
 """
@@ -26,6 +27,7 @@ from atoll.actors.router.messages import SepAnswer, SepDelivery
 from atoll.actors.router.paths import (
     OpenBearer,
     OpenDirect,
+    OpenPunched,
     OpenSep,
     RecordsArrived,
 )
@@ -39,12 +41,15 @@ from atoll.actors.tunnel_relay.messages import (
     BearerSeen,
     DescribeTunnels,
     DirectRequest,
+    PunchRequest,
     ServeSite,
     SiteServed,
     SpareWanted,
     StopServing,
     TunnelsDescribed,
 )
+from atoll.actors.tunnel_relay.punched_paths import PunchedPaths
+from atoll.actors.tunnel_relay.puncher import Puncher, PunchSettings
 from atoll.actors.tunnel_relay.registrations import Registration, Registrations
 from atoll.actors.tunnel_relay.sep_calls import SepCalls
 from atoll.actors.tunnel_relay.sep_paths import CircuitPath
@@ -63,9 +68,10 @@ class TunnelRelay(Actor):
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER, Standing.GRANTED})
 
-    def __init__(self, own: NodeId, rng: Random | None = None) -> None:
+    def __init__(self, own: NodeId, rng: Random | None = None, punching: PunchSettings | None = None) -> None:
         self._own = own
         self._rng = rng or Random()
+        self._punching = punching or PunchSettings()
         self._router: ActorRef
         self._registrations: Registrations | None = None
         self._serving: anyio.CancelScope | None = None
@@ -74,12 +80,15 @@ class TunnelRelay(Actor):
         self._common: Common
         self._calls: SepCalls
         self._bearers: BearerEnds
+        self._punched: PunchedPaths
 
     async def started(self) -> None:
         """Find the way to this node's Router."""
         self._router = self.system.ref(Address(self._own, ROUTER))
         self._common = Common(self.system, self._router, self.tasks.start_soon, self._counts)
-        self._calls, self._bearers = SepCalls(self._common), BearerEnds(self._common)
+        puncher = Puncher(self._punching, self.system.clock, self._counts)
+        self._calls, self._bearers = SepCalls(self._common), BearerEnds(self._common, puncher.note_relay)
+        self._punched = PunchedPaths(self._common, puncher, self._bearers)
 
     async def receive(self, delivery: Delivery) -> Any:  # noqa: C901 - one case a message
         """Take orders of this node, answers of the site's nodes, and callers' requests for bearers."""
@@ -99,6 +108,10 @@ class TunnelRelay(Actor):
                 self.tasks.start_soon(self._bearers.offer_direct, delivery.sender.address.node, message, reply_to)
             case OpenDirect() if local and reply_to is not None:
                 self.tasks.start_soon(self._bearers.open_direct, message, reply_to, delivery.deadline)
+            case OpenPunched() if local and reply_to is not None:
+                self.tasks.start_soon(self._punched.open, message, reply_to, delivery.deadline)
+            case PunchRequest() if delivery.sender is not None and reply_to is not None:
+                self.tasks.start_soon(self._punched.answer, delivery.sender.address.node, message, reply_to)
             case ServeSite(site, labels) if local:
                 self._serve(site)
                 if self._registrations is not None:
