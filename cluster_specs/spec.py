@@ -22,10 +22,11 @@ VOTERS_MAX = 7
 """The first nodes of a site that vote; an odd number of them (see the election's roster)."""
 
 Power = Literal["mains", "battery"]
-Nat = Literal["none", "masquerade", "symmetric", "full-cone", "carrier", "firewall"]
+Nat = Literal["none", "masquerade", "symmetric", "full-cone", "carrier", "firewall", "rejecting"]
 """What is between a site and the rest, in a lab. `masquerade` keeps a port for all destinations, `symmetric` draws one
 for each; `full-cone` lets everybody in at its first node, `carrier` is two masquerades one after the other, `firewall`
-changes no address. All but `none` and `full-cone` drop what nobody inside has asked for."""
+changes no address. All but `none` and `full-cone` drop what nobody inside has asked for; `rejecting` is a masquerade
+that answers it with a reset."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -37,7 +37,7 @@ def spec_of_kinds(kinds: Sequence[Nat]) -> ClusterSpec:
     return ClusterSpec(name="punches", relay=tuple(RelaySpec(name) for name in RELAYS), site=sites)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pair:
     """What came of the attempts between two kinds of NAT."""
 

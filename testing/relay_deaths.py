@@ -21,6 +21,7 @@ import anyio
 from anyio.streams.text import TextReceiveStream
 
 from atoll.cluster_specs import CloudSpec, ClusterSpec, NodeSpec, RelaySpec, SiteSpec
+from atoll.cluster_specs.spec import Nat
 from atoll.testing.cluster import Cluster
 from atoll.testing.errors import NoAnswer, NotReady
 from atoll.testing.lab import Lab
@@ -37,15 +38,15 @@ WARM_BYTES = 2_000_000
 _BULK = [sys.executable, "-P", "-m", "atoll.testing.bulk"]
 
 
-def spec_of_two_sites(relays: int = 2) -> ClusterSpec:
-    """Two sites of one node each behind NAT, and relays."""
+def spec_of_two_sites(relays: int = 2, home: Nat = "masquerade", office: Nat = "symmetric") -> ClusterSpec:
+    """Two sites of one node each behind NAT, and relays; with these kinds of NAT nobody gets through without one."""
     return ClusterSpec(
         name="relay-deaths",
         cloud=(CloudSpec("cloud"),),
         relay=tuple(RelaySpec(f"relay-{number + 1}") for number in range(relays)),
         site=(
-            SiteSpec("home", (NodeSpec("tv"),), nat="masquerade"),
-            SiteSpec("office", (NodeSpec("desk", forward=(PORT,)),), nat="masquerade"),
+            SiteSpec("home", (NodeSpec("tv"),), nat=home),
+            SiteSpec("office", (NodeSpec("desk", forward=(PORT,)),), nat=office),
         ),
     )
 
@@ -89,7 +90,7 @@ class RelayDeaths:
                 except NoAnswer:
                     await anyio.sleep(0.1)  # The cloud has not heard of the other site yet.
             self._listen_port = reply["forward"]["listen_port"]
-            await self._transfer(WARM_BYTES, up=False)
+            await self.transfer(WARM_BYTES, up=False)
             await self._two_bearers()
         yield
 
@@ -106,7 +107,7 @@ class RelayDeaths:
 
         try:
             with anyio.fail_after(TRANSFER_S):
-                ended = await self._transfer(self._size, up=up, at=break_it)
+                ended = await self.transfer(self._size, up=up, at=break_it)
             transfer = Transfer(kind, up, hit[0] if hit else "", ended["stall_s"], ended["took_s"])
             if not hit:
                 transfer = Transfer(kind, up, "", 0.0, 0.0, "it had ended before the fault came")
@@ -162,7 +163,7 @@ class RelayDeaths:
             raise NotReady("no path is in use", "see `atoll status`")
         return str(found[0])
 
-    async def _transfer(self, size: int, *, up: bool, at: Any = None) -> dict[str, Any]:
+    async def transfer(self, size: int, *, up: bool, at: Any = None) -> dict[str, Any]:
         """Carry bytes between the two programs; gives what the receiver tells at its end.
 
         Raises:

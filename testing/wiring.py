@@ -2,7 +2,7 @@
 
     cloud, relays ──┐
                     ├── internet (203.0.113.0/24)
-    router of a site┘      │ nat: none | masquerade | symmetric | full-cone | firewall
+    router of a site┘      │ nat: none | masquerade | symmetric | full-cone | firewall | …
            └── switch of the site (10.N.0.0/16) ── one namespace per node
 
 It is a drawing only: nothing here touches the system. A router with NAT drops what nobody inside asked for, as home
@@ -56,9 +56,12 @@ table inet wall {
   chain router_itself {
     type filter hook input priority 0; policy accept;
     iifname "wan" ct state established,related accept
-    iifname "wan" meta l4proto != icmp drop
+%s    iifname "wan" meta l4proto != icmp drop
   }
 }
+"""
+RESET = """\
+    iifname "wan" meta l4proto tcp reject with tcp reset
 """
 NAT_TABLE = """\
 table ip nat {
@@ -208,7 +211,7 @@ class Wiring:
 
     def _tables(self, site: SiteSpec) -> str:
         """Write what the routers of a site do with what passes."""
-        tables = WALL_TABLE
+        tables = WALL_TABLE % (RESET if site.nat == "rejecting" else "")
         if site.nat not in ROUTED:
             tables += NAT_TABLE % HOW.get(site.nat, "")
         if site.nat == "full-cone":
