@@ -82,7 +82,7 @@ class CallCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     service: str
     path: str = "/"
     status: Annotated[int, Meta(ge=100, le=599)] = 200
-    by: Literal["", "direct", "sep", "bep"] = ""
+    by: Literal["", "direct", "punched", "sep", "bep"] = ""
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -45,12 +45,15 @@ MACHINES = [
     "actors/placement/placement.py",
     "actors/placement/register.py",
     "actors/placement/table.py",
+    "actors/router/punch_book.py",
     "actors/router/routes.py",
     "actors/runtime/machine.py",
     "actors/runtime/supervisor.py",
     "actors/tunnel_relay/bucket.py",
+    "actors/tunnel_relay/candidates.py",
     "actors/tunnel_relay/circuits.py",
     "actors/tunnel_relay/pairing.py",
+    "actors/tunnel_relay/punching.py",
     "actors/tunnel_relay/tickets.py",
     "transport/multipath.py",
     "transport/noise.py",
@@ -60,6 +63,8 @@ MACHINES = [
     "transport/stream_frames.py",
     "transport/stream_halves.py",
     "transport/streams.py",
+    "transport/stun.py",
+    "transport/tcp_address.py",
 ]
 
 

@@ -11,6 +11,9 @@ from atoll.actors.tunnel_relay.messages import (
     BearerRequest,
     DirectOffered,
     DirectRequest,
+    PunchAgreed,
+    PunchCandidate,
+    PunchRequest,
     SpareWanted,
 )
 from atoll.transport.codec import Codec
@@ -30,6 +33,8 @@ EXAMPLES = (
     ),
     DirectRequest("192.168.1.5"),
     DirectOffered(40_000, b"t" * 16),
+    PunchRequest(b"i" * 16, 2, (PunchCandidate(bytes([203, 0, 113, 9]), 40_000),)),
+    PunchAgreed(b"r" * 16, 3, (PunchCandidate(bytes([203, 0, 113, 9]), 40_000), PunchCandidate(bytes(15) + b"\1", 1))),
 )
 
 
