@@ -94,13 +94,9 @@ class PunchBook:
             return "punched through NAT"
         if entry.under_way:
             return "punching through NAT is being tried"
-        times = f"{entry.failures} time{'s' if entry.failures > 1 else ''}, " if entry.failures else ""
-        wait_s = max(0.0, entry.due_at - now)
-        return (
-            f"not punched through NAT: {entry.reason} (tried {times}again in {wait_s:.0f} s at the earliest)".replace(
-                "(tried again", "(again"
-            )
-        )
+        again = f"again in {max(0.0, entry.due_at - now):.0f} s at the earliest"
+        tries = f"{entry.failures} tries in vain, " if entry.failures > 1 else ""
+        return f"not punched through NAT: {entry.reason} ({tries}{again})"
 
     def _put_off(self, entry: _Peer, reason: str, now: float) -> None:
         pause_s = PAUSES_S[min(entry.failures, len(PAUSES_S) - 1)]

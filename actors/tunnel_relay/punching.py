@@ -40,10 +40,10 @@ RETRY_S = 0.2
 """Between two dials of an address that refused: the other end's SYN has not left yet, and its NAT says so."""
 DIALS_MAX = 20
 """Of one address in one attempt."""
-CONNECTIONS_MAX = 8
-"""Connections at once of which it is not known who is there; more are dropped."""
+COMERS_MAX = 4
+"""Connections at once that others have begun, and of which it is not known who is there; more are dropped."""
 STRANGERS_MAX = 32
-"""Connections that turned out to be somebody else's; then no more are taken."""
+"""Connections that turned out to be somebody else's; then none are taken any more but those that we have dialled."""
 
 
 class Role(enum.Enum):
@@ -170,7 +170,8 @@ class Punch:
 
     def connected(self, connection: int, *, dialled: bool) -> list[PunchEffect]:
         """Take a connection: one that we dialled, or one that has come; the caller numbers them."""
-        if self.over or self.counts["strangers"] >= STRANGERS_MAX or len(self._connections) >= CONNECTIONS_MAX:
+        comers = sum(not each.dialled for each in self._connections.values())
+        if self.over or (not dialled and (comers >= COMERS_MAX or self.counts["strangers"] >= STRANGERS_MAX)):
             self.counts["dropped"] += 1
             return [Drop(connection)]
         self._connections[connection] = _Connection(dialled)
@@ -212,7 +213,7 @@ class Punch:
 
     def check(self) -> None:
         """Assert what must hold between any two calls."""
-        assert len(self._connections) <= CONNECTIONS_MAX  # noqa: S101
+        assert sum(not each.dialled for each in self._connections.values()) <= COMERS_MAX  # noqa: S101
         assert all(count <= DIALS_MAX for count in self._dials.values())  # noqa: S101
         assert set(self._dials) <= set(self.targets)  # noqa: S101
 
