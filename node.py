@@ -2,7 +2,7 @@
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
             suspicion, discoverer, migration (log_store, hosting, callers)
-            container_manager, images, blobs, forwarder, gateway, users' actors
+            container_manager, images, blobs, topics, forwarder, gateway, users' actors
     cloud   router, directory, signaling, enrolment (`run_cloud`)
 
 A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
@@ -28,7 +28,7 @@ from atoll.actors.cloud.cloud import Cloud, run_cloud
 from atoll.actors.cloud.messages import DIRECTORY, ListNodes, NodeList, NodeRecord
 from atoll.actors.cloud.store import CloudStore
 from atoll.actors.container_manager import messages as container_messages
-from atoll.actors.container_manager.container_manager import ContainerManager
+from atoll.actors.container_manager.container_manager import ContainerManager, order
 from atoll.actors.container_manager.containers import Containers, ContextFacts
 from atoll.actors.container_manager.errors import StorageFault
 from atoll.actors.discoverer import messages as discoverer_messages
@@ -87,6 +87,12 @@ from atoll.actors.runtime import (
 )
 from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
+from atoll.actors.topics import messages as topic_messages
+from atoll.actors.topics.errors import TooFast
+from atoll.actors.topics.joins import JoinWanted
+from atoll.actors.topics.orders import OpenSubscription, Published, PublishTopic
+from atoll.actors.topics.subscription import Subscription
+from atoll.actors.topics.topics import Topics, TopicSettings
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.tunnel_relay.puncher import PunchSettings
 from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
@@ -110,6 +116,11 @@ RESERVED = frozenset({CACHE, PROXY, REGISTRAR})
 _DutyMakers: TypeAlias = dict[str, Callable[[], Duty]]
 LEAVE_S = 1.5
 """How long a node that ends waits until others do what it did: a proxy needs two relays, an election a vote."""
+
+PUBLISH_S = 30.0
+PUBLISH_PAUSE_S = 0.02
+"""Until a message is tried again that came too fast."""
+SUBSCRIBE_S = 45.0
 
 try:
     VERSION = version("atoll")
@@ -135,6 +146,7 @@ def codec() -> Codec:
             *container_messages.MESSAGES,
             *image_messages.MESSAGES,
             *blob_messages.MESSAGES,
+            *topic_messages.MESSAGES,
             *cloud_messages.MESSAGES,
         ]
     )
@@ -220,6 +232,7 @@ class Node:
             await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
             await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
             await self.system.spawn(lambda: _blobs(config, self.system), blob_messages.PATH)
+            await self.system.spawn(lambda: _topics(config, self.system, site), topic_messages.PATH)
             await self.system.spawn(lambda: Forwarder(key.node_id, config.forward.allow), FORWARDER)
             await self._serve_gateway(own, site)
         await self.system.supervise(SupervisorSpec(name=USERS))
@@ -277,6 +290,41 @@ class Node:
             UsageError: The service's name is empty or too long.
         """
         return await open_stream(self._running(), peer, service)
+
+    async def publish(self, topic: str, payload: bytes | str, *, to: NodeId | None = None) -> Published:
+        """Publish to this site, or through a node of another site `to` that one; waits while this node is too busy.
+
+        Raises:
+            UsageError: It is no topic, or the payload is too long; the text says which limit.
+            Refused: That node lets us publish nothing there, or not to that topic.
+            Unreachable: There is no way to that node, or it gave no answer.
+        """
+        data = payload.encode() if isinstance(payload, str) else payload
+        topics = self._running().ref(Address(self.id, topic_messages.PATH))
+        while True:
+            try:
+                published: Published = await order(topics, PublishTopic(topic, data, to), timeout_s=PUBLISH_S)
+            except TooFast:
+                await anyio.sleep(PUBLISH_PAUSE_S)
+            else:
+                return published
+
+    @asynccontextmanager
+    async def subscribe(self, *filters: str, source: NodeId | None = None) -> AsyncIterator[Subscription]:
+        """Subscribe to topics of this site (MQTT's filters), or to those of a node's site (`source`).
+
+        What is published from the beginning of the block on comes, in order for each publisher. Whoever reads too
+        slowly loses the oldest: the subscription counts them in `missed`.
+
+        Raises:
+            UsageError: A filter is none.
+            Refused: That node does not let us subscribe there.
+            Unreachable: There is no way to that node.
+        """
+        topics = self._running().ref(Address(self.id, topic_messages.PATH))
+        opened = await order(topics, OpenSubscription(filters, source), timeout_s=SUBSCRIBE_S)
+        async with opened as subscription:
+            yield subscription
 
     def host(self, make: Callable[[], MigratableActor], name: str) -> ActorRef:
         """Host a migratable actor (a class will do) under a name that is its own on the whole site, and give it.
@@ -499,6 +547,17 @@ def _blobs(config: NodeConfig, system: ActorSystem) -> Blobs:
 
 def _punching(config: NodeConfig) -> PunchSettings:
     return PunchSettings(enabled=config.punching.enabled, private=config.punching.private)
+
+
+def _topics(config: NodeConfig, system: ActorSystem, site: SiteKeys) -> Topics:
+    settings = TopicSettings(
+        may_subscribe=config.pubsub.subscribe,
+        may_publish=config.pubsub.publish,
+        joins=tuple(
+            JoinWanted(each.node, each.topics, each.direction != "out", each.direction != "in") for each in config.join
+        ),
+    )
+    return Topics(system.node_id, site.tag, settings, lambda peer: open_stream(system, peer, topic_messages.SERVICE))
 
 
 def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:

@@ -20,6 +20,7 @@ _COMMANDS = {
     "forward": ("atoll.cli.forward", "Reach a TCP port of another node at a port of this host."),
     "image": ("atoll.cli.image", "Push, list and remove images of services."),
     "node": ("atoll.cli.node", "Run a node, and show nodes."),
+    "pub": ("atoll.cli.pub", "Publish to a topic, here or in another site."),
     "receive": ("atoll.cli.receive", "Receive files that other nodes send."),
     "relay": ("atoll.cli.relay", "Run a relay, and see how it is doing."),
     "send": ("atoll.cli.send", "Send a file to another node."),
@@ -27,6 +28,7 @@ _COMMANDS = {
     "site": ("atoll.cli.site", "Show this node's site, reform it, or leave it."),
     "sim": ("atoll.cli.sim", "Simulate a site's election under faults, deterministically."),
     "status": ("atoll.cli.status", "Show a node's health, and why things are as they are."),
+    "sub": ("atoll.cli.sub", "Print what is published to topics."),
     "up": ("atoll.cli.up", "Run a whole cluster out of a spec, on this host."),
 }
 

@@ -143,13 +143,16 @@ class Connection:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         take: Callable[[bytes], None] | None = None,
+        live: bool = False,
     ) -> Answer:
         """Make one request and give its answer; `take` gets the body of a good one, at any length.
+
+        With `live` it gets each piece as soon as it comes.
 
         Raises:
             Failed: It went wrong, or the node answers with a status of 400 or above.
         """
-        answer = self.exchange(method, path, body=body, headers=headers, take=take)
+        answer = self.exchange(method, path, body=body, headers=headers, take=take, live=live)
         if problem := answer.problem():
             raise problem
         if answer.status >= 400:
@@ -185,6 +188,7 @@ class Connection:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         take: Callable[[bytes], None] | None = None,
+        live: bool = False,
     ) -> Answer:
         """Make one request and give its answer, whatever its status is; `take` gets a good body, at any length.
 
@@ -202,7 +206,7 @@ class Connection:
         with contextlib.closing(opened):
             try:
                 self._connect(opened)
-                return self._exchange(opened, method, self.target(path), body, fields, take=take)
+                return self._exchange(opened, method, self.target(path), body, fields, take=take, live=live)
             except TimeoutError as error:
                 raise NoAnswer(
                     f"{self.place} did not answer within {self.answer_s:g} s",
@@ -245,6 +249,7 @@ class Connection:
         headers: Mapping[str, str],
         *,
         take: Callable[[bytes], None] | None,
+        live: bool,
     ) -> Answer:
         chunked = body is not None and not isinstance(body, bytes) and "content-length" not in headers
         fields = dict(headers) | ({"transfer-encoding": "chunked"} if chunked else {})
@@ -252,7 +257,8 @@ class Connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             opened.request(method, target, body=body, headers=fields, encode_chunked=chunked)
         with opened.getresponse() as response:
-            while take is not None and response.status == 200 and (piece := response.read(PIECE_BYTES)):
+            read = response.read1 if live else response.read
+            while take is not None and response.status == 200 and (piece := read(PIECE_BYTES)):
                 take(piece)
             data = response.read(ANSWER_BYTES_MAX + 1)
             if len(data) > ANSWER_BYTES_MAX:

@@ -20,6 +20,8 @@ import msgspec
 import platformdirs
 from msgspec import Meta, inspect
 
+from atoll.actors.topics.errors import BadTopic
+from atoll.actors.topics.filters import FILTERS_MAX, check_filter
 from atoll.cluster_specs.node_address import NodeAddress
 from atoll.cluster_specs.reading import Name, Secret, SpecInvalid, as_plain, as_struct, read_toml
 from atoll.transport.identity import NodeId
@@ -32,6 +34,7 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 SEEDS_MAX = 64
 """Addresses of seeds; each costs a dial now and then while its node is away."""
 FORWARD_PORTS_MAX = 256
+JOINS_MAX = 16
 CLIENT_VARIABLES = frozenset({"ATOLL_API_KEY", "ATOLL_AT", "ATOLL_CONFIG", "ATOLL_LAB"})
 """Variables of the commands, which are no settings of a process."""
 SECRETS = frozenset({"site.secret", "cloud.enrolment"})
@@ -149,6 +152,45 @@ class PunchingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Also show and dial addresses of the node's own network, where the other one is seen under its address outside."""
 
 
+class PubSubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What nodes of other sites may do with this site's topics through this node; empty: nothing."""
+
+    subscribe: Annotated[tuple[str, ...], Meta(max_length=FILTERS_MAX)] = ()
+    """Filters within which a node with a grant may subscribe."""
+    publish: Annotated[tuple[str, ...], Meta(max_length=FILTERS_MAX)] = ()
+    """And within which it may publish."""
+
+    def __post_init__(self) -> None:
+        """Let filters pass that are some."""
+        check_filters((*self.subscribe, *self.publish))
+
+
+class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Topics that this node's site shares with that of another node, for as long as this node runs."""
+
+    node: NodeId
+    """A node of the other site; its `pubsub` settings have to allow it."""
+    topics: Annotated[tuple[str, ...], Meta(min_length=1, max_length=FILTERS_MAX)]
+    direction: Literal["in", "out", "both"] = "in"
+
+    def __post_init__(self) -> None:
+        """Let filters pass that are some."""
+        check_filters(self.topics)
+
+
+def check_filters(filters: tuple[str, ...]) -> None:
+    """Let filters of topics pass that are some.
+
+    Raises:
+        ValueError: One is none; the text says why.
+    """
+    for each in filters:
+        try:
+            check_filter(each)
+        except BadTopic as error:
+            raise ValueError(str(error)) from error
+
+
 class FactsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is said of the host instead of what is measured; None: measure."""
 
@@ -193,6 +235,8 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
     punching: PunchingConfig = PunchingConfig()
     facts: FactsConfig = FactsConfig()
     blobs: BlobsConfig = BlobsConfig()
+    pubsub: PubSubConfig = PubSubConfig()
+    join: Annotated[tuple[JoinConfig, ...], Meta(max_length=JOINS_MAX)] = ()
     election: ElectionConfig = ElectionConfig()
     services: tuple[Name, ...] = ()
     """Services the spec wants here; whoever starts the cluster pushes them."""

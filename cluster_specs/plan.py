@@ -22,6 +22,7 @@ from atoll.cluster_specs.config import (
     FactsConfig,
     ForwardConfig,
     GatewayConfig,
+    JoinConfig,
     LinksConfig,
     NodeConfig,
     RelayConfig,
@@ -181,6 +182,12 @@ def _node_config(
         cloud=_cloud_ref(spec, materials, seats, name),
         forward=ForwardConfig(allow=node.forward),
         facts=FactsConfig(power=node.power, wired=node.wired, memory_mb=node.memory_mb),
+        pubsub=node.pubsub,
+        join=tuple(
+            JoinConfig(node=materials.keys[join.node].node_id, topics=join.topics, direction=join.direction)
+            for join in spec.join
+            if join.caller == name
+        ),
         election=ElectionConfig(),
         services=node.services,
     )

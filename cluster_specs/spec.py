@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from atoll.cluster_specs.config import FORWARD_PORTS_MAX
+from atoll.cluster_specs.config import FORWARD_PORTS_MAX, JOINS_MAX, PubSubConfig, check_filters
 from atoll.cluster_specs.reading import Name, Secret, SpecInvalid, as_struct, parse_toml, read_toml
 
 NODES_PER_SITE_MAX = 1024
@@ -39,6 +39,8 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     services: tuple[Name, ...] = ()
     forward: Annotated[tuple[Annotated[int, Meta(ge=1, le=65535)], ...], Meta(max_length=FORWARD_PORTS_MAX)] = ()
     """Ports that others may reach there, as `forward.allow`."""
+    pubsub: PubSubConfig = PubSubConfig()
+    """What nodes of other sites may do with its site's topics, as in its config."""
     count: Annotated[int, Meta(ge=1, le=NODES_PER_SITE_MAX)] = 1
 
 
@@ -102,6 +104,20 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kill: str
 
 
+class JoinSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"caller": "from"}):
+    """Topics that the site of one node shares with that of another; both as `site/name`."""
+
+    caller: str
+    """The node that keeps the join; `direction` is as it sees it."""
+    node: str
+    topics: Annotated[tuple[str, ...], Meta(min_length=1)]
+    direction: Literal["in", "out", "both"] = "in"
+
+    def __post_init__(self) -> None:
+        """Let filters pass that are some."""
+        check_filters(self.topics)
+
+
 class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole cluster."""
 
@@ -109,6 +125,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     site: Annotated[tuple[SiteSpec, ...], Meta(min_length=1, max_length=SITES_MAX)]
     relay: tuple[RelaySpec, ...] = ()
     cloud: tuple[CloudSpec, ...] = ()
+    join: tuple[JoinSpec, ...] = ()
     check: tuple[Check, ...] = ()
     fault: tuple[FaultSpec, ...] = ()
 
@@ -183,6 +200,7 @@ def _problems(spec: ClusterSpec) -> Iterator[str]:
         yield "cloud: one cloud process is supported so far; remove the others"
     if spec.relay and not spec.cloud:
         yield "relay: relays need a cloud that signs their tickets; add [[cloud]]"
+    yield from _join_problems(spec)
     yield from _check_problems(spec)
     victims = [*spec.node_names(), *_process_names(spec), *(f"supernode of {site.name}" for site in spec.site)]
     victims += [f"relay in use by {each.call.caller}" for each in spec.check if spec.relay]
@@ -199,6 +217,19 @@ def _name_problems(spec: ClusterSpec) -> Iterator[str]:
             yield f"site[{site_number}].node: two nodes are called {name!r}; names are unique in a site"
     for name in _repeated([*(site.name for site in spec.site), *_process_names(spec)]):
         yield f"two sites, relays or clouds are called {name!r}; give one of them another name"
+
+
+def _join_problems(spec: ClusterSpec) -> Iterator[str]:
+    nodes = spec.node_names()
+    for number, join in enumerate(spec.join):
+        for key, name in (("from", join.caller), ("node", join.node)):
+            if name not in nodes:
+                yield f"join[{number}].{key}: no node {name!r}; there are {_some(nodes)}"
+        if join.caller.partition("/")[0] == join.node.partition("/")[0]:
+            yield f"join[{number}].node: {join.node} is of the same site, whose topics are shared anyway"
+    for name, count in Counter(join.caller for join in spec.join).items():
+        if count > JOINS_MAX:
+            yield f"join: {name} has {count} joins; a node has at most {JOINS_MAX}"
 
 
 def _check_problems(spec: ClusterSpec) -> Iterator[str]:

@@ -47,7 +47,14 @@ def test_make_targets_exist(page, text):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{page}: make {target}"
 
 
-@pytest.mark.parametrize(("page", "file"), [("README.md", "embedding.py"), ("docs/migratable-actors.md", "ledger.py")])
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [
+        ("README.md", "embedding.py"),
+        ("docs/migratable-actors.md", "ledger.py"),
+        ("docs/publish-subscribe.md", "topics.py"),
+    ],
+)
 def test_the_example_is_the_one_that_is_kept_as_a_file(page, file):
     kept = ROOT / "docs" / "examples" / file
     (example,) = [text for language, _, text in fenced(page) if language == "python"]

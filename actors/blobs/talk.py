@@ -1,4 +1,4 @@
-"""Messages on one stream, each behind its 32-bit length; short ones, until chunks are expected."""
+"""Messages on one stream, each behind its 32-bit length; about blobs short ones, until chunks are expected."""
 
 from collections import Counter, deque
 from types import TracebackType
@@ -20,13 +20,20 @@ class StreamLost(Unreachable):
     """The stream ended before the talk did."""
 
 
-class Talk:
-    """One end of a talk about a blob; a context manager that closes the stream."""
+class StreamEnded(StreamLost):
+    """The other end has said all that it wanted to."""
 
-    def __init__(self, stream: ByteStream, counts: Counter[str]) -> None:
+
+class Talk:
+    """One end of a talk, about a blob unless another codec is given; a context manager that closes the stream."""
+
+    def __init__(
+        self, stream: ByteStream, counts: Counter[str], *, codec: Codec = _CODEC, bytes_max: int = WORD_BYTES_MAX
+    ) -> None:
         self._stream = stream
         self._counts = counts
-        self._records = RecordStream(WORD_BYTES_MAX, 1)
+        self._codec = codec
+        self._records = RecordStream(bytes_max, 1)
         self._arrived: deque[bytes] = deque()
         self._saying = False
         """In the middle of a message; also when that was cut short, and then nothing more can be said."""
@@ -54,7 +61,7 @@ class Talk:
             raise StreamLost("a message was cut short")
         self._saying = True
         try:
-            await self._stream.send(frame_record(_CODEC.encode(message)))
+            await self._stream.send(frame_record(self._codec.encode(message)))
             self._saying = False
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise StreamLost(f"the stream ended: {error or type(error).__name__}") from error
@@ -80,7 +87,9 @@ class Talk:
             with anyio.fail_after(within_s):
                 while not self._arrived:
                     self._arrived.extend(self._records.feed(await self._stream.receive(PIECE_BYTES)))
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        except anyio.EndOfStream as error:
+            raise StreamEnded("the stream ended: EndOfStream") from error
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise StreamLost(f"the stream ended: {error or type(error).__name__}") from error
         except TimeoutError:
             raise StreamLost(f"the other end said nothing for {within_s:g} s") from None
@@ -88,7 +97,7 @@ class Talk:
             self._counts["malformed"] += 1
             raise
         try:
-            return _CODEC.decode(self._arrived.popleft())
+            return self._codec.decode(self._arrived.popleft())
         except MalformedFrame:
             self._counts["malformed"] += 1
             raise

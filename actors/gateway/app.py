@@ -27,6 +27,7 @@ from atoll.actors.gateway.node_routes import NodeRoutes
 from atoll.actors.gateway.openapi import openapi_document
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.replies import HANDLERS, json_reply
+from atoll.actors.gateway.topic_routes import TopicRoutes
 from atoll.actors.gateway.views import NodeConfiguration
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,6 +45,7 @@ def make_app(node: NodePort, *, api_key: str, spool: Path, counters: Mapping[str
         *NodeRoutes(node, spool).routes(door),
         *BlobRoutes(node).routes(door),
         *ForwardRoutes(node).routes(door),
+        *TopicRoutes(node).routes(door),
         *McmRoutes(node, spool).routes(door),
     ]
     app = Starlette(

@@ -35,6 +35,8 @@ class Scope(enum.Enum):
     """What a person decides for the whole site: on the node's own host, by its unix socket."""
     BLOBS = "atoll:blobs"
     """Blobs that come here, and how far those are that go."""
+    TOPICS = "atoll:topics"
+    """What is published and read in this node's name."""
     FILES = "atoll:files"
     """What reads a file of the host by its path: on that host, by the unix socket."""
 
@@ -103,6 +105,9 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("POST", "/atoll/v1/blobs/{digest}/decide"): Scope.BLOBS,
         ("GET", "/atoll/v1/blobs/{digest}"): Scope.BLOBS,
         ("DELETE", "/atoll/v1/blobs/{digest}"): Scope.BLOBS,
+        ("GET", "/atoll/v1/topics"): Scope.TOPICS,
+        ("POST", "/atoll/v1/topics/{topic:path}"): Scope.TOPICS,
+        ("GET", "/atoll/v1/pubsub"): Scope.READ,
         ("GET", "/mcm/v1/images"): Scope.CONTAINERS,
         ("POST", "/mcm/v1/images"): Scope.CONTAINERS,
         ("DELETE", "/mcm/v1/images/{image}"): Scope.CONTAINERS,

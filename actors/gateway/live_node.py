@@ -24,6 +24,7 @@ from atoll.actors.gateway.in_process import run_app
 from atoll.actors.gateway.live_blobs import LiveBlobs
 from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.live_forwards import LiveForwards
+from atoll.actors.gateway.live_topics import LiveTopics
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
 from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownName
@@ -88,6 +89,11 @@ class LiveNode(LiveContainers):
     def forwards(self) -> LiveForwards:
         """Give what the gateway asks about forwarded ports."""
         return LiveForwards(self.system, self.node)
+
+    @property
+    def topics(self) -> LiveTopics:
+        """Give what the gateway asks about topics."""
+        return LiveTopics(self.system, self.node, self._names)
 
     async def _names(self) -> dict[NodeId, str]:
         return (await self._picture()).names()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from atoll.actors.container_manager.messages import CLIENT_DEFAULT
-from atoll.actors.gateway import blob_views, forward_views, views
+from atoll.actors.gateway import blob_views, forward_views, topic_views, views
 from atoll.actors.gateway.authority import ANY, SCOPES, Scope
 from atoll.actors.gateway.node_routes import NODE_SCOPES, TAIL_LINES, TAIL_LINES_MAX
 from atoll.actors.gateway.problems import MEDIA_TYPE, ProblemView
@@ -30,6 +30,13 @@ _CLIENT_PARAMETER = {
     "schema": {"type": "string", "default": CLIENT_DEFAULT},
 }
 _FROM_PARAMETER = {"name": "from", "in": "query", "schema": {"type": "string"}}
+_TO_PARAMETER = {"name": "to", "in": "query", "schema": {"type": "string"}}
+_FILTER_PARAMETER = {
+    "name": "filter",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "array", "items": {"type": "string"}},
+}
 _TAR = {"type": "string", "format": "binary"}
 _IMAGE_CONTENT = {
     "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _TAR}, "required": ["image"]}},
@@ -48,6 +55,9 @@ class Operation:
     image: bool = False
     parameters: list[dict[str, Any]] = field(default_factory=list)
     errors: tuple[int, ...] = ()
+    takes_bytes: bool = False
+    streams: object = None
+    """What each line of a reply is that does not end."""
     as_path: str = ""
     """The path for people, where the route's is not one."""
 
@@ -170,6 +180,22 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("DELETE", "/atoll/v1/blobs/{digest}"): Operation(
         summary="Let go of a blob", reply=blob_views.BlobReply, parameters=[_FROM_PARAMETER], errors=(404, 409)
     ),
+    ("GET", "/atoll/v1/topics"): Operation(
+        summary="What is published to topics that match, a line of JSON an event, until the client leaves",
+        streams=topic_views.TopicEvent,
+        parameters=[_FILTER_PARAMETER, _FROM_PARAMETER],
+        errors=(403, 404, 409, 502),
+    ),
+    ("POST", "/atoll/v1/topics/{topic:path}"): Operation(
+        summary="Publish the body to a topic, in this site or in that of another node",
+        reply=topic_views.PublishedReply,
+        takes_bytes=True,
+        parameters=[_TO_PARAMETER],
+        errors=(403, 404, 409, 413, 502, 503),
+    ),
+    ("GET", "/atoll/v1/pubsub"): Operation(
+        summary="Who reads topics here, and how this site is joined with others", reply=topic_views.PubSubReply
+    ),
     ("GET", "/mcm/v1/images"): Operation(summary="Images (published interface)", reply=views.McmImages),
     ("POST", "/mcm/v1/images"): Operation(
         summary="Load an image (published interface)",
@@ -211,7 +237,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
 
 def openapi_document() -> bytes:
     """Generate the document."""
-    kinds = [each for operation in OPERATIONS.values() for each in (operation.reply, operation.takes) if each]
+    kinds: list[Any] = [
+        each
+        for operation in OPERATIONS.values()
+        for each in (operation.reply, operation.takes, operation.streams)
+        if each
+    ]
     kinds = list(dict.fromkeys([*kinds, ProblemView]))
     references, schemas = msgspec.json.schema_components(kinds, ref_template=REF)
     reference_of = dict(zip(kinds, references, strict=True))
@@ -253,6 +284,8 @@ def _operation(
     answer: dict[str, Any] = {"description": "Done"}
     if operation.reply:
         answer["content"] = {"application/json": {"schema": reference_of[operation.reply]}}
+    if operation.streams:
+        answer["content"] = {"application/x-ndjson": {"schema": reference_of[operation.streams]}}
     errors = {400, 403, 500, *operation.errors} if is_open else {400, 401, 403, 500, *operation.errors}
     said: dict[str, Any] = {
         "operationId": method.lower() + "".join(part.strip("{}.").title() for part in path.replace("-", "").split("/")),
@@ -271,6 +304,8 @@ def _operation(
             "required": True,
             "content": {"application/json": {"schema": reference_of[operation.takes]}},
         }
+    if operation.takes_bytes:
+        said["requestBody"] = {"content": {"application/octet-stream": {"schema": _TAR}}}
     if operation.image:
         said["requestBody"] = {"required": True, "content": _IMAGE_CONTENT}
     return said

@@ -4,7 +4,7 @@ The node implements it (a small real one in the tests does, too). Methods give v
 or HTTP anything but `HttpRequest` and `HttpReply`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from atoll.actors.gateway.authority import Principal
 from atoll.actors.gateway.blob_views import BlobsReply, BlobView, SendingView
 from atoll.actors.gateway.forward_views import ForwardsReply, ForwardView, OpenForwardBody
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
+from atoll.actors.gateway.topic_views import PublishedReply, PubSubReply
 from atoll.actors.gateway.views import (
     ContainerView,
     DrainReply,
@@ -25,6 +26,7 @@ from atoll.actors.gateway.views import (
     SiteView,
     StatusView,
 )
+from atoll.actors.topics.subscription import Subscription
 
 
 class PortError(Exception):
@@ -108,6 +110,18 @@ class ForwardPort(Protocol):
     async def close(self, number: int) -> ForwardView: ...
 
 
+class TopicPort(Protocol):
+    """What a gateway asks of its node about topics; nodes are named, an empty name is this site."""
+
+    async def publish(self, topic: str, payload: bytes, to: str) -> PublishedReply: ...
+
+    async def subscribe(self, filters: Sequence[str], source: str) -> Subscription:
+        """Subscribe; whoever gets the subscription closes it."""
+        ...
+
+    async def describe(self) -> PubSubReply: ...
+
+
 class NodePort(Protocol):
     """What a gateway asks of its node.
 
@@ -119,6 +133,9 @@ class NodePort(Protocol):
 
     @property
     def forwards(self) -> ForwardPort: ...
+
+    @property
+    def topics(self) -> TopicPort: ...
 
     async def status(self) -> StatusView: ...
 

@@ -130,11 +130,19 @@ def test_a_cluster_as_the_documents_say(host):
             run(text, host, env, page)
 
 
-@pytest.mark.parametrize(("page", "said"), [("README.md", "21.0\n"), ("docs/migratable-actors.md", "ann has 500\n")])
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("README.md", "21.0\n"),
+        ("docs/migratable-actors.md", "ann has 500\n"),
+        ("docs/publish-subscribe.md", "sensors/kitchen/temperature 21.5\n"),
+    ],
+)
 def test_the_examples_run(host, page, said):
     assert {each for each in PAGES if "python" in [language for language, *_ in fenced(each)]} == {
         "README.md",
         "docs/migratable-actors.md",
+        "docs/publish-subscribe.md",
     }
     (example,) = [text for language, _, text in fenced(page) if language == "python"]
     done = subprocess.run(

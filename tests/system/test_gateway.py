@@ -130,8 +130,8 @@ def test_a_route_without_a_scope_is_refused_to_everybody():
 def test_nodes_may_do_what_their_standing_says():
     node = NodeId(bytes(32))
     member, granted = (principal_of_node(node, each) for each in (Standing.MEMBER, Standing.GRANTED))
-    assert [member.may(scope) for scope in Scope] == [*[True] * 4, *[False] * 5]
-    assert [granted.may(scope) for scope in Scope] == [True, False, False, True, *[False] * 5]
+    assert [member.may(scope) for scope in Scope] == [*[True] * 4, *[False] * 6]
+    assert [granted.may(scope) for scope in Scope] == [True, False, False, True, *[False] * 6]
     for standing in (Standing.NEIGHBOUR, Standing.CLOUD):
         assert principal_of_node(node, standing).kind is Kind.NOBODY
 

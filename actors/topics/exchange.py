@@ -1,0 +1,464 @@
+"""Who of a site gets a message: this node's subscribers, and the members that said they want its topic. Without I/O.
+
+    publish, inject --new?--> each subscriber's ring, and the ring of each member with a matching filter
+    TopicsWanted of a member --> its filters, until its lease ends --> TopicsTaken
+    TopicMessages of a member --numbers without a gap, or the gap is told--> new? --> this node's subscribers alone
+
+There is no broker: a message goes from its publisher's node, or from the gate it came through, straight to the nodes
+that want it, and never on from there. What a member cannot be sent while its link is away waits in its ring, until its
+lease ends. It never delivers a message twice, and loses none that a subscriber is not told of.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from atoll.actors.runtime.machine import insist
+from atoll.actors.topics.errors import BadTopic, TooMany
+from atoll.actors.topics.filters import FilterTree, check_filter, check_topic, good_filters
+from atoll.actors.topics.messages import (
+    BATCH_BYTES_MAX,
+    BATCH_MAX,
+    GAP_MAX,
+    HOPS_MAX,
+    NODE_FILTERS_MAX,
+    PAYLOAD_BYTES_MAX,
+    Publication,
+    TopicMessages,
+    TopicsTaken,
+    TopicsWanted,
+)
+from atoll.actors.topics.ring import Missed, Ring
+from atoll.actors.topics.seen import Seen
+from atoll.transport.codec import Message
+from atoll.transport.errors import MalformedFrame
+from atoll.transport.identity import NodeId
+
+SUBSCRIBERS_MAX = 128
+"""Of one node, visitors included."""
+WAITING_MAX = 8192
+"""Messages that wait for one reader: a subscriber, a member, a gate."""
+WAITING_BYTES_MAX = 4 * 1024 * 1024
+LEASE_S = 30.0
+"""How long a member's wish holds after it was said last."""
+RENEW_S = 10.0
+REPEAT_S = 1.0
+"""Until a wish that was not taken is said again."""
+MEMBERS_MAX = 1024
+"""Members whose wishes are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Tell a member's Topics; a message that finds no way is lost, and its number says so."""
+
+    peer: NodeId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """There is something for a member: call `outgoing` until it gives nothing, as fast as the link takes it."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """There is something in a subscriber's ring."""
+
+    subscriber: int
+
+
+ExchangeEffect: TypeAlias = Say | Flush | Wake
+
+
+@dataclass(slots=True, kw_only=True)
+class Subscriber:
+    """Whoever reads on this node: a command, an actor, a visitor from another site."""
+
+    number: int
+    filters: tuple[str, ...]
+    ring: Ring[Publication]
+    beyond: bytes = b""
+    """The site that gets it, where it leaves this one; empty: nothing leaves."""
+    joins: bool = False
+    """It goes on into that site."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """What a member wants of us."""
+
+    boot: bytes
+    version: int
+    filters: tuple[str, ...]
+    until: float
+    ring: Ring[Publication]
+    turn: int
+
+
+@dataclass(slots=True)
+class _Link:
+    """How far a member knows what we want."""
+
+    taken: int = -1
+    said: float = 0.0
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class _Source:
+    """How far we have what a member sends."""
+
+    boot: bytes
+    turn: int
+    heard: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """The topics of one node; see the module."""
+
+    node: NodeId
+    boot: bytes
+    site: bytes
+    sequence: int = 0
+    version: int = 0
+    subscribers: dict[int, Subscriber] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
+    missed: int = 0
+    """What members sent and never came."""
+    doubled: int = 0
+    _tree: FilterTree[int] = field(default_factory=FilterTree)
+    _wishes: dict[str, int] = field(default_factory=dict)
+    """Filter -> how many subscribers have it."""
+    _members: dict[NodeId, _Member] = field(default_factory=dict)
+    _member_tree: FilterTree[NodeId] = field(default_factory=FilterTree)
+    _links: dict[NodeId, _Link] = field(default_factory=dict)
+    _sources: dict[NodeId, _Source] = field(default_factory=dict)
+    _last: int = 0
+    _turns: int = 0
+
+    # Subscribers of this node
+
+    def subscribe(
+        self, filters: tuple[str, ...], now: float, *, beyond: bytes = b"", joins: bool = False
+    ) -> tuple[Subscriber, list[ExchangeEffect]]:
+        """Enter a subscriber; it is heard of everywhere when `settled`.
+
+        Raises:
+            BadTopic: A filter is none.
+            TooMany: There are too many subscribers or filters.
+        """
+        filters = good_filters(filters)
+        if len(self.subscribers) >= SUBSCRIBERS_MAX:
+            raise TooMany(f"{SUBSCRIBERS_MAX} subscribers are here already; end one")
+        if len(self._wishes.keys() | filters) > NODE_FILTERS_MAX:
+            raise TooMany(f"this node's subscribers have {NODE_FILTERS_MAX} filters together already; end one")
+        self._last += 1
+        subscriber = Subscriber(number=self._last, filters=filters, ring=self._new_ring(), beyond=beyond, joins=joins)
+        self.subscribers[subscriber.number] = subscriber
+        before = len(self._wishes)
+        for each in filters:
+            self._tree.add(each, subscriber.number)
+            self._wishes[each] = self._wishes.get(each, 0) + 1
+        return subscriber, self._wish(now) if len(self._wishes) != before else []
+
+    def unsubscribe(self, number: int, now: float) -> list[ExchangeEffect]:
+        """Strike one off; harmless when it is gone."""
+        subscriber = self.subscribers.pop(number, None)
+        if subscriber is None:
+            return []
+        before = len(self._wishes)
+        for each in subscriber.filters:
+            self._tree.remove(each, number)
+            self._wishes[each] -= 1
+            if not self._wishes[each]:
+                del self._wishes[each]
+        return self._wish(now) if len(self._wishes) != before else []
+
+    def settled(self, version: int) -> bool:
+        """Tell whether every member with a link goes by the filters of that version, or a later one."""
+        return all(link.taken >= version for link in self._links.values())
+
+    # Messages
+
+    def publish(self, topic: str, payload: bytes, time_ms: int) -> tuple[Publication, list[ExchangeEffect]]:
+        """Publish in this site.
+
+        Raises:
+            BadTopic: The topic is none, or the payload is too long.
+        """
+        publication = self.sign(topic, payload, time_ms)
+        return publication, self.inject(publication)
+
+    def sign(self, topic: str, payload: bytes, time_ms: int) -> Publication:
+        """Make a message of this node, wherever it is published.
+
+        Raises:
+            BadTopic: The topic is none, or the payload is too long.
+        """
+        check_topic(topic)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise BadTopic(
+                f"a payload has at most {PAYLOAD_BYTES_MAX} bytes, this one {len(payload)}; send a file with atoll send"
+            )
+        self.sequence += 1
+        return Publication(topic, payload, self.node, self.boot, self.sequence, time_ms)
+
+    def inject(self, publication: Publication) -> list[ExchangeEffect]:
+        """Bring a message into this site, here and at every member that wants it; once."""
+        if not self._is_new(publication):
+            return []
+        effects = self._deliver(publication)
+        for peer in sorted(self._member_tree.holders(publication.topic)):
+            self._members[peer].ring.put(publication, publication.size)
+            effects.append(Flush(peer))
+        return effects
+
+    def may_enter(self, publication: Publication) -> bool:
+        """Tell whether a message from another site may come into this one: it has never been here."""
+        return self.site not in publication.via
+
+    def leaving(self, publication: Publication, *, beyond: bytes, joins: bool) -> Publication | None:
+        """Give a message as it leaves this site for another one; None if it must not.
+
+        What goes on in the other site has not been there, and crosses no more than `HOPS_MAX` borders; with the first
+        rule, no message runs in a circle, and with the second none that a lying gate sends round.
+        """
+        if beyond == self.site:
+            return publication
+        if len(publication.via) >= HOPS_MAX or (joins and beyond in publication.via):
+            return None
+        return Publication(
+            publication.topic,
+            publication.payload,
+            publication.node,
+            publication.boot,
+            publication.sequence,
+            publication.time_ms,
+            (*publication.via, self.site),
+        )
+
+    def skip(self, count: int) -> list[ExchangeEffect]:
+        """Note that so many messages are lost that were on their way into this site: everybody may have wanted them."""
+        effects = self._skip_here(count)
+        for peer in sorted(self._members):
+            self._members[peer].ring.skip(count)
+        return effects
+
+    def _skip_here(self, count: int) -> list[ExchangeEffect]:
+        self.missed += count
+        for each in self.subscribers.values():
+            each.ring.skip(count)
+        return [Wake(number) for number in self.subscribers]
+
+    def doubt(self) -> list[ExchangeEffect]:
+        """Note that something may be lost of what this node's subscribers want, nobody knows how much."""
+        for each in self.subscribers.values():
+            each.ring.doubt()
+        return [Wake(number) for number in self.subscribers]
+
+    def _is_new(self, publication: Publication) -> bool:
+        # By the first site that it left: no gate can make messages of our own site look old.
+        site = publication.via[0] if publication.via else b""
+        new = self.seen.is_new((site, publication.node, publication.boot), publication.sequence)
+        self.doubled += not new
+        return new
+
+    def _deliver(self, publication: Publication) -> list[ExchangeEffect]:
+        effects: list[ExchangeEffect] = []
+        for number in sorted(self._tree.holders(publication.topic)):
+            subscriber, given = self.subscribers[number], publication
+            if subscriber.beyond:
+                leaves = self.leaving(publication, beyond=subscriber.beyond, joins=subscriber.joins)
+                if leaves is None:
+                    continue
+                given = leaves
+            subscriber.ring.put(given, given.size)
+            effects.append(Wake(number))
+        return effects
+
+    def reach(self, topic: str) -> tuple[int, int]:
+        """Say how many subscribers here and how many members want a topic now."""
+        return len(self._tree.holders(topic)), len(self._member_tree.holders(topic))
+
+    def outgoing(self, peer: NodeId) -> TopicMessages | None:
+        """Give the next messages for a member; whatever becomes of them, they are not given again."""
+        member = self._members.get(peer)
+        if member is None or peer not in self._links:
+            return None
+        batch: list[Publication] = []
+        first = size = 0
+        while len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
+            found = member.ring.take()
+            if found is None or (isinstance(found, Missed) and batch):
+                break
+            if isinstance(found, Missed):
+                # The gap in the numbers says it.
+                continue
+            first = first or found[0]
+            batch.append(found[1])
+            size += found[1].size
+            member.ring.acknowledge(found[0])
+        if not batch:
+            return None
+        return TopicMessages(self.boot, member.boot, member.turn, first, tuple(batch))
+
+    # Members
+
+    def peer_up(self, peer: NodeId, now: float) -> list[ExchangeEffect]:
+        """Hear of a link to a member."""
+        self._links[peer] = _Link()
+        effects: list[ExchangeEffect] = []
+        if self._wishes:
+            effects += self._say_wish(peer, now)
+        else:
+            self._links[peer].taken = self.version
+        return [*effects, Flush(peer)] if peer in self._members else effects
+
+    def peer_down(self, peer: NodeId) -> None:
+        """Hear that it is gone; what the member wanted is kept until its lease ends."""
+        self._links.pop(peer, None)
+
+    @property
+    def linked(self) -> frozenset[NodeId]:
+        """Name the members with a link."""
+        return frozenset(self._links)
+
+    @property
+    def wants(self) -> bool:
+        """Tell whether anybody here subscribes to anything."""
+        return bool(self._wishes)
+
+    @property
+    def wanting(self) -> int:
+        """Count the members that want something."""
+        return len(self._members)
+
+    def tick(self, now: float) -> list[ExchangeEffect]:
+        """Say wishes again where it is time, and forget members whose lease has ended; about twice a second."""
+        for peer in [peer for peer, member in self._members.items() if now >= member.until]:
+            self._forget(peer)
+        effects: list[ExchangeEffect] = []
+        for peer in sorted(self._links):
+            link = self._links[peer]
+            # A member that never answers has no Topics: it is asked as seldom as one that does.
+            pause = RENEW_S if link.taken == self.version or link.tries > 3 else REPEAT_S
+            if (self._wishes or link.taken != self.version) and now - link.said >= pause:
+                effects += self._say_wish(peer, now)
+        return effects
+
+    def hear(self, peer: NodeId, message: Message, now: float) -> list[ExchangeEffect]:
+        """Take what a member says.
+
+        Raises:
+            MalformedFrame: It breaks the rules; nothing of it was taken.
+        """
+        match message:
+            case TopicsWanted():
+                return self._on_wanted(peer, message, now)
+            case TopicsTaken(boot, version):
+                link = self._links.get(peer)
+                if link is not None and boot == self.boot and version <= self.version:
+                    link.taken = max(link.taken, version)
+                    link.tries = 0
+                return []
+            case TopicMessages():
+                return self._on_messages(peer, message)
+        raise MalformedFrame(f"{type(message).__name__} is no message between members")
+
+    def _on_wanted(self, peer: NodeId, wanted: TopicsWanted, now: float) -> list[ExchangeEffect]:
+        _check_filters(wanted.filters)
+        member = self._members.get(peer)
+        if member is not None and member.boot == wanted.boot and wanted.version < member.version:
+            return []
+        if member is not None and (member.boot != wanted.boot or not wanted.filters):
+            self._forget(peer)
+            member = None
+        if wanted.filters:
+            if member is None:
+                if len(self._members) >= MEMBERS_MAX:
+                    return []
+                self._turns += 1
+                member = _Member(wanted.boot, -1, (), now, self._new_ring(), self._turns)
+                self._members[peer] = member
+            self._renew(peer, member, wanted, now)
+        return [Say(peer, TopicsTaken(wanted.boot, wanted.version))]
+
+    def _renew(self, peer: NodeId, member: _Member, wanted: TopicsWanted, now: float) -> None:
+        member.until = now + LEASE_S
+        if member.version != wanted.version:
+            for each in member.filters:
+                self._member_tree.remove(each, peer)
+            for each in wanted.filters:
+                self._member_tree.add(each, peer)
+            member.version, member.filters = wanted.version, wanted.filters
+
+    def _forget(self, peer: NodeId) -> None:
+        for each in self._members.pop(peer).filters:
+            self._member_tree.remove(each, peer)
+
+    def _on_messages(self, peer: NodeId, messages: TopicMessages) -> list[ExchangeEffect]:
+        for each in messages.publications:
+            self._check(peer, each)
+        if messages.wanted_boot != self.boot:
+            return []
+        effects: list[ExchangeEffect] = []
+        source = self._sources.get(peer)
+        if source is None or (source.boot, source.turn) != (messages.boot, messages.turn):
+            if source is not None:
+                # It started anew, or forgot us while we could not be reached.
+                effects += self.doubt()
+            source = self._sources[peer] = _Source(messages.boot, messages.turn)
+        if messages.first <= source.heard:
+            raise MalformedFrame("a member numbers its messages twice")
+        gap = messages.first - 1 - source.heard
+        if gap > GAP_MAX:
+            raise MalformedFrame("a member has lost more than it can have sent")
+        if gap:
+            effects += self._skip_here(gap)
+        source.heard = messages.first - 1 + len(messages.publications)
+        for each in messages.publications:
+            if self._is_new(each):
+                effects += self._deliver(each)
+        return effects
+
+    def _check(self, peer: NodeId, publication: Publication) -> None:
+        try:
+            check_topic(publication.topic)
+        except BadTopic as error:
+            raise MalformedFrame(str(error)) from error
+        if not publication.via and publication.node != peer:
+            raise MalformedFrame("a member speaks in another one's name")
+        if self.site in publication.via:
+            raise MalformedFrame("a message comes back into its site")
+
+    def _wish(self, now: float) -> list[ExchangeEffect]:
+        self.version += 1
+        return [effect for peer in sorted(self._links) for effect in self._say_wish(peer, now)]
+
+    def _say_wish(self, peer: NodeId, now: float) -> list[ExchangeEffect]:
+        link = self._links[peer]
+        link.said = now
+        link.tries += link.taken != self.version
+        return [Say(peer, TopicsWanted(self.boot, self.version, tuple(sorted(self._wishes))))]
+
+    def _new_ring(self) -> Ring[Publication]:
+        return Ring(WAITING_MAX, WAITING_BYTES_MAX)
+
+    def check(self) -> None:
+        """Assert what always holds."""
+        insist(len(self.subscribers) <= SUBSCRIBERS_MAX, "subscribers are bounded")
+        insist(len(self._wishes) <= NODE_FILTERS_MAX, "filters are bounded")
+        insist(len(self._members) <= MEMBERS_MAX, "members are bounded")
+        for ring in (*(each.ring for each in self.subscribers.values()), *(m.ring for m in self._members.values())):
+            ring.check()
+
+
+def _check_filters(filters: tuple[str, ...]) -> None:
+    try:
+        for each in filters:
+            check_filter(each)
+    except BadTopic as error:
+        raise MalformedFrame(str(error)) from error

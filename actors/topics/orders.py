@@ -1,0 +1,111 @@
+"""What a node's own actors ask of its Topics, and what they are told; nothing of it leaves the node."""
+
+from dataclasses import dataclass
+
+from atoll.transport.identity import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PublishTopic:
+    """Publish in this site, or in that of a node; answered with `Published`, or declined."""
+
+    topic: str
+    payload: bytes
+    to: NodeId | None = None
+    """A node of another site that publishes it there."""
+    wait_s: float = 20.0
+    """For that node to have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """It was published."""
+
+    node: NodeId
+    boot: bytes
+    sequence: int
+    subscribers: int
+    """Of this node, that wanted it; none where it was published in another site."""
+    members: int
+    """Other nodes of this site that wanted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSubscription:
+    """Subscribe; answered with a `Subscription` when those who publish know of it, or declined."""
+
+    filters: tuple[str, ...]
+    source: NodeId | None = None
+    """A node of another site: what is published there comes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeActor:
+    """Have the actor `path` of this node told each `Publication`, `Missed` and so on; answered when that is so."""
+
+    path: str
+    filters: tuple[str, ...]
+    source: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeActor:
+    """Tell that actor nothing more; harmless when it is told nothing."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class WayLost:
+    """The way to the node at which was subscribed is lost; it is looked for, and nothing is missed until it is said."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WayFound:
+    """There is a way again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTopics:
+    """Ask who subscribes here, and how the joins do; answered with `TopicsDescribed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinSeen:
+    """How one `[[join]]` does."""
+
+    node: NodeId
+    topics: tuple[str, ...]
+    direction: str
+    there: bool
+    why: str
+    """Why it is not, or what happened last."""
+    came: int
+    went: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberSeen:
+    """One subscriber of this node."""
+
+    filters: tuple[str, ...]
+    source: NodeId | None
+    """Where it subscribed, if not in this site."""
+    visitor: NodeId | None
+    """The node of another site that it is."""
+    waiting: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicsDescribed:
+    """Everything about topics that there is to see."""
+
+    subscribers: tuple[SubscriberSeen, ...]
+    joins: tuple[JoinSeen, ...]
+    members: int
+    """Nodes of this site that want something of this one."""
+    counters: dict[str, int]
