@@ -42,20 +42,16 @@ from atoll.actors.runtime.machine import (
     TimerFired,
     Told,
 )
+from atoll.testing.adversary import Adversary, Letter, game_lost
 from atoll.testing.chained_replies import ChainedReplies, Operations
 from atoll.testing.elections import simulated_node
+from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
 ACTOR = "ledger"
 KIND = "operations"
-HURRY = 0.4
-"""How often the newest letter comes first."""
-DOUBLES = 0.1
-HEALS = 0.5
 TO_THE_OWNER = 0.7
 """How often a caller asks a host that serves."""
-LETTERS_MAX = 64
-STEP_S_MAX = 0.02
 COMPACT_BYTES = 600
 ODDS: Mapping[str, float] = {
     "deliver": 70,
@@ -89,8 +85,12 @@ class HostPlayer:
         """It dies in the midst of its next effects."""
 
 
-class HostingAdversary:
+class HostingAdversary(Adversary):
     """One game; `violations` are what the hosts did wrong."""
+
+    step_s_max = 0.02
+    letters_max = 64
+    hurry = 0.4
 
     def __init__(
         self,
@@ -103,32 +103,18 @@ class HostingAdversary:
         odds: Mapping[str, float] | None = None,
     ) -> None:
         """Prepare a game: the first hosts keep the log; without any the actor is soft."""
-        self.rng = Random(f"hosting adversary {seed}")
+        super().__init__(f"hosting adversary {seed}", {**ODDS, **(odds or {})})
         self.kind, self.store_kind = kind, store_kind
-        self.now: Seconds = 1.0
-        self.violations: list[str] = []
+        self.now = 1.0
         self.players = {node: HostPlayer(node) for node in map(simulated_node, range(hosts))}
-        self.letters: list[tuple[NodeId, Send]] = []
-        self.parted: set[tuple[NodeId, NodeId]] = set()
         self.placed: Placed | None = None
         self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
         self.moved = self.forgotten = self.crashed = 0
-        self._steps = [getattr(self, f"_{name}") for name in ODDS]
-        self._odds = list({**ODDS, **(odds or {})}.values())
         nodes = tuple(self.players)
         for player in self.players.values():
             self._boot(player)
         first = self.players[nodes[0]]
         self._tell(first, Told(Found(ACTOR, KIND, nodes[:stores])))
-
-    def play(self, steps: int) -> Sequence[str]:
-        """Take so many steps, or until something is wrong."""
-        for step in self.rng.choices(self._steps, self._odds, k=steps):
-            self.now += self.rng.uniform(0, STEP_S_MAX)
-            step()
-            if self.violations:
-                break
-        return self.violations
 
     # Hosts
 
@@ -168,7 +154,7 @@ class HostingAdversary:
                 case Rewrite(records=records):
                     disk[:] = records
                 case Send(target, message, to):
-                    self._post(player.node, Send(target, message, to or path))
+                    self._post(Letter(player.node, target, message, to or path))
                 case Arm(name, after):
                     player.timers[name] = self.now + after
                 case Disarm(name):
@@ -227,46 +213,29 @@ class HostingAdversary:
         """Name another host, as a supernode does that takes one for dead."""
         if self.placed is not None:
             self.placed = self.placed.next_at(self._somebody().node)
-            self._post(_REGISTER, Send(self.placed.host, TakePlace(ACTOR, self.placed), HOSTING))
+            self._post(Letter(_REGISTER, self.placed.host, TakePlace(ACTOR, self.placed), HOSTING))
 
     def _register(self, sender: NodeId, message: FindPlace | SwapPlace) -> None:
         if isinstance(message, FindPlace):
-            self._post(_REGISTER, Send(sender, PlaceFound(ACTOR, self.placed), HOSTING))
+            self._post(Letter(_REGISTER, sender, PlaceFound(ACTOR, self.placed), HOSTING))
             return
         done = self.placed == message.expected
         if done:
             self.placed = message.wanted
-        self._post(_REGISTER, Send(sender, PlaceSwapped(ACTOR, done, self.placed), HOSTING))
+        self._post(Letter(_REGISTER, sender, PlaceSwapped(ACTOR, done, self.placed), HOSTING))
 
     # Letters
 
-    def _post(self, sender: NodeId, send: Send) -> None:
-        if len(self.letters) >= LETTERS_MAX:
-            del self.letters[self.rng.randrange(LETTERS_MAX)]
-        self.letters.append((sender, send))
-
-    def _deliver(self) -> None:
-        free = [at for at, (sender, send) in enumerate(self.letters) if (sender, send.target) not in self.parted]
-        if not free:
-            return
-        at = free[-1] if self.rng.random() < HURRY else self.rng.choice(free)
-        self._take(*(self.letters[at] if self.rng.random() < DOUBLES else self.letters.pop(at)))
-
-    def _take(self, sender: NodeId, send: Send) -> None:
-        if send.path == PLACEMENT:
-            self._register(sender, send.message)  # type: ignore[arg-type]
-        elif send.path == CALLERS:
-            self._answered(send)
+    def _take(self, letter: Letter) -> None:
+        if letter.path == PLACEMENT:
+            self._register(letter.sender, letter.message)  # type: ignore[arg-type]
+        elif letter.path == CALLERS:
+            self._answered(letter.message)
         else:
-            self._tell(self.players[send.target], Received(sender, send.message), send.path)
+            self._tell(self.players[letter.target], Received(letter.sender, letter.message), letter.path)
 
     def _part(self) -> None:
-        """Let letters from one node to another wait, or come again."""
-        sender, target = self.rng.choices(list(self.players), k=2)
-        if self.rng.random() >= HEALS:
-            self.parted.add((sender, target))
-        elif self.parted:
-            self.parted.discard(self.rng.choice(sorted(self.parted)))
+        self._part_any(self.players)
 
     # Callers
 
@@ -280,15 +249,14 @@ class HostingAdversary:
 
     def _call(self, call: Call) -> None:
         owner = self._owner() if self.rng.random() < TO_THE_OWNER else None
-        self._post(_CALLER, Send((owner or self._somebody()).node, call, HOSTING))
+        self._post(Letter(_CALLER, (owner or self._somebody()).node, call, HOSTING))
 
-    def _answered(self, send: Send) -> None:
-        message = send.message
+    def _answered(self, message: Message) -> None:
         if isinstance(message, CallRedirected):
             # A caller that is sent on follows, unless it has been answered meanwhile.
             caller = self.judge.callers[message.client - 1]
             if caller.waits and caller.sequence == message.sequence:
-                self._post(_CALLER, Send(message.placed.host, self.judge.call_of(caller), HOSTING))
+                self._post(Letter(_CALLER, message.placed.host, self.judge.call_of(caller), HOSTING))
         else:
             self.judge.told(message)
 
@@ -304,10 +272,8 @@ def games_lost(
     **more: Any,
 ) -> list[str]:
     """Play until a game is lost; gives what was wrong in it, or nothing."""
-    for game in range(games):
-        adversary = HostingAdversary(f"{seed} {game}", kind, store_kind, **more)
-        if opening is not None:
-            opening(adversary)
-        if adversary.violations or adversary.play(steps):
-            return [f"game {game}: {adversary.violations[0]}"]
-    return []
+
+    def make(game: int) -> HostingAdversary:
+        return HostingAdversary(f"{seed} {game}", kind, store_kind, **more)
+
+    return game_lost(make, opening, games=games, steps=steps)

@@ -18,22 +18,18 @@ from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
 from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import LOG_STORE, Call, LogLost, Seal
 from atoll.actors.placement.messages import Placed
-from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Seconds, Send
+from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Send
+from atoll.testing.adversary import Adversary, Letter, game_lost
 from atoll.testing.chained_replies import ChainedReplies, Operations
 from atoll.testing.elections import simulated_node
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
 ACTOR = "ledger"
-HURRY = 0.4
-"""How often the newest letter comes first."""
-DOUBLES = 0.1
-HEALS = 0.5
 TO_THE_NEWEST = 0.7
 """How often a caller asks the owner that it is to ask."""
 STAYS = 0.6
 """How often a store is in the next set, too."""
-LETTERS_MAX = 48
 COMPACT_BYTES = 600
 """Some eight operations."""
 ODDS: Mapping[str, float] = {
@@ -65,8 +61,12 @@ class Keeper:
         """It dies in the midst of its next effects."""
 
 
-class LogAdversary:
+class LogAdversary(Adversary):
     """One game; `violations` are what owners and stores did wrong together."""
+
+    step_s_max = 0.2
+    letters_max = 48
+    hurry = 0.4
 
     def __init__(
         self,
@@ -83,21 +83,15 @@ class LogAdversary:
 
         `forgets_at`: how often a store loses its log with a record of that type.
         """
-        self.rng = Random(f"log adversary {seed}")
+        super().__init__(f"log adversary {seed}", {**ODDS, **(odds or {})})
         self.owner_kind, self.store_kind = owner_kind, store_kind
         self.forgets_at = dict(forgets_at or {})
-        self.now: Seconds = 0.0
-        self.violations: list[str] = []
         self.keepers = {node: Keeper(node) for node in map(simulated_node, range(stores + others))}
         self.owners: dict[NodeId, DurableOwner] = {}
         self.leaving: tuple[DurableOwner, NodeId, Handed] | None = None
         """A state that is with its next host, which has not claimed the actor yet."""
-        self.letters: list[tuple[NodeId, Send]] = []
-        self.parted: set[tuple[NodeId, NodeId]] = set()
         self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
         self.tenures = self.forgotten = self.changes = 0
-        self._steps = [getattr(self, f"_{name}") for name in ODDS]
-        self._odds = list({**ODDS, **(odds or {})}.values())
         nodes = tuple(self.keepers)
         for keeper in self.keepers.values():
             self._boot(keeper)
@@ -106,15 +100,6 @@ class LogAdversary:
             self._handle(self.keepers[node], Received(nodes[0], Seal(ACTOR, 1, 1, founds=True, kind="operations")))
         self.letters.clear()
         self._begin(self.placed, life=1)
-
-    def play(self, steps: int) -> Sequence[str]:
-        """Take so many steps, or until something is wrong."""
-        for step in self.rng.choices(self._steps, self._odds, k=steps):
-            self.now += self.rng.uniform(0, 0.2)
-            step()
-            if self.violations:
-                break
-        return self.violations
 
     # Moves of an opening
 
@@ -147,10 +132,11 @@ class LogAdversary:
         """Deliver all letters between the newest owner, or the one on that node, and these stores; lose all others."""
         owner, nodes = self._host(host), [list(self.keepers)[store] for store in stores]
         while self.letters:
-            sender, send = self.letters.pop(0)
-            between = (sender in nodes and send.target == owner) or (sender == owner and send.target in nodes)
-            if between and isinstance(send.message, only):
-                self._take(sender, send)
+            letter = self.letters.pop(0)
+            sender, target = letter.sender, letter.target
+            between = (sender in nodes and target == owner) or (sender == owner and target in nodes)
+            if between and isinstance(letter.message, only):
+                self._take(letter)
 
     # Owners
 
@@ -182,7 +168,7 @@ class LogAdversary:
             if not isinstance(effect, Send):
                 continue
             if effect.path == LOG_STORE:
-                self._post(owner.placed.host, effect)
+                self._post(Letter(owner.placed.host, effect.target, effect.message, LOG_STORE))
             else:
                 self.judge.told(effect.message)
 
@@ -276,8 +262,8 @@ class LogAdversary:
                     keeper.disk.append(record)
                 case Rewrite(records=records):
                     keeper.disk[:] = records
-                case Send():
-                    self._post(keeper.node, effect)
+                case Send(target, message, path):
+                    self._post(Letter(keeper.node, target, message, path))
 
     def _crash(self) -> None:
         self._boot(self.rng.choice(list(self.keepers.values())))
@@ -296,31 +282,14 @@ class LogAdversary:
 
     # Letters
 
-    def _post(self, sender: NodeId, send: Send) -> None:
-        if len(self.letters) >= LETTERS_MAX:
-            del self.letters[self.rng.randrange(LETTERS_MAX)]
-        self.letters.append((sender, send))
-
-    def _deliver(self) -> None:
-        free = [at for at, (sender, send) in enumerate(self.letters) if (sender, send.target) not in self.parted]
-        if not free:
-            return
-        at = free[-1] if self.rng.random() < HURRY else self.rng.choice(free)
-        self._take(*(self.letters[at] if self.rng.random() < DOUBLES else self.letters.pop(at)))
-
-    def _take(self, sender: NodeId, send: Send) -> None:
-        if send.path == LOG_STORE:
-            self._handle(self.keepers[send.target], Received(sender, send.message))
-        elif (owner := self.owners.get(send.target)) is not None:
-            self._carry_out(owner, owner.receive(sender, send.message, self.now))
+    def _take(self, letter: Letter) -> None:
+        if letter.path == LOG_STORE:
+            self._handle(self.keepers[letter.target], Received(letter.sender, letter.message))
+        elif (owner := self.owners.get(letter.target)) is not None:
+            self._carry_out(owner, owner.receive(letter.sender, letter.message, self.now))
 
     def _part(self) -> None:
-        """Let letters from one node to another wait, or come again."""
-        sender, target = self.rng.choices(list(self.keepers), k=2)
-        if self.rng.random() >= HEALS:
-            self.parted.add((sender, target))
-        elif self.parted:
-            self.parted.discard(self.rng.choice(sorted(self.parted)))
+        self._part_any(self.keepers)
 
     # Callers
 
@@ -351,10 +320,8 @@ def games_lost(
     **more: Any,
 ) -> list[str]:
     """Play until a game is lost; gives what was wrong in it, or nothing."""
-    for game in range(games):
-        adversary = LogAdversary(f"{seed} {game}", owner_kind, store_kind, **more)
-        if opening is not None:
-            opening(adversary)
-        if adversary.violations or adversary.play(steps):
-            return [f"game {game}: {adversary.violations[0]}"]
-    return []
+
+    def make(game: int) -> LogAdversary:
+        return LogAdversary(f"{seed} {game}", owner_kind, store_kind, **more)
+
+    return game_lost(make, opening, games=games, steps=steps)

@@ -13,7 +13,6 @@ own milliseconds. The clients' history must be that of a linearizable compare-an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -31,24 +30,17 @@ from atoll.actors.runtime.machine import (
     Received,
     Record,
     Reply,
-    Seconds,
     Send,
     TimerFired,
     Told,
 )
+from atoll.testing.adversary import Adversary, Letter, game_lost
 from atoll.testing.elections import simulated_node
 from atoll.testing.placement_clients import ACTORS, Begun, Ended, LinearizablePlaces, Question, TablesRiseOnDisk
 from atoll.transport.codec import Message
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 
 LEASE_S = 10.0
-STEP_S_MAX = 0.2
-LETTERS_MAX = 64
-"""On their way at once; more are dropped."""
-DOUBLES = 0.1
-"""Of all letters: come again, some time."""
-HURRY = 0.3
-"""How often the newest letter comes first."""
 ODDS: Mapping[str, float] = {
     "deliver": 40,
     "ask": 12,
@@ -74,15 +66,6 @@ ODDS: Mapping[str, float] = {
 """How often each step is chosen."""
 
 
-@dataclass(slots=True)
-class Letter:
-    """A message on its way."""
-
-    sender: NodeId
-    target: NodeId
-    message: Message
-
-
 class Player:
     """One node: its placement, its disk, its timers."""
 
@@ -98,8 +81,12 @@ class Player:
         """It dies in the midst of its next effects."""
 
 
-class Adversary:
+class PlacementAdversary(Adversary):
     """One game; `violations` are what the placement did wrong."""
+
+    step_s_max = 0.2
+    letters_max = 64
+    hurry = 0.3
 
     def __init__(
         self,
@@ -112,16 +99,12 @@ class Adversary:
         strikes: Mapping[tuple[str, type[Record]], float] | None = None,
     ) -> None:
         """Prepare a game; `strikes` says how often a node crashes, tears or forgets at a record of that type."""
-        self.rng = Random(f"adversary {seed}")
+        chosen = {**ODDS, **(odds or {})}
+        super().__init__(f"adversary {seed}", chosen)
         self.kind = kind
         self.strikes = dict(strikes or {})
-        self.now: Seconds = 0.0
-        self.violations: list[str] = []
         self.players = [Player(number, simulated_node(number)) for number in range(voters + others)]
         self.by_node = {player.node: player for player in self.players}
-        self.letters: list[Letter] = []
-        self.parted: set[tuple[NodeId, NodeId]] = set()
-        """Letters from the first to the second wait."""
         self.rosters: list[tuple[NodeId, ...]] = [tuple(sorted(player.node for player in self.players[:voters]))]
         self.newest_known = True
         """A majority has taken the newest roster over: nobody leads under the one before any more."""
@@ -131,7 +114,6 @@ class Adversary:
         self.leader: NodeId | None = None
         """Who led last."""
         self.history, self.tables = LinearizablePlaces(), TablesRiseOnDisk()
-        chosen = {**ODDS, **(odds or {})}
         self.actors = ACTORS[: 2 if chosen["remove"] else 1]
         self.known: dict[str, list[Placed | None]] = {actor: [None] for actor in self.actors}
         self.first = dict.fromkeys(self.actors, 1)
@@ -139,23 +121,8 @@ class Adversary:
         self.unknown: list[Question] = []
         """Questions whose answer said that it may be done, or not; clients ask them again."""
         self.number = 0
-        self._steps = [getattr(self, f"_{name}") for name in chosen]
-        self._odds = list(chosen.values())
         for player in self.players:
             self._boot(player)
-
-    def play(self, steps: int) -> Sequence[str]:
-        """Take so many steps, or until something is wrong."""
-        for step in self.rng.choices(self._steps, self._odds, k=steps):
-            self.now += self.rng.uniform(0, STEP_S_MAX)
-            step()
-            if self.violations:
-                break
-        return self.violations
-
-    def violate(self, what: str) -> None:
-        """Note what is wrong; the invariants call it too."""
-        self.violations.append(what)
 
     # Moves of an opening
 
@@ -257,10 +224,8 @@ class Adversary:
                     player.disk.append(record)
                     self.tables.persisted(self, player, record)  # type: ignore[arg-type]
                 case Send(target, message):
-                    if len(self.letters) >= LETTERS_MAX:
-                        del self.letters[self.rng.randrange(LETTERS_MAX)]
                     if target in self.by_node:
-                        self.letters.append(Letter(player.node, target, message))
+                        self._post(Letter(player.node, target, message))
                 case Reply(number, message):
                     self._answered(number, message)
                 case Arm(name, _):
@@ -272,14 +237,7 @@ class Adversary:
 
     # Letters and timers
 
-    def _deliver(self) -> None:
-        free = [place for place, each in enumerate(self.letters) if (each.sender, each.target) not in self.parted]
-        if not free:
-            return
-        place = free[-1] if self.rng.random() < HURRY else self.rng.choice(free)
-        letter = self.letters[place]
-        if self.rng.random() >= DOUBLES:
-            del self.letters[place]
+    def _take(self, letter: Letter) -> None:
         self._handle(self.by_node[letter.target], Received(letter.sender, letter.message))
 
     def _part(self) -> None:
@@ -505,16 +463,14 @@ def games_lost(
     seed: int,
     kind: type[Placement] = Placement,
     *,
-    opening: Callable[[Adversary], None] | None = None,
+    opening: Callable[[PlacementAdversary], None] | None = None,
     games: int = 200,
     steps: int = 100,
     **more: Any,
 ) -> list[str]:
     """Play until the placement loses a game; gives what it did wrong, or nothing."""
-    for game in range(games):
-        adversary = Adversary(f"{seed} {game}", kind, **more)
-        if opening is not None:
-            opening(adversary)
-        if adversary.violations or adversary.play(steps):
-            return [f"game {game}: {adversary.violations[0]}"]
-    return []
+
+    def make(game: int) -> PlacementAdversary:
+        return PlacementAdversary(f"{seed} {game}", kind, **more)
+
+    return game_lost(make, opening, games=games, steps=steps)

@@ -3,7 +3,7 @@
 import pytest
 
 from atoll.actors.placement.messages import Accepted, Amnesia, Promised
-from atoll.testing.placement_adversary import Adversary, games_lost
+from atoll.testing.placement_adversary import PlacementAdversary, games_lost
 
 EVERYTHING = {
     "crash": 2,
@@ -37,7 +37,7 @@ def test_no_order_of_steps_that_is_allowed_breaks_the_compare_and_set(seed):
 
 
 def test_the_adversary_lets_something_happen():
-    worlds = [Adversary(f"count {number}", voters=3, others=2, odds=EVERYTHING) for number in range(30)]
+    worlds = [PlacementAdversary(f"count {number}", voters=3, others=2, odds=EVERYTHING) for number in range(30)]
     for world in worlds:
         world.play(200)
     assert sum(world.history.done for world in worlds) > 30
