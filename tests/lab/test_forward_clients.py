@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 from ports import free_port
+from two_sites import SMALL
 from waiting import block_until
 
 from atoll.cluster_specs import read_spec
@@ -24,24 +25,6 @@ from atoll.testing.loopback import Loopback
 
 WITHIN_S = 50
 FAR = "office/desk"
-SPEC = """
-name = "forwards"
-[[cloud]]
-name = "cloud"
-[[relay]]
-name = "relay-1"
-[[relay]]
-name = "relay-2"
-[[site]]
-name = "home"
-[[site.node]]
-name = "tv"
-[[site]]
-name = "office"
-[[site.node]]
-name = "desk"
-forward = [{ports}]
-"""
 ATOLL = [sys.executable, "-c", "from atoll.cli import main; main()"]
 pytestmark = [
     pytest.mark.anyio,
@@ -118,7 +101,7 @@ async def sites(folder, monkeypatch, *ports):
     """Run two sites of one node each, of which one lets others reach these ports; give the other's socket."""
     monkeypatch.setattr(runs, "default_run_dir", lambda: folder / "rt")
     spec_file = folder / "forwards.toml"
-    spec_file.write_text(SPEC.format(ports=", ".join(map(str, ports))))
+    spec_file.write_text(f"{SMALL}forward = {list(ports)}\n")
     spec, deaths = read_spec(str(spec_file)), []
     async with Cluster(spec, Loopback(spec), on_death=deaths.append) as cluster:
         at = cluster.planned["home/tv"].config.api_socket

@@ -10,6 +10,7 @@ from random import Random
 
 import anyio
 import pytest
+from two_sites import SMALL
 
 from atoll.actors.blobs.manifest import chunk_count
 from atoll.cluster_specs.spec import parse_spec
@@ -29,23 +30,6 @@ WAIT_S = 150.0
 SIZE_BYTES = 50_000_000
 ON_ITS_WAY = 16
 """Chunks that a stream may have on its way when it is lost, a window of 4 MiB; they are given again."""
-SPEC = """
-name = "blobs"
-[[cloud]]
-name = "cloud"
-[[relay]]
-name = "relay-1"
-[[relay]]
-name = "relay-2"
-[[site]]
-name = "home"
-[[site.node]]
-name = "tv"
-[[site]]
-name = "office"
-[[site.node]]
-name = "desk"
-"""
 LAN = """
 name = "blobs"
 [[site]]
@@ -61,7 +45,7 @@ SENDER = "home/tv"
 @pytest.fixture(params=["sites"])
 async def cluster(request, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "default_run_dir", lambda: tmp_path / "rt")
-    spec = parse_spec(LAN if request.param == "lan" else SPEC, "blobs")
+    spec = parse_spec(LAN if request.param == "lan" else SMALL, "blobs")
     async with Cluster(spec, Loopback(spec), on_death=lambda _: None) as cluster:
         for site in spec.site:
             await cluster.elected(site.name)

@@ -11,6 +11,7 @@ import anyio
 import msgspec
 import pytest
 from ports import free_port
+from two_sites import SMALL
 from waiting import until
 
 from atoll import Actor, Node, handles
@@ -29,23 +30,6 @@ DATA = os.urandom(1 << 20)
 STALL_S_MAX = 2.0
 """What is promised."""
 WITHIN_S = 60
-SPEC = """
-name = "x"
-[[cloud]]
-name = "cloud"
-[[relay]]
-name = "relay-1"
-[[relay]]
-name = "relay-2"
-[[site]]
-name = "home"
-[[site.node]]
-name = "tv"
-[[site]]
-name = "office"
-[[site.node]]
-name = "desk"
-"""
 pytestmark = pytest.mark.anyio
 
 
@@ -83,7 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def planned(folder):
-    (folder / "x.toml").write_text(SPEC)
+    (folder / "x.toml").write_text(SMALL)
     spec = read_spec(str(folder / "x.toml"))
     cloud = {"cloud": free_port()}
     seats = {}
