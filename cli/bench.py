@@ -1,5 +1,7 @@
 """`atoll bench`: each figure beside a raw baseline of the same run. The report goes to stdout, progress to stderr."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
 RELAY_SIZES = "65000,1024,64"
 SESSION_SIZES = "64,1024,65000"
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has every round, too.")
-
-
 _svg = click.option(
     "--svg",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -35,6 +35,21 @@ def _numbers(text: str, example: str) -> list[int]:
         return [int(each) for each in text.split(",")]
     except ValueError:
         fail(f"--sizes {text!r} is not a list of whole numbers", f"write it as {example}", code=2)
+
+
+@contextmanager
+def _told(what_to_do: str) -> Iterator[None]:
+    """Say what kept a benchmark from running, and end; `what_to_do` about settings that cannot be."""
+    from atoll.transport.errors import TransportError, UsageError
+
+    try:
+        yield
+    except UsageError as error:
+        fail(f"the benchmark cannot run: {error}", what_to_do, code=2)
+    except ImportError as error:
+        fail(f"a loop to measure on is missing: {error}", "install it: pip install 'atoll[trio]'")
+    except TransportError as error:
+        fail(f"the benchmark did not come to its end: {error}", "try again when the host is less busy")
 
 
 def _show(report: "BenchReport", svg: Path | None, *, as_json: bool) -> None:
@@ -101,9 +116,8 @@ def relay(
     between two connections, "C switch" libzmq's own proxy; "session" is what nodes really speak.
     """
     from atoll.bench import relay as bench
-    from atoll.transport.errors import TransportError, UsageError
 
-    try:
+    with _told("atoll bench relay --help names the limits"):
         report = bench.run(
             seconds,
             sizes=_numbers(sizes, RELAY_SIZES),
@@ -112,10 +126,6 @@ def relay(
             peers=_names(peers),
             progress=_progress,
         )
-    except UsageError as error:
-        fail(f"the benchmark cannot run: {error}", "atoll bench relay --help names the limits", code=2)
-    except TransportError as error:
-        fail(f"the benchmark did not come to its end: {error}", "try again when the host is less busy")
     _show(report, svg, as_json=as_json)
 
 
@@ -138,16 +148,9 @@ def relay(
 def actors(*, seconds: float, peers: str, svg: Path | None, as_json: bool) -> None:
     """Measure actors on asyncio, uvloop and trio: tell, ask, spawn, memory, and across processes."""
     from atoll.bench import actors as bench
-    from atoll.transport.errors import TransportError, UsageError
 
-    try:
+    with _told("leave --peers out to measure without"):
         report = bench.run(seconds, peers=_names(peers), progress=_progress)
-    except UsageError as error:
-        fail(f"the benchmark cannot run: {error}", "leave --peers out to measure without", code=2)
-    except ImportError as error:
-        fail(f"a loop to measure on is missing: {error}", "install it: pip install 'atoll[trio]'")
-    except TransportError as error:
-        fail(f"the benchmark did not come to its end: {error}", "try again when the host is less busy")
     _show(report, svg, as_json=as_json)
 
 
@@ -165,10 +168,7 @@ def actors(*, seconds: float, peers: str, svg: Path | None, as_json: bool) -> No
 def sessions(*, seconds: float, sizes: str, svg: Path | None, as_json: bool) -> None:
     """Measure sessions: handshakes, sealing and opening, streams; beside bare agreements and bare AES-GCM."""
     from atoll.bench import sessions as bench
-    from atoll.transport.errors import UsageError
 
-    try:
+    with _told("atoll bench sessions --help names the limits"):
         report = bench.run(seconds, sizes=_numbers(sizes, SESSION_SIZES), progress=_progress)
-    except UsageError as error:
-        fail(f"the benchmark cannot run: {error}", "atoll bench sessions --help names the limits", code=2)
     _show(report, svg, as_json=as_json)
