@@ -69,7 +69,7 @@ class Punches:
     def called(self, peer: NodeId) -> None:
         """Note that a call over a bearer was answered."""
         self._called[peer] += 1
-        if self._called[peer] == CALLS_WANTED:
+        if self._called[peer] % CALLS_WANTED == 0:
             self.wanted(peer)
         if len(self._called) > PEERS_MAX:
             self._called.clear()

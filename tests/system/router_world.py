@@ -10,7 +10,7 @@ from waiting import until
 from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
-from atoll.actors.router.paths import OpenBearer, OpenSep, PathLost, RecordsArrived, SepPaths
+from atoll.actors.router.paths import OpenBearer, OpenPunched, OpenSep, PathLost, RecordsArrived, SepPaths
 from atoll.actors.router.router import Router
 from atoll.actors.router.routes import Way
 from atoll.actors.router.ways import CloudAddress
@@ -157,6 +157,10 @@ class Tunnels(Actor):
                 if relay in self.world.dead:
                     raise Declined(f"{relay} cannot be reached")
                 return self.world.join(self.system, peer, Way.BEP, relay)
+            case OpenPunched(peer):
+                if self.world.wall:
+                    raise Declined(self.world.wall)
+                return self.world.join(self.system, peer, Way.PUNCHED, "punched")
             case _:
                 self.world.answers.append(message)
         return LATER
@@ -203,6 +207,8 @@ class World:
         self.grant = None
         self.instead_of_bearers = None
         """What a callee answers that is asked for a bearer, in place of one."""
+        self.wall = "a wall"
+        """What keeps connections through NAT out; empty: nothing."""
         self.tunnels_open = anyio.Event()
         self.tunnels_open.set()
 
@@ -227,7 +233,7 @@ class World:
         """Let everybody see that it is dead; of circuits nobody is told, they are found dead."""
         self.noticed.add(relay)
         for path in self.paths:
-            if path.relay == relay and not path.closed and (path.dialled or path.way is Way.BEP):
+            if path.relay == relay and not path.closed and (path.dialled or path.way is not Way.SEP):
                 path.lose(f"the connection to {relay} was reset")
 
     def asked(self, kind):
