@@ -439,6 +439,9 @@ class PathSet:
         if not better:
             return []
         best = min(better, key=lambda each: (each.rank, each.number))
+        if current.leaving and best.rank > current.rank and now < current.leaving_since + OTHERS_S:
+            # One of its own kind may be a moment slower with its answer.
+            return []
         if current.leaving:
             return self._use(best, f"{best.name}, because {current.leaving}", now)
         return self._use(best, f"{best.name}: a {best.rank.name.lower()} path is better", now)

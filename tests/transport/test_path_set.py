@@ -262,7 +262,9 @@ def test_a_path_that_the_peer_retires_is_left_and_not_told_back(two):
     assert two.set.peer_retires(0, two.now)
     assert not two.set.peer_retires(0, two.now)
     assert not two.set.peer_retires(7, two.now), "there is no such path"
-    two.run(0.2)
+    two.run(limits.OTHERS_S / 2)
+    assert two.set.current == 0, "another bearer may come"
+    two.run(limits.OTHERS_S)
     assert two.set.current == 2
     assert not [each for _, each in two.said if each.verb is PathVerb.LEAVING]
 
