@@ -27,6 +27,7 @@ from atoll.cluster_specs.config import (
     NodeConfig,
     RelayConfig,
     SiteConfig,
+    WebSocketConfig,
 )
 from atoll.cluster_specs.node_address import NodeAddress
 from atoll.cluster_specs.reading import Secret, as_plain, to_toml
@@ -126,7 +127,7 @@ def _clouds(spec: ClusterSpec, materials: Materials, seats: Mapping[str, Seat]) 
             state_dir=seat.directory / "state",
             run_dir=seat.directory / "run",
             listen=_listen(seat),
-            port=seat.ports.get("cloud", 8087),
+            port=seat.ports.get("cloud", cloud.port),
             enrolments=(*nodes, *relays),
         )
         yield PlannedProcess(cloud.name, "cloud", config, materials.keys[cloud.name])
@@ -147,6 +148,7 @@ def _relays(spec: ClusterSpec, materials: Materials, seats: Mapping[str, Seat]) 
             host=seat.host,
             sep_port=seat.ports.get("sep", 8088),
             bearer_port=seat.ports.get("bearer", 8089),
+            websocket=WebSocketConfig(port=seat.ports.get("web", 443)) if relay.websocket else WebSocketConfig(),
         )
         yield PlannedProcess(relay.name, "relay", config, materials.keys[relay.name])
 
@@ -212,7 +214,7 @@ def _cloud_ref(spec: ClusterSpec, materials: Materials, seats: Mapping[str, Seat
     return CloudRef(
         id=materials.keys[name].node_id,
         host=seat.host,
-        port=seat.ports.get("cloud", 8087),
+        port=seat.ports.get("cloud", spec.cloud[0].port),
         enrolment=materials.enrolments[enrolled],
     )
 

@@ -50,6 +50,8 @@ class SiteSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     node: Annotated[tuple[NodeSpec, ...], Meta(min_length=1)]
     nat: Nat = "none"
+    egress: Literal["all", "https"] = "all"
+    """What its router lets out: everything, or only what goes to port 443 by TCP."""
     secret: Secret = Secret()
     open: bool = False
     beacons: bool = True
@@ -66,12 +68,16 @@ class RelaySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One relay."""
 
     name: Name
+    websocket: bool = False
+    """It takes WebSockets, too, at port 443 where the ground does not say otherwise."""
 
 
 class CloudSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One cloud process."""
 
     name: Name
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8087
+    """443 where a firewall lets nothing else out."""
 
 
 class CallCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"caller": "from"}):

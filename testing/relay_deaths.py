@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from signal import SIGCONT, SIGSTOP
 from subprocess import PIPE
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from anyio.streams.text import TextReceiveStream
@@ -38,15 +38,21 @@ WARM_BYTES = 2_000_000
 _BULK = [sys.executable, "-P", "-m", "atoll.testing.bulk"]
 
 
-def spec_of_two_sites(relays: int = 2, home: Nat = "masquerade", office: Nat = "symmetric") -> ClusterSpec:
-    """Two sites of one node each behind NAT, and relays; with these kinds of NAT nobody gets through without one."""
+def spec_of_two_sites(
+    relays: int = 2, home: Nat = "masquerade", office: Nat = "symmetric", *, strict: bool = False
+) -> ClusterSpec:
+    """Two sites of one node each behind NAT, and relays; with these kinds of NAT nobody gets through without one.
+
+    `strict`: nothing but port 443 is let out of either site.
+    """
+    egress: Literal["https", "all"] = "https" if strict else "all"
     return ClusterSpec(
         name="relay-deaths",
-        cloud=(CloudSpec("cloud"),),
-        relay=tuple(RelaySpec(f"relay-{number + 1}") for number in range(relays)),
+        cloud=(CloudSpec("cloud", 443 if strict else 8087),),
+        relay=tuple(RelaySpec(f"relay-{number + 1}", websocket=strict) for number in range(relays)),
         site=(
-            SiteSpec("home", (NodeSpec("tv"),), nat=home),
-            SiteSpec("office", (NodeSpec("desk", forward=(PORT,)),), nat=office),
+            SiteSpec("home", (NodeSpec("tv"),), nat=home, egress=egress),
+            SiteSpec("office", (NodeSpec("desk", forward=(PORT,)),), nat=office, egress=egress),
         ),
     )
 
@@ -119,6 +125,10 @@ class RelayDeaths:
                 await self._give_back(kind, hit[0])
         await self._two_bearers()
         return transfer
+
+    async def paths(self) -> list[dict[str, Any]]:
+        """Give the paths of the session between the sites, as a user sees them."""
+        return await self._paths()
 
     async def _two_bearers(self) -> None:
         """Wait until the site is whole and two bearers stand, as before the fault.

@@ -79,6 +79,16 @@ table ip let_in {
   }
 }
 """
+FIREWALL_TABLE = """\
+table inet fence {
+  chain out {
+    type filter hook forward priority -1; policy accept;
+    iifname "lan" ct state established,related accept
+    iifname "lan" tcp dport 443 accept
+    iifname "lan" drop
+  }
+}
+"""
 HOW = {"symmetric": " fully-random"}
 """Plain masquerade keeps the port where it can; with `fully-random` nobody can tell the next port from the last."""
 ROUTED = ("none", "firewall")
@@ -204,7 +214,12 @@ class Wiring:
             for router in (f"router of {site.name}", f"carrier of {site.name}")
             if router in self.namespaces
         ]
-        return [*settings, *links, *faults, *hosts, *walls]
+        fences = [
+            {"in": f"router of {site.name}", "argv": [nft, "-f", "-"], "input": FIREWALL_TABLE}
+            for site in self.spec.site
+            if site.egress == "https"
+        ]
+        return [*settings, *links, *faults, *hosts, *walls, *fences]
 
     def _forwarding(self, place: str) -> dict[str, str]:
         return {"ipv4/ip_forward": "1"} if place.startswith(("router of ", "carrier of ")) else {}

@@ -154,6 +154,21 @@ async def read_answer(stream: anyio.abc.ByteReceiveStream) -> None:
     raise BearerRefused(reason, sentence)
 
 
+async def connect_bearer(host: str, port: int) -> anyio.abc.SocketStream:
+    """Make the connection of a bearer, and say nothing yet.
+
+    Raises:
+        OSError, BrokenResourceError: It did not come to be.
+    """
+    stream = await anyio.connect_tcp(host, port)
+    try:
+        make_bearer_ready(raw_socket_of(stream))
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
 async def dial_bearer(
     host: str, port: int, ticket: bytes, *, timeout_s: float = DIAL_TIMEOUT_S, whose: str = "the relay's bearer port"
 ) -> anyio.abc.SocketStream:
@@ -173,8 +188,7 @@ async def dial_bearer(
     stream: anyio.abc.SocketStream | None = None
     try:
         with anyio.fail_after(timeout_s):
-            stream = await anyio.connect_tcp(host, port)
-            make_bearer_ready(raw_socket_of(stream))
+            stream = await connect_bearer(host, port)
             await stream.send(preamble)
             await read_answer(stream)
     except TimeoutError as error:

@@ -23,6 +23,8 @@ from atoll.transport.errors import Expired, MalformedFrame, Refused, Unreachable
 from atoll.transport.websocket_bytes import MESSAGE_BYTES_MAX, WebSocketBytes
 
 WEBSOCKET_PATH = "/bearer"
+SEP_PATH = "/sep"
+"""Leads to the relay's SEP port, for what ZeroMQ would say there."""
 FINGERPRINT_BYTES = 32
 HANDSHAKE_BYTES = 4096
 
@@ -62,7 +64,7 @@ async def dial_websocket_bearer(
     stream: WebSocketBytes | None = None
     try:
         with anyio.fail_after(timeout_s):
-            stream = await _open(host, port, fingerprint, context)
+            stream = await open_websocket(host, port, fingerprint, context)
             await stream.send(preamble)
             await read_answer(stream)
     except TimeoutError as error:
@@ -79,7 +81,21 @@ async def dial_websocket_bearer(
     return stream
 
 
-async def _open(host: str, port: int, fingerprint: bytes | None, context: ssl.SSLContext | None) -> WebSocketBytes:
+async def open_websocket(
+    host: str,
+    port: int,
+    fingerprint: bytes | None,
+    context: ssl.SSLContext | None = None,
+    *,
+    path: str = WEBSOCKET_PATH,
+) -> WebSocketBytes:
+    """Open a WebSocket to a relay whose certificate is right, and say nothing yet.
+
+    Raises:
+        Refused: It is not the relay whose certificate was expected.
+        MalformedFrame: What answers is no relay.
+        OSError, EndOfStream, BrokenResourceError: It did not come to be.
+    """
     tcp = await anyio.connect_tcp(host, port)
     try:
         make_bearer_ready(raw_socket_of(tcp))
@@ -93,7 +109,7 @@ async def _open(host: str, port: int, fingerprint: bytes | None, context: ssl.SS
         )
         if fingerprint is not None:
             _check_pinned(tls, fingerprint)
-        return await _handshake(tls, host, port)
+        return await _handshake(tls, host, port, path)
     except BaseException:
         await anyio.aclose_forcefully(tcp)
         raise
@@ -105,8 +121,8 @@ def _check_pinned(tls: TLSStream, fingerprint: bytes) -> None:
         raise Refused("the relay has another certificate than its route says; ask for a new route")
 
 
-async def _handshake(tls: TLSStream, host: str, port: int) -> WebSocketBytes:
-    uri = WebSocketURI(secure=True, host=host, port=port, path=WEBSOCKET_PATH, query="")
+async def _handshake(tls: TLSStream, host: str, port: int, path: str) -> WebSocketBytes:
+    uri = WebSocketURI(secure=True, host=host, port=port, path=path, query="")
     protocol = ClientProtocol(uri, max_size=MESSAGE_BYTES_MAX)
     protocol.send_request(protocol.connect())
     await tls.send(b"".join(protocol.data_to_send()))

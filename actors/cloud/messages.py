@@ -2,7 +2,7 @@
 
 import msgspec
 
-from atoll.actors.tunnel_relay.relay_address import Host, Label, Port, RelayTicket
+from atoll.actors.tunnel_relay.relay_address import Host, Label, Port, RelayTicket, WebDoor
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -74,6 +74,8 @@ class SepRoute(Message, frozen=True, tag="cloud.sep_route"):
     expires_at: int
     name: str = ""
     """What the relay is called."""
+    web: WebDoor | None = None
+    """Its other door, for networks that let only HTTPS through."""
 
 
 class Found(Message, frozen=True, tag="cloud.found"):
@@ -115,6 +117,8 @@ class Placement(Message, frozen=True, tag="cloud.placement"):
     ticket: RelayTicket
     expires_at: int
     name: str = ""
+    web: WebDoor | None = None
+    """Its other door, for networks that let only HTTPS through."""
 
 
 class SepPlaced(Message, frozen=True, tag="cloud.sep_placed"):
@@ -140,6 +144,8 @@ class TunnelPair(Message, frozen=True, tag="cloud.tunnel_pair"):
     call: RelayTicket
     expires_at: int
     name: str = ""
+    web: WebDoor | None = None
+    """Its other door, for networks that let only HTTPS through."""
 
 
 class TunnelsGranted(Message, frozen=True, tag="cloud.tunnels_granted"):
@@ -158,6 +164,8 @@ class RelayReport(Message, frozen=True, tag="cloud.relay_report"):
     bearer_port: int
     load: float
     draining: bool = False
+    web: WebDoor | None = None
+    """Its other door, for networks that let only HTTPS through."""
 
 
 class RelayKnown(Message, frozen=True, tag="cloud.relay_known"):

@@ -107,7 +107,9 @@ class Signaling:
             quota_bytes=SEP_QUOTA_BYTES,
             holder=holder,
         )
-        return Placement(relay.node, relay.host, relay.sep_port, registration, holder, ticket, expires_at, relay.name)
+        return Placement(
+            relay.node, relay.host, relay.sep_port, registration, holder, ticket, expires_at, relay.name, relay.web
+        )
 
     def reach(self, site: str, relay: LiveRelay, label: bytes, holder: bytes) -> SepRoute:
         """Give a caller's complete route to a site's `label` at `relay`, bound to its fresh key."""
@@ -121,7 +123,7 @@ class Signaling:
             quota_bytes=SEP_QUOTA_BYTES,
             holder=_fresh(holder),
         )
-        return SepRoute(relay.node, relay.host, relay.sep_port, label, ticket, expires_at, relay.name)
+        return SepRoute(relay.node, relay.host, relay.sep_port, label, ticket, expires_at, relay.name, relay.web)
 
     def tunnels(self, sender: Enrolled, message: TunnelRequest) -> TunnelsGranted:
         """Issue ticket pairs for bearers, on different relays.
@@ -158,7 +160,9 @@ class Signaling:
             )
             for role in (Role.OFFER, Role.CALL)
         )
-        return TunnelPair(relay.node, relay.host, relay.bearer_port, tunnel, offer, call, expires_at, relay.name)
+        return TunnelPair(
+            relay.node, relay.host, relay.bearer_port, tunnel, offer, call, expires_at, relay.name, relay.web
+        )
 
     def _relays(self) -> tuple[LiveRelay, ...]:
         self._store.heard(self._clock())

@@ -18,6 +18,7 @@ from typing import Any, Self
 import msgspec
 
 from atoll.actors.cloud.messages import NodeRecord, OfferedService, RelayReport, SepLabel
+from atoll.actors.tunnel_relay.relay_address import WebDoor
 from atoll.transport.errors import Refused, UsageError, WorldError
 from atoll.transport.identity import NodeId
 
@@ -40,9 +41,11 @@ CREATE TABLE IF NOT EXISTS label (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS relay (
     node BLOB PRIMARY KEY, host TEXT NOT NULL, sep_port INTEGER NOT NULL, bearer_port INTEGER NOT NULL,
-    load REAL NOT NULL, draining INTEGER NOT NULL, lease_until REAL NOT NULL
+    load REAL NOT NULL, draining INTEGER NOT NULL, lease_until REAL NOT NULL, web BLOB NOT NULL DEFAULT x''
 ) STRICT;
 """
+_WEB_COLUMN = "ALTER TABLE relay ADD COLUMN web BLOB NOT NULL DEFAULT x''"
+"""What a file lacks that an earlier release has made."""
 
 
 _REMEDIES = (
@@ -86,6 +89,7 @@ class LiveRelay:
     load: float
     name: str = ""
     """What it was enrolled as."""
+    web: WebDoor | None = None
 
 
 def _remedy(error: sqlite3.Error) -> str:
@@ -127,6 +131,8 @@ class CloudStore:
             if found != "ok":
                 raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
             self._database.executescript(_SCHEMA)
+            if "web" not in {row[1] for row in self._database.execute("PRAGMA table_info(relay)")}:
+                self._database.execute(_WEB_COLUMN)
         except sqlite3.Error as error:
             raise UsageError(f"{path} cannot be used as the cloud's store ({error}): {_remedy(error)}") from error
 
@@ -247,17 +253,17 @@ class CloudStore:
     def labels(self, node: NodeId, now: float) -> tuple[tuple[LiveRelay, bytes], ...]:
         """Give the living relays that hold a label of this node, least loaded first."""
         rows = self._run(
-            "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, ''), label FROM label"
+            "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, ''), web, label FROM label"
             " JOIN relay ON relay.node = label.relay LEFT JOIN enrolment ON enrolment.node = relay.node"
             " WHERE label.node = ? AND label.lease_until > ? AND relay.lease_until > ? ORDER BY load, relay.node",
             (bytes(node), now, now),
         )
-        return tuple((LiveRelay(NodeId(row[0]), *row[1:6]), row[6]) for row in rows)
+        return tuple((_relay(row[:7]), row[7]) for row in rows)
 
     def keep_relay(self, relay: NodeId, report: RelayReport, lease_until: float) -> None:
         """Write a relay's report."""
         self._run(
-            "INSERT OR REPLACE INTO relay VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO relay VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 bytes(relay),
                 report.host,
@@ -266,18 +272,19 @@ class CloudStore:
                 report.load,
                 int(report.draining),
                 lease_until,
+                b"" if report.web is None else msgspec.msgpack.encode(report.web),
             ),
         )
 
     def relays(self, now: float) -> tuple[LiveRelay, ...]:
         """Give the living relays that take new work, least loaded first."""
         rows = self._run(
-            "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, '') FROM relay"
+            "SELECT relay.node, host, sep_port, bearer_port, load, COALESCE(name, ''), web FROM relay"
             " LEFT JOIN enrolment ON enrolment.node = relay.node"
             " WHERE lease_until > ? AND draining = 0 ORDER BY load, relay.node",
             (now,),
         )
-        return tuple(LiveRelay(NodeId(row[0]), *row[1:]) for row in rows)
+        return tuple(map(_relay, rows))
 
     def heard(self, now: float) -> None:
         """Note that somebody is heard; call it before any record is read or kept.
@@ -314,6 +321,12 @@ class CloudStore:
         ):
             gone += len(self._run(f"{statement} RETURNING 1", (now,)))
         return gone
+
+
+def _relay(row: tuple[bytes, str, int, int, float, str, bytes]) -> LiveRelay:
+    node, host, sep_port, bearer_port, load, name, web = row
+    door = msgspec.msgpack.decode(web, type=WebDoor) if web else None
+    return LiveRelay(NodeId(node), host, sep_port, bearer_port, load, name, door)
 
 
 def _record(row: tuple[bytes, str, str, str, str, str]) -> NodeRecord:

@@ -145,6 +145,7 @@ class Picture:
                             condition=path.condition,
                             latency_ms=_millis(path.round_trip_s),
                             in_use=path.in_use,
+                            through=path.through,
                         )
                         for path in each.paths
                     ],

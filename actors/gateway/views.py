@@ -120,6 +120,8 @@ class PathView(View, frozen=True, kw_only=True):
     """`opening`, `usable`, or `silent`: nothing comes back through it now."""
     latency_ms: float | None = None
     in_use: bool = False
+    through: str = ""
+    """Why it goes by the relay's other door; empty where it does not."""
 
 
 class RouteView(View, frozen=True, kw_only=True):

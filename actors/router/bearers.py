@@ -189,7 +189,7 @@ class Bearers:
             reply_type=BearerOffered,
             attempts=ASK_ATTEMPTS,
         )
-        half = BearerHalf(offered.relay, offered.name, offered.host, offered.port, offered.ticket)
+        half = BearerHalf(offered.relay, offered.name, offered.host, offered.port, offered.ticket, offered.web)
         lasts_s = min(max(offered.expires_at - (offered.now or time.time()), LASTS_S_MIN), LASTS_S_MAX)
         halves = [half] if offered.spare is None else [half, offered.spare]
         return Halves(halves, self._system.clock() + lasts_s)
@@ -201,7 +201,7 @@ class Bearers:
             AskFailed: None opened.
         """
         half, *rest = offered.halves
-        order = OpenBearer(peer, _name_of(half), half.host, half.port, half.ticket)
+        order = OpenBearer(peer, _name_of(half), half.host, half.port, half.ticket, half.web)
         try:
             path: Path = await self._system.ask(Address(self._system.node_id, TUNNEL_RELAY), order, timeout_s=within_s)
         except AskFailed as error:

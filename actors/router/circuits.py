@@ -29,6 +29,7 @@ class CircuitThere:
     relay: str
     circuit: bytes
     tell: Tell = field(repr=False)
+    through: str = ""
     way: Way = Way.SEP
     record_bytes_max: int = RECORD_BYTES_MAX
     takes_more: bool = True

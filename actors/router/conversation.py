@@ -21,6 +21,11 @@ from atoll.transport.stream_events import StreamEvent
 RANKS = {Way.DIRECT: Rank.DIRECT, Way.PUNCHED: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}
 
 
+def shown(path: Path) -> str:
+    """Name a connection as the reasons of a session do."""
+    return f"{path.relay} ({path.through})" if path.through else path.relay
+
+
 @dataclass(slots=True, eq=False)
 class Conversation:
     """One session and the connections it may use."""
@@ -74,7 +79,7 @@ class Conversation:
         """Give what the session calls a connection."""
         found = self._vias.get(path)
         if found is None:
-            found = self._vias[path] = Via(RANKS[path.way], path.relay)
+            found = self._vias[path] = Via(RANKS[path.way], shown(path))
         return found
 
     def unbound(self) -> list[Path]:

@@ -28,6 +28,7 @@ from atoll.actors.router.conversation import (
     Stalled,
     StreamTurn,
     Turn,
+    shown,
 )
 from atoll.actors.router.paths import Path
 from atoll.actors.router.routes import Way
@@ -168,7 +169,7 @@ class Conversations:
         Raises:
             Congested: It has as many as it may.
         """
-        number = conversation.session.add_path(RANKS[path.way], path.relay, now)
+        number = conversation.session.add_path(RANKS[path.way], shown(path), now)
         conversation.numbers[number], conversation.orphaned_at = path, None
         conversation.session.narrow(path.record_bytes_max)
         if path not in conversation.paths:

@@ -109,6 +109,8 @@ class PathSeen:
     """`opening`, `usable` or `silent`."""
     round_trip_s: float | None
     in_use: bool
+    through: str = ""
+    """Why it goes by the relay's other door; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from atoll.actors.router.routes import Way
+from atoll.actors.tunnel_relay.relay_address import WebDoor
 from atoll.transport.identity import NodeId
 
 
@@ -22,6 +23,11 @@ class Path(Protocol):
     @property
     def relay(self) -> str:
         """The relay in between, as people call it; or `direct`, or `punched`."""
+        ...
+
+    @property
+    def through(self) -> str:
+        """Which of the relay's doors it goes through, and why, if not the usual one; else empty."""
         ...
 
     @property
@@ -126,6 +132,8 @@ class OpenBearer:
     host: str
     port: int
     ticket: bytes
+    web: WebDoor | None = None
+    """The relay's other door."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -566,7 +566,14 @@ class Router(Actor):
 def _paths_seen(conversation: Conversation) -> tuple[PathSeen, ...]:
     paths = conversation.session.paths
     return tuple(
-        PathSeen(path.relay, path.way, known.condition.value, known.round_trip_s, in_use=known.number == paths.current)
+        PathSeen(
+            path.relay,
+            path.way,
+            known.condition.value,
+            known.round_trip_s,
+            in_use=known.number == paths.current,
+            through=path.through,
+        )
         for known in paths.all()
         if (path := conversation.numbers.get(known.number)) is not None
     )

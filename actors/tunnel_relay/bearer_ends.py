@@ -69,14 +69,16 @@ class BearerEnds:
         try:
             self.make_sure_of_room()
             self._note_relay(order.host, order.port)
-            stream = await dial_bearer(order.host, order.port, order.ticket, timeout_s=BEARER_DIAL_S)
+            stream, through = await self._common.doors.dial_bearer(
+                order.host, order.port, order.ticket, order.web, timeout_s=BEARER_DIAL_S
+            )
         except (PeerError, WorldError) as error:
             reply_to.fail(AskDeclined(f"the bearer through {order.relay} did not open: {error}"))
             return
         if self._common.late(deadline):
             await anyio.aclose_forcefully(stream)
             return
-        path = self.path(order.relay, stream, order.peer)
+        path = self.path(order.relay, stream, order.peer, through=through)
         reply_to.answer(path)
         await self.hold(path)
 
@@ -133,11 +135,13 @@ class BearerEnds:
     async def _dial_offered(self, pair: TunnelPair, peer: NodeId) -> bool:
         """Live our half of a tunnel; True when it was lost, False when it was ended."""
         try:
-            stream = await dial_bearer(pair.host, pair.bearer_port, pair.offer, timeout_s=BEARER_DIAL_S)
+            stream, through = await self._common.doors.dial_bearer(
+                pair.host, pair.bearer_port, pair.offer, pair.web, timeout_s=BEARER_DIAL_S
+            )
         except (PeerError, WorldError) as error:
             log.info("a bearer for %s did not open: %s", peer.short, error)
             return True
-        return await self.hold(self.path(_name_of(pair), stream, peer))
+        return await self.hold(self.path(_name_of(pair), stream, peer, through=through))
 
     async def open_direct(self, order: OpenDirect, reply_to: ReplyTo, deadline: float | None) -> None:
         """Dial a peer nearby, and hold the connection."""
@@ -182,9 +186,12 @@ class BearerEnds:
             return
         await self.hold(self.path(DIRECT, stream, peer, Way.DIRECT))
 
-    def path(self, relay: str, stream: anyio.abc.SocketStream, peer: NodeId, way: Way = Way.BEP) -> BearerPath:
+    def path(
+        self, relay: str, stream: anyio.abc.ByteStream, peer: NodeId, way: Way = Way.BEP, *, through: str = ""
+    ) -> BearerPath:
         """Make a path of a stream."""
-        return BearerPath(relay, stream, self._common.system.clock(), peer, way, on_drained=self._tell_drained)
+        clock = self._common.system.clock()
+        return BearerPath(relay, stream, clock, peer, way, through=through, on_drained=self._tell_drained)
 
     def _tell_drained(self, path: BearerPath) -> None:
         try:
@@ -228,7 +235,17 @@ def _name_of(pair: TunnelPair) -> str:
 
 
 def _offered(pairs: Sequence[TunnelPair], now: float) -> BearerOffered:
-    first, *rest = (BearerHalf(each.relay, each.name, each.host, each.bearer_port, each.call) for each in pairs)
-    spare = rest[0] if rest else None
-    expires_at = pairs[0].expires_at
-    return BearerOffered(first.relay, first.name, first.host, first.port, first.ticket, expires_at, spare, now)
+    first, *rest = (
+        BearerHalf(each.relay, each.name, each.host, each.bearer_port, each.call, each.web) for each in pairs
+    )
+    return BearerOffered(
+        first.relay,
+        first.name,
+        first.host,
+        first.port,
+        first.ticket,
+        pairs[0].expires_at,
+        rest[0] if rest else None,
+        now,
+        first.web,
+    )

@@ -37,11 +37,13 @@ class BearerPath:
     """One bearer that ends here."""
 
     relay: str
-    stream: anyio.abc.SocketStream = field(repr=False)
+    stream: anyio.abc.ByteStream = field(repr=False)
     opened_at: float
     peer: NodeId | None = None
     way: Way = Way.BEP
     record_bytes_max: int = RECORD_BYTES_MAX
+    through: str = ""
+    """Why it goes by the relay's other door; empty where it does not."""
     on_drained: Callable[["BearerPath"], None] | None = field(default=None, repr=False)
     sent_bytes: int = 0
     received_bytes: int = 0

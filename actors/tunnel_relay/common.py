@@ -8,6 +8,7 @@ from typing import Any
 from atoll.actors.router.paths import Path, PathLost, RelayGoing
 from atoll.actors.runtime.actor import ActorRef
 from atoll.actors.runtime.system import ActorSystem
+from atoll.actors.tunnel_relay.doors import Doors
 from atoll.transport.errors import Congested
 
 
@@ -19,6 +20,7 @@ class Common:
     router: ActorRef
     start_soon: Callable[..., Any]
     counts: Counter[str]
+    doors: Doors
 
     def late(self, deadline: float | None) -> bool:
         """Tell whether the asker has gone: what is opened for it now nobody would ever close."""

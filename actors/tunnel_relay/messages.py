@@ -8,7 +8,7 @@ import msgspec
 
 from atoll.actors.tunnel_relay.candidates import CANDIDATES_MAX, NatMapping
 from atoll.actors.tunnel_relay.punching import TICKET_BYTES
-from atoll.actors.tunnel_relay.relay_address import Host, Port, RelayTicket
+from atoll.actors.tunnel_relay.relay_address import Host, Port, RelayTicket, WebDoor
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -36,6 +36,8 @@ class BearerHalf(msgspec.Struct, frozen=True, array_like=True):
     host: Host
     port: Port
     ticket: RelayTicket
+    web: WebDoor | None = None
+    """The relay's other door."""
 
 
 class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
@@ -51,6 +53,8 @@ class BearerOffered(Message, frozen=True, tag="tunnel_relay.bearer_offered"):
     """Of a tunnel over another relay, whose other half is dialled as soon as the first bearer is lost."""
     now: float = 0.0
     """The cloud's clock, by which `expires_at` is to be read: the caller's may be off. 0: not known."""
+    web: WebDoor | None = None
+    """The other door of the first one's relay."""
 
 
 class DirectRequest(Message, frozen=True, tag="tunnel_relay.direct_request"):

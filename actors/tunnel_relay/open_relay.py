@@ -46,14 +46,12 @@ def _quick_turns() -> Iterator[None]:
 def _websocket(config: RelayConfig) -> "WebSocketSettings | None":
     if config.websocket.port < 0:
         return None
+    from atoll.actors.tunnel_relay.certificate import make_certificate_if_none  # noqa: PLC0415
     from atoll.actors.tunnel_relay.websocket_server import WebSocketSettings  # noqa: PLC0415
 
-    return WebSocketSettings(
-        port=config.websocket.port,
-        host=config.listen,
-        certificate=config.state_dir / config.websocket.certificate,
-        key=config.state_dir / config.websocket.key,
-    )
+    certificate, key = (config.state_dir / each for each in (config.websocket.certificate, config.websocket.key))
+    make_certificate_if_none(certificate, key)
+    return WebSocketSettings(port=config.websocket.port, host=config.listen, certificate=certificate, key=key)
 
 
 def _bearer_limits(config: RelayConfig) -> BearerLimits:

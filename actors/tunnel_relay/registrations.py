@@ -22,9 +22,11 @@ import anyio.abc
 from atoll.actors.cloud.messages import Placement, PlaceSep, SepPlaced
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.tunnel_relay import frames
+from atoll.actors.tunnel_relay.doors import Doors
 from atoll.actors.tunnel_relay.frames import Accepted, Going, Inbound, RelayEvent
 from atoll.actors.tunnel_relay.messages import RegistrationSeen
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
+from atoll.actors.tunnel_relay.sep_dial import SepAddress, open_sep
 from atoll.transport.errors import Expired, PeerError, WorldError
 from atoll.transport.identity import NodeId
 
@@ -50,6 +52,8 @@ class Registration:
     going: bool = False
     """The relay is being drained: it goes on for now, and does not count."""
     why: str = "dialling"
+    through: str = ""
+    """Why it goes by the relay's other door; empty where it does not."""
     labels: dict[bytes, NodeId] = field(default_factory=dict, repr=False)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, repr=False)
 
@@ -75,10 +79,11 @@ class Registrations:
         on_inbound: Callable[[Registration, NodeId, Inbound], None],
         on_change: Callable[[], None],
         on_going: Callable[[str], None] = lambda _: None,
+        doors: Doors,
         clock: Callable[[], float],
         rng: Random,
     ) -> None:
-        self._site = site
+        self._site, self._doors = site, doors
         self._place = place
         self._on_inbound = on_inbound
         self._on_change, self._on_going = on_change, on_going
@@ -163,10 +168,9 @@ class Registrations:
         placement = registration.placement
         try:
             with registration.scope:
-                async with SepClient(
-                    placement.host, placement.sep_port, placement.relay, placement.ticket, key
-                ) as client:
-                    registration.client = client
+                at = SepAddress(placement.host, placement.sep_port, placement.relay, placement.ticket, placement.web)
+                async with open_sep(at, key, self._doors) as (client, through):
+                    registration.client, registration.through = client, through
                     self._tell_labels(registration, client)
                     await self._wait_accepted(registration, client)
                     while True:
@@ -207,7 +211,7 @@ class Registrations:
                     self._on_inbound(registration, node, inbound)
             case Accepted(frames.LABELS) if not registration.up:
                 registration.up, registration.since = True, self._clock()
-                registration.why = "registered"
+                registration.why = f"registered ({registration.through})" if registration.through else "registered"
                 self._not_held.pop(registration.placement.relay, None)
                 self._settled()
                 self._on_change()

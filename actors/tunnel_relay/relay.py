@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
 from atoll.actors.tunnel_relay.bearer_workers import BearerWorkers
+from atoll.actors.tunnel_relay.relay_address import WebDoor
 from atoll.actors.tunnel_relay.sep_server import SepServer
 from atoll.actors.tunnel_relay.tickets import NO_RATE
 from atoll.transport.errors import UsageError
@@ -87,7 +88,7 @@ class Relay:
                 rate_bytes_s_max=self._sep_bytes_s,
             )
             stack.callback(sep.close)
-            websockets = self._websockets = _websockets(self._websocket_settings, bearers)
+            websockets = self._websockets = _websockets(self._websocket_settings, bearers, sep.port)
             if websockets is not None:
                 stack.callback(websockets.close)
             group = await stack.enter_async_context(anyio.create_task_group())
@@ -144,6 +145,11 @@ class Relay:
         )
 
     @property
+    def web(self) -> WebDoor | None:
+        """Its other door, as nodes are told; None where there is none."""
+        return None if self._websockets is None else WebDoor(self.websocket_port, self._websockets.fingerprint)
+
+    @property
     def load(self) -> float:
         """How full it is with tunnels, from 0 to 1."""
         numbers = self.statistics()
@@ -169,13 +175,13 @@ class Relay:
         return self._sep, self._bearers
 
 
-def _websockets(settings: "WebSocketSettings | None", bearers: Bearers) -> "WebSocketServer | None":
+def _websockets(settings: "WebSocketSettings | None", bearers: Bearers, sep_port: int) -> "WebSocketServer | None":
     if settings is None:
         return None
     # Imported where it is wanted: TLS and WebSocket take their memory.
     from atoll.actors.tunnel_relay.websocket_server import WebSocketServer  # noqa: PLC0415
 
-    return WebSocketServer(settings, bearers.adopt)
+    return WebSocketServer(settings, bearers.adopt, sep_port)
 
 
 async def _serve_bearers(bearers: Bearers) -> None:

@@ -22,6 +22,15 @@ Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 RelayTicket: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=1, max_length=TICKET_BYTES_MAX)]
 Label: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=LABEL_BYTES, max_length=LABEL_BYTES)]
 
+FINGERPRINT_BYTES = 32
+
+
+class WebDoor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a relay takes both its ports' connections as WebSockets over TLS, and the SHA-256 of its certificate."""
+
+    port: Port
+    fingerprint: Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
+
 
 def is_host(text: str) -> bool:
     """Tell whether it can be the host of a relay."""

@@ -97,7 +97,7 @@ async def reporting(
         return ZeroMqTransport(key, admission, label=label, host="127.0.0.1")
 
     def report() -> RelayReport:
-        return RelayReport(host, relay.sep_port, relay.bearer_port, relay.load, draining=relay.draining)
+        return RelayReport(host, relay.sep_port, relay.bearer_port, relay.load, draining=relay.draining, web=relay.web)
 
     async with ActorSystem(key.node_id, codec) as system:
         await system.supervise(

@@ -20,6 +20,7 @@ from atoll.actors.tunnel_relay.common import Common
 from atoll.actors.tunnel_relay.frames import Going, Returned, Undelivered
 from atoll.actors.tunnel_relay.reasons import Reason, sentence_of
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
+from atoll.actors.tunnel_relay.sep_dial import SepAddress, open_sep
 from atoll.actors.tunnel_relay.sep_paths import LabelPath
 from atoll.actors.uplink.ask import ask_cloud
 from atoll.transport.errors import PeerError, TransportError, WorldError
@@ -133,9 +134,9 @@ class SepCalls:
         reason = "this end closed it"
         try:
             async with anyio.create_task_group() as tasks:
-                client = SepClient(route.host, route.sep_port, route.relay, route.ticket, dial.key)
-                async with client:
-                    path = LabelPath(relay, route.label, client, tasks.cancel_scope.cancel)
+                at = SepAddress(route.host, route.sep_port, route.relay, route.ticket, route.web)
+                async with open_sep(at, dial.key, self._common.doors) as (client, through):
+                    path = LabelPath(relay, route.label, client, tasks.cancel_scope.cancel, through=through)
                     await self._common.router.wait_room()
                     settle(path)
                     tasks.start_soon(self._renew, dial, path)

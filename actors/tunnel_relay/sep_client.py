@@ -35,6 +35,8 @@ from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, endpoint
 
 DIAL_S = 10.0
 """For the handshake and the answer to the ticket."""
+NEWS_S = 0.05
+"""How often a client that waits for its connection looks whether it is there: the descriptor tells changes only."""
 CHECK_S = 0.5
 """How often a client that hears nothing looks whether its link still lives."""
 QUIET_S, PATIENCE_S = 0.9, 1.5
@@ -59,6 +61,10 @@ class FreshKey:
         return cls(public, secret)
 
 
+class NoConnection(Unreachable):
+    """TCP's handshake with the relay came to nothing: nothing was said to it, and another door may be tried."""
+
+
 class SepRefused(Refused):
     """The relay refused the ticket, or took its role away; `reason` is its number."""
 
@@ -73,14 +79,23 @@ class SepClient:
     Raises (from `async with`):
         SepRefused: The relay does not take the ticket.
         Expired: Neither yes nor no within `dial_s`: nobody there, or not the relay that has this key.
-        Unreachable: Nobody listens there.
+        Unreachable: Nobody listens there; with `connect_s` it is `NoConnection`, also when TCP takes longer than that.
     """
 
     def __init__(
-        self, host: str, port: int, relay: NodeId, ticket: bytes, key: FreshKey, *, dial_s: float = DIAL_S
+        self,
+        host: str,
+        port: int,
+        relay: NodeId,
+        ticket: bytes,
+        key: FreshKey,
+        *,
+        dial_s: float = DIAL_S,
+        connect_s: float | None = None,
     ) -> None:
         self._where = endpoint(host, port)
         self._relay, self._ticket, self._key, self._dial_s = relay, ticket, key, dial_s
+        self._connect_s = connect_s
         self._events: deque[RelayEvent] = deque()
         self._sock: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -114,6 +129,8 @@ class SepClient:
                 sock.connect(f"tcp://{self._where}")
             except zmq.ZMQError as error:
                 raise Unreachable(f"{self._where} is no address of a relay: {error}") from error
+            if self._connect_s is not None:
+                await self._connected(self._monitor, self._connect_s)
             await self._admitted()
         except BaseException:
             self._close()
@@ -124,6 +141,17 @@ class SepClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+
+    async def _connected(self, monitor: "zmq.Socket[bytes]", within_s: float) -> None:
+        """Wait for the TCP connection."""
+        news = int(monitor.getsockopt(zmq.FD))
+        with anyio.move_on_after(within_s):
+            while not self._lost and self._descriptor < 0:
+                with anyio.move_on_after(NEWS_S):
+                    await anyio.wait_readable(news)
+                self._watch()
+        if self._descriptor < 0:
+            raise NoConnection(self._lost or f"no connection to {self._where} within {within_s:g} s")
 
     async def _admitted(self) -> None:
         try:

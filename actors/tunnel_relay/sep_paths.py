@@ -16,6 +16,7 @@ class LabelPath:
     label: bytes
     client: SepClient = field(repr=False)
     on_close: Callable[[], None] = field(repr=False)
+    through: str = ""
     going: bool = False
     """Its relay is being drained."""
     way: Way = Way.SEP
@@ -43,6 +44,7 @@ class CircuitPath:
     relay: str
     circuit: bytes
     client: SepClient = field(repr=False)
+    through: str = ""
     way: Way = Way.SEP
     record_bytes_max: int = RECORD_BYTES_MAX
     takes_more: bool = True

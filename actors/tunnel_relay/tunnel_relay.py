@@ -35,6 +35,7 @@ from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_ends import BearerEnds
 from atoll.actors.tunnel_relay.common import Common
+from atoll.actors.tunnel_relay.doors import Doors
 from atoll.actors.tunnel_relay.frames import Inbound
 from atoll.actors.tunnel_relay.messages import (
     BearerRequest,
@@ -85,7 +86,7 @@ class TunnelRelay(Actor):
     async def started(self) -> None:
         """Find the way to this node's Router."""
         self._router = self.system.ref(Address(self._own, ROUTER))
-        self._common = Common(self.system, self._router, self.tasks.start_soon, self._counts)
+        self._common = Common(self.system, self._router, self.tasks.start_soon, self._counts, Doors(self.system.clock))
         puncher = Puncher(self._punching, self.system.clock, self._counts)
         self._calls, self._bearers = SepCalls(self._common), BearerEnds(self._common, puncher.note_relay)
         self._punched = PunchedPaths(self._common, puncher, self._bearers)
@@ -135,6 +136,7 @@ class TunnelRelay(Actor):
             on_inbound=self._take_inbound,
             on_change=self._registrations_changed,
             on_going=self._common.tell_going,
+            doors=self._common.doors,
             clock=self.system.clock,
             rng=self._rng,
         )

@@ -1,6 +1,6 @@
-"""The WebSocket port of a relay, over TLS: for bearers from networks that let only HTTPS through.
+"""The WebSocket port of a relay, over TLS: for bearers and SEPs of networks that let only HTTPS through.
 
-    accepted --TLS, GET /bearer, 101--> open --both directions are over--> closed
+    accepted --TLS, GET /bearer or /sep, 101--> open --both directions are over--> closed
              --no TLS, another request, too slow, too many--> let go
 
 Each connection gets a socket of its own into the bearer port of this very process, so that tickets, pairing, quotas,
@@ -30,7 +30,7 @@ from atoll.actors.tunnel_relay.splice import RESET_ON_CLOSE
 from atoll.transport.bearer import NO, make_bearer_ready, raw_socket_of
 from atoll.transport.descriptors import SPARE_FILES, files_left_at_most
 from atoll.transport.errors import UsageError
-from atoll.transport.websocket_bearer import HANDSHAKE_BYTES, WEBSOCKET_PATH
+from atoll.transport.websocket_bearer import HANDSHAKE_BYTES, SEP_PATH, WEBSOCKET_PATH, fingerprint_of
 from atoll.transport.websocket_bytes import MESSAGE_BYTES, MESSAGE_BYTES_MAX, WebSocketBytes
 
 log = logging.getLogger("atoll.relay")
@@ -46,6 +46,7 @@ WAY_IN_S = 5.0
 """For a connection within this process; at once, unless there is no descriptor."""
 ACCEPT_PAUSE_S = 0.1
 BACKLOG = 1024
+_PEM_END = "-----END CERTIFICATE-----"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,18 @@ class WebSocketSettings:
                 "websocket.port (below 1024 a service needs CAP_NET_BIND_SERVICE)"
             ) from error
 
+    def fingerprint(self) -> bytes:
+        """Give what the certificate is pinned by: the first one in the file is the one that is shown.
+
+        Raises:
+            UsageError: There is none.
+        """
+        try:
+            text = self.certificate.read_text()
+            return fingerprint_of(ssl.PEM_cert_to_DER_cert(text[: text.index(_PEM_END) + len(_PEM_END)]))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.certificate} holds no certificate (PEM): {error}") from error
+
     def context(self) -> ssl.SSLContext:
         """Read the files.
 
@@ -97,8 +110,10 @@ class WebSocketServer:
         UsageError: The port cannot be opened, or the certificate cannot be used.
     """
 
-    def __init__(self, settings: WebSocketSettings, adopt: Callable[[socket.socket], None]) -> None:
-        self._context, self._adopt = settings.context(), adopt
+    def __init__(self, settings: WebSocketSettings, adopt: Callable[[socket.socket], None], sep_port: int) -> None:
+        self._context, self._adopt, self._sep_port = settings.context(), adopt, sep_port
+        self._sep_host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+        self.fingerprint = settings.fingerprint()
         self._listener = settings.listen()
         self.port: int = self._listener.getsockname()[1]
         self._shaking: dict[anyio.CancelScope, None] = {}
@@ -149,25 +164,33 @@ class WebSocketServer:
     async def _serve(self, tcp: anyio.abc.SocketStream) -> None:
         try:
             async with tcp:
-                stream = await self._shake_hands(tcp)
-                if stream is not None:
-                    await self._carry(stream)
+                opened = await self._shake_hands(tcp)
+                if opened is not None:
+                    await self._carry(*opened)
         except Exception:
             # A mistake of ours, shown whole; but whoever finds it must not end everybody's tunnels with it.
             self.counters["refused_error"] += 1
             log.exception("a WebSocket failed")
 
-    async def _carry(self, stream: WebSocketBytes) -> None:
+    async def _carry(self, stream: WebSocketBytes, path: str) -> None:
         self._open += 1
+        self.counters["opened_sep" if path == SEP_PATH else "opened_bearer"] += 1
         try:
-            async with await self._way_in() as inner:
-                await _join(stream, inner)
+            async with await (self._way_to_sep() if path == SEP_PATH else self._way_in()) as inner:
+                await _join(stream, inner, answers=path != SEP_PATH)
         except OSError as error:
-            log.warning("no way from a WebSocket to the bearer port: %s", error)
+            log.warning("no way from a WebSocket to the port %s: %s", path, error)
         finally:
             self._open -= 1
 
-    async def _shake_hands(self, tcp: anyio.abc.SocketStream) -> WebSocketBytes | None:
+    async def _way_to_sep(self) -> anyio.abc.SocketStream:
+        """Make a connection into the SEP port: libzmq takes none that others have accepted."""
+        with anyio.fail_after(WAY_IN_S):
+            inner = await anyio.connect_tcp(self._sep_host, self._sep_port)
+        make_bearer_ready(raw_socket_of(inner))
+        return inner
+
+    async def _shake_hands(self, tcp: anyio.abc.SocketStream) -> tuple[WebSocketBytes, str] | None:
         """Come to an open WebSocket, or to None: too slow, no TLS, no WebSocket, another path."""
         reason = "too_slow"
         with anyio.CancelScope(deadline=anyio.current_time() + HANDSHAKE_S) as scope:
@@ -175,8 +198,8 @@ class WebSocketServer:
             try:
                 make_bearer_ready(raw_socket_of(tcp))
                 tls = await TLSStream.wrap(tcp, server_side=True, ssl_context=self._context, standard_compatible=False)
-                if (stream := await _upgraded(tls)) is not None:
-                    return stream
+                if (opened := await _upgraded(tls)) is not None:
+                    return opened
                 reason = "malformed"
             except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError, OSError):
                 reason = "malformed"
@@ -216,28 +239,33 @@ class WebSocketServer:
             far.close()
 
 
-async def _upgraded(tls: TLSStream) -> WebSocketBytes | None:
-    """Answer the request that opens a WebSocket; None when it is another one."""
+async def _upgraded(tls: TLSStream) -> tuple[WebSocketBytes, str] | None:
+    """Answer the request that opens a WebSocket, and say for which port; None when it is another one."""
     protocol = ServerProtocol(max_size=MESSAGE_BYTES_MAX)
     events = protocol.events_received()
     while not events and protocol.handshake_exc is None:
         protocol.receive_data(await tls.receive(HANDSHAKE_BYTES))
         events = protocol.events_received()
+    path = ""
     if events and isinstance(request := events[0], Request):
-        right = request.path.partition("?")[0] == WEBSOCKET_PATH
+        path = request.path.partition("?")[0]
+        right = path in (WEBSOCKET_PATH, SEP_PATH)
         protocol.send_response(protocol.accept(request) if right else protocol.reject(404, "There is nothing here.\n"))
     await tls.send(b"".join(protocol.data_to_send()))
     if protocol.handshake_exc is not None or not events or not right:
         return None
-    return WebSocketBytes(tls, protocol, events[1:])
+    return WebSocketBytes(tls, protocol, events[1:]), path
 
 
 class _RefusedError(Exception):
     """The bearer port said no, and the other end has been told."""
 
 
-async def _join(stream: WebSocketBytes, inner: anyio.abc.SocketStream) -> None:
-    """Carry bytes both ways until both are over; when either side is cut short, cut the other."""
+async def _join(stream: WebSocketBytes, inner: anyio.abc.SocketStream, *, answers: bool) -> None:
+    """Carry bytes both ways until both are over; when either side is cut short, cut the other.
+
+    `answers`: what comes from the port begins with OK or NO.
+    """
 
     async def ping() -> None:
         while True:
@@ -250,7 +278,7 @@ async def _join(stream: WebSocketBytes, inner: anyio.abc.SocketStream) -> None:
             pings.start_soon(ping)
             async with anyio.create_task_group() as ways:
                 ways.start_soon(_carry_in, stream, inner)
-                ways.start_soon(_carry_out, inner, stream)
+                ways.start_soon(_carry_out, inner, stream, answers)
             pings.cancel_scope.cancel()
         await stream.aclose()
     except* _RefusedError:
@@ -269,11 +297,12 @@ async def _carry_in(stream: WebSocketBytes, inner: anyio.abc.SocketStream) -> No
     await inner.send_eof()
 
 
-async def _carry_out(inner: anyio.abc.SocketStream, stream: WebSocketBytes) -> None:
+async def _carry_out(inner: anyio.abc.SocketStream, stream: WebSocketBytes, answers: bool) -> None:  # noqa: FBT001
     answer = b""
-    while len(answer) < len(NO):
+    while answers and len(answer) < len(NO):
         answer += await inner.receive(len(NO) - len(answer))
-    await stream.send(answer)
+    if answer:
+        await stream.send(answer)
     with contextlib.suppress(anyio.EndOfStream):
         while True:
             await stream.send(await inner.receive(MESSAGE_BYTES))

@@ -22,6 +22,7 @@ class End:
         self.other = None
         self.closed = self.abandoned = False
         self.takes_more = True
+        self.through = ""
         self.trouble = None
         self.sent = []
 

@@ -16,6 +16,7 @@ from atoll.actors.tunnel_relay.messages import (
     PunchRequest,
     SpareWanted,
 )
+from atoll.actors.tunnel_relay.relay_address import WebDoor
 from atoll.transport.codec import Codec
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.identity import NodeId
@@ -23,13 +24,22 @@ from atoll.transport.identity import NodeId
 GOLDEN = Path(__file__).parent.parent / "golden" / "tunnel_relay.txt"
 CODEC = Codec(MESSAGES)
 RELAY, OTHER = NodeId(b"r" * 32), NodeId(b"o" * 32)
+WEB = WebDoor(443, b"f" * 32)
 EXAMPLES = (
     BearerRequest(),
     BearerRequest(("relay-1",)),
     SpareWanted(),
     BearerOffered(RELAY, "relay-1", "relay-1.example", 8089, b"t" * 150, 2**31, None),
     BearerOffered(
-        RELAY, "", "10.0.0.1", 8089, b"t", 2**31, BearerHalf(OTHER, "relay-2", "relay-2.example", 8089, b"s"), 1.5e9
+        RELAY,
+        "",
+        "10.0.0.1",
+        8089,
+        b"t",
+        2**31,
+        BearerHalf(OTHER, "relay-2", "relay-2.example", 8089, b"s", WEB),
+        1.5e9,
+        WEB,
     ),
     DirectRequest("192.168.1.5"),
     DirectOffered(40_000, b"t" * 16),
@@ -61,6 +71,8 @@ def test_golden_bytes_are_read_as_what_was_written(number):
         DirectOffered(70_000, b"t"),
         DirectOffered(1, b""),
         DirectOffered(1, b"t" * 256),
+        BearerOffered(RELAY, "", "10.0.0.1", 8089, b"t", 2**31, None, 0.0, WebDoor(0, b"f" * 32)),
+        BearerOffered(RELAY, "", "10.0.0.1", 8089, b"t", 2**31, None, 0.0, WebDoor(443, b"f" * 31)),
     ],
     ids=repr,
 )

@@ -100,6 +100,7 @@ class WirePath:
         self.other = None
         self.dialled = self.closed = False
         self.takes_more = True
+        self.through = ""
         self.records = 0
 
     def send(self, record):

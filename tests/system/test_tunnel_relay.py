@@ -15,7 +15,7 @@ from atoll.actors.router.paths import OpenBearer, OpenSep
 from atoll.actors.router.routes import Way
 from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskTimedOut
-from atoll.actors.tunnel_relay import bearer_ends, sep_calls
+from atoll.actors.tunnel_relay import bearer_ends, sep_calls, sep_dial
 from atoll.actors.tunnel_relay import registrations as registrations_module
 from atoll.actors.tunnel_relay.frames import Undelivered
 from atoll.actors.tunnel_relay.messages import (
@@ -272,7 +272,7 @@ async def test_a_relay_that_never_accepts_the_labels_is_given_up_and_named(world
         def set_labels(self, labels):
             del labels
 
-    monkeypatch.setattr(registrations_module, "SepClient", Mute)
+    monkeypatch.setattr(sep_dial, "SepClient", Mute)
     monkeypatch.setattr(registrations_module, "LABELS_S", 0.05)
     await world.relay("relay-1")
     async with world.node("server", "office") as server:
@@ -306,7 +306,7 @@ async def test_a_reason_of_a_later_release_ends_the_path_and_nothing_else(world,
             self.label = label
 
     async with two_sites(world, "relay-1") as (server, tv):
-        monkeypatch.setattr(sep_calls, "SepClient", Later)
+        monkeypatch.setattr(sep_dial, "SepClient", Later)
         Later.label = server.labels[server.id]
         (path,) = (await tv.ask(OpenSep(server.id))).paths
         await until(lambda: tv.router.lost)
@@ -359,7 +359,7 @@ async def test_a_path_that_opens_late_is_told_to_the_router(world, monkeypatch):
             return await super().__aenter__()
 
     async with two_sites(world, "relay-1", "relay-2") as (server, tv):
-        monkeypatch.setattr(sep_calls, "SepClient", Far)
+        monkeypatch.setattr(sep_dial, "SepClient", Far)
         (first,) = (await tv.ask(OpenSep(server.id))).paths
         gate.set()
         await until(lambda: tv.router.found)
