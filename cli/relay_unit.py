@@ -72,6 +72,8 @@ UMask=0077
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+# libzmq sets the scheduling of its threads, to what it is; real time stays forbidden.
+SystemCallFilter=sched_setscheduler
 SystemCallErrorNumber=EPERM
 
 [Install]
