@@ -12,7 +12,9 @@ from typing import Any
 from atoll.transport.errors import Refused
 from atoll.transport.keys import NodeKey
 from atoll.transport.record_stream import RecordStream, frame_record
-from atoll.transport.session import Closed, MessageArrived, Session, State, opens_session, session_id_of
+from atoll.transport.session import Session
+from atoll.transport.session_events import Closed, MessageArrived, State
+from atoll.transport.session_opening import opens_session, session_id_of
 
 SPEAKER, LISTENER = NodeKey(b"bench speaker".ljust(32)), NodeKey(b"bench listener".ljust(32))
 RECORD_BYTES_MAX = 65_536

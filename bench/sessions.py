@@ -1,7 +1,7 @@
 """`atoll bench sessions`: what sessions cost in CPU, both ends in one process and no socket between.
 
-A handshake stands beside the bare agreements it cannot do without, sealing and opening beside bare AES-GCM, a stream
-beside the same bytes sealed only and as messages of calls. Where `noiseprotocol` is installed it does the same work.
+Handshakes and re-handshakes stand beside the bare agreements they cannot do without, sealing and opening beside bare
+AES-GCM, a stream beside the same bytes sealed only and as messages of calls. Where `noiseprotocol` is installed it does the same work.
 Everything is counted in CPU of this process, so that what else the host does is left out.
 """
 
@@ -24,8 +24,9 @@ from atoll.bench.sealed import nonce
 from atoll.bench.session_ends import LISTENER, RECORD_BYTES_MAX, SPEAKER, answered, dialled
 from atoll.transport.errors import UsageError
 from atoll.transport.noise import PROTOCOL
-from atoll.transport.records import OVERHEAD_BYTES, Opener, Sealer
-from atoll.transport.session import MessageArrived, Session, State
+from atoll.transport.records import OVERHEAD_BYTES, PHASE_S, Opener, Sealer
+from atoll.transport.session import Session
+from atoll.transport.session_events import MessageArrived, State
 
 DURATION_S = 12.0
 SIZES = (64, 1024, 65_000)
@@ -37,7 +38,7 @@ BURST_BYTES = 256 * 1024
 STREAM_BYTES = 120_000_000
 """With less, what stands in the windows at the end and was never read would count."""
 AGREEMENTS = 6
-"""Noise XK: es, ee and se, at both ends."""
+"""Noise XK: es, ee and se, at both ends; a re-handshake has the same."""
 NOISE = "noiseprotocol"
 KEY = bytes(32)
 
@@ -67,6 +68,27 @@ def _handshake() -> tuple[Session, Session]:
             dialler.receive(record, 0.0)
         arriving = [record for _, record in dialler.outgoing(0.0)]
     return dialler, answerer
+
+
+def _rehandshakes() -> Work:
+    """Give what renews the keys of a session once, both ends beginning."""
+    ends, now = _handshake(), 0.0
+
+    def renew() -> None:
+        nonlocal now
+        now += PHASE_S
+        for end in ends:
+            # Not `tick`: it would find that nobody has used the session for long.
+            end.begin_rehandshake(now)
+        moving = True
+        while moving:
+            moving = False
+            for speaker, hearer in (ends, reversed(ends)):
+                for _, record in speaker.outgoing(now):
+                    hearer.receive(record, now)
+                    moving = True
+
+    return renew
 
 
 def _agreements() -> None:
@@ -175,6 +197,9 @@ def _steps(sizes: Sequence[int]) -> Iterator[_Step]:
     if has_noise:
         handshakes[NOISE] = (_noise_ends, 1)
     yield _Step("handshake, both ends", handshakes)
+    yield _Step(
+        "re-handshake, both ends", {"bare agreements, again": (_agreements, 1), "session, living": (_rehandshakes(), 1)}
+    )
     for size in sizes:
         message = os.urandom(size)
         ways = {

@@ -17,7 +17,8 @@ from random import Random
 from atoll.transport.keys import NodeKey
 from atoll.transport.multipath import Via
 from atoll.transport.path_set import Rank, Switched
-from atoll.transport.session import Closed, MessageArrived, Session, SessionEvent, State
+from atoll.transport.session import Session
+from atoll.transport.session_events import Closed, MessageArrived, SessionEvent, State
 from atoll.transport.stream_events import PeerLeft
 
 ANSWER_S_MAX = 2.5

@@ -29,6 +29,7 @@ class Channel(enum.IntEnum):
     CALLS = 1
     STREAMS = 2
     PATHS = 3
+    KEYS = 4
 
 
 _CALLS, _WHOLE = Channel.CALLS.value, FIRST | LAST

@@ -70,7 +70,7 @@ class Handshake:
         self.peer = peer
         """The other end's static public key; the responder learns it from message 3."""
         # As objects: making one out of its bytes costs as much as an agreement, for it derives the public key.
-        self._static = X25519PrivateKey.from_private_bytes(static)
+        self.static = X25519PrivateKey.from_private_bytes(static)
         self._ephemeral = None if ephemeral is None else X25519PrivateKey.from_private_bytes(ephemeral)
         self._peer_ephemeral = b""
         self._turn = 0
@@ -79,7 +79,12 @@ class Handshake:
         self._hash = PROTOCOL.ljust(32, b"\x00")
         self._chaining_key = self._hash
         self._mix_hash(prologue)
-        self._mix_hash(peer if peer is not None else _public(self._static))
+        self._mix_hash(peer if peer is not None else _public(self.static))
+
+    @property
+    def turn(self) -> int:
+        """How many messages have passed."""
+        return self._turn
 
     @property
     def complete(self) -> bool:
@@ -104,7 +109,7 @@ class Handshake:
             message = _public(self._ephemeral)
             self._mix_hash(message)
         else:
-            message = self._seal(_public(self._static))
+            message = self._seal(_public(self.static))
         self._mix_keys()
         message += self._seal(payload)
         self._turn += 1
@@ -132,13 +137,19 @@ class Handshake:
         self._turn += 1
         return payload
 
-    def split(self) -> tuple[bytes, bytes]:
-        """Give the keys (sending, receiving) of this end, and forget everything that could derive them again."""
+    def split(self) -> tuple[bytes, bytes, bytes]:
+        """Give the keys (sending, receiving) of this end and a third secret, and forget what could derive them again.
+
+        The third is the same at both ends, and tells nothing of the others: later keys are mixed out of it.
+        """
         if not self.complete:
             raise UsageError("the handshake is not complete")
-        first, second = _hkdf(self._chaining_key, b"")
+        secret = hmac.digest(self._chaining_key, b"", "sha256")
+        first = hmac.digest(secret, b"\x01", "sha256")
+        second = hmac.digest(secret, first + b"\x02", "sha256")
+        third = hmac.digest(secret, second + b"\x03", "sha256")
         self._chaining_key, self._key, self._ephemeral = b"", None, None
-        return (first, second) if self.initiator else (second, first)
+        return (first, second, third) if self.initiator else (second, first, third)
 
     @property
     def binding(self) -> bytes:
@@ -155,7 +166,7 @@ class Handshake:
             shared = (
                 _agree(self._ephemeral, self.peer or b"")
                 if ephemeral_is_own
-                else _agree(self._static, self._peer_ephemeral)
+                else _agree(self.static, self._peer_ephemeral)
             )
         self._chaining_key, self._key = _hkdf(self._chaining_key, shared)
         self._nonce = 0

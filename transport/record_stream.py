@@ -3,7 +3,7 @@
 import struct
 
 from atoll.transport.errors import MalformedFrame
-from atoll.transport.session import SESSION_ID_BYTES
+from atoll.transport.session_opening import SESSION_ID_BYTES
 
 PIECES_MAX = 64
 """Pieces of an unfinished record that are kept apart; a piece of one byte costs forty."""

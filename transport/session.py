@@ -7,41 +7,35 @@
 Records begin with the session's id, so that whoever reads a path can tell whose they are; this end sends none longer
 than `record_bytes_max`:
 
-    handshake   session id 8 | 0xFF | number 1 | Noise message
-    sealed      session id 8 | key phase 1 | path 1 | counter 8 | ciphertext and tag      (`records.py`)
+    handshake   session id 8 | 0xFF | number 1 | Noise message                                    (`session_opening.py`)
+    sealed      session id 8 | epoch and key phase 1 | path 1 | counter 8 | ciphertext and tag    (`records.py`)
 
-Inside the sealed ones are frames: of calls (`fragments.py`), and of streams and paths (`multipath.py`). What is forged,
-altered, replayed or late is counted and changes nothing; a forged handshake message, too, costs no more than the look
-at it, and the genuine one still finds its session. Nothing of the initiator takes effect before message 3 has proved
-its key and its grant. The initiator's first messages travel with its message 3, and are sent again with it.
+Inside the sealed ones are frames: of calls (`fragments.py`), of streams and paths (`multipath.py`), and of fresh keys
+(`rehandshake.py`). What is forged, altered, replayed or late is counted and changes nothing. Nothing of the initiator
+takes effect before message 3 has proved its key and its grant. The initiator's first messages travel with its message
+3, and are sent again with it.
 
 Which path a record goes over is decided by the `PathSet`. Before a path is in use, and when the last one was lost,
 records go over every connection there is.
 """
 
-import copy
-import enum
-import os
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
-
-import msgspec
 
 from atoll.transport.base import MESSAGE_BYTES_MAX
 from atoll.transport.errors import Congested, Expired, MalformedFrame, PeerError, Refused, UsageError
 from atoll.transport.fragments import Assembly, Channel, Outbox, frame, frames_of
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 from atoll.transport.keys import NodeKey
-from atoll.transport.multipath import RECORDS_MAX, Multipath, MultipathEvent, Via
-from atoll.transport.noise import KEY_BYTES, PAYLOAD_BYTES_MAX, TAG_BYTES, Handshake
+from atoll.transport.multipath import RECORDS_MAX, Multipath, Via
 from atoll.transport.path_set import PathSet, Rank
 from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, PATHS_MAX, Fault, Opener, Sealer
+from atoll.transport.rehandshake import Bond, Rehandshake, Step
+from atoll.transport.session_events import Closed, Established, MessageArrived, SessionEvent, State
+from atoll.transport.session_opening import HANDSHAKE, SESSION_ID_BYTES, Opening, Unheard
 from atoll.transport.streams import StreamSet
 
-VERSION = 1
-SESSION_ID_BYTES = 8
 HANDSHAKE_S = 5.0
 """A handshake that takes longer has no partner; three losses in a row still fit."""
 RESEND_S = 0.5
@@ -54,12 +48,9 @@ EARLY_BYTES_MAX = 65_536
 """What may be under way before the responder has shown that it accepts us; kept, to be sent again with message 3."""
 REASON_BYTES_MAX = 200
 
-_HANDSHAKE = 0xFF
 RECORD_BYTES_MIN = 512
 RECORD_BYTES_MAX = 65_536
 """What is taken from any path; the two ends may cut what they send differently."""
-_PROOF_OVERHEAD_BYTES = SESSION_ID_BYTES + 2 + KEY_BYTES + TAG_BYTES + NODE_ID_BYTES + TAG_BYTES
-"""What handshake message 3 holds beside the grant."""
 
 _COUNTERS = (
     "records_sealed",
@@ -69,6 +60,7 @@ _COUNTERS = (
     "early",
     "replayed",
     "forged",
+    "worn",
     "malformed",
     "unknown_channel",
     "after_close",
@@ -82,84 +74,33 @@ _COUNTERS = (
 Judge: TypeAlias = Callable[[NodeId, bytes], Any]
 
 
-class State(enum.Enum):
-    """Where a session stands; see the diagram above."""
-
-    DIALLING = "dialling"
-    PROVING = "proving"
-    ANSWERING = "answering"
-    OPEN = "open"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Established:
-    """The peer has proved its key; `verdict` is what the judge returned (None at the initiator)."""
-
-    peer: NodeId
-    verdict: Any
-
-
-class MessageArrived(msgspec.Struct, frozen=True, gc=False):
-    """One whole message of the peer."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The session is over; the last event."""
-
-    reason: str
-    by_peer: bool
-    broken: bool = False
-    """The peer has sent what no peer sends."""
-
-
-SessionEvent: TypeAlias = Established | MessageArrived | Closed | MultipathEvent
-
 _NOWHERE = Via(Rank.SIGNALING, "one path")
 """For ends with one connection, which need not tell paths apart."""
-
-
-def session_id_of(record: bytes) -> bytes:
-    """Tell which session a record belongs to.
-
-    Raises:
-        MalformedFrame: Too short to belong to any.
-    """
-    if len(record) <= SESSION_ID_BYTES:
-        raise MalformedFrame(f"a record of {len(record)} bytes belongs to no session")
-    return record[:SESSION_ID_BYTES]
-
-
-def opens_session(record: bytes) -> bool:
-    """Tell whether this is a first handshake message, which a responder may answer with a new session."""
-    return len(record) > SESSION_ID_BYTES + 2 and record[SESSION_ID_BYTES : SESSION_ID_BYTES + 2] == b"\xff\x00"
 
 
 class Session:
     """One end of a session; made by `dial` or `answer`. All times are monotonic seconds and come in."""
 
     multipath_kind: ClassVar[type[Multipath]] = Multipath
+    rehandshake_kind: ClassVar[type[Rehandshake]] = Rehandshake
+    sealer_kind: ClassVar[type[Sealer]] = Sealer
+    opener_kind: ClassVar[type[Opener]] = Opener
 
-    def __init__(self, *, handshake: Handshake, session_id: bytes, record_bytes_max: int, now: float) -> None:
+    def __init__(self, *, opening: Opening, record_bytes_max: int, now: float) -> None:
         if not RECORD_BYTES_MIN <= record_bytes_max <= RECORD_BYTES_MAX:
             raise UsageError(f"records have {RECORD_BYTES_MIN} to {RECORD_BYTES_MAX} bytes, not {record_bytes_max}")
-        self.session_id = session_id
-        self.state = State.DIALLING if handshake.initiator else State.ANSWERING
+        initiator = opening.handshake.initiator
+        self.session_id = opening.session_id
+        self.state = State.DIALLING if initiator else State.ANSWERING
         self.peer: NodeId | None = None
-        self._handshake = handshake
-        self._multipath = self.multipath_kind(handshake.initiator)
+        self._opening = opening
+        self._multipath = self.multipath_kind(initiator)
         self._record_bytes_max = record_bytes_max
-        self._opening = b""
         self._judge: Judge | None = None
-        self._read_before = b""
-        self._written = b""
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
+        self._rehandshake: Rehandshake | None = None
         self._records: deque[tuple[int | None, bytes]] = deque()
-        self._early: list[bytes] = []
         self._outbox = Outbox()
         self._assemblies = [Assembly() for _ in range(PATHS_MAX)]
         """One a path: each keeps its own order, and what a slow one brings late is not lost."""
@@ -180,23 +121,17 @@ class Session:
         Raises:
             UsageError: The grant does not fit into one record.
         """
-        if len(grant) > min(record_bytes_max - _PROOF_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX - NODE_ID_BYTES):
-            raise UsageError(f"a grant of {len(grant)} bytes does not fit into a record of {record_bytes_max}")
-        session_id = os.urandom(SESSION_ID_BYTES)
-        prologue = _prologue(session_id, peer)
-        handshake = Handshake(initiator=True, static=key.curve_secret, prologue=prologue, peer=peer.curve_key)
-        session = cls(handshake=handshake, session_id=session_id, record_bytes_max=record_bytes_max, now=now)
+        opening = Opening.dial(key, peer, grant, record_bytes_max)
+        session = cls(opening=opening, record_bytes_max=record_bytes_max, now=now)
         session.peer = peer
-        session._opening = key.node_id + grant
         session._write_handshake()
         return session
 
     @classmethod
     def answer(cls, *, key: NodeKey, judge: Judge, session_id: bytes, record_bytes_max: int, now: float) -> "Session":
         """Be ready for the session that `session_id` opens; `judge(peer, grant)` raises `Refused` or `Expired`."""
-        prologue = _prologue(session_id, key.node_id)
-        handshake = Handshake(initiator=False, static=key.curve_secret, prologue=prologue)
-        session = cls(handshake=handshake, session_id=session_id, record_bytes_max=record_bytes_max, now=now)
+        opening = Opening.answer(key, session_id)
+        session = cls(opening=opening, record_bytes_max=record_bytes_max, now=now)
         session._judge = judge
         return session
 
@@ -227,8 +162,12 @@ class Session:
         path in use takes it. When that is `full`, only signs of life and answers are given; calls wait.
         """
         self._now = now
-        if self._sealer is not None:
-            self._seal_all(self._sealer, 0 if full else records_max, full=full)
+        if self._sealer is not None and not self._sealer.worn:
+            try:
+                self._seal_all(self._sealer, 0 if full else records_max, full=full)
+            except Expired:
+                # `tick` ends the session, and says why.
+                self._counts["worn"] += 1
         records = list(self._records)
         self._records.clear()
         return records
@@ -236,17 +175,13 @@ class Session:
     def _seal_all(self, sealer: Sealer, records_max: int, *, full: bool) -> None:
         room, now, streams = self._record_bytes_max - OVERHEAD_BYTES, self._now, self._multipath.streams
         if self.state is State.OPEN:
+            if self._rehandshake is not None and (self._rehandshake.due or sealer.phase):
+                self._seal_key_frames(self._rehandshake, sealer)
             for each, parts in self._multipath.outgoing(room, now, 0):
                 self._seal(sealer, b"".join(parts), each)
         path = self._multipath.paths.current
         if self._outbox and not full:
-            self._used_at = now
-            if path is not None:
-                self._multipath.called(now)
-            while self._outbox and not (self.state is State.PROVING and self._early_full()):
-                record = self._seal(sealer, self._outbox.take(room, EVERYWHERE if path is None else path), path)
-                if self.state is State.PROVING:
-                    self._early.append(record)
+            self._seal_calls(sealer, room, path)
         if records_max and path is not None and streams.sending:
             self._used_at = now
             for each, parts in self._multipath.outgoing(room, now, records_max):
@@ -254,6 +189,23 @@ class Session:
         if self._confirm:
             self._seal(sealer, b"", None)
         self._confirm = False
+
+    def _seal_calls(self, sealer: Sealer, room: int, path: int | None) -> None:
+        self._used_at = self._now
+        if path is not None:
+            self._multipath.called(self._now)
+        while self._outbox and not (self.state is State.PROVING and self._early_full()):
+            record = self._seal(sealer, self._outbox.take(room, EVERYWHERE if path is None else path), path)
+            if self.state is State.PROVING:
+                self._opening.early.append(record)
+
+    def _seal_key_frames(self, rehandshake: Rehandshake, sealer: Sealer) -> None:
+        """Send them everywhere: they are few, and must not wait until a path is found to be dead."""
+        if sealer.phase:
+            # It has sealed as many records as one key may.
+            rehandshake.begin(self._now)
+        for each in rehandshake.outgoing():
+            self._seal(sealer, each, None)
 
     def receive(self, record: bytes, now: float, via: Via = _NOWHERE) -> list[SessionEvent]:
         """Take one record, and what it came over. What is malformed or forged is counted and changes nothing."""
@@ -264,7 +216,7 @@ class Session:
         if len(record) > RECORD_BYTES_MAX or record[:SESSION_ID_BYTES] != self.session_id:
             self._counts["malformed"] += 1
             return []
-        if record[SESSION_ID_BYTES : SESSION_ID_BYTES + 1] == bytes([_HANDSHAKE]):
+        if record[SESSION_ID_BYTES : SESSION_ID_BYTES + 1] == bytes([HANDSHAKE]):
             return self._receive_handshake(record)
         return self._receive_sealed(record, via)
 
@@ -307,6 +259,11 @@ class Session:
         """Tell whether calls or bytes of streams wait for room on the path in use."""
         return bool(self._outbox) or self._multipath.streams.sending
 
+    def begin_rehandshake(self, now: float) -> None:
+        """Agree on fresh keys now, and not only when the ones in use are old; `outgoing` gives the first frame."""
+        if self._rehandshake is not None and self.state is State.OPEN:
+            self._rehandshake.begin(now)
+
     def close(self, reason: str) -> None:
         """Say goodbye; the peer learns the reason if the keys are there. `outgoing` gives the last record.
 
@@ -316,7 +273,9 @@ class Session:
             return
         if self._sealer is not None:
             text = reason.encode(errors="replace")[:REASON_BYTES_MAX]
-            self._seal(self._sealer, frame(Channel.CLOSE, text), None)
+            goodbye = self._sealer.seal(frame(Channel.CLOSE, text), EVERYWHERE, self._now, goodbye=True)
+            self._records.append((None, goodbye))
+            self._counts["records_sealed"] += 1
         self._end()
 
     def tick(self, now: float) -> list[SessionEvent]:
@@ -332,15 +291,21 @@ class Session:
             self._opener.forget_old(now)
         if self.state in (State.DIALLING, State.PROVING) and now >= self._resend_at:
             # The very same bytes: the peer that has them already takes the second ones for replayed.
-            self._records += [(None, each) for each in (self._written, *self._early)]
+            self._records += [(None, each) for each in (self._opening.written, *self._opening.early)]
             self._counts["handshake_resent"] += 1
             self._resend_at = now + RESEND_S
-        if self.state is not State.OPEN:
-            return []
+        return self._tick_open(now) if self.state is State.OPEN else []
+
+    def _tick_open(self, now: float) -> list[SessionEvent]:
+        reason = ""
         if self._multipath.streams.numbers():
             self._used_at = now
         elif now >= self._used_at + IDLE_S:
             reason = f"nobody has used it for {IDLE_S:g} s"
+        if self._rehandshake is not None:
+            self._rehandshake.tick(now)
+            reason = reason or self._rehandshake.reason_to_end(now)
+        if reason:
             self.close(reason)
             return [Closed(reason, by_peer=False)]
         return [*self._multipath.tick(now)]
@@ -352,7 +317,8 @@ class Session:
             return None
         if self.state is State.OPEN:
             forget_at = None if self._opener is None else self._opener.deadline
-            times = (min(self._heard_at, self._used_at) + IDLE_S, forget_at, self._multipath.deadline)
+            renew_at = None if self._rehandshake is None else self._rehandshake.deadline
+            times = (min(self._heard_at, self._used_at) + IDLE_S, forget_at, renew_at, self._multipath.deadline)
             return min(each for each in times if each is not None)
         if self.state is State.ANSWERING:
             return self._dialled_at + HANDSHAKE_S
@@ -366,55 +332,50 @@ class Session:
     def statistics(self) -> dict[str, int]:
         """Counters since the start: records, messages delivered and lost, handshake messages."""
         lost = sum(each.lost for each in self._assemblies)
-        return {**self._counts, **self.streams.counts, **self.paths.counts, "messages_lost": lost}
+        keys = {} if self._rehandshake is None else self._rehandshake.counts
+        return {**self._counts, **keys, **self.streams.counts, **self.paths.counts, "messages_lost": lost}
 
     # The handshake
 
-    def _write_handshake(self, payload: bytes = b"") -> None:
-        number = {State.DIALLING: 0, State.ANSWERING: 1, State.PROVING: 2}[self.state]
-        message = self._handshake.write(payload)
-        self._written = self.session_id + bytes([_HANDSHAKE, number]) + message
-        self._records.append((None, self._written))
+    def _write_handshake(self) -> None:
+        self._records.append((None, self._opening.write()))
 
     def _receive_handshake(self, record: bytes) -> list[SessionEvent]:
-        if record == self._read_before:
-            # Our answer was lost; the same bytes again give away nothing new. The initiator has a clock for that: its
-            # answer is the long one, and a repeated short message must not fetch it again and again.
-            self._counts["handshake_repeated"] += 1
-            if self.state is State.OPEN:
-                self._confirm = True
-            elif self.state is State.ANSWERING:
-                self._records.append((None, self._written))
+        payload = self._opening.read(record)
+        if isinstance(payload, Unheard):
+            self._counts[payload.value] += 1
+            if payload is Unheard.REPEATED:
+                self._hear_again()
             return []
-        expected = {State.DIALLING: 1, State.ANSWERING: 2 if self._written else 0}.get(self.state)
-        if len(record) < SESSION_ID_BYTES + 2 or record[SESSION_ID_BYTES + 1] != expected:
-            self._counts["handshake_unexpected"] += 1
-            return []
-        # On a copy: a forged message must not spoil the state that the genuine one needs.
-        trial = copy.copy(self._handshake)
-        try:
-            payload = trial.read(record[SESSION_ID_BYTES + 2 :])
-        except PeerError:
-            self._counts["handshake_forged"] += 1
-            return []
-        self._handshake, self._read_before, self._heard_at = trial, record, self._now
+        self._heard_at = self._now
         if self.state is State.DIALLING:
             self.state = State.PROVING
-            self._write_handshake(self._opening)
+            self._write_handshake()
             self._resend_at = self._now + RESEND_S
             self._take_keys()
             return []
-        if not self._handshake.complete:
+        if not self._opening.handshake.complete:
             self._write_handshake()
             return []
         return self._admit(payload)
+
+    def _hear_again(self) -> None:
+        """Answer what was answered before: that was lost, and the same bytes again give away nothing new.
+
+        Not at the initiator, which has a clock for that: its answer is the long one, and a repeated short message must
+        not fetch it again and again.
+        """
+        if self.state is State.OPEN:
+            self._confirm = True
+        elif self.state is State.ANSWERING:
+            self._records.append((None, self._opening.written))
 
     def _admit(self, payload: bytes) -> list[SessionEvent]:
         """Decide about the initiator: its id must give the very key that the handshake proved."""
         self._take_keys()
         try:
             peer = NodeId(payload[:NODE_ID_BYTES])
-            if peer.curve_key != self._handshake.peer:
+            if peer.curve_key != self._opening.handshake.peer:
                 raise Refused("the node id does not belong to the key of this handshake")
             verdict = self._judge(peer, payload[NODE_ID_BYTES:]) if self._judge is not None else None
         except (PeerError, Expired) as error:
@@ -425,13 +386,23 @@ class Session:
         return [Established(peer, verdict)]
 
     def _take_keys(self) -> None:
-        sending, receiving = self._handshake.split()
-        self._sealer, self._opener = Sealer(self.session_id, sending, self._now), Opener(receiving, self._now)
+        handshake, now = self._opening.handshake, self._now
+        sending, receiving, root = handshake.split()
+        self._sealer = self.sealer_kind(self.session_id, sending, now)
+        self._opener = self.opener_kind(receiving, now)
+        bond = Bond(
+            initiator=handshake.initiator,
+            static=handshake.static,
+            peer_static=handshake.peer or b"",
+            root=bytearray(root),
+            transcript=handshake.binding,
+        )
+        self._rehandshake = self.rehandshake_kind(bond, self._sealer, self._opener, now)
 
     # Sealed records
 
     def _early_full(self) -> bool:
-        return sum(map(len, self._early)) + self._record_bytes_max > EARLY_BYTES_MAX
+        return sum(map(len, self._opening.early)) + self._record_bytes_max > EARLY_BYTES_MAX
 
     def _seal(self, sealer: Sealer, plain: bytes, path: int | None) -> bytes:
         record = sealer.seal(plain, EVERYWHERE if path is None else path, self._now)
@@ -450,11 +421,13 @@ class Session:
             return []
         self._heard_at = self._now
         self._counts["records_opened"] += 1
+        if self._rehandshake is not None and self._rehandshake.step is not Step.RESTING:
+            self._rehandshake.opened(self._now)
         events: list[SessionEvent] = []
         goodbye = plain[:1] == bytes([Channel.CLOSE])
         if self.state is State.PROVING and not goodbye and self.peer is not None:
             self.state, self._used_at = State.OPEN, self._now
-            self._early.clear()
+            self._opening.early.clear()
             events.append(Established(self.peer, None))
         if plain and self._now >= self._sealed_at + CONFIRM_S and self._multipath.paths.current is None:
             # Not for empty records: two idle ends must not keep each other awake.
@@ -481,12 +454,10 @@ class Session:
                     self._used_at = self._now
                 events += self._multipath.receive(each, path, via, self._now)
                 continue
-            if kind == Channel.CLOSE:
-                self._end()
-                events.append(Closed(_shown(bytes(piece[:REASON_BYTES_MAX])), by_peer=True))
-                return
             if kind != Channel.CALLS:
-                self._counts["unknown_channel"] += 1
+                self._take_rare_frame(kind, flags, number, piece, events)
+                if self.state is State.CLOSED:
+                    return
                 continue
             called = True
             message = self._assemblies[path].take(flags, number, offset, piece)
@@ -498,14 +469,28 @@ class Session:
             if path != EVERYWHERE:
                 events += self._multipath.calls_came(path, self._now)
 
+    def _take_rare_frame(
+        self, kind: int, flags: int, number: int, piece: memoryview, events: list[SessionEvent]
+    ) -> None:
+        if kind == Channel.CLOSE:
+            self._end()
+            events.append(Closed(_shown(bytes(piece[:REASON_BYTES_MAX])), by_peer=True))
+        elif kind == Channel.KEYS and self._rehandshake is not None:
+            self._rehandshake.receive(flags, number, piece, self._now)
+        else:
+            self._counts["unknown_channel"] += 1
+
     def _closed(self, reason: str, *, by_peer: bool) -> list[SessionEvent]:
         self._end()
         return [Closed(reason, by_peer)]
 
     def _end(self) -> None:
         self.state = State.CLOSED
-        self._sealer = self._opener = None
-        self._early.clear()
+        for keys in (self._sealer, self._opener, self._rehandshake):
+            if keys is not None:
+                keys.erase()
+        self._sealer = self._opener = self._rehandshake = None
+        self._opening.early.clear()
         self._outbox.clear()
         for each in self._assemblies:
             each.clear()
@@ -515,8 +500,3 @@ def _shown(reason: bytes) -> str:
     """Make a stranger's reason fit to be shown: it ends up in logs and terminals."""
     text = reason.decode(errors="replace")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _prologue(session_id: bytes, responder: NodeId) -> bytes:
-    """Give what both ends must agree on; the id, so that nobody on the path can give the two ends different ones."""
-    return b"atoll session" + bytes([VERSION]) + session_id + responder

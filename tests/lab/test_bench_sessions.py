@@ -17,6 +17,7 @@ def test_a_short_run_reports_every_figure():
     assert set(named) >= {
         "bare agreements, handshake, both ends",
         "session, handshake, both ends",
+        "session, living, re-handshake, both ends",
         "noiseprotocol, handshake, both ends",
         "bare AES-GCM, 64 B, sealed and opened",
         "record, 64 B, sealed and opened",
@@ -30,7 +31,7 @@ def test_a_short_run_reports_every_figure():
         assert len(each.slices) == ROUNDS
     assert named["record, 64 B, sealed and opened"].against == "bare AES-GCM, 64 B, sealed and opened"
     assert named["streams, bulk, both ends"].against == "sealing alone, bulk, both ends"
-    assert said[0] == "1/4 handshake, both ends"
+    assert said[0] == "1/5 handshake, both ends"
 
 
 def test_without_noiseprotocol_it_says_how_to_get_it(monkeypatch):
@@ -46,7 +47,7 @@ def test_the_command_prints_json_and_writes_a_picture(tmp_path):
     assert done.exit_code == 0
     data = json.loads(done.stdout)
     assert (data["version"], data["name"]) == (1, "sessions")
-    assert "measuring 1/3 handshake" in done.stderr
+    assert "measuring 1/4 handshake" in done.stderr
     assert file.read_text().startswith("<svg")
 
 

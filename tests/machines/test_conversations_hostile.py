@@ -7,7 +7,8 @@ from conversing_nodes import established
 from atoll.actors.router import conversations as module
 from atoll.actors.router.conversation import Ended
 from atoll.actors.router.routes import Way
-from atoll.transport.session import HANDSHAKE_S, SESSION_ID_BYTES
+from atoll.transport.session import HANDSHAKE_S
+from atoll.transport.session_opening import SESSION_ID_BYTES
 
 
 def test_a_refused_grant_ends_the_session_at_both_ends_with_the_reason(world, caller, callee):

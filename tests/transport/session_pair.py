@@ -2,10 +2,8 @@
 
 from atoll.transport.errors import Refused
 from atoll.transport.keys import NodeKey
-from atoll.transport.session import (
-    MessageArrived,
-    Session,
-)
+from atoll.transport.session import Session
+from atoll.transport.session_events import MessageArrived
 
 RECORD_BYTES_MAX = 48 * 1024
 CALLER, CALLEE = NodeKey.generate(), NodeKey.generate()

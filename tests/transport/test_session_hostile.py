@@ -11,15 +11,9 @@ from session_pair import CALLEE, CALLER, RECORD_BYTES_MAX, Pair, accept
 from atoll.transport import noise
 from atoll.transport.fragments import Channel, frame
 from atoll.transport.records import EVERYWHERE
-from atoll.transport.session import (
-    REASON_BYTES_MAX,
-    SESSION_ID_BYTES,
-    Closed,
-    Established,
-    MessageArrived,
-    Session,
-    State,
-)
+from atoll.transport.session import REASON_BYTES_MAX, Session
+from atoll.transport.session_events import Closed, Established, MessageArrived, State
+from atoll.transport.session_opening import SESSION_ID_BYTES
 from atoll.transport.stream_frames import (
     PathVerb,
     StreamVerb,
@@ -112,8 +106,9 @@ def mutated(rng, genuine, others):
 
 def memory(session):
     """Everything a session knows, but its counters and its clock."""
-    state = {name: value for name, value in vars(session).items() if name not in ("_counts", "_now", "_handshake")}
-    return state | vars(session._handshake)
+    state = {name: value for name, value in vars(session).items() if name not in ("_counts", "_now", "_opening")}
+    opening = {name: value for name, value in vars(session._opening).items() if name != "handshake"}
+    return state | opening | vars(session._opening.handshake)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

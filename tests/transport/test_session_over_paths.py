@@ -5,7 +5,8 @@ from session_pair import Pair
 
 from atoll.transport.multipath import Via
 from atoll.transport.path_set import IDLE_PROBE_S, PROBE_S, SILENCE_S, PathFrame, PathGivenUp, Rank, Switched
-from atoll.transport.session import IDLE_S, MessageArrived, State
+from atoll.transport.session import IDLE_S
+from atoll.transport.session_events import MessageArrived, State
 from atoll.transport.stream_events import PathOpened, Readable, StreamOpened
 from atoll.transport.stream_frames import PathVerb
 

@@ -1,0 +1,47 @@
+"""Where a session stands, and what happens to it; see `session.py`."""
+
+import enum
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+
+from atoll.transport.identity import NodeId
+from atoll.transport.multipath import MultipathEvent
+
+
+class State(enum.Enum):
+    """Where a session stands; see the diagram in `session.py`."""
+
+    DIALLING = "dialling"
+    PROVING = "proving"
+    ANSWERING = "answering"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """The peer has proved its key; `verdict` is what the judge returned (None at the initiator)."""
+
+    peer: NodeId
+    verdict: Any
+
+
+class MessageArrived(msgspec.Struct, frozen=True, gc=False):
+    """One whole message of the peer."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The session is over; the last event."""
+
+    reason: str
+    by_peer: bool
+    broken: bool = False
+    """The peer has sent what no peer sends."""
+
+
+SessionEvent: TypeAlias = Established | MessageArrived | Closed | MultipathEvent
