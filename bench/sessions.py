@@ -1,7 +1,8 @@
 """`atoll bench sessions`: what sessions cost in CPU, both ends in one process and no socket between.
 
 Handshakes and re-handshakes stand beside the bare agreements they cannot do without, sealing and opening beside bare
-AES-GCM, a stream beside the same bytes sealed only and as messages of calls. Where `noiseprotocol` is installed it does the same work.
+AES-GCM, a stream beside the same bytes sealed only and as messages of calls. Where `noiseprotocol` is installed it does
+the same work.
 Everything is counted in CPU of this process, so that what else the host does is left out.
 """
 
