@@ -15,7 +15,8 @@ from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 from atoll.transport.multipath import Via
 from atoll.transport.path_set import Condition, Rank
-from atoll.transport.session import Session, State
+from atoll.transport.session import Session
+from atoll.transport.session_events import State
 from atoll.transport.stream_events import StreamEvent
 
 RANKS = {Way.DIRECT: Rank.DIRECT, Way.PUNCHED: Rank.DIRECT, Way.BEP: Rank.BEARER, Way.SEP: Rank.SIGNALING}

@@ -36,26 +36,10 @@ from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Expired, MalformedFrame, Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
-<<<<<<< HEAD
 from atoll.transport.path_set import Condition, KnownPath, PathGivenUp, Switched
-from atoll.transport.session import (
-    Closed,
-    Established,
-    Judge,
-    MessageArrived,
-    Session,
-    SessionEvent,
-    State,
-    opens_session,
-    session_id_of,
-)
-=======
-from atoll.transport.multipath import Via
-from atoll.transport.path_set import Condition, KnownPath, PathGivenUp, Rank, Switched
 from atoll.transport.session import Judge, Session
 from atoll.transport.session_events import Closed, Established, MessageArrived, SessionEvent, State
 from atoll.transport.session_opening import opens_session, session_id_of
->>>>>>> 0819931 (Sessions agree on fresh keys while they live: a re-handshake without roles, proof before use, old keys overwritten)
 from atoll.transport.stream_events import (
     PathOpened,
     PeerLeft,
