@@ -12,6 +12,8 @@ lease ends. It never delivers a message twice, and loses none that a subscriber 
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from msgspec import structs
+
 from atoll.actors.runtime.machine import insist
 from atoll.actors.topics.errors import BadTopic, TooMany
 from atoll.actors.topics.filters import FilterTree, check_filter, check_topic, good_filters
@@ -22,6 +24,8 @@ from atoll.actors.topics.messages import (
     HOPS_MAX,
     NODE_FILTERS_MAX,
     PAYLOAD_BYTES_MAX,
+    Item,
+    Lost,
     Publication,
     TopicMessages,
     TopicsTaken,
@@ -78,7 +82,7 @@ class Subscriber:
 
     number: int
     filters: tuple[str, ...]
-    ring: Ring[Publication]
+    ring: Ring[Item]
     beyond: bytes = b""
     """The site that gets it, where it leaves this one; empty: nothing leaves."""
     joins: bool = False
@@ -93,7 +97,7 @@ class _Member:
     version: int
     filters: tuple[str, ...]
     until: float
-    ring: Ring[Publication]
+    ring: Ring[Item]
     turn: int
 
 
@@ -206,58 +210,32 @@ class Exchange:
         self.sequence += 1
         return Publication(topic, payload, self.node, self.boot, self.sequence, time_ms)
 
-    def inject(self, publication: Publication) -> list[ExchangeEffect]:
-        """Bring a message into this site, here and at every member that wants it; once."""
-        if not self._is_new(publication):
+    def inject(self, item: Item) -> list[ExchangeEffect]:
+        """Bring a message into this site, here and at every member that wants it, once; or word of losses to all."""
+        if isinstance(item, Publication) and not self._is_new(item):
             return []
-        effects = self._deliver(publication)
-        for peer in sorted(self._member_tree.holders(publication.topic)):
-            self._members[peer].ring.put(publication, publication.size)
+        effects = self._deliver(item)
+        wanted = self._members if isinstance(item, Lost) else self._member_tree.holders(item.topic)
+        for peer in sorted(wanted):
+            self._members[peer].ring.put(item, item.size, item.weight)
             effects.append(Flush(peer))
         return effects
 
-    def may_enter(self, publication: Publication) -> bool:
+    def may_enter(self, item: Item) -> bool:
         """Tell whether a message from another site may come into this one: it has never been here."""
-        return self.site not in publication.via
+        return self.site not in item.via
 
-    def leaving(self, publication: Publication, *, beyond: bytes, joins: bool) -> Publication | None:
-        """Give a message as it leaves this site for another one; None if it must not.
+    def leaving(self, item: Item, *, beyond: bytes, joins: bool) -> Item | None:
+        """Give a message, or word of a loss, as it leaves this site for another one; None if it must not.
 
         What goes on in the other site has not been there, and crosses no more than `HOPS_MAX` borders; with the first
-        rule, no message runs in a circle, and with the second none that a lying gate sends round.
+        rule, nothing runs in a circle, and with the second nothing that a lying gate sends round.
         """
         if beyond == self.site:
-            return publication
-        if len(publication.via) >= HOPS_MAX or (joins and beyond in publication.via):
+            return item
+        if len(item.via) >= HOPS_MAX or (joins and beyond in item.via):
             return None
-        return Publication(
-            publication.topic,
-            publication.payload,
-            publication.node,
-            publication.boot,
-            publication.sequence,
-            publication.time_ms,
-            (*publication.via, self.site),
-        )
-
-    def skip(self, count: int) -> list[ExchangeEffect]:
-        """Note that so many messages are lost that were on their way into this site: everybody may have wanted them."""
-        effects = self._skip_here(count)
-        for peer in sorted(self._members):
-            self._members[peer].ring.skip(count)
-        return effects
-
-    def _skip_here(self, count: int) -> list[ExchangeEffect]:
-        self.missed += count
-        for each in self.subscribers.values():
-            each.ring.skip(count)
-        return [Wake(number) for number in self.subscribers]
-
-    def doubt(self) -> list[ExchangeEffect]:
-        """Note that something may be lost of what this node's subscribers want, nobody knows how much."""
-        for each in self.subscribers.values():
-            each.ring.doubt()
-        return [Wake(number) for number in self.subscribers]
+        return structs.replace(item, via=(*item.via, self.site))
 
     def _is_new(self, publication: Publication) -> bool:
         # By the first site that it left: no gate can make messages of our own site look old.
@@ -266,16 +244,21 @@ class Exchange:
         self.doubled += not new
         return new
 
-    def _deliver(self, publication: Publication) -> list[ExchangeEffect]:
+    def _deliver(self, item: Item) -> list[ExchangeEffect]:
         effects: list[ExchangeEffect] = []
-        for number in sorted(self._tree.holders(publication.topic)):
-            subscriber, given = self.subscribers[number], publication
+        if isinstance(item, Lost):
+            self.missed += item.weight
+            wanted = set(self.subscribers)
+        else:
+            wanted = self._tree.holders(item.topic)
+        for number in sorted(wanted):
+            subscriber, given = self.subscribers[number], item
             if subscriber.beyond:
-                leaves = self.leaving(publication, beyond=subscriber.beyond, joins=subscriber.joins)
+                leaves = self.leaving(item, beyond=subscriber.beyond, joins=subscriber.joins)
                 if leaves is None:
                     continue
                 given = leaves
-            subscriber.ring.put(given, given.size)
+            subscriber.ring.put(given, given.size, given.weight)
             effects.append(Wake(number))
         return effects
 
@@ -288,19 +271,21 @@ class Exchange:
         member = self._members.get(peer)
         if member is None or peer not in self._links:
             return None
-        batch: list[Publication] = []
+        batch: list[Item] = []
         first = size = 0
         while len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
-            found = member.ring.take()
-            if found is None or (isinstance(found, Missed) and batch):
+            if isinstance(found := member.ring.take(), Missed):
+                # The gap in the numbers says it; so the next batch begins behind it.
+                if batch:
+                    break
+                found = member.ring.take()
+            if found is None or isinstance(found, Missed):
                 break
-            if isinstance(found, Missed):
-                # The gap in the numbers says it.
-                continue
-            first = first or found[0]
-            batch.append(found[1])
-            size += found[1].size
-            member.ring.acknowledge(found[0])
+            number, item = found
+            first = first or number - item.weight + 1
+            batch.append(item)
+            size += item.size
+            member.ring.acknowledge(number)
         if not batch:
             return None
         return TopicMessages(self.boot, member.boot, member.turn, first, tuple(batch))
@@ -400,7 +385,7 @@ class Exchange:
             self._member_tree.remove(each, peer)
 
     def _on_messages(self, peer: NodeId, messages: TopicMessages) -> list[ExchangeEffect]:
-        for each in messages.publications:
+        for each in messages.items:
             self._check(peer, each)
         if messages.wanted_boot != self.boot:
             return []
@@ -409,30 +394,30 @@ class Exchange:
         if source is None or (source.boot, source.turn) != (messages.boot, messages.turn):
             if source is not None:
                 # It started anew, or forgot us while we could not be reached.
-                effects += self.doubt()
+                effects += self._deliver(Lost())
             source = self._sources[peer] = _Source(messages.boot, messages.turn)
-        if messages.first <= source.heard:
-            raise MalformedFrame("a member numbers its messages twice")
         gap = messages.first - 1 - source.heard
-        if gap > GAP_MAX:
-            raise MalformedFrame("a member has lost more than it can have sent")
+        if not 0 <= gap <= GAP_MAX:
+            raise MalformedFrame("a member numbers its messages twice, or has lost more than it can have sent")
         if gap:
-            effects += self._skip_here(gap)
-        source.heard = messages.first - 1 + len(messages.publications)
-        for each in messages.publications:
-            if self._is_new(each):
+            effects += self._deliver(Lost(gap))
+        source.heard = messages.first - 1 + sum(each.weight for each in messages.items)
+        for each in messages.items:
+            if isinstance(each, Lost) or self._is_new(each):
                 effects += self._deliver(each)
         return effects
 
-    def _check(self, peer: NodeId, publication: Publication) -> None:
+    def _check(self, peer: NodeId, item: Item) -> None:
+        if self.site in item.via:
+            raise MalformedFrame("a message comes back into its site")
+        if isinstance(item, Lost):
+            return
         try:
-            check_topic(publication.topic)
+            check_topic(item.topic)
         except BadTopic as error:
             raise MalformedFrame(str(error)) from error
-        if not publication.via and publication.node != peer:
+        if not item.via and item.node != peer:
             raise MalformedFrame("a member speaks in another one's name")
-        if self.site in publication.via:
-            raise MalformedFrame("a message comes back into its site")
 
     def _wish(self, now: float) -> list[ExchangeEffect]:
         self.version += 1
@@ -444,7 +429,7 @@ class Exchange:
         link.tries += link.taken != self.version
         return [Say(peer, TopicsWanted(self.boot, self.version, tuple(sorted(self._wishes))))]
 
-    def _new_ring(self) -> Ring[Publication]:
+    def _new_ring(self) -> Ring[Item]:
         return Ring(WAITING_MAX, WAITING_BYTES_MAX)
 
     def check(self) -> None:

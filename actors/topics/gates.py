@@ -18,11 +18,11 @@ from atoll.actors.topics.filters import all_covered, check_filter, check_topic, 
 from atoll.actors.topics.messages import (
     BOOT_BYTES,
     GAP_MAX,
-    Publication,
+    Item,
+    Lost,
     VisitBegins,
     VisitHeard,
     VisitMessage,
-    VisitMissed,
     VisitPublish,
     VisitTaken,
     VisitWelcome,
@@ -134,8 +134,13 @@ class Gates:
                 )
 
     def _enter(self, peer: NodeId, begins: VisitBegins, now: float) -> tuple[Guest, list[ExchangeEffect]]:
-        away = sorted((each for each in self.guests.values() if not each.here), key=lambda each: each.until)
         effects: list[ExchangeEffect] = []
+        wanted = (begins.site, begins.filters, begins.publishes)
+        for each in [each for each in self.guests.values() if each.peer == peer and not each.here]:
+            # The same visitor, after a crash: it begins anew, and what it had is lost.
+            if (each.site, each.filters, each.publishes) == wanted:
+                effects += self._forget(each, now)
+        away = sorted((each for each in self.guests.values() if not each.here), key=lambda each: each.until)
         if len(self.guests) >= GUESTS_MAX and away:
             effects += self._forget(away[0], now)
         own = [each for each in self.guests.values() if each.peer == peer]
@@ -166,8 +171,14 @@ class Gates:
 
     def _forget(self, guest: Guest, now: float) -> list[ExchangeEffect]:
         del self.guests[guest.peer, guest.key]
+        # Whoever never came back may have had something to publish.
+        effects: list[ExchangeEffect] = []
+        if not guest.here and guest.publishes:
+            effects += self.exchange.inject(Lost(via=self._via(guest)))
         guest.here = 0
-        return [] if guest.subscriber is None else self.exchange.unsubscribe(guest.subscriber.number, now)
+        if guest.subscriber is not None:
+            effects += self.exchange.unsubscribe(guest.subscriber.number, now)
+        return effects
 
     def hear(self, guest: Guest, message: Message) -> list[ExchangeEffect]:
         """Take what a visitor says on its stream.
@@ -179,37 +190,43 @@ class Gates:
             case VisitHeard(number) if guest.subscriber is not None and number <= guest.subscriber.ring.told:
                 guest.subscriber.ring.acknowledge(number)
                 return []
-            case VisitPublish(number, publication) if guest.taken < number <= guest.taken + GAP_MAX:
-                self._check_publication(guest, publication)
-                effects = self.exchange.skip(number - 1 - guest.taken) if number - 1 > guest.taken else []
-                guest.taken = number
-                return [*effects, *self.exchange.inject(publication)]
+            case VisitPublish(number, item) if guest.taken <= number - item.weight <= guest.taken + GAP_MAX:
+                self._check_item(guest, item)
+                gap, guest.taken = number - item.weight - guest.taken, number
+                effects = self.exchange.inject(Lost(gap, self._via(guest))) if gap else []
+                return [*effects, *self.exchange.inject(item)]
         raise MalformedFrame(f"{type(message).__name__} has no sense here")
 
-    def _check_publication(self, guest: Guest, publication: Publication) -> None:
+    def _via(self, guest: Guest) -> tuple[bytes, ...]:
+        return () if guest.site == self.exchange.site else (guest.site,)
+
+    def _check_item(self, guest: Guest, item: Item) -> None:
+        if not self.exchange.may_enter(item):
+            raise MalformedFrame("a message comes back into its site")
+        if item.via[-1:] != self._via(guest):
+            raise MalformedFrame("a message comes by another way than it says")
+        if isinstance(item, Lost):
+            return
         try:
-            check_topic(publication.topic)
+            check_topic(item.topic)
         except BadTopic as error:
             raise MalformedFrame(str(error)) from error
-        if not any(matches(each, publication.topic) for each in guest.publishes):
+        if not any(matches(each, item.topic) for each in guest.publishes):
             raise MalformedFrame("it publishes what it did not say it would")
-        own = guest.site == self.exchange.site
-        if own and (publication.via or publication.node != guest.peer):
+        if not item.via and item.node != guest.peer:
             raise MalformedFrame("it publishes in another one's name")
-        if not own and publication.via[-1:] != (guest.site,):
-            raise MalformedFrame("a message comes by another way than it says")
-        if not self.exchange.may_enter(publication):
-            raise MalformedFrame("a message comes back into its site")
 
     def outgoing(self, guest: Guest) -> Message | None:
         """Give what is to be said next on a visitor's stream."""
         if guest.taken > guest.taken_said:
             guest.taken_said = guest.taken
             return VisitTaken(guest.taken)
-        found = None if guest.subscriber is None else guest.subscriber.ring.take()
-        if isinstance(found, Missed):
-            return VisitMissed(found.number, sure=found.count is not None)
-        return None if found is None else VisitMessage(*found)
+        ring = None if guest.subscriber is None else guest.subscriber.ring
+        found = None if ring is None else ring.take()
+        if ring is not None and isinstance(found, Missed):
+            # The gap in the numbers says it.
+            found = ring.take()
+        return None if found is None or isinstance(found, Missed) else VisitMessage(*found)
 
     def away(self, guest: Guest, stream: int, now: float) -> None:
         """Note that a stream of its is lost; harmless when it has another one already."""

@@ -19,7 +19,7 @@ from anyio.abc import ByteStream
 
 from atoll.actors.runtime.system import ActorSystem
 from atoll.actors.topics.exchange import Exchange, ExchangeEffect, Subscriber
-from atoll.actors.topics.messages import KEY_BYTES
+from atoll.actors.topics.messages import KEY_BYTES, Item, Lost, Publication
 from atoll.actors.topics.orders import JoinSeen
 from atoll.actors.topics.ring import Missed
 from atoll.actors.topics.visit import Arrived, Delivered, Visit, VisitEvent, Welcomed
@@ -130,18 +130,14 @@ class Join:
     def _hear(self, event: VisitEvent) -> None:
         exchange = self._host.exchange
         match event:
-            case Arrived(publication):
-                if exchange.may_enter(publication):
-                    self._came += 1
-                    self._host.carry_out(exchange.inject(publication))
+            case Arrived(item):
+                if isinstance(item, Lost):
+                    self._missed += item.weight
+                if exchange.may_enter(item):
+                    self._came += isinstance(item, Publication)
+                    self._host.carry_out(exchange.inject(item))
                 else:
                     self._host.counts["looped"] += 1
-            case Missed(None):
-                self._host.carry_out(exchange.doubt())
-            case Missed(count):
-                assert count is not None  # noqa: S101 - for mypy
-                self._missed += count
-                self._host.carry_out(exchange.skip(count))
             case Welcomed() | Delivered():
                 self._pump()
 
@@ -152,13 +148,12 @@ class Join:
             return
         while visit.there and visit.has_room and (found := subscriber.ring.take()) is not None:
             if isinstance(found, Missed):
-                # Where nobody knows how many, one says that some may be missing.
-                visit.skip(1 if found.count is None else found.count)
-                continue
-            number, publication = found
-            subscriber.ring.acknowledge(number)
-            leaves = self._host.exchange.leaving(publication, beyond=visit.gate_site, joins=True)
+                item: Item = Lost(found.count)
+            else:
+                number, item = found
+                subscriber.ring.acknowledge(number)
+            leaves = self._host.exchange.leaving(item, beyond=visit.gate_site, joins=True)
             if leaves is not None:
-                self._went += 1
+                self._went += isinstance(leaves, Publication)
                 visit.publish(leaves)
         self._visiting.wake()

@@ -3,7 +3,7 @@
     in a site      subscriber's node --TopicsWanted--> publisher's node --TopicsTaken-->, then --TopicMessages--> ...
     to a gate      VisitBegins --------------->
                                <--------------- VisitWelcome, or VisitRefused, which is the last
-                               <--------------- VisitMessage, VisitMissed: what the visitor subscribed to
+                               <--------------- VisitMessage: what the visitor subscribed to
                    VisitHeard  --------------->   how far it has them
                    VisitPublish --------------->  what the visitor publishes
                                <--------------- VisitTaken: how far the gate has them
@@ -49,7 +49,7 @@ SiteTag: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=SITE_BYTES, max_le
 Filters: TypeAlias = Annotated[tuple[Name, ...], msgspec.Meta(max_length=FILTERS_MAX)]
 
 
-class Publication(msgspec.Struct, frozen=True, array_like=True):
+class Publication(msgspec.Struct, frozen=True, array_like=True, tag="message"):
     """One message as it was published; the same everywhere but for `via`."""
 
     topic: Name
@@ -68,6 +68,33 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
     def size(self) -> int:
         """Say about how many bytes it holds."""
         return len(self.payload) + 4 * len(self.topic) + 128
+
+    @property
+    def weight(self) -> int:
+        """Say how many numbers it takes."""
+        return 1
+
+
+class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
+    """Word of messages that are lost, which anybody may have wanted; it goes the way that they would have gone."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=GAP_MAX)] | None = None
+    """None: nobody knows how many, perhaps none."""
+    via: Annotated[tuple[SiteTag, ...], msgspec.Meta(max_length=HOPS_MAX)] = ()
+    """The sites that it has left, the one where they were lost first."""
+
+    @property
+    def size(self) -> int:
+        """Say about how many bytes it holds."""
+        return 128
+
+    @property
+    def weight(self) -> int:
+        """Say how many numbers it takes."""
+        return self.count or 1
+
+
+Item: TypeAlias = Publication | Lost
 
 
 class TopicsWanted(Message, frozen=True, array_like=True, tag="topics.wanted"):
@@ -96,7 +123,8 @@ class TopicMessages(Message, frozen=True, array_like=True, tag="topics.messages"
     turn: Number
     """Rises when a wish is entered whose lease had ended; numbers begin at 1 in each."""
     first: Annotated[int, msgspec.Meta(ge=1, le=NUMBER_MAX)]
-    publications: Annotated[tuple[Publication, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+    """The number of the first; a `Lost` takes as many as it counts."""
+    items: Annotated[tuple[Item, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
 
 
 class VisitBegins(Message, frozen=True, array_like=True, tag="topics.visit_begins"):
@@ -135,17 +163,10 @@ class VisitRefused(Message, frozen=True, array_like=True, tag="topics.visit_refu
 
 
 class VisitMessage(Message, frozen=True, array_like=True, tag="topics.visit_message"):
-    """One message that the visitor subscribed to."""
+    """One message that the visitor subscribed to, or word of losses; a gap in the numbers is a loss at the gate."""
 
     number: Annotated[int, msgspec.Meta(ge=1, le=NUMBER_MAX)]
-    publication: Publication
-
-
-class VisitMissed(Message, frozen=True, array_like=True, tag="topics.visit_missed"):
-    """Everything after the last message and up to this number is lost; or something may be, and nobody knows what."""
-
-    number: Number
-    sure: bool = True
+    item: Item
 
 
 class VisitHeard(Message, frozen=True, array_like=True, tag="topics.visit_heard"):
@@ -158,7 +179,7 @@ class VisitPublish(Message, frozen=True, array_like=True, tag="topics.visit_publ
     """The visitor publishes in the gate's site; a gap in the numbers is what it had no room for."""
 
     number: Annotated[int, msgspec.Meta(ge=1, le=NUMBER_MAX)]
-    publication: Publication
+    item: Item
 
 
 class VisitTaken(Message, frozen=True, array_like=True, tag="topics.visit_taken"):
@@ -175,7 +196,6 @@ MESSAGES: tuple[type[Message], ...] = (
     VisitWelcome,
     VisitRefused,
     VisitMessage,
-    VisitMissed,
     VisitHeard,
     VisitPublish,
     VisitTaken,

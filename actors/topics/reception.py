@@ -144,7 +144,7 @@ class _Stream:
             if not self._is_current:
                 return
             if isinstance(message, VisitPublish):
-                cost = len(message.publication.payload) + VISITOR_COST_BYTES
+                cost = message.item.size + VISITOR_COST_BYTES
                 if (bucket.available(of.clock())) < cost:
                     await anyio.sleep(cost / VISITOR_BYTES_S + bucket.wait_s())
                 bucket.take(cost)

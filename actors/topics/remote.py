@@ -11,9 +11,9 @@ from anyio.abc import ByteStream, TaskGroup
 from atoll.actors.topics.errors import GateLost, NotLetIn, TooMany
 from atoll.actors.topics.exchange import SUBSCRIBERS_MAX, WAITING_BYTES_MAX, WAITING_MAX
 from atoll.actors.topics.filters import good_filters
-from atoll.actors.topics.messages import KEY_BYTES, Publication
+from atoll.actors.topics.messages import KEY_BYTES, Item
 from atoll.actors.topics.orders import WayFound, WayLost
-from atoll.actors.topics.ring import Missed, Ring
+from atoll.actors.topics.ring import Ring
 from atoll.actors.topics.subscription import Subscription
 from atoll.actors.topics.visit import Arrived, Visit, VisitEvent, Welcomed
 from atoll.actors.topics.visiting import Visiting
@@ -30,7 +30,7 @@ class _RemoteReader:
         on_close: Callable[[Subscription], None],
         make_visiting: Callable[..., Visiting],
     ) -> None:
-        self._ring: Ring[Publication] = Ring(WAITING_MAX, WAITING_BYTES_MAX)
+        self._ring: Ring[Item] = Ring(WAITING_MAX, WAITING_BYTES_MAX)
         self._on_close = on_close
         self._begun = anyio.Event()
         self._reached = False
@@ -43,12 +43,8 @@ class _RemoteReader:
 
     def _hear(self, event: VisitEvent) -> None:
         match event:
-            case Arrived(publication):
-                self._ring.put(publication, publication.size)
-            case Missed(None):
-                self._ring.doubt()
-            case Missed(count):
-                self._ring.skip(count or 0)
+            case Arrived(item):
+                self._ring.put(item, item.size, item.weight)
             case Welcomed():
                 if self._reached:
                     self.subscription.say(WayFound())

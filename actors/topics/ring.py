@@ -4,8 +4,8 @@
             waits --no room--> lost: a gap in the numbers, which the reader sees and counts
             on its way --the way is lost, `go_back`--> waits again, if it is still kept
 
-Numbers go up by one for each item and by as many as are known to be lost. So whoever reads them knows of every loss,
-and how many, whoever lost it and wherever.
+Numbers go up by one for each message, and by as many as are lost for word of a loss (`weight`). So whoever reads them
+knows of every loss, and how many, also where word of a loss was lost.
 """
 
 from collections import deque
@@ -19,10 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """So many are lost, or cannot be known (None); the last of them has this number."""
+    """So many are lost, or nobody knows how many (None)."""
 
     count: int | None
-    number: int = 0
 
 
 class Ring(Generic[T]):
@@ -31,8 +30,8 @@ class Ring(Generic[T]):
     def __init__(self, count_max: int, bytes_max: int) -> None:
         self._count_max = count_max
         self._bytes_max = bytes_max
-        self._items: deque[tuple[int, T, int]] = deque()
-        """Number, item, size; the numbers rise."""
+        self._items: deque[tuple[int, T, int, int]] = deque()
+        """Number, item, size, weight; the numbers rise."""
         self._taken = 0
         """How many of them, from the left, are on their way."""
         self.last = 0
@@ -42,7 +41,6 @@ class Ring(Generic[T]):
         self.bytes = 0
         self.lost = 0
         """How many of those that waited found no room."""
-        self._doubt = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -50,38 +48,26 @@ class Ring(Generic[T]):
     @property
     def waits(self) -> bool:
         """Tell whether `take` has something."""
-        return self._doubt or self.told < self.last
+        return self.told < self.last
 
-    def put(self, item: T, size: int) -> None:
-        """Add one; the oldest go where there is no room."""
-        self.last += 1
-        self._items.append((self.last, item, size))
+    def put(self, item: T, size: int, weight: int = 1) -> int:
+        """Add one, and give its number; the oldest go where there is no room."""
+        self.last += weight
+        self._items.append((self.last, item, size, weight))
         self.bytes += size
         while len(self._items) > 1 and (len(self._items) > self._count_max or self.bytes > self._bytes_max):
             self._drop()
-
-    def skip(self, count: int) -> None:
-        """Note that so many were lost before they came here."""
-        self.last += count
-
-    def doubt(self) -> None:
-        """Note that some may be lost, nobody knows how many."""
-        self._doubt = True
+        return self.last
 
     def take(self) -> tuple[int, T] | Missed | None:
         """Give what comes next: an item with its number, or how many are lost before it."""
-        if self._doubt:
-            self._doubt = False
-            return Missed(None, self.told)
-        number, item = self.last + 1, None
-        if self._taken < len(self._items):
-            number, item, _ = self._items[self._taken]
-        if number > self.told + 1:
-            missed = Missed(number - 1 - self.told, number - 1)
-            self.told = number - 1
-            return missed
-        if item is None:
+        if self._taken == len(self._items):
             return None
+        number, item, _, weight = self._items[self._taken]
+        if number - weight > self.told:
+            missed = Missed(number - weight - self.told)
+            self.told = number - weight
+            return missed
         self._taken += 1
         self.told = number
         return number, item
@@ -101,19 +87,19 @@ class Ring(Generic[T]):
             self._drop()
 
     def _drop(self) -> None:
-        _, _, size = self._items.popleft()
+        _, _, size, weight = self._items.popleft()
         self.bytes -= size
         if self._taken:
             self._taken -= 1
         else:
-            self.lost += 1
+            self.lost += weight
 
     def check(self) -> None:
         """Assert what always holds."""
-        numbers = [number for number, _, _ in self._items]
+        numbers = [number for number, _, _, _ in self._items]
         insist(numbers == sorted(set(numbers)), "numbers rise")
         insist(not numbers or numbers[-1] <= self.last, "nothing is newer than the newest")
-        insist(self.bytes == sum(size for _, _, size in self._items), "bytes are counted")
+        insist(self.bytes == sum(size for _, _, size, _ in self._items), "bytes are counted")
         insist(len(self._items) <= self._count_max, "no more than may wait")
         insist(self.bytes <= self._bytes_max or len(self._items) == 1, "no more bytes than may wait")
         insist(self.told <= self.last, "nothing is told before it is there")

@@ -14,7 +14,7 @@ from typing import Self, TypeAlias
 import anyio
 
 from atoll.actors.container_manager.errors import ContainerError
-from atoll.actors.topics.messages import Publication
+from atoll.actors.topics.messages import Item, Publication
 from atoll.actors.topics.orders import WayFound, WayLost
 from atoll.actors.topics.ring import Missed, Ring
 from atoll.transport.identity import NodeId
@@ -32,7 +32,7 @@ class Subscription:
         self,
         filters: tuple[str, ...],
         source: NodeId | None,
-        ring: Ring[Publication],
+        ring: Ring[Item],
         on_close: Callable[["Subscription"], None],
     ) -> None:
         self.filters = filters
@@ -63,13 +63,15 @@ class Subscription:
             if self._words:
                 return self._words.popleft()
             found = self.ring.take()
-            if isinstance(found, Missed):
+            if isinstance(found, tuple):
+                self.ring.acknowledge(found[0])
+                if isinstance(found[1], Publication):
+                    return found[1]
+                found = Missed(found[1].count)
+            if found is not None:
                 self.missed += found.count or 0
                 self.unsure = self.unsure or found.count is None
                 return found
-            if found is not None:
-                self.ring.acknowledge(found[0])
-                return found[1]
             if self._failure is not None:
                 raise self._failure
             await self._changed.wait()

@@ -15,11 +15,12 @@ from atoll.actors.runtime.machine import insist
 from atoll.actors.topics.filters import matches
 from atoll.actors.topics.messages import (
     GAP_MAX,
+    Item,
+    Lost,
     Publication,
     VisitBegins,
     VisitHeard,
     VisitMessage,
-    VisitMissed,
     VisitPublish,
     VisitRefused,
     VisitTaken,
@@ -39,9 +40,9 @@ HEARD_EVERY_BYTES = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A message is here."""
+    """A message is here, or word of a loss."""
 
-    publication: Publication
+    item: Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class TurnedAway:
     again: bool
 
 
-VisitEvent: TypeAlias = Arrived | Missed | Delivered | Welcomed | TurnedAway
+VisitEvent: TypeAlias = Arrived | Delivered | Welcomed | TurnedAway
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class Visit:
     there: bool = False
     acknowledged: int = 0
     """The number of the newest of ours that the gate has taken."""
-    _out: Ring[Publication] = field(default_factory=lambda: Ring(OUT_MAX, OUT_BYTES_MAX))
+    _out: Ring[Item] = field(default_factory=lambda: Ring(OUT_MAX, OUT_BYTES_MAX))
     _heard_said: int = 0
     _heard_bytes: int = 0
 
@@ -113,11 +114,8 @@ class Visit:
                 return [TurnedAway(reason, again)]
             case VisitWelcome() if not self.there:
                 return self._on_welcome(message)
-            case VisitMessage(number, publication) if self.there and self.heard < number <= self.heard + GAP_MAX:
-                return self._on_message(number, publication)
-            case VisitMissed(number, sure) if self.there and self.heard <= number <= self.heard + GAP_MAX:
-                missed, self.heard = number - self.heard, number
-                return [*([Missed(missed, number)] if missed else ()), *(() if sure else [Missed(None, number)])]
+            case VisitMessage(number, item) if self.there and 0 <= number - item.weight - self.heard <= GAP_MAX:
+                return self._on_message(number, item)
             case VisitTaken(number) if self.there and self.acknowledged < number <= self._out.told:
                 self.acknowledged = number
                 self._out.acknowledge(number)
@@ -132,7 +130,7 @@ class Visit:
             raise MalformedFrame("it has taken what was never published")
         if welcome.epoch != self.epoch:
             if self.epoch and self.filters:
-                events.append(Missed(None))
+                events.append(Arrived(Lost(via=self._via(welcome.site))))
             self.heard = 0
         self.epoch, self.gate_site, self.there = welcome.epoch, welcome.site, True
         self._heard_said, self._heard_bytes = self.heard, 0
@@ -141,14 +139,18 @@ class Visit:
         self._out.go_back(welcome.taken)
         return events
 
-    def _on_message(self, number: int, publication: Publication) -> list[VisitEvent]:
-        if not any(matches(each, publication.topic) for each in self.filters):
-            raise MalformedFrame("it sends what was not subscribed to")
-        if self.gate_site != self.site and publication.via[-1:] != (self.gate_site,):
+    def _via(self, gate_site: bytes) -> tuple[bytes, ...]:
+        return () if gate_site == self.site else (gate_site,)
+
+    def _on_message(self, number: int, item: Item) -> list[VisitEvent]:
+        via = self._via(self.gate_site)
+        if via and item.via[-1:] != via:
             raise MalformedFrame("a message comes by another way than it says")
-        gap, self.heard = number - 1 - self.heard, number
-        self._heard_bytes += publication.size
-        return [*([Missed(gap, number - 1)] if gap else ()), Arrived(publication)]
+        if isinstance(item, Publication) and not any(matches(each, item.topic) for each in self.filters):
+            raise MalformedFrame("it sends what was not subscribed to")
+        gap, self.heard = number - item.weight - self.heard, number
+        self._heard_bytes += item.size
+        return [*([Arrived(Lost(gap, via))] if gap else ()), Arrived(item)]
 
     # What goes there
 
@@ -157,14 +159,9 @@ class Visit:
         """Tell whether a message to publish has a place."""
         return len(self._out) < OUT_MAX // 2 and self._out.bytes < OUT_BYTES_MAX // 2
 
-    def publish(self, publication: Publication) -> int:
-        """Have a message published there, in its turn; give its number."""
-        self._out.put(publication, publication.size)
-        return self._out.last
-
-    def skip(self, count: int) -> None:
-        """Note that so many were lost before they came here: the gate is told by a gap."""
-        self._out.skip(count)
+    def publish(self, item: Item) -> int:
+        """Have a message published there, in its turn, or word of a loss said; give its number."""
+        return self._out.put(item, item.size, item.weight)
 
     @property
     def delivered(self) -> bool:
@@ -180,10 +177,10 @@ class Visit:
             self._heard_said, self._heard_bytes = self.heard, 0
             return VisitHeard(self.heard)
         found = self._out.take()
-        while isinstance(found, Missed):
+        if isinstance(found, Missed):
             # The gap in the numbers says it.
             found = self._out.take()
-        return None if found is None else VisitPublish(*found)
+        return None if found is None or isinstance(found, Missed) else VisitPublish(*found)
 
     def check(self) -> None:
         """Assert what always holds."""

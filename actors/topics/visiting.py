@@ -14,8 +14,7 @@ from anyio.abc import ByteStream
 
 from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.topics.both_ways import both_ways
-from atoll.actors.topics.messages import FRAME_BYTES_MAX, MESSAGES
-from atoll.actors.topics.ring import Missed
+from atoll.actors.topics.messages import FRAME_BYTES_MAX, MESSAGES, Lost
 from atoll.actors.topics.visit import Arrived, TurnedAway, Visit, VisitEvent, Welcomed
 from atoll.transport.codec import Codec
 from atoll.transport.errors import MalformedFrame, TransportError
@@ -136,9 +135,7 @@ class Visiting:
                         if not again:
                             self.refused = reason
                         raise StreamLost(reason)
-                    case Arrived():
-                        self._counts["came_from_gates"] += 1
-                    case Missed(count):
-                        self._counts["missed_of_gates"] += count or 0
+                    case Arrived(item):
+                        self._counts["missed_at_gates" if isinstance(item, Lost) else "came_from_gates"] += item.weight
                 self._on_event(event)
             self.wake()
