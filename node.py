@@ -407,7 +407,10 @@ def _network(
         name=NETWORK,
         strategy=Strategy.REST_FOR_ONE,
         children=(
-            ChildSpec(name=router_messages.PATH, factory=lambda: Router(key, links.transport, cloud, services)),
+            ChildSpec(
+                name=router_messages.PATH,
+                factory=lambda: Router(key, links.transport, cloud, services, config.bearers.thresholds),
+            ),
             ChildSpec(
                 name=uplink_messages.PATH,
                 factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),

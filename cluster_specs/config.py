@@ -20,6 +20,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta, inspect
 
+from atoll.actors.router.demand import Thresholds
 from atoll.actors.topics.errors import BadTopic
 from atoll.actors.topics.filters import FILTERS_MAX, check_filter
 from atoll.cluster_specs.node_address import NodeAddress
@@ -110,6 +111,26 @@ class DiscoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Nodes that are dialled where no multicast reaches them: `NODEID@host:port`, as many addresses each as it has."""
     dnssd: bool = False
     """Also say and hear `_atoll._tcp` by mDNS; it takes a thread, so it is off until asked for."""
+
+
+class BearersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When calls to other sites are worth a bearer, and when it is let go."""
+
+    calls_s: Annotated[float, Meta(ge=0)] = 0.2
+    """More calls a second to one node than this, over five seconds; 0: the first one."""
+    bytes_s: Annotated[float, Meta(ge=0)] = 16_384.0
+    """Or more bytes to and fro."""
+    served_calls_s: Annotated[float, Meta(ge=0)] = 10.0
+    """A node that serves more calls than this over signaling offers its callers bearers."""
+    served_bytes_s: Annotated[float, Meta(ge=0)] = 262_144.0
+    """Or more bytes."""
+    idle_s: Annotated[float, Meta(ge=1)] = 60.0
+    """A bearer that nobody has used for so long is let go."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Give them as the Router takes them."""
+        return Thresholds(**{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class BlobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -235,6 +256,7 @@ class NodeConfig(ProcessConfig, frozen=True, kw_only=True, forbid_unknown_fields
     punching: PunchingConfig = PunchingConfig()
     facts: FactsConfig = FactsConfig()
     blobs: BlobsConfig = BlobsConfig()
+    bearers: BearersConfig = BearersConfig()
     pubsub: PubSubConfig = PubSubConfig()
     join: Annotated[tuple[JoinConfig, ...], Meta(max_length=JOINS_MAX)] = ()
     election: ElectionConfig = ElectionConfig()

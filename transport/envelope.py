@@ -54,6 +54,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True, gc=False):
     traceparent: str = ""
     """W3C Trace Context, as in the HTTP header."""
     fence: Fence | None = None
+    offers_bearer: bool = False
+    """In a reply over signaling: who serves has so much to do there that the caller should ask for a bearer."""
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):

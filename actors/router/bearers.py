@@ -1,6 +1,6 @@
 """Opens bearers to peers that are called over SEP, and the next one when one is lost.
 
-    none --the first call was answered, a stream--> asked for --our half dialled--> a path of the session that stands
+    none --a stream, so many calls (`demand.py`)--> asked for --our half dialled--> a path of the session that stands
     open --streams are carried--> two: the spare half is dialled, and stands by
     open --lost--> the spare half is dialled --nothing of that--> none, and asked for again after a while
     open --its ticket nears its end, its relay is drained (`upkeep.py`)--> another one is asked for, and takes its place
@@ -94,9 +94,9 @@ class Bearers:
         """Peers to which a second bearer is being opened."""
         self._spares: dict[NodeId, Halves] = {}
 
-    def called_by_signaling(self, peer: NodeId) -> None:
-        """Note that a call over SEP was answered, and ask for a bearer if it is time."""
-        self._routes.called_by_signaling(peer)
+    def called_by_signaling(self, peer: NodeId, why: str) -> None:
+        """Note that a bearer is worth having, and ask for one if it is time."""
+        self._routes.bearer_for(peer, why)
         self.wanted(peer)
 
     def wanted(self, peer: NodeId) -> None:
@@ -107,7 +107,7 @@ class Bearers:
 
     def wanted_for_stream(self, peer: NodeId) -> None:
         """Ask for a bearer at once: a stream is open, and signaling is not made for it."""
-        self._routes.called_by_signaling(peer)
+        self._routes.bearer_for(peer, "a stream")
         self.wanted(peer)
         self.keep_two(peer)
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
+import msgspec
 
 from atoll.actors.cloud.messages import GRANT_AUDIENCE
 from atoll.actors.discoverer.messages import DialWanted
@@ -40,6 +41,7 @@ from atoll.actors.router.conversation import (
     Turn,
 )
 from atoll.actors.router.conversations import Conversations
+from atoll.actors.router.demand import Demand, Thresholds
 from atoll.actors.router.lifetimes import Renew
 from atoll.actors.router.messages import (
     DescribeRoutes,
@@ -106,6 +108,7 @@ class Router(Actor):
         transport: Callable[[], AbstractAsyncContextManager[Transport]],
         cloud: CloudAddress | None = None,
         services: Services | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         """Take the key, what makes links, the cloud, and who serves streams: it outlives a Router that crashes."""
         self._key = key
@@ -116,6 +119,7 @@ class Router(Actor):
         self._links: dict[NodeId, LinkSeen] = {}
         self._conversations = Conversations(key, self._judge, self._on_turn)
         self._upkeep: Upkeep
+        self._demand = Demand(thresholds or Thresholds())
         self._circuits = CircuitsThere()
         self._bearers: Bearers
         self._punches: Punches
@@ -139,7 +143,7 @@ class Router(Actor):
         self.system.subscribe(DialWanted, self.ref)
         self.system.subscribe(LetGo, self.ref)
         self.system.subscribe(NetworkChanged, self.ref)
-        self._upkeep = Upkeep(self._conversations, self.system.clock, self._renew)
+        self._upkeep = Upkeep(self._conversations, self.system.clock, self._renew, self._needless_for)
         means = Means(
             self._links,
             self._conversations,
@@ -233,7 +237,15 @@ class Router(Actor):
         conversation = self._conversations.with_peer(target) if route.way in (Way.PUNCHED, Way.BEP, Way.SEP) else None
         if conversation is None:
             raise Unreachable(f"{target.short} cannot be reached: {route.reason}")
-        self._conversations.send(conversation, encode_envelope(envelope), self.system.clock())
+        now = self.system.clock()
+        served = conversation.way is Way.SEP and not conversation.dialled
+        if served and envelope.header.kind is Kind.REPLY and self._demand.of_all(now):
+            envelope = Envelope(msgspec.structs.replace(envelope.header, offers_bearer=True), envelope.body)
+        data = encode_envelope(envelope)
+        self._demand.carried(target, 0, len(data), now)
+        if served:
+            self._demand.served(0, len(data), now)
+        self._conversations.send(conversation, data, now)
 
     # Links
 
@@ -403,19 +415,14 @@ class Router(Actor):
 
     # Sessions
 
-    def _on_turn(self, turn: Turn) -> None:  # noqa: C901, PLR0912 - one case a turn
+    def _on_turn(self, turn: Turn) -> None:  # noqa: C901 - one case a turn
         conversation, peer = turn.conversation, turn.conversation.peer
         match turn:
             case StreamTurn():
                 self._streams.take(turn)
                 return
             case Said(data=data) if peer is not None:
-                envelope = self._take_envelope(peer, conversation.standing, data)
-                answered = envelope is not None and envelope.header.kind in (Kind.REPLY, Kind.FAULT)
-                if answered and conversation.way is Way.SEP and conversation.dialled:
-                    self._bearers.called_by_signaling(peer)
-                elif answered and conversation.way is Way.BEP and conversation.dialled:
-                    self._punches.called(peer)
+                self._on_said(conversation, peer, data)
                 return
             case Opened() if peer is not None:
                 self._on_opened(conversation, peer)
@@ -437,6 +444,34 @@ class Router(Actor):
                 self._on_ended(conversation, peer, turn)
         self._ways.wake(conversation)
 
+    def _on_said(self, conversation: Conversation, peer: NodeId, data: bytes) -> None:
+        """Take an envelope out of a session; one that came over signaling may make a bearer worth having."""
+        envelope = self._take_envelope(peer, conversation.standing, data)
+        if envelope is None:
+            return
+        now = self.system.clock()
+        self._demand.carried(peer, 1, len(data), now)
+        answered = envelope.header.kind in (Kind.REPLY, Kind.FAULT)
+        if answered and conversation.way is Way.BEP and conversation.dialled:
+            self._punches.called(peer)
+        if conversation.way is not Way.SEP or answered != conversation.dialled:
+            return
+        if not answered:
+            self._demand.served(1, len(data), now)
+            return
+        why = self._demand.of(peer, now)
+        if not why and envelope.header.offers_bearer:
+            why = "the peer, which serves many"
+        if why:
+            self._bearers.called_by_signaling(peer, why)
+
+    def _needless_for(self, conversation: Conversation) -> str:
+        """Say why a session needs no bearer any more; empty while it does."""
+        peer = conversation.peer
+        if peer is None or conversation.has_streams() or not self._demand.is_idle(peer, self.system.clock()):
+            return ""
+        return f"nobody has used it for {self._demand.thresholds.idle_s:g} s"
+
     def _on_opened(self, conversation: Conversation, peer: NodeId) -> None:
         link = self._links.get(peer)
         if link is not None and conversation.standing is not Standing.MEMBER:
@@ -455,7 +490,7 @@ class Router(Actor):
             self._punched_gone(peer, turn.reason)
         if turn.path.way is Way.BEP and not self._has_bearer(peer):
             self.routes.bearer_lost(peer, turn.reason, self.system.clock())
-            self._bearers.ended(peer, lost=not turn.in_order)
+            self._bearers.ended(peer, lost=not turn.in_order or turn.conversation.has_streams())
         elif turn.path.way is Way.BEP and turn.conversation.dialled:
             self._bearers.keep_two(peer)
 

@@ -23,8 +23,6 @@ from atoll.transport.identity import NodeId
 
 PEERS_MAX = 4096
 """Peers whose routes are remembered; a site of 1024 nodes calling three others fits."""
-BEARER_WANTED_AFTER = 1
-"""Calls over SEP before a bearer is asked for: the first call pays for the second."""
 BEARER_RETRY_S = 5.0
 """After a bearer came to nothing, calls go on over SEP this long before another is asked for."""
 
@@ -58,7 +56,8 @@ class _Peer:
     bearer_pending: bool = False
     signaling: list[tuple[str, float]] = field(default_factory=list)
     """(relay, expires at) of the SEP routes in hand."""
-    calls_by_signaling: int = 0
+    bearer_for: str = ""
+    """What makes a bearer worth having; empty while nothing does."""
     answered_relay: str = ""
     """Through which relay it called us; our answers go back there."""
     used: tuple[Way, str, str] | None = None
@@ -146,9 +145,9 @@ class RouteTable:
         if (entry := self._peers.get(peer)) is not None:
             entry.answered_relay = ""
 
-    def called_by_signaling(self, peer: NodeId) -> None:
-        """Count a call that went over SEP and was answered."""
-        self._entry(peer).calls_by_signaling += 1
+    def bearer_for(self, peer: NodeId, why: str) -> None:
+        """Note what makes a bearer worth having."""
+        self._entry(peer).bearer_for = why
 
     def bearer_wanted(self, peer: NodeId, now: float) -> bool:
         """Tell whether it is time to ask the peer for a bearer."""
@@ -159,7 +158,7 @@ class RouteTable:
             and not entry.bearer_relay
             and not entry.bearer_pending
             and now >= entry.bearer_not_before
-            and entry.calls_by_signaling >= BEARER_WANTED_AFTER
+            and bool(entry.bearer_for)
         )
 
     def route(self, peer: NodeId, now: float) -> Route:  # noqa: PLR0911 - one return a way
@@ -180,7 +179,8 @@ class RouteTable:
             return Route(Way.PUNCHED, f"{why_not_direct}; a connection punched through NAT is open{because}")
         if entry.bearer_relay and used is not Way.SEP:
             relay = used_relay or entry.bearer_relay
-            return Route(Way.BEP, f"{why_not_direct}; a bearer through {relay} is open{because}")
+            what_for = f", for {entry.bearer_for}" if entry.bearer_for else ""
+            return Route(Way.BEP, f"{why_not_direct}; a bearer through {relay} is open{what_for}{because}")
         if entry.signaling:
             relay = used_relay if used is Way.SEP else entry.signaling[0][0]
             why_not_bearer = f"no bearer ({entry.bearer_lost})" if entry.bearer_lost else "no bearer yet"

@@ -34,6 +34,8 @@ class Upkeep:
     clock: Callable[[], float]
     renew: Callable[[NodeId, Renew], None]
     """Opens another path of a kind to a peer."""
+    needless_for: Callable[[Conversation], str] = lambda _: ""
+    """Says why a session needs no bearer any more; empty while it does."""
     _lifetimes: dict[Conversation, Lifetimes[Path]] = field(default_factory=dict)
     _ends: dict[Path, float] = field(default_factory=dict)
     """When tickets end, of bearers that are no path of a session yet."""
@@ -99,6 +101,8 @@ class Upkeep:
             if conversation.ended:
                 del self._lifetimes[conversation]
                 continue
+            if reason := self.needless_for(conversation):
+                self.needless(conversation, reason)
             for effect in lifetimes.look(self._seen(conversation), now):
                 self._carry_out(conversation, effect, now)
         for (conversation, path), at in tuple(self._overdue.items()):

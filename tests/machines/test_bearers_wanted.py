@@ -72,7 +72,7 @@ async def test_the_half_of_a_callee_that_has_died_is_not_waited_for_long():
         waiting.routes.bearer_open(peer, paths[0].relay)
 
     waiting.bearers._converse = converse
-    waiting.bearers.called_by_signaling(PEER)
+    waiting.bearers.called_by_signaling(PEER, "calls")
     await waiting.run()
     # The callee is killed: its halves die with it, and of the spare nobody told the relay.
     waiting.routes.bearer_lost(PEER, "reset", waiting.now)
@@ -130,7 +130,7 @@ async def test_where_streams_are_open_the_spare_stands_by_beside_the_first_beare
 @pytest.mark.anyio
 async def test_for_calls_alone_the_spare_stays_a_spare():
     world = Answering()
-    world.bearers.called_by_signaling(PEER)
+    world.bearers.called_by_signaling(PEER, "calls")
     await world.run()
     assert (world.dialled, world.told, world.relays) == (["relay-1"], [], {"relay-1"})
 
@@ -156,7 +156,7 @@ async def test_a_second_bearer_that_is_lost_or_does_not_open_is_asked_for_again(
 async def test_a_second_bearer_over_the_relay_of_the_first_is_let_go():
     """Two attempts may meet where one relay alone lives; kept, they would take up the paths of a session."""
     world = Answering()
-    world.bearers.called_by_signaling(PEER)
+    world.bearers.called_by_signaling(PEER, "calls")
     world.relays = {"relay-1"}
     await world.run()
     assert [(path.relay, path.closed) for path in world.paths] == [("relay-1", True)]

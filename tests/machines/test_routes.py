@@ -79,14 +79,14 @@ def test_the_other_relay_goes_on_when_one_is_lost(table):
 def test_a_bearer_is_asked_for_after_the_first_answered_call_and_only_once(table):
     table.signaling_found(PEER, "relay-1", 100.0)
     assert not table.bearer_wanted(PEER, 0.0)
-    table.called_by_signaling(PEER)
+    table.bearer_for(PEER, "calls")
     assert table.bearer_wanted(PEER, 0.0)
     table.bearer_asked(PEER)
     assert not table.bearer_wanted(PEER, 0.0)
 
 
 def test_a_failed_bearer_is_tried_again_only_after_a_while(table):
-    table.called_by_signaling(PEER)
+    table.bearer_for(PEER, "calls")
     table.bearer_asked(PEER)
     table.bearer_lost(PEER, "refused", 10.0)
     assert not table.bearer_wanted(PEER, 10.0 + BEARER_RETRY_S - 0.1)
@@ -94,7 +94,7 @@ def test_a_failed_bearer_is_tried_again_only_after_a_while(table):
 
 
 def test_nobody_asks_for_a_bearer_over_a_live_link(table):
-    table.called_by_signaling(PEER)
+    table.bearer_for(PEER, "calls")
     table.link_up(PEER, Standing.GRANTED)
     assert not table.bearer_wanted(PEER, 0.0)
 
@@ -142,7 +142,7 @@ def test_every_order_of_events_gives_the_best_way_there_is(events):
             case "asked":
                 table.bearer_asked(peer)
             case "called":
-                table.called_by_signaling(peer)
+                table.bearer_for(peer, "calls")
     for number in (1, 2, 3):
         peer = node(number)
         best = (

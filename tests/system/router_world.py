@@ -9,6 +9,7 @@ from waiting import until
 
 from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router import messages as router_messages
+from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
 from atoll.actors.router.paths import OpenBearer, OpenPunched, OpenSep, PathLost, RecordsArrived, SepPaths
 from atoll.actors.router.router import Router
@@ -206,6 +207,8 @@ class World:
         self.paths, self.orders, self.answers = [], [], []
         self.routes_last_s = 600.0
         self.grant = None
+        self.thresholds = Thresholds(calls_s=0.0)
+        """The first call is worth a bearer."""
         self.instead_of_bearers = None
         """What a callee answers that is asked for a bearer, in place of one."""
         self.wall = "a wall"
@@ -252,7 +255,7 @@ class World:
 
         async with ActorSystem(key.node_id, CODEC) as system:
             self.systems[key.node_id] = system
-            await system.spawn(lambda: Router(key, transport, cloud), "router")
+            await system.spawn(lambda: Router(key, transport, cloud, None, self.thresholds), "router")
             await system.spawn(lambda: Tunnels(self), "tunnel_relay")
             await system.spawn(lambda: Grants(self), "uplink")
             await system.spawn(Witness, "witness")

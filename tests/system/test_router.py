@@ -28,6 +28,7 @@ from router_world import (
 )
 
 from atoll.actors.router import ways as ways_module
+from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.messages import DescribeRoutes, LetGo, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
 from atoll.actors.router.paths import OpenBearer, OpenSep
 from atoll.actors.router.routes import Way
@@ -148,8 +149,10 @@ async def test_a_way_to_another_site_is_opened_by_signaling_and_then_by_a_bearer
         assert await call(tv, server.node_id) == SepAnswer(b"echo", server.node_id, b"")
         assert echo(server).senders == [Standing.GRANTED]
         route = await wait_route(tv, server.node_id, Way.BEP)
-        reason = "no link: another network; a bearer through relay-1 is open (relay-1: a bearer path is better)"
-        assert route.reason == reason
+        assert route.reason == (
+            "no link: another network; a bearer through relay-1 is open, for more than 0 calls a second (relay-1: a"
+            " bearer path is better)"
+        )
         bearer = next(path for path in world.paths if path.way is Way.BEP)
         before = bearer.records
         await call(tv, server.node_id)
@@ -157,6 +160,46 @@ async def test_a_way_to_another_site_is_opened_by_signaling_and_then_by_a_bearer
         await wait_route(server, tv.node_id, Way.BEP)
         assert world.asked(OpenSep) == world.asked(BearerRequest) == world.asked(OpenBearer) == 1
         assert next(each.round_trip_s for each in (await described(tv)).routes) > 0
+
+
+async def test_a_call_now_and_then_stays_with_signaling_and_many_get_a_bearer(world):
+    world.thresholds = Thresholds()
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        await call(tv, server.node_id)
+        assert (await route_to(tv, server.node_id)).way is Way.SEP
+        assert world.asked(BearerRequest) == 0
+        await call(tv, server.node_id)
+        route = await wait_route(tv, server.node_id, Way.BEP)
+        assert "for more than 0.2 calls a second" in route.reason
+
+
+async def test_who_serves_much_over_signaling_offers_its_callers_bearers(world):
+    world.thresholds = Thresholds(calls_s=1e9, bytes_s=1e9, served_calls_s=0.5)
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await reach(tv, server.node_id)
+        for _ in range(2):
+            await call(tv, server.node_id)
+        assert world.asked(BearerRequest) == 0
+        await call(tv, server.node_id)
+        route = await wait_route(tv, server.node_id, Way.BEP)
+        assert "for the peer, which serves many" in route.reason
+
+
+async def test_a_bearer_that_nobody_uses_is_let_go_and_the_next_call_has_another(world):
+    world.thresholds = Thresholds(calls_s=0.0, idle_s=0.5)
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await met(tv, server)
+        await wait_route(tv, server.node_id, Way.BEP)
+        await wait_route(tv, server.node_id, Way.SEP, "nobody has used it for 0.5 s")
+        bearers = [path for path in world.paths if path.way is Way.BEP]
+        await until(lambda: all(path.closed for path in bearers))
+        assert len((await described(tv)).routes[0].paths) == 2, "signaling stays"
+        # What was let go is not asked for at once: it was not worth having.
+        with anyio.fail_after(PATIENCE_S):
+            while (await route_to(tv, server.node_id)).way is not Way.BEP:
+                await call(tv, server.node_id)
+                await anyio.sleep(0.05)
 
 
 async def test_the_called_one_may_call_back_over_the_callers_session(world):
