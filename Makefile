@@ -55,7 +55,7 @@ nightly: $(READY)
 	$(PY) -m atoll.testing.hand_over_runs_main
 	$(PY) -m atoll.testing.site_hours_main --hours 10000
 
-# A million hostile cases for each thing that reads what comes from outside; about five minutes of one core. Then a relay
+# A million hostile cases for each thing that reads what comes from outside; about ten minutes of one core. Then a relay
 # is flooded in six ways, for three minutes, while good peers talk through it.
 soak: $(READY)
 	$(PY) -m atoll.testing.soak_main

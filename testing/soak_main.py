@@ -18,6 +18,7 @@ from atoll.testing.discovery_fuzz import BeaconFuzz, SuspicionFuzz
 from atoll.testing.election_fuzz import ElectionFuzz
 from atoll.testing.frame_fuzz import FrameFuzz
 from atoll.testing.memory import PEAK, resident_mb
+from atoll.testing.relay_fuzz import RelayFuzz
 from atoll.testing.standing_fuzz import StandingFuzz
 from atoll.testing.stream_fuzz import StreamFuzz
 
@@ -48,6 +49,7 @@ TARGETS: dict[str, Callable[[int], Target]] = {
     "suspicion": SuspicionFuzz,
     "streams": StreamFuzz,
     "blobs": BlobFuzz,
+    "relay": RelayFuzz,
 }
 """By name, made from a seed."""
 
