@@ -46,8 +46,11 @@ class _Nat:
     rng: Random
     mapped: dict[TcpAddress, int] = field(default_factory=dict)
     """The port that each destination sees."""
+    closed: set[TcpAddress] = field(default_factory=set)
+    """Destinations that have answered with a reset since: nothing of theirs comes in, as with Linux's NAT."""
 
     def leaves(self, target: TcpAddress) -> TcpAddress:
+        self.closed.discard(target)
         if not self.kind.changes:
             self.mapped[target] = self.inside.port
             return self.inside
@@ -57,7 +60,9 @@ class _Nat:
         return TcpAddress(self.public, self.mapped[target])
 
     def lets_in(self, source: TcpAddress, port: int) -> bool:
-        return self.mapped.get(source) == port or (self.kind.lenient and port in self.mapped.values())
+        if self.kind.lenient and port in self.mapped.values():
+            return True
+        return self.mapped.get(source) == port and source not in self.closed
 
 
 @dataclass(slots=True)
@@ -219,6 +224,7 @@ class PunchWorld:
         self._do(end, self._machine(end).connected(number, dialled=dialled))
 
     def _refused(self, end: _End, address: TcpAddress) -> None:
+        end.nat.closed.add(address)
         if address in end.dialling:
             end.dialling.discard(address)
             self._do(end, self._machine(end).refused(address, self.now))

@@ -36,9 +36,12 @@ SHORT_WINDOW_S = 1.0
 """The same where the NAT of one end gives each destination another port: only a lenient NAT at the other end helps."""
 HEAD_START_S = 1.5
 """How much longer the responder knocks: its answer may take as long to the initiator."""
-RETRY_S = 0.2
-"""Between two dials of an address that refused: the other end's SYN has not left yet, and its NAT says so."""
-DIALS_MAX = 20
+RETRY_S = 0.05
+"""Between two dials of an address that refused: the other end's SYN has not left yet, and its NAT says so. The reset
+closes our own hole, too: where both NATs send them, two SYNs have to meet on their way; many tries make that likely."""
+RESPONDER_RETRY_S = 0.07
+"""The same at the other end: with one pause at both they could miss each other in step for ever."""
+DIALS_MAX = 60
 """Of one address in one attempt."""
 COMERS_MAX = 4
 """Connections at once that others have begun, and of which it is not known who is there; more are dropped."""
@@ -165,7 +168,7 @@ class Punch:
     def refused(self, address: TcpAddress, now: float) -> list[PunchEffect]:
         """Note that a dial came to nothing."""
         if not self.over and self._dials[address] < DIALS_MAX:
-            self._again[address] = now + RETRY_S
+            self._again[address] = now + (RETRY_S if self.role is Role.INITIATOR else RESPONDER_RETRY_S)
         return []
 
     def connected(self, connection: int, *, dialled: bool) -> list[PunchEffect]:
