@@ -30,12 +30,14 @@ lab: $(READY)
 	$(PY) -m pytest tests/lab -n 3
 
 # The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
-# The relay in use dies 300 times under 200 MB from site to site, half an hour. Then a durable actor is moved 1,000
-# times between processes, of which one in ten is killed; and 300 times in peace.
+# The relay in use dies 300 times under 200 MB from site to site, half an hour. Every kind of NAT is punched through to
+# every other, five minutes. Then a durable actor is moved 1,000 times between processes, of which one in ten is killed;
+# and 300 times in peace.
 lab-long: $(READY)
 	$(PY) -m atoll.testing.site_faults_main
 	$(PY) -m atoll.testing.failovers_main
 	$(PY) -m atoll.testing.relay_deaths_main
+	$(PY) -m atoll.testing.punches_main
 	$(PY) -m atoll.testing.hand_overs_main --moves 1000
 	$(PY) -m atoll.testing.hand_overs_main --moves 300 --kill-every 0
 
