@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import anyio
 
@@ -139,6 +140,9 @@ async def resolved(host: str, port: int) -> Iterator[TcpAddress]:
     Raises:
         Unreachable: Nobody knows it.
     """
+    with suppress(MalformedFrame):
+        # An address asks nobody, and no thread.
+        return iter([TcpAddress.parse(host, port)])
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = {TcpAddress.of(name) for *_, name in found}
