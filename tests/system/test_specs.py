@@ -1,5 +1,6 @@
 """Cluster specs: what ships is good, and what is wrong is said with its place."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -340,3 +341,52 @@ def test_nodes_of_a_site_without_beacons_are_told_where_the_others_are():
         assert {(each.host, each.port) for each in process.config.discovery.seeds} == {("192.0.2.1", 4000)}
         assert not process.config.beacon.enabled
         assert as_struct(parse_toml(process.toml, "x"), NodeConfig, "x") == process.config
+
+
+JOINED = """
+name = "x"
+[[site]]
+name = "home"
+[[site.node]]
+name = "tv"
+[[site]]
+name = "office"
+[[site.node]]
+name = "desk"
+pubsub = { subscribe = ["a/#"], publish = ["b"] }
+[[join]]
+from = "home/tv"
+node = "office/desk"
+topics = ["a/#"]
+direction = "both"
+"""
+
+
+def test_a_join_of_a_spec_is_in_the_config_of_the_node_that_keeps_it(tmp_path):
+    spec = parse_spec(JOINED, "x")
+    materials = Materials.generate(spec)
+    planned = {
+        each.name: each.config
+        for each in plan(spec, materials, {n: Seat(tmp_path / str(i)) for i, n in enumerate(spec.process_names())})
+    }
+    (join,) = planned["home/tv"].join
+    assert (join.node, join.topics, join.direction) == (materials.keys["office/desk"].node_id, ("a/#",), "both")
+    assert planned["office/desk"].join == ()
+    assert planned["office/desk"].pubsub.subscribe == ("a/#",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('node = "office/desk"', 'node = "office/tv"'), "join[0].node: no node 'office/tv'"),
+        (('from = "home/tv"', 'from = "home"'), "join[0].from: no node 'home'"),
+        (('node = "office/desk"', 'node = "home/tv"'), "of the same site"),
+        (('topics = ["a/#"]', 'topics = ["a/#/b"]'), "# is the last level"),
+        (('topics = ["a/#"]', "topics = []"), "join[0].topics"),
+        (('direction = "both"', 'direction = "up"'), "must be one of"),
+        (('publish = ["b"]', 'publish = ["b+"]'), "stand alone"),
+    ],
+)
+def test_a_join_that_cannot_be_is_refused_with_its_place(change, said):
+    with pytest.raises(SpecInvalid, match=re.escape(said)):
+        parse_spec(JOINED.replace(*change), "x")
