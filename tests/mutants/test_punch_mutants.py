@@ -168,7 +168,9 @@ def test_a_mutant_is_killed_in_half_of_the_seeds(mutant):
     assert killed >= len(SEEDS) / 2
 
 
-@pytest.mark.parametrize("nemesis", {nemesis for nemesis, _ in NEMESES.values()}, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "nemesis", dict.fromkeys(nemesis for nemesis, _ in NEMESES.values()), ids=lambda each: each.__name__
+)
 def test_the_real_ones_pass_under_the_same_seeds(nemesis):
     for seed in SEEDS:
         nemesis(seed)
