@@ -1,4 +1,4 @@
-"""`python -m atoll.testing.hostile_relay FILE relay run …`: the relay program, but its SEP port misuses what it carries.
+"""`python -m atoll.testing.hostile_relay FILE relay run …`: the relay program, but its SEP port misuses records.
 
 Two in three records are dropped, bent, cut, doubled, held until others have overtaken them, or swapped for one of
 somebody else's; FILE says how many deeds of each kind were done. Everything else is the real relay.
