@@ -20,6 +20,7 @@ from atoll.actors.tunnel_relay.candidates import Policy
 from atoll.actors.tunnel_relay.messages import PunchAgreed, PunchCandidate, PunchRequest
 from atoll.actors.tunnel_relay.puncher import PunchSettings
 from atoll.actors.tunnel_relay.punching import Role, proof_of
+from atoll.transport import simultaneous_open
 from atoll.transport.base import Standing
 from atoll.transport.bearer import OK, encode_preamble
 from atoll.transport.simultaneous_open import receive, send_all
@@ -39,6 +40,13 @@ async def world(anyio_backend):
         with made.store, anyio.fail_after(3 * PATIENCE_S):
             yield made
         group.cancel_scope.cancel()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy host is no NAT."""
+    monkeypatch.setattr(simultaneous_open, "ASK_S", PATIENCE_S)
+    monkeypatch.setattr(punching, "WINDOW_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -115,7 +123,7 @@ async def test_without_a_relay_that_says_what_it_sees_nothing_is_tried(world):
 
 @pytest.mark.usefixtures("loopback")
 async def test_an_attempt_that_one_peer_asks_for_again_at_once_is_declined(world, monkeypatch):
-    monkeypatch.setattr(punching, "WINDOW_S", 0.2)
+    monkeypatch.setattr(puncher, "ANSWER_PAUSE_S", 1000.0)
     async with two_nodes(world) as (server, tv):
         (await tv.ask(OpenPunched(server.id), PATIENCE_S)).close()
         with pytest.raises(AskDeclined, match="a moment ago"):
@@ -204,11 +212,9 @@ async def test_a_peer_that_never_dials_costs_the_time_of_the_attempt_and_is_coun
 
 @pytest.mark.usefixtures("loopback")
 async def test_a_stranger_who_is_dialled_is_let_go_of_and_no_record_of_its_is_taken(world, monkeypatch):
-    monkeypatch.setattr(punching, "WINDOW_S", 0.3)
-    monkeypatch.setattr(punching, "HEAD_START_S", 0.1)
     with socket.create_server((HOST, 0)) as listener:
         listener.setblocking(False)
-        async with attacked(world, TcpAddress(HOST, listener.getsockname()[1])) as (server, _):
+        async with attacked(world, TcpAddress(HOST, listener.getsockname()[1])) as (server, peer):
             await anyio.wait_readable(listener)
             stranger, _ = listener.accept()
             stranger.setblocking(False)
@@ -217,6 +223,10 @@ async def test_a_stranger_who_is_dialled_is_let_go_of_and_no_record_of_its_is_ta
                 heard = await receive(stranger, 100)
                 await send_all(stranger, heard + OK + b"\0\0\0\x10goodbye, not yet")
                 await ended(stranger)
+            monkeypatch.setattr(punching, "WINDOW_S", 0.0)
+            monkeypatch.setattr(punching, "HEAD_START_S", 0.0)
+            # Whoever comes now lets it look at the time.
+            await peer.connect(b"")
             await until_counted(server, "punches_failed")
             assert await counted(server, "punch_strangers") >= 1
             assert server.router.records == []
