@@ -1,4 +1,4 @@
-"""The composition root: what a node and a cloud are made of, from their configs.
+"""The composition root: runs nodes and clouds, from their configs.
 
     node    network (rest for one): router, uplink, tunnel_relay, elector, placement, host_facts, site (duties),
             suspicion, discoverer, migration (log_store, hosting, callers)
@@ -6,49 +6,34 @@
     cloud   router, directory, signaling, enrolment (`run_cloud`)
 
 A crash below the Router is healed without touching what does not depend on it; when the Router itself crashes, all who
-believe in its links start anew. Nothing here decides anything at run time. Relays are put together without most of
-this, in `actors/tunnel_relay/open_relay.py`.
+believe in its links start anew. Nothing here decides anything at run time. What the actors of a node are given stands
+in `actors/composition/`; relays are put together without most of this, in `actors/tunnel_relay/open_relay.py`.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import anyio
-import ifaddr
 
 from atoll.actors.blobs import messages as blob_messages
-from atoll.actors.blobs.blobs import Blobs
-from atoll.actors.blobs.folder import BlobFolder
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.cloud import Cloud, run_cloud
 from atoll.actors.cloud.messages import DIRECTORY, ListNodes, NodeList, NodeRecord
 from atoll.actors.cloud.store import CloudStore
+from atoll.actors.composition.network import RESERVED, duties_of, network
+from atoll.actors.composition.services import blob_store, blobs, container_manager, topics
+from atoll.actors.composition.version import VERSION
 from atoll.actors.container_manager import messages as container_messages
-from atoll.actors.container_manager.container_manager import ContainerManager, order
-from atoll.actors.container_manager.containers import Containers, ContextFacts
-from atoll.actors.container_manager.errors import StorageFault
+from atoll.actors.container_manager.container_manager import order
 from atoll.actors.discoverer import messages as discoverer_messages
-from atoll.actors.discoverer.discoverer import Discoverer
-from atoll.actors.discoverer.failure_detector import FailureDetector
-from atoll.actors.discoverer.messages import Leaving, Seed
+from atoll.actors.discoverer.messages import Leaving
 from atoll.actors.duties import messages as duties_messages
-from atoll.actors.duties.cache import Cache
-from atoll.actors.duties.duties import HELD as DUTIES_HELD
-from atoll.actors.duties.duties import Duties
-from atoll.actors.duties.duty import Duty
-from atoll.actors.duties.messages import PROXY, REGISTRAR, DescribeSite, Drain, SiteDescribed
+from atoll.actors.duties.messages import DescribeSite, Drain, SiteDescribed
 from atoll.actors.duties.offer import Offer
-from atoll.actors.duties.proxy import Proxy
-from atoll.actors.duties.registrar import Registrar
 from atoll.actors.elector import messages as elector_messages
-from atoll.actors.elector.elector import Elector
-from atoll.actors.elector.host_facts import HostFacts, StatedFacts
-from atoll.actors.elector.roster import Roster
-from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.forwarder.forwarder import Forwarder
 from atoll.actors.forwarder.messages import PATH as FORWARDER
 from atoll.actors.gateway import messages as gateway_messages
@@ -63,17 +48,12 @@ from atoll.actors.hand_over.repertoire import Repertoire
 from atoll.actors.hand_over.site_actors import MOVE_S, SiteActors
 from atoll.actors.host import messages as host_messages
 from atoll.actors.image_exchange import messages as image_messages
-from atoll.actors.image_exchange.blob_store import BlobStore
 from atoll.actors.image_exchange.exchange import ImageExchange
-from atoll.actors.image_exchange.messages import CACHE
 from atoll.actors.placement import messages as placement_messages
-from atoll.actors.placement.placement_actor import PlacementActor
 from atoll.actors.router import messages as router_messages
 from atoll.actors.router.messages import EndSessions, Reach
-from atoll.actors.router.router import Router
 from atoll.actors.router.session_stream import SessionStream
-from atoll.actors.router.streams import Services, open_stream
-from atoll.actors.router.ways import CloudAddress
+from atoll.actors.router.streams import open_stream
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import (
     Actor,
@@ -81,39 +61,23 @@ from atoll.actors.runtime import (
     ActorSystem,
     Address,
     AskFailed,
-    ChildSpec,
-    Strategy,
     SupervisorSpec,
 )
 from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.topics import messages as topic_messages
 from atoll.actors.topics.errors import TooFast
-from atoll.actors.topics.joins import JoinWanted
 from atoll.actors.topics.orders import OpenSubscription, Published, PublishTopic
 from atoll.actors.topics.subscription import Subscription
-from atoll.actors.topics.topics import Topics, TopicSettings
 from atoll.actors.tunnel_relay import messages as tunnel_messages
-from atoll.actors.tunnel_relay.puncher import PunchSettings
-from atoll.actors.tunnel_relay.tunnel_relay import TunnelRelay
-from atoll.actors.uplink import messages as uplink_messages
 from atoll.actors.uplink.ask import ask_cloud
-from atoll.actors.uplink.uplink import Uplink
-from atoll.cluster_specs.config import CloudConfig, CloudRef, NodeConfig, read_config
-from atoll.transport.admission import SiteAdmission
-from atoll.transport.base import Standing
-from atoll.transport.beacon import Beacon, faces_of
+from atoll.cluster_specs.config import CloudConfig, NodeConfig, read_config
 from atoll.transport.codec import Codec
-from atoll.transport.dnssd import Announced, DnsSd
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys
-from atoll.transport.zeromq import ZeroMqTransport
 
-NETWORK, USERS = "network", "users"
-RESERVED = frozenset({CACHE, PROXY, REGISTRAR})
-"""Duties, which come to a node and leave it while it runs."""
-_DutyMakers: TypeAlias = dict[str, Callable[[], Duty]]
+USERS = "users"
 LEAVE_S = 1.5
 """How long a node that ends waits until others do what it did: a proxy needs two relays, an election a vote."""
 
@@ -121,11 +85,6 @@ PUBLISH_S = 30.0
 PUBLISH_PAUSE_S = 0.02
 """Until a message is tried again that came too fast."""
 SUBSCRIBE_S = 45.0
-
-try:
-    VERSION = version("atoll")
-except PackageNotFoundError:
-    VERSION = "0"
 
 
 def codec() -> Codec:
@@ -224,15 +183,15 @@ class Node:
         self._offer = Offer(self.system)
         repertoire = Repertoire()
         self._site_actors = SiteActors(self.system, repertoire)
-        store = stack.enter_context(_blob_store(config))
-        duties = _duties(own, store, has_cloud=config.cloud is not None)
+        store = stack.enter_context(blob_store(config))
+        duties = duties_of(own, store, has_cloud=config.cloud is not None)
         with own_faults():
             moving = migration(key.node_id, repertoire, config.state_dir)
-            await self.system.supervise(_network(config, key, site, own, moving, duties=duties, founded=founded))
-            await self.system.spawn(lambda: _container_manager(config, key.node_id), container_messages.PATH)
+            await self.system.supervise(network(config, key, site, own, moving, duties=duties, founded=founded))
+            await self.system.spawn(lambda: container_manager(config, key.node_id), container_messages.PATH)
             await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
-            await self.system.spawn(lambda: _blobs(config, self.system), blob_messages.PATH)
-            await self.system.spawn(lambda: _topics(config, self.system, site), topic_messages.PATH)
+            await self.system.spawn(lambda: blobs(config, self.system), blob_messages.PATH)
+            await self.system.spawn(lambda: topics(config, self.system, site), topic_messages.PATH)
             await self.system.spawn(lambda: Forwarder(key.node_id, config.forward.allow), FORWARDER)
             await self._serve_gateway(own, site)
         await self.system.supervise(SupervisorSpec(name=USERS))
@@ -384,187 +343,6 @@ class Node:
 
     async def _ask_here(self, path: str, message: Any, timeout_s: float) -> Any:
         return await self.system.ask(Address(self.id, path), message, timeout_s=timeout_s)
-
-
-def _network(
-    config: NodeConfig,
-    key: NodeKey,
-    site: SiteKeys,
-    own: NodeRecord,
-    migration: SupervisorSpec,
-    *,
-    duties: _DutyMakers,
-    founded: bool,
-) -> SupervisorSpec:
-    """Say which actors make a node part of its site and of the cloud, in the order in which they need each other."""
-    node = key.node_id
-    cloud = _cloud_address(config.cloud)
-    links = _Links(config, key, site)
-    services = Services()
-    beacon = links.beacon if config.beacon.enabled else None
-    dnssd = links.dnssd if config.discovery.dnssd else None
-    return SupervisorSpec(
-        name=NETWORK,
-        strategy=Strategy.REST_FOR_ONE,
-        children=(
-            ChildSpec(
-                name=router_messages.PATH,
-                factory=lambda: Router(key, links.transport, cloud, services, config.bearers.thresholds),
-            ),
-            ChildSpec(
-                name=uplink_messages.PATH,
-                factory=lambda: Uplink(node, None if cloud is None else cloud.node, config.state_dir / "grant.jwt"),
-            ),
-            ChildSpec(name=tunnel_messages.PATH, factory=lambda: TunnelRelay(node, punching=_punching(config))),
-            ChildSpec(name=elector_messages.PATH, factory=lambda: _elector(config, key, site, founded=founded)),
-            ChildSpec(
-                name=placement_messages.PATH,
-                factory=lambda: PlacementActor(node, journal=config.state_dir / "placement.journal"),
-            ),
-            ChildSpec(name="host_facts", factory=lambda: HostFacts(_stated(config), config.state_dir)),
-            # Together, the place for held duties first: a node alone is elected before Duties has looked around.
-            SupervisorSpec(
-                name="site",
-                strategy=Strategy.ONE_FOR_ALL,
-                children=(
-                    SupervisorSpec(name=DUTIES_HELD),
-                    ChildSpec(name=duties_messages.PATH, factory=lambda: Duties(own, duties)),
-                ),
-            ),
-            ChildSpec(name=discoverer_messages.SUSPICION, factory=lambda: FailureDetector(node)),
-            ChildSpec(
-                name=discoverer_messages.PATH,
-                factory=lambda: Discoverer(node, beacon, seeds=_seeds(config), dnssd=dnssd),
-            ),
-            migration,
-        ),
-    )
-
-
-def _duties(own: NodeRecord, store: BlobStore, *, has_cloud: bool) -> _DutyMakers:
-    """Give what makes each duty that this node is able to hold."""
-    duties: _DutyMakers = {CACHE: lambda: Cache(own.node, store)}
-    if not has_cloud:
-        return duties
-    return duties | {
-        REGISTRAR: lambda: Registrar(own.site),
-        PROXY: lambda: Proxy(own.node, own.site),
-    }
-
-
-class _Links:
-    """Makes what carries a node's links, anew for each Router, and the beacons that say where they are."""
-
-    def __init__(self, config: NodeConfig, key: NodeKey, site: SiteKeys) -> None:
-        self._config = config
-        self._key = key
-        self._site = site
-        self._newest: ZeroMqTransport | None = None
-        cloud = config.cloud
-        self._admission = SiteAdmission(
-            keys=site,
-            own=key.node_id,
-            open_site=config.site.open,
-            clouds=frozenset() if cloud is None else frozenset({cloud.id}),
-            enrolment=b"" if cloud is None else cloud.shown,
-        )
-
-    def transport(self) -> ZeroMqTransport:
-        """Make a transport; its port is known once the Router has opened it."""
-        config = self._config
-        self._newest = ZeroMqTransport(
-            self._key, self._admission, label=config.name, host=config.links.host, port=config.links.port
-        )
-        return self._newest
-
-    def beacon(self) -> Beacon:
-        """Make a beacon that says the port of the newest transport; the Router, which opens it, is started before."""
-        if self._newest is None:
-            raise UsageError("a beacon needs the port of the links: start the Router before the Discoverer")
-        config = self._config
-        return Beacon(
-            self._key,
-            self._newest.port,
-            self._site,
-            label=config.name,
-            beacon_port=config.beacon.port,
-            interfaces=config.beacon.interfaces,
-        )
-
-    def dnssd(self) -> DnsSd:
-        """Make DNS-SD for the newest transport, at the addresses that this host has now."""
-        if self._newest is None:
-            raise UsageError("DNS-SD needs the port of the links: start the Router before the Discoverer")
-        config = self._config
-        faces = faces_of(ifaddr.get_adapters(), config.beacon.interfaces)
-        addresses = {face.address for face in faces if face.family == 4}
-        outward = {each for each in addresses if not each.startswith("127.")}
-        return DnsSd(Announced(self._key.node_id, self._newest.port, config.name, VERSION), outward or addresses)
-
-
-def _seeds(config: NodeConfig) -> tuple[Seed, ...]:
-    return tuple(Seed(each.node, each.host, each.port) for each in config.discovery.seeds)
-
-
-def _elector(config: NodeConfig, key: NodeKey, site: SiteKeys, *, founded: bool) -> Elector:
-    node, voters = key.node_id, config.site.voters
-    roster = Roster()
-    if voters:
-        roster = Roster.found(site, voters)
-    elif founded:
-        roster = Roster.found(site, [node])
-    settings = ElectionSettings(**config.election.given())
-    journal = config.state_dir / "election.journal"
-    return Elector(node, site, roster, sign=key.sign, journal=journal, settings=settings, named=voters, gated=True)
-
-
-def _stated(config: NodeConfig) -> StatedFacts:
-    facts = config.facts
-    return StatedFacts(
-        on_mains=None if facts.power is None else facts.power == "mains",
-        wired=facts.wired,
-        memory_free_bytes=None if facts.memory_mb is None else facts.memory_mb * 2**20,
-    )
-
-
-def _blob_store(config: NodeConfig) -> BlobStore:
-    try:
-        return BlobStore(config.state_dir / "cache")
-    except StorageFault as error:
-        raise UsageError(str(error)) from error
-
-
-def _container_manager(config: NodeConfig, node: NodeId) -> ContainerManager:
-    facts = ContextFacts(node_id=str(node), http_port=config.gateway.tcp_port or 0)
-    return ContainerManager(lambda: Containers(config.state_dir / "containers", facts=facts))
-
-
-def _blobs(config: NodeConfig, system: ActorSystem) -> Blobs:
-    wanted = config.blobs
-    return Blobs(
-        lambda: BlobFolder(config.state_dir / "blobs", quota_bytes=wanted.quota_mb * 2**20),
-        lambda peer: open_stream(system, peer, blob_messages.SERVICE),
-        accept=[Standing(each) for each in wanted.accept],
-    )
-
-
-def _punching(config: NodeConfig) -> PunchSettings:
-    return PunchSettings(enabled=config.punching.enabled, private=config.punching.private)
-
-
-def _topics(config: NodeConfig, system: ActorSystem, site: SiteKeys) -> Topics:
-    settings = TopicSettings(
-        may_subscribe=config.pubsub.subscribe,
-        may_publish=config.pubsub.publish,
-        joins=tuple(
-            JoinWanted(each.node, each.topics, each.direction != "out", each.direction != "in") for each in config.join
-        ),
-    )
-    return Topics(system.node_id, site.tag, settings, lambda peer: open_stream(system, peer, topic_messages.SERVICE))
-
-
-def _cloud_address(cloud: CloudRef | None) -> CloudAddress | None:
-    return None if cloud is None else CloudAddress(cloud.id, cloud.host, cloud.port)
 
 
 def _site_keys(config: NodeConfig) -> tuple[SiteKeys, bool]:
