@@ -67,7 +67,7 @@ from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.topics import messages as topic_messages
 from atoll.actors.topics.errors import TooFast
-from atoll.actors.topics.orders import OpenSubscription, Published, PublishTopic
+from atoll.actors.topics.orders import EndReading, OpenSubscription, Published, PublishTopic
 from atoll.actors.topics.subscription import Subscription
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.uplink.ask import ask_cloud
@@ -171,6 +171,8 @@ class Node:
                 await self._ask_here(discoverer_messages.SUSPICION, Leaving(), 0.2)
             with suppress(AskFailed):
                 await self._ask_here(router_messages.PATH, EndSessions("this node stops"), 0.2)
+            with suppress(AskFailed):
+                await self._ask_here(topic_messages.PATH, EndReading("this node stops"), 0.2)
         self._open = False
         return await self._stack.__aexit__(kind, error, trace)
 

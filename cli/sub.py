@@ -111,6 +111,8 @@ class _Reader:
                 click.echo(f"the way to {shown(self._source)} is lost: {shown(why)}; trying again", err=True)
             case WayFoundEvent():
                 click.echo(f"there is a way to {shown(self._source)} again", err=True)
+            case EndEvent(why=why, again=True):
+                raise NoAnswer(why, "subscribe again when the node is there")
             case EndEvent(why=why):
                 raise Failed(why, "subscribe again, or see `atoll status`")
 

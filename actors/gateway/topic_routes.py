@@ -29,6 +29,7 @@ from atoll.actors.gateway.topic_views import (
     WayFoundEvent,
     WayLostEvent,
 )
+from atoll.actors.topics.errors import GateLost
 from atoll.actors.topics.messages import PAYLOAD_BYTES_MAX, Publication
 from atoll.actors.topics.orders import WayFound, WayLost
 from atoll.actors.topics.ring import Missed
@@ -137,5 +138,5 @@ class _Lines(Response):
                 try:
                     event = event_of(await subscription.next())
                 except ContainerError as error:
-                    event = EndEvent(why=str(error))
+                    event = EndEvent(why=str(error), again=isinstance(error, GateLost))
         await send({"type": "http.response.body", "body": _encoder.encode(event) + b"\n", "more_body": False})

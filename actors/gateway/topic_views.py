@@ -103,6 +103,8 @@ class EndEvent(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="
     """Nothing follows."""
 
     why: str
+    again: bool = False
+    """Subscribing again has sense as soon as the node is there."""
 
 
 TopicEvent: TypeAlias = MessageEvent | ReadyEvent | MissedEvent | WayLostEvent | WayFoundEvent | EndEvent

@@ -68,6 +68,13 @@ class WayFound:
 
 
 @dataclass(frozen=True, slots=True)
+class EndReading:
+    """End every subscription with that reason: the node stops."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeTopics:
     """Ask who subscribes here, and how the joins do; answered with `TopicsDescribed`."""
 

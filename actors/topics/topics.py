@@ -53,6 +53,7 @@ from atoll.actors.topics.messages import (
 )
 from atoll.actors.topics.orders import (
     DescribeTopics,
+    EndReading,
     OpenSubscription,
     Published,
     PublishTopic,
@@ -167,9 +168,11 @@ class Topics(Actor):
 
     async def stopped(self) -> None:
         """Tell whoever reads that nothing more comes."""
-        lost = GateLost("the topics of this node ended; subscribe again")
+        self._end_reading("the topics of this node ended; subscribe again")
+
+    def _end_reading(self, why: str) -> None:
         for each in (*self._subscriptions.values(), *self._remote.open):
-            each.fail(lost)
+            each.fail(GateLost(why))
 
     async def _look(self) -> None:
         while True:
@@ -395,6 +398,11 @@ class Topics(Actor):
         if subscription is not None:
             subscription.close()
         return subscription is not None
+
+    @handles
+    async def end_reading(self, wanted: EndReading) -> None:
+        """Tell whoever reads that nothing more comes: else a gateway that stops would wait for them."""
+        self._end_reading(wanted.why)
 
     @handles
     async def describe(self, _: DescribeTopics) -> TopicsDescribed:

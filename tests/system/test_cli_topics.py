@@ -23,6 +23,8 @@ from atoll.actors.gateway.live_topics import LiveTopics
 from atoll.actors.gateway.messages import HttpRequest
 from atoll.actors.gateway.ports import UnknownName
 from atoll.actors.topics import exchange
+from atoll.actors.topics.orders import EndReading
+from atoll.cli import sub
 
 
 class Node(SmallNode):
@@ -161,6 +163,28 @@ def test_what_is_missing_is_said_where_it_is_missing(gates, monkeypatch):
         assert len(fine(done).splitlines()) == 2
         assert missing in done.stderr
         block_until(lambda: not readers(tv.host))
+
+
+def test_a_node_that_stops_reading_is_subscribed_to_again_and_that_is_said(gates, monkeypatch):
+    tv, _, world = gates
+    monkeypatch.setattr(sub, "AWAY_LOOK_S", 0.01)
+
+    async def end_and_publish():
+        for payload in (b"1", b"2"):
+            while not readers(tv.host):  # noqa: ASYNC110 - see above
+                await anyio.sleep(0.005)
+            await tv.host.publish("a", payload)
+            if payload == b"1":
+                await tv.host.ask(EndReading("this node stops"))
+                while readers(tv.host):  # noqa: ASYNC110 - see above
+                    await anyio.sleep(0.001)
+
+    task = world.portal.start_task_soon(end_and_publish)
+    done = tv("sub", "a", "--count", "2")
+    task.result(10)
+    assert fine(done).splitlines() == ["a  1", "a  2"]
+    assert "this node stops; waiting for the node" in done.stderr
+    assert "messages may be missing here" in done.stderr
 
 
 def test_what_cannot_be_done_is_said(gates):
