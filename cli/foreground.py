@@ -20,6 +20,7 @@ from typing import Any
 
 import anyio
 
+from atoll.actors.runtime.allocator import keep_memory_for_bursts
 from atoll.cli.output import fail
 from atoll.transport.errors import TransportError
 
@@ -107,6 +108,7 @@ def run_in_foreground(
     drain: Drain | None = None,
 ) -> None:
     """Open, say what runs, wait for a signal, close; `said` words what was opened, `remedy` what helps if it fails."""
+    keep_memory_for_bursts()
 
     async def serve() -> None:
         with anyio.open_signal_receiver(*_ending_signals()) as signals:

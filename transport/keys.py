@@ -8,8 +8,6 @@ from pathlib import Path
 
 import nacl.bindings
 import nacl.exceptions
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
@@ -104,6 +102,10 @@ class SiteKeys:
         return cls(os.urandom(SITE_SECRET_BYTES))
 
     def _derive(self, label: bytes, length: int = 32) -> bytes:
+        # Imported where it is wanted: a relay belongs to no site, and the library takes 7 MB.
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
         return HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=b"atoll site " + label).derive(
             self.secret
         )

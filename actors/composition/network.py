@@ -27,9 +27,9 @@ from atoll.actors.image_exchange.messages import CACHE
 from atoll.actors.placement import messages as placement_messages
 from atoll.actors.placement.placement_actor import PlacementActor
 from atoll.actors.router import messages as router_messages
+from atoll.actors.router.cloud_address import CloudAddress
 from atoll.actors.router.router import Router
 from atoll.actors.router.streams import Services
-from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import ChildSpec, Strategy, SupervisorSpec
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.tunnel_relay.puncher import PunchSettings

@@ -27,6 +27,7 @@ from atoll.actors.cloud.messages import GRANT_AUDIENCE
 from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router.bearers import Bearers, BearersSeen
 from atoll.actors.router.circuits import CircuitsThere
+from atoll.actors.router.cloud_address import CloudAddress
 from atoll.actors.router.conversation import (
     Conversation,
     Ended,
@@ -71,7 +72,7 @@ from atoll.actors.router.punches import Punches
 from atoll.actors.router.routes import RouteTable, Way
 from atoll.actors.router.streams import Services, Streams
 from atoll.actors.router.upkeep import Upkeep
-from atoll.actors.router.ways import CloudAddress, Means, Ways
+from atoll.actors.router.ways import Means, Ways
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskCongested, AskDeclined, AskFailed, AskNotUnderstood
 from atoll.transport.base import Delivered, DialFailed, LinkDown, LinkUp, Standing, Transport

@@ -16,6 +16,7 @@ import anyio
 
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
 from atoll.actors.discoverer.messages import LinkComing, LinkWanted
+from atoll.actors.router.cloud_address import LINK_WAIT_S, CloudAddress
 from atoll.actors.router.conversation import Conversation
 from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.messages import PATH, LinkSeen, Reach
@@ -49,17 +50,6 @@ RESUME_S = 3.0
 """For the peer's answer over a new path of a session that had none."""
 RESTORE_PAUSE_S = 0.25
 """Between two attempts to find such a path."""
-LINK_WAIT_S = 6.0
-"""For a link to the cloud, its DNS and its handshake."""
-
-
-@dataclass(frozen=True, slots=True)
-class CloudAddress:
-    """The cloud that is pinned here, and where it is."""
-
-    node: NodeId
-    host: str
-    port: int
 
 
 @dataclass(frozen=True, slots=True)

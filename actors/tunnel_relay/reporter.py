@@ -10,9 +10,9 @@ import anyio
 from atoll.actors.cloud import messages as cloud_messages
 from atoll.actors.cloud.messages import SIGNALING, RelayKnown, RelayReport
 from atoll.actors.router import messages as router_messages
+from atoll.actors.router.cloud_address import CloudAddress
+from atoll.actors.router.link_router import LinkRouter
 from atoll.actors.router.messages import PATH as ROUTER
-from atoll.actors.router.router import Router
-from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, AskFailed, ChildSpec, Strategy, SupervisorSpec
 from atoll.actors.tunnel_relay.relay import Relay
@@ -105,7 +105,7 @@ async def reporting(
                 name="reporting",
                 strategy=Strategy.REST_FOR_ONE,
                 children=(
-                    ChildSpec(name=ROUTER, factory=lambda: Router(key, transport, cloud)),
+                    ChildSpec(name=ROUTER, factory=lambda: LinkRouter(transport, cloud)),
                     ChildSpec(name=UPLINK, factory=lambda: Uplink(key.node_id, cloud.node, None)),
                     ChildSpec(name="reporter", factory=lambda: Reporter(report, relay.told_to_drain)),
                 ),

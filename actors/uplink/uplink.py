@@ -27,7 +27,6 @@ from atoll.actors.uplink.messages import LINK_S, AskCloud, CloudSeen, GrantWante
 from atoll.transport.base import Standing
 from atoll.transport.errors import Congested, Expired, PeerError
 from atoll.transport.identity import NodeId
-from atoll.transport.tokens import GRANT_BYTES_MAX, check_grant
 
 log = logging.getLogger("atoll.uplink")
 
@@ -73,6 +72,8 @@ class Uplink(Actor):
 
     def _read(self, grant_file: Path) -> None:
         """Use the grant on disk if it can be read and is good; a new one replaces it otherwise."""
+        from atoll.transport.tokens import GRANT_BYTES_MAX  # noqa: PLC0415 - see `_keep`
+
         try:
             with grant_file.open("rb") as file:
                 grant = file.read(GRANT_BYTES_MAX + 1)
@@ -188,6 +189,9 @@ class Uplink(Actor):
         if cloud is None:
             return False
         try:
+            # Imported where it is wanted: a relay has no grant, and what checks them takes its memory.
+            from atoll.transport.tokens import check_grant  # noqa: PLC0415
+
             read = check_grant(grant, issuer=cloud, bearer=self._own, audience=GRANT_AUDIENCE, now=time.time())
         except (PeerError, Expired) as error:
             log.warning("a grant is not used: %s", error)

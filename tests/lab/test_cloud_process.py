@@ -35,8 +35,8 @@ from atoll.actors.cloud.messages import (
 )
 from atoll.actors.cloud.store import CloudStore
 from atoll.actors.router import messages as router_messages
+from atoll.actors.router.cloud_address import CloudAddress
 from atoll.actors.router.router import Router
-from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import ActorSystem, Address, AskFailed
 from atoll.actors.runtime.errors import AskCongested
 from atoll.actors.tunnel_relay.tickets import Role, check

@@ -92,7 +92,13 @@ def test_websockets_with_the_certificate_in_the_state_directory(tmp_path, worker
         assert shown.stdout.startswith("serving\n")
 
 
-def test_a_certificate_that_is_not_there_is_said_with_what_to_do(tmp_path):
+def test_a_relay_without_a_certificate_makes_itself_one(tmp_path):
+    with relay_program(tmp_path, "websocket.port=0"):
+        assert (tmp_path / "certificate.pem").exists()
+
+
+def test_a_certificate_without_its_key_is_said_with_what_to_do(tmp_path):
+    (tmp_path / "certificate.key").write_text("what is this?")
     with (
         pytest.raises(Unreachable, match=r"certificate\.pem.*websocket\.certificate") as said,
         relay_program(tmp_path, "websocket.port=0"),

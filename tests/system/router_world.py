@@ -9,12 +9,12 @@ from waiting import until
 
 from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router import messages as router_messages
+from atoll.actors.router.cloud_address import CloudAddress
 from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
 from atoll.actors.router.paths import OpenBearer, OpenPunched, OpenSep, PathLost, RecordsArrived, SepPaths
 from atoll.actors.router.router import Router
 from atoll.actors.router.routes import Way
-from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import Actor, ActorSystem, Address, Declined, handles
 from atoll.actors.runtime.actor import LATER

@@ -28,11 +28,11 @@ from router_world import (
 )
 
 from atoll.actors.router import ways as ways_module
+from atoll.actors.router.cloud_address import CloudAddress
 from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.messages import DescribeRoutes, LetGo, PeerDown, PeerUp, Reach, SepAnswer, SepDelivery
 from atoll.actors.router.paths import OpenBearer, OpenSep
 from atoll.actors.router.routes import Way
-from atoll.actors.router.ways import CloudAddress
 from atoll.actors.runtime import Address
 from atoll.actors.runtime.errors import AskDeclined, AskFailed, AskRefused, AskUnreachable
 from atoll.actors.tunnel_relay.messages import BearerRequest

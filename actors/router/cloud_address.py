@@ -1,0 +1,17 @@
+"""Where the cloud of a node is."""
+
+from dataclasses import dataclass
+
+from atoll.transport.identity import NodeId
+
+LINK_WAIT_S = 6.0
+"""For a link to the cloud, its DNS and its handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudAddress:
+    """The cloud that is pinned here, and where it is."""
+
+    node: NodeId
+    host: str
+    port: int
