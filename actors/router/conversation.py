@@ -54,6 +54,8 @@ class Conversation:
     """The connections that are paths of the session."""
     retired: dict[Path, float] = field(default_factory=dict)
     """Paths that are being left in good order, and when something came over each last."""
+    closed: set[Path] = field(default_factory=set)
+    """Paths that were let go here; what still comes over one is read, and does not make it a path again."""
     _vias: dict[Path, Via] = field(default_factory=dict)
 
     @property

@@ -196,8 +196,10 @@ class Conversations:
     def path_lost(self, path: Path, reason: str, now: float) -> None:
         """Forget a path; a conversation that has no other is over."""
         for conversation in self.all():
+            conversation.closed.discard(path)
             if path in conversation.paths:
                 self._lose(conversation, path, reason, now)
+                conversation.closed.discard(path)
 
     def drained(self, path: Path, now: float) -> None:
         """Hear that a path that was full takes more."""
@@ -355,6 +357,8 @@ class Conversations:
             conversation.way, conversation.relay = path.way, path.relay
 
     def _prefer(self, conversation: Conversation, path: Path) -> None:
+        if path in conversation.closed:
+            return
         conversation.orphaned_at = None
         if conversation.paths and conversation.paths[0] is path:
             return
@@ -393,6 +397,7 @@ class Conversations:
         if in_order and not self._in_use(path):
             # Whoever holds it hears that this was no loss, and puts nothing in its place.
             path.close()
+            conversation.closed.add(path)
         events: list[SessionEvent] = []
         for number in [number for number, each in conversation.numbers.items() if each is path]:
             del conversation.numbers[number]

@@ -167,6 +167,28 @@ def test_a_session_leaves_a_silent_path_for_another_and_says_so(world, caller, c
     assert (conversation.established, in_use in conversation.paths) == (True, False)
 
 
+def test_what_comes_late_over_a_path_that_was_let_go_does_not_bring_it_back(world, caller, callee):
+    sep, bearer = world.path(caller, callee), world.path(caller, callee, way=Way.BEP, relay="relay-2")
+    talk, answered = established(world, caller, callee, sep, bearer)
+    world.wait(25.0)
+    assert talk.in_use is bearer
+    caller.conversations.retire(talk, bearer, "its ticket expires", world.now)
+    world.wait(2.0)
+    assert talk.in_use is sep
+    assert answered.in_use is sep.other
+    late = list(bearer.other.sent)
+    answered.session.paths._send_probe(answered.session.paths.get(2), world.now)
+    callee.conversations.flush(answered, world.now)
+    world.wire.clear()
+    late = bearer.other.sent[len(late) :]
+    assert late
+    caller.conversations.let_go(talk, bearer, "its ticket expires", world.now)
+    assert bearer.closed
+    for record in late:
+        caller.conversations.take(bearer, record, world.now)
+    assert talk.paths == [sep]
+
+
 def test_a_path_found_for_nobody_is_not_taken(world, caller, callee):
     conversation, _ = established(world, caller, callee)
     used = conversation.paths[0]
