@@ -213,6 +213,7 @@ class TopicWorld:
         found = reader.subscriber.ring.take()
         if isinstance(found, Missed):
             reader.missed += found.count or 0
+            reader.doubts += found.count is None
         elif found is not None:
             number, item = found
             reader.subscriber.ring.acknowledge(number)

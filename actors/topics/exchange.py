@@ -117,6 +117,8 @@ class _Source:
     boot: bytes
     turn: int
     heard: int = 0
+    rested: bool = False
+    """Nothing was wanted meanwhile: a new turn is no loss."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,7 +143,10 @@ class Exchange:
     _links: dict[NodeId, _Link] = field(default_factory=dict)
     _sources: dict[NodeId, _Source] = field(default_factory=dict)
     _last: int = 0
-    _turns: int = 0
+    _rested: bool = False
+    """Nothing was wanted at some time: an earlier turn may have been ended by ourselves."""
+    _turns: dict[NodeId, tuple[bytes, int]] = field(default_factory=dict)
+    """How often each life of a member was entered."""
 
     # Subscribers of this node
 
@@ -179,6 +184,10 @@ class Exchange:
             self._wishes[each] -= 1
             if not self._wishes[each]:
                 del self._wishes[each]
+        if not self._wishes:
+            self._rested = True
+            for source in self._sources.values():
+                source.rested = True
         return self._wish(now) if len(self._wishes) != before else []
 
     def settled(self, version: int) -> bool:
@@ -217,7 +226,7 @@ class Exchange:
         effects = self._deliver(item)
         wanted = self._members if isinstance(item, Lost) else self._member_tree.holders(item.topic)
         for peer in sorted(wanted):
-            self._members[peer].ring.put(item, item.size, item.weight)
+            self._members[peer].ring.put(item, item.size, item.weight, sure=item.sure)
             effects.append(Flush(peer))
         return effects
 
@@ -258,7 +267,7 @@ class Exchange:
                 if leaves is None:
                     continue
                 given = leaves
-            subscriber.ring.put(given, given.size, given.weight)
+            subscriber.ring.put(given, given.size, given.weight, sure=given.sure)
             effects.append(Wake(number))
         return effects
 
@@ -274,12 +283,17 @@ class Exchange:
         batch: list[Item] = []
         first = size = 0
         while len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
-            if isinstance(found := member.ring.take(), Missed):
+            found = member.ring.take()
+            if found == Missed(None):
+                # Said anew, behind what waits.
+                member.ring.put(Lost(), Lost().size, sure=False)
+                continue
+            if isinstance(found, Missed):
                 # The gap in the numbers says it; so the next batch begins behind it.
                 if batch:
                     break
-                found = member.ring.take()
-            if found is None or isinstance(found, Missed):
+                continue
+            if found is None:
                 break
             number, item = found
             first = first or number - item.weight + 1
@@ -365,11 +379,17 @@ class Exchange:
             if member is None:
                 if len(self._members) >= MEMBERS_MAX:
                     return []
-                self._turns += 1
-                member = _Member(wanted.boot, -1, (), now, self._new_ring(), self._turns)
+                member = _Member(wanted.boot, -1, (), now, self._new_ring(), self._next_turn(peer, wanted.boot))
                 self._members[peer] = member
             self._renew(peer, member, wanted, now)
         return [Say(peer, TopicsTaken(wanted.boot, wanted.version))]
+
+    def _next_turn(self, peer: NodeId, boot: bytes) -> int:
+        known, turn = self._turns.pop(peer, (boot, 0))
+        self._turns[peer] = boot, turn + 1 if known == boot else 1
+        if len(self._turns) > MEMBERS_MAX:
+            del self._turns[next(iter(self._turns))]
+        return self._turns[peer][1]
 
     def _renew(self, peer: NodeId, member: _Member, wanted: TopicsWanted, now: float) -> None:
         member.until = now + LEASE_S
@@ -392,7 +412,7 @@ class Exchange:
         effects: list[ExchangeEffect] = []
         source = self._sources.get(peer)
         if source is None or (source.boot, source.turn) != (messages.boot, messages.turn):
-            if source is not None:
+            if (messages.turn > 1 and not self._rested) if source is None else not source.rested:
                 # It started anew, or forgot us while we could not be reached.
                 effects += self._deliver(Lost())
             source = self._sources[peer] = _Source(messages.boot, messages.turn)
@@ -401,6 +421,7 @@ class Exchange:
             raise MalformedFrame("a member numbers its messages twice, or has lost more than it can have sent")
         if gap:
             effects += self._deliver(Lost(gap))
+        source.rested = False
         source.heard = messages.first - 1 + sum(each.weight for each in messages.items)
         for each in messages.items:
             if isinstance(each, Lost) or self._is_new(each):

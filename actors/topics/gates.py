@@ -197,6 +197,9 @@ class Gates:
                 return [*effects, *self.exchange.inject(item)]
         raise MalformedFrame(f"{type(message).__name__} has no sense here")
 
+    def _lost_here(self, guest: Guest) -> tuple[bytes, ...]:
+        return () if guest.site == self.exchange.site else (self.exchange.site,)
+
     def _via(self, guest: Guest) -> tuple[bytes, ...]:
         return () if guest.site == self.exchange.site else (guest.site,)
 
@@ -223,8 +226,11 @@ class Gates:
             return VisitTaken(guest.taken)
         ring = None if guest.subscriber is None else guest.subscriber.ring
         found = None if ring is None else ring.take()
-        if ring is not None and isinstance(found, Missed):
-            # The gap in the numbers says it.
+        while ring is not None and isinstance(found, Missed):
+            # The gap in the numbers says it; what is not known is said anew, behind what waits.
+            if found.count is None:
+                lost = Lost(via=self._lost_here(guest))
+                ring.put(lost, lost.size, sure=False)
             found = ring.take()
         return None if found is None or isinstance(found, Missed) else VisitMessage(*found)
 

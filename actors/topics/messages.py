@@ -74,6 +74,11 @@ class Publication(msgspec.Struct, frozen=True, array_like=True, tag="message"):
         """Say how many numbers it takes."""
         return 1
 
+    @property
+    def sure(self) -> bool:
+        """Tell whether it is what it is; of `Lost` it is another thing."""
+        return True
+
 
 class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
     """Word of messages that are lost, which anybody may have wanted; it goes the way that they would have gone."""
@@ -92,6 +97,11 @@ class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
     def weight(self) -> int:
         """Say how many numbers it takes."""
         return self.count or 1
+
+    @property
+    def sure(self) -> bool:
+        """Tell whether it says how many."""
+        return self.count is not None
 
 
 Item: TypeAlias = Publication | Lost
@@ -121,7 +131,7 @@ class TopicMessages(Message, frozen=True, array_like=True, tag="topics.messages"
     wanted_boot: Boot
     """Of the `TopicsWanted` that it answers."""
     turn: Number
-    """Rises when a wish is entered whose lease had ended; numbers begin at 1 in each."""
+    """Rises from 1 when a wish is entered whose lease had ended; numbers begin at 1 in each."""
     first: Annotated[int, msgspec.Meta(ge=1, le=NUMBER_MAX)]
     """The number of the first; a `Lost` takes as many as it counts."""
     items: Annotated[tuple[Item, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]

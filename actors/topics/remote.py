@@ -44,7 +44,7 @@ class _RemoteReader:
     def _hear(self, event: VisitEvent) -> None:
         match event:
             case Arrived(item):
-                self._ring.put(item, item.size, item.weight)
+                self._ring.put(item, item.size, item.weight, sure=item.sure)
             case Welcomed():
                 if self._reached:
                     self.subscription.say(WayFound())

@@ -41,6 +41,10 @@ class Ring(Generic[T]):
         self.bytes = 0
         self.lost = 0
         """How many of those that waited found no room."""
+        self._unsure: set[int] = set()
+        """Numbers of items that stand for nobody knows how many."""
+        self._doubt = False
+        """One of these found no room."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -48,11 +52,13 @@ class Ring(Generic[T]):
     @property
     def waits(self) -> bool:
         """Tell whether `take` has something."""
-        return self.told < self.last
+        return self._doubt or self.told < self.last
 
-    def put(self, item: T, size: int, weight: int = 1) -> int:
+    def put(self, item: T, size: int, weight: int = 1, *, sure: bool = True) -> int:
         """Add one, and give its number; the oldest go where there is no room."""
         self.last += weight
+        if not sure:
+            self._unsure.add(self.last)
         self._items.append((self.last, item, size, weight))
         self.bytes += size
         while len(self._items) > 1 and (len(self._items) > self._count_max or self.bytes > self._bytes_max):
@@ -61,6 +67,9 @@ class Ring(Generic[T]):
 
     def take(self) -> tuple[int, T] | Missed | None:
         """Give what comes next: an item with its number, or how many are lost before it."""
+        if self._doubt:
+            self._doubt = False
+            return Missed(None)
         if self._taken == len(self._items):
             return None
         number, item, _, weight = self._items[self._taken]
@@ -87,12 +96,15 @@ class Ring(Generic[T]):
             self._drop()
 
     def _drop(self) -> None:
-        _, _, size, weight = self._items.popleft()
+        number, _, size, weight = self._items.popleft()
         self.bytes -= size
+        unsure = number in self._unsure
+        self._unsure.discard(number)
         if self._taken:
             self._taken -= 1
         else:
             self.lost += weight
+            self._doubt = self._doubt or unsure
 
     def check(self) -> None:
         """Assert what always holds."""

@@ -161,7 +161,7 @@ class Visit:
 
     def publish(self, item: Item) -> int:
         """Have a message published there, in its turn, or word of a loss said; give its number."""
-        return self._out.put(item, item.size, item.weight)
+        return self._out.put(item, item.size, item.weight, sure=item.sure)
 
     @property
     def delivered(self) -> bool:

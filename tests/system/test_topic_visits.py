@@ -82,6 +82,18 @@ async def test_word_of_the_way_comes_to_whoever_reads_events():
             assert [type(await here.next()) for _ in range(2)] == [WayLost, WayFound]
 
 
+async def test_whoever_subscribes_again_is_not_told_of_losses_that_there_were_none():
+    async with world() as made:
+        tv, phone = await made.host("tv"), await made.host("phone")
+        for payload in numbered(3):
+            here = await phone.subscribe("#")
+            await tv.publish("a", payload)
+            assert await read(here, 1) == [payload]
+            assert (here.missed, here.unsure) == (0, False)
+            here.close()
+            await until(lambda: not tv.topics.exchange.wanting)
+
+
 async def test_a_reader_that_is_too_slow_loses_the_oldest_and_is_told_how_many(monkeypatch):
     monkeypatch.setattr(exchange, "WAITING_MAX", 5)
     async with world() as made:
