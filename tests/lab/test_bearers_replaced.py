@@ -126,3 +126,6 @@ async def test_a_transfer_outlives_its_tickets_and_a_drain(planned, relays, shor
         assert max(ear.stall_s for ear in ears) <= STALL_S_MAX
         assert after != before
         assert ways.bearers > 0.8 * ways.looks, ways.reasons
+        # A loss heals as well, and nearly as fast; here nothing is lost at all.
+        assert not [each for each in ways.reasons if "was lost" in each], ways.reasons
+        assert [each for each in ways.reasons if "expires" in each], ways.reasons
