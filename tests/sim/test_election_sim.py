@@ -36,6 +36,7 @@ def test_one_lease_holder_and_one_supernode_per_epoch_despite_every_fault(seed, 
     assert report.elections > 0, replay(request, seed)
 
 
+@pytest.mark.seeds(60)
 def test_damaged_journals_never_make_two_supernodes(seed, sim_seconds, request):
     report = site_of(seed, FORGETTING).run(sim_seconds / 2)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
@@ -74,6 +75,7 @@ def everybody_at_once(seed, stop_s, hosts):
     ][seed % 4]
 
 
+@pytest.mark.seeds(100)
 def test_a_supernode_is_back_within_three_leases_after_the_faults_stop(seed, request):
     stop_s, voters, bystanders = 10.0, 1 + seed % 7, seed % 3
     script = everybody_at_once(seed, stop_s, voters + bystanders)

@@ -20,25 +20,25 @@ def replay(world):
     return f"{world.violations}; replay with: pytest tests/sim/test_multipath_sim.py --sim-seed {world.seed}"
 
 
-@pytest.mark.seeds(20)
+@pytest.mark.seeds(8)
 def test_paths_break_one_at_a_time(seed):
     world = MultipathWorld(seed).run()
     assert not world.violations, replay(world)
 
 
-@pytest.mark.seeds(30)
+@pytest.mark.seeds(12)
 def test_records_are_lost_too_and_streams_are_reset(seed):
     world = MultipathWorld(seed, LOSSY).run()
     assert not world.violations, replay(world)
 
 
-@pytest.mark.seeds(20)
+@pytest.mark.seeds(8)
 def test_two_of_three_paths_break_at_once(seed):
     world = MultipathWorld(seed, TWO).run()
     assert not world.violations, replay(world)
 
 
-@pytest.mark.seeds(20)
+@pytest.mark.seeds(8)
 def test_paths_that_end_in_good_order_are_left_before_and_nobody_waits(seed):
     world = MultipathWorld(seed, RETIRES).run()
     assert not world.violations, replay(world)

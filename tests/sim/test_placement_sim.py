@@ -31,7 +31,7 @@ def site_of(seed, plan, **more):
     )
 
 
-@pytest.mark.seeds(80)
+@pytest.mark.seeds(40)
 def test_places_are_swapped_one_after_the_other_despite_every_fault(seed, sim_seconds, request):
     report = site_of(seed, PLANS[seed % len(PLANS)]).run(sim_seconds / 12)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"

@@ -14,7 +14,7 @@ WORLDS = {
 }
 
 
-@pytest.mark.seeds(3)
+@pytest.mark.seeds(1)
 @pytest.mark.parametrize("name", WORLDS)
 def test_keys_are_renewed_without_a_pause_and_what_was_stolen_before_opens_nothing_later(name, seed):
     world = KeyWorld(seed, WORLDS[name]).run()

@@ -36,19 +36,19 @@ def site_of(seed, plan, settings=QUICK):
     )
 
 
-@pytest.mark.seeds(60)
+@pytest.mark.seeds(30)
 def test_one_roster_of_each_version_and_one_lease_holder_while_voters_come_and_go(seed, sim_seconds, request):
     report = site_of(seed, PLANS[seed % len(PLANS)]).run(sim_seconds / 2)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
-@pytest.mark.seeds(60)
+@pytest.mark.seeds(30)
 def test_damaged_journals_and_changes_of_the_roster_together_break_nothing(seed, sim_seconds, request):
     report = site_of(seed, DAMAGED).run(sim_seconds / 2)
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
-@pytest.mark.seeds(60)
+@pytest.mark.seeds(30)
 def test_a_supernode_is_back_within_three_leases_though_a_change_was_under_way(seed, request):
     plan = FaultPlan(
         every_s=(0.05, 2.0), until_s=10.0, weights={**ANY, "tell": 3.0}, facts=(Leave("it is sold"), Resign("to drain"))

@@ -20,7 +20,7 @@ WORLDS = {
 }
 
 
-@pytest.mark.seeds(10)
+@pytest.mark.seeds(4)
 @pytest.mark.parametrize("name", WORLDS)
 def test_every_question_is_answered_in_time_while_one_path_is_whole(name, seed):
     world = CallWorld(seed, WORLDS[name]).run()
