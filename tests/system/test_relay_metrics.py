@@ -98,10 +98,11 @@ async def test_the_numbers_are_right_and_in_the_form_that_prometheus_reads():
             ("atoll_relay_sep_circuits",): 1,
             ("atoll_relay_sep_records_total", "inbound"): 1,
             ("atoll_relay_draining",): 0,
-            ("process_open_fds",): found[("atoll_relay_descriptors",)],
             ("process_max_fds",): found[("atoll_relay_descriptors_max",)],
         }.items():
             assert found[name] == value, name
+        # Counted one after the other, and the threads of this process open and close some.
+        assert abs(found[("process_open_fds",)] - found[("atoll_relay_descriptors",)]) <= 8
         shown = json.loads(said)
         assert (shown["tunnels"], shown["refusals"], shown["draining"]) == (1, {"malformed": 1}, False)
         assert shown["descriptors"] <= shown["descriptors_max"]
