@@ -41,7 +41,7 @@ RETRY_S = 0.05
 closes our own hole, too: where both NATs send them, two SYNs have to meet on their way; many tries make that likely."""
 RESPONDER_RETRY_S = 0.07
 """The same at the other end: with one pause at both they could miss each other in step for ever."""
-DIALS_MAX = 60
+DIALS_MAX = 48
 """Of one address in one attempt."""
 COMERS_MAX = 4
 """Connections at once that others have begun, and of which it is not known who is there; more are dropped."""

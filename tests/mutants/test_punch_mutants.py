@@ -3,11 +3,12 @@
 import pytest
 
 from atoll.actors.tunnel_relay.candidates import NatMapping, Policy, View
-from atoll.actors.tunnel_relay.punching import Punch, Role, Say, Use
+from atoll.actors.tunnel_relay.punching import DIALS_MAX, Dial, Punch, Role, Say, Use
 from atoll.testing.punch_adversary import PunchAdversary
 from atoll.testing.punch_world import NatKind, PunchWorld
 from atoll.transport.bearer import OK, encode_preamble, preamble_bytes_missing
 from atoll.transport.errors import MalformedFrame
+from atoll.transport.tcp_address import TcpAddress
 
 SEEDS = range(40)
 
@@ -135,6 +136,20 @@ def knows_what_is_in_vain(seed, *, view=View):
     assert all("both ends" in end.failed for end in world.ends.values())
 
 
+def refused_by_all(seed, *, punch=Punch):
+    """Nobody lets it in, and says so at once."""
+    target = TcpAddress("203.0.113.2", 1024 + seed)
+    view = View(NatMapping.INDEPENDENT, (target,))
+    for role in Role:
+        attempt = punch(role, (bytes(16), bytes(16)), view, view, [target], began_at=0.0)
+        dials, now = len(attempt.start()), 0.0
+        while not attempt.over:
+            attempt.refused(target, now)
+            now = attempt.deadline
+            dials += sum(isinstance(each, Dial) for each in attempt.tick(now))
+        assert dials <= DIALS_MAX
+
+
 NEMESES = {
     BelievesEveryProof: (attacked, "punch"),
     TakesAnEchoForThePeer: (attacked, "punch"),
@@ -142,7 +157,7 @@ NEMESES = {
     TakesEverybodyWhoComes: (attacked, "punch"),
     UsesAConnectionThatWasNotChosen: (attacked, "punch"),
     GoesOnAfterTheEnd: (attacked, "punch"),
-    DialsForEver: (attacked, "punch"),
+    DialsForEver: (refused_by_all, "punch"),
     NeverGivesUp: (attacked, "punch"),
     DialsOnce: (gets_through, "punch"),
     ChoosesNothing: (gets_through, "punch"),

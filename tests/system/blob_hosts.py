@@ -50,6 +50,7 @@ class Host:
         self.world = world
         self.id = NodeKey(bytes([number]) * 32).node_id
         self.folder = folder
+        self.alive = False
         self.settings = {"quota_bytes": 2**30, "accept": (), "standing": Standing.MEMBER} | settings
 
     async def start(self):
@@ -62,6 +63,7 @@ class Host:
         async with ActorSystem(self.id, CODEC) as self.system:
             self.made = []
             await self.system.spawn(self._blobs, PATH)
+            self.alive = True
             task_status.started()
             await self.ending.wait()
         self.ended.set()
@@ -71,12 +73,9 @@ class Host:
         self.made.append(Blobs(opened, self.open_stream, accept=self.settings["accept"]))
         return self.made[-1]
 
-    @property
-    def alive(self):
-        return not self.ending.is_set()
-
     async def kill(self):
         """End it; what it had in memory is gone, and nobody was told."""
+        self.alive = False
         self.ending.set()
         await self.ended.wait()
 

@@ -35,7 +35,7 @@ class Host:
         self.world, self.name, self.site = world, name, site
         self.id = NodeKey(bytes([number]) * 32).node_id
         self.settings = TopicSettings(**settings)
-        self.congested = False
+        self.congested = self.alive = False
 
     async def start(self):
         await self.world.tasks.start(self._live)
@@ -49,6 +49,7 @@ class Host:
         self.ending, self.ended = anyio.Event(), anyio.Event()
         async with ActorSystem(self.id, CODEC, self._outlet) as self.system:
             await self.system.spawn(lambda: Topics(self.id, tag(self.site), self.settings, self._open), PATH)
+            self.alive = True
             task_status.started()
             await self.ending.wait()
         self.ended.set()
@@ -72,15 +73,12 @@ class Host:
         return ours
 
     @property
-    def alive(self):
-        return not self.ending.is_set()
-
-    @property
     def topics(self):
         return self.system.cell(PATH).actor
 
     async def kill(self):
         """End it; what it had in memory is gone."""
+        self.alive = False
         self.ending.set()
         await self.ended.wait()
         for other in self.world.hosts.values():
