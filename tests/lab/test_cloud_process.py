@@ -204,7 +204,7 @@ async def test_a_wrong_secret_and_a_spent_one_are_refused_with_the_reason_and_ne
     name = fresh()
     async with guest(cloud, name) as first:
         assert isinstance(await first.ask(ENROLMENT, GrantRequest()), GrantIssued)
-        for shown in (os.urandom(32), cloud.secrets[name][0], b"x", bytes(4096)):
+        for shown in (os.urandom(32), cloud.secrets[name][0], b"too short", bytes(4096)):
             async with guest(cloud, secret=shown) as thief:
                 reason = await thief.refusal(ENROLMENT, GrantRequest())
                 assert "another key has spent it" in reason

@@ -122,7 +122,8 @@ async def test_every_answer_is_as_openapi_says(folder):
     async with site(folder) as opened:
         api, document = opened.there, await opened.here.get("/openapi.json")
         for path, methods in document["paths"].items():
-            if "get" in methods and "{" not in path and path != "/metrics":
+            # The one gives no JSON, and the other an endless stream of it.
+            if "get" in methods and "{" not in path and path not in ("/metrics", "/atoll/v1/topics"):
                 answer = await answered(api, document, "GET", path)
                 assert answer.status == 200, path
         for path, target in (
