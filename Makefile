@@ -52,7 +52,7 @@ sim: $(READY)
 	$(PY) -m atoll.testing.hand_over_runs_main --moves 20000 --crashes 2000
 
 # A night: a million moves and a hundred thousand crashes of migratable actors, half an hour of one core; then the
-# election, about thirteen hours of one core.
+# election, about fourteen hours of one core.
 nightly: $(READY)
 	$(PY) -m atoll.testing.hand_over_runs_main
 	$(PY) -m atoll.testing.site_hours_main --hours 10000
