@@ -14,15 +14,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
 from atoll.actors.blobs import messages as blob_messages
 from atoll.actors.cloud import messages as cloud_messages
-from atoll.actors.cloud.cloud import Cloud, run_cloud
 from atoll.actors.cloud.messages import DIRECTORY, ListNodes, NodeList, NodeRecord
-from atoll.actors.cloud.store import CloudStore
 from atoll.actors.composition.network import RESERVED, duties_of, network
 from atoll.actors.composition.services import blob_store, blobs, container_manager, topics
 from atoll.actors.composition.version import VERSION
@@ -67,6 +65,7 @@ from atoll.actors.runtime.own_faults import own_faults
 from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.topics import messages as topic_messages
 from atoll.actors.topics.errors import TooFast
+from atoll.actors.topics.lasting import Lasting
 from atoll.actors.topics.orders import EndReading, OpenSubscription, Published, PublishTopic
 from atoll.actors.topics.subscription import Subscription
 from atoll.actors.tunnel_relay import messages as tunnel_messages
@@ -76,6 +75,9 @@ from atoll.transport.codec import Codec
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey, SiteKeys
+
+if TYPE_CHECKING:
+    from atoll.actors.cloud.cloud import Cloud
 
 USERS = "users"
 LEAVE_S = 1.5
@@ -181,6 +183,8 @@ class Node:
         key = self._key or NodeKey.load_or_create(config.key_file)
         site, founded = _site_keys(config)
         own = NodeRecord(key.node_id, config.name, config.site.name, VERSION)
+        lasting = Lasting()
+        stack.callback(lasting.end, "this node stopped")
         self.system = await stack.enter_async_context(ActorSystem(key.node_id, codec()))
         self._offer = Offer(self.system)
         repertoire = Repertoire()
@@ -193,7 +197,7 @@ class Node:
             await self.system.spawn(lambda: container_manager(config, key.node_id), container_messages.PATH)
             await self.system.spawn(lambda: ImageExchange(store, config.state_dir / "uploads"), image_messages.PATH)
             await self.system.spawn(lambda: blobs(config, self.system), blob_messages.PATH)
-            await self.system.spawn(lambda: topics(config, self.system, site), topic_messages.PATH)
+            await self.system.spawn(lambda: topics(config, self.system, site, lasting), topic_messages.PATH)
             await self.system.spawn(lambda: Forwarder(key.node_id, config.forward.allow), FORWARDER)
             await self._serve_gateway(own, site)
         await self.system.supervise(SupervisorSpec(name=USERS))
@@ -206,6 +210,7 @@ class Node:
             offer=self._offer,
             site_id=site.tag.hex(),
             has_cloud=config.cloud is not None,
+            site_actors=self._site_actors,
         )
         settings = GatewaySettings(
             state=config.state_dir,
@@ -311,6 +316,20 @@ class Node:
         self._running()
         return await self._site_actors.move(name, to, timeout_s)
 
+    async def remove(self, name: str, *, timeout_s: float = MOVE_S, force: bool = False) -> None:
+        """End a migratable actor of the site for good: its state and its log are lost, on all nodes.
+
+        Calls that wait are told so. Nothing begins it anew but a program that says `host` from then on; what it begins
+        is empty.
+
+        Raises:
+            Unreachable: Nobody can say where it is, or it is not known whether it was removed in time: say it again.
+                `force` removes one whose host gives no answer; a host that is only cut off goes on until it hears.
+            UsageError: There is no such actor.
+        """
+        self._running()
+        await self._site_actors.remove(name, timeout_s, force=force)
+
     async def find(self, name: str, *, scope: str = "site", timeout_s: float = 5.0) -> ActorRef:
         """Find an actor by its name: here, on the `site`, or anywhere in the `account`, and open a way to it.
 
@@ -356,12 +375,16 @@ def _site_keys(config: NodeConfig) -> tuple[SiteKeys, bool]:
 
 
 @asynccontextmanager
-async def open_cloud(config: CloudConfig) -> AsyncIterator[Cloud]:
+async def open_cloud(config: CloudConfig) -> AsyncIterator["Cloud"]:
     """Run the cloud's actors in one process, on SQLite.
 
     Raises:
         UsageError: The port is taken, or the store cannot be used.
     """
+    # Imported where they are wanted: a node runs no cloud, and what runs one takes 3 MB.
+    from atoll.actors.cloud.cloud import run_cloud  # noqa: PLC0415
+    from atoll.actors.cloud.store import CloudStore  # noqa: PLC0415
+
     async with AsyncExitStack() as stack:
         stack.enter_context(held_state_dir(config.state_dir))
         key = NodeKey.load_or_create(config.key_file)

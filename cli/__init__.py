@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 _COMMANDS = {
+    "actor": ("atoll.cli.actor", "Show, move and remove actors of this node's site."),
     "bench": ("atoll.cli.bench", "Measure relays and actors beside a raw baseline."),
     "call": ("atoll.cli.call", "Call a service, here or on another node."),
     "cloud": ("atoll.cli.cloud", "Run a cloud: directory, signaling and enrolment."),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from atoll.cli.process import config_of, flags_given, process_options
+from atoll.cli.process import config_of, flags_given, loading, process_options
 
 
 @click.group("cloud")
@@ -17,10 +17,11 @@ def command() -> None:
 @process_options
 def run(file: Path | None, flags: tuple[str, ...], *, log_json: bool) -> None:
     """Serve sites and relays until told to end; its records are one SQLite file."""
-    config: Any = config_of("cloud", file, flags_given(flags))
+    with loading():
+        config: Any = config_of("cloud", file, flags_given(flags))
 
-    from atoll.cli.foreground import run_in_foreground, set_up_log
-    from atoll.node import open_cloud
+        from atoll.cli.foreground import run_in_foreground, set_up_log
+        from atoll.node import open_cloud
 
     set_up_log(config.log_level, as_json=log_json)
     run_in_foreground(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from atoll.cli.connection import json_option
+from atoll.cli.options import json_option
 from atoll.cli.output import fail, print_json
 from atoll.cli.process import flags_given
 from atoll.cli.tables import print_table

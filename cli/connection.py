@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-import click
-
 from atoll.cli.output import Failed
 from atoll.cli.places import Place, place_of_command
 
@@ -294,7 +292,3 @@ def for_each(names: Iterable[str], do: Callable[[str], None]) -> None:
 def segment(name: str) -> str:
     """Write a name as one segment of a path."""
     return quote(name, safe="")
-
-
-node_option = click.option("--node", metavar="NODE", help="Another node: its name, site/name or id. Default: this one.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

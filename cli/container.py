@@ -5,8 +5,9 @@ import os
 
 import click
 
-from atoll.cli.connection import connection, for_each, json_option, node_option, segment
+from atoll.cli.connection import connection, for_each, segment
 from atoll.cli.image import client_header, client_option
+from atoll.cli.options import json_option, node_option
 from atoll.cli.output import fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.tables import moment, print_table, shown, suggest
@@ -37,7 +38,7 @@ def run(
     image: str, name: str | None, settings: tuple[str, ...], node: str | None, client: str | None, *, as_json: bool
 ) -> None:
     """Make a container of IMAGE and start it; an image that is not there is pulled from the site first."""
-    from atoll.actors.gateway.views import ContainerReply
+    from atoll.actors.gateway.container_views import ContainerReply
 
     if not image or name == "":
         fail("the name is empty", "write: atoll container run IMAGE --name NAME; see `atoll image list`", code=2)
@@ -73,7 +74,7 @@ def _environment(settings: tuple[str, ...]) -> dict[str, str]:
 @json_option
 def show_containers(node: str | None, *, as_json: bool) -> None:
     """List containers."""
-    from atoll.actors.gateway.views import ContainersReply
+    from atoll.actors.gateway.container_views import ContainersReply
 
     answer = connection(node).ask("GET", "/atoll/v1/containers")
     containers = answer.view(ContainersReply).containers
@@ -95,7 +96,7 @@ def show_containers(node: str | None, *, as_json: bool) -> None:
 @json_option
 def logs(container: str, tail: int, node: str | None, *, timestamps: bool, as_json: bool) -> None:
     """Show what a container wrote."""
-    from atoll.actors.gateway.views import LogsReply
+    from atoll.actors.gateway.container_views import LogsReply
 
     answer = connection(node).ask("GET", f"/atoll/v1/containers/{segment(container)}/logs?tail={tail}")
     lines = answer.view(LogsReply).lines
@@ -125,7 +126,7 @@ def stop(container: str, node: str | None) -> None:
 
 
 def _turn(container: str, node: str | None, verb: str, partner: str) -> None:
-    from atoll.actors.gateway.views import ContainerReply
+    from atoll.actors.gateway.container_views import ContainerReply
 
     answer = connection(node).ask("POST", f"/atoll/v1/containers/{segment(container)}/{verb}")
     view = answer.view(ContainerReply).container
@@ -138,7 +139,7 @@ def _turn(container: str, node: str | None, verb: str, partner: str) -> None:
 @node_option
 def remove(containers: tuple[str, ...], node: str | None) -> None:
     """Remove containers and what they stored."""
-    from atoll.actors.gateway.views import ContainerReply
+    from atoll.actors.gateway.container_views import ContainerReply
 
     def remove_one(container: str) -> None:
         answer = connection(node).ask("DELETE", f"/atoll/v1/containers/{segment(container)}")

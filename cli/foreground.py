@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 
 from atoll.actors.runtime.allocator import keep_memory_for_bursts
+from atoll.actors.runtime.stall_watch import stall_watch
 from atoll.cli.output import fail
 from atoll.transport.errors import TransportError
 
@@ -112,7 +113,7 @@ def run_in_foreground(
 
     async def serve() -> None:
         with anyio.open_signal_receiver(*_ending_signals()) as signals:
-            async with opened() as running:
+            async with opened() as running, stall_watch(notify):
                 sys.stderr.write(said(running) + "\n")
                 notify("READY=1")
                 received = await anext(signals)

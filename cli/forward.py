@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.connection import Connection, connection, json_option
+from atoll.cli.connection import Connection, connection
+from atoll.cli.options import json_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.places import atoll
 from atoll.cli.tables import print_table, shown, size

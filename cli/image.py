@@ -10,7 +10,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from atoll.cli.connection import Answer, connection, for_each, json_option, node_option, segment
+from atoll.cli.connection import Answer, connection, for_each, segment
+from atoll.cli.options import json_option, node_option
 from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.progress import is_watched, progress_bar, steps, wait_ms
@@ -18,7 +19,7 @@ from atoll.cli.tables import moment, print_table, shown, size, suggest
 from atoll.cli.uploads import ImageForm
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import PullReply
+    from atoll.actors.gateway.container_views import PullReply
 
 PUSH_S = 120.0
 """For the node to take a piece, and to unpack the image at the end."""
@@ -43,7 +44,7 @@ def command() -> None:
 @json_option
 def push(tar: str, node: str | None, client: str | None, *, as_json: bool) -> None:
     """Push TAR, an image as `docker save` writes it; `-` reads it from a pipe."""
-    from atoll.actors.gateway.views import ImageReply
+    from atoll.actors.gateway.container_views import ImageReply
 
     with _opened(tar) as (file, length), progress_bar(tar, length) as bar:
         form = ImageForm(file, length, bar)
@@ -96,7 +97,7 @@ def pull(image: str, source: str | None, node: str | None, client: str | None, *
 def _pulled(
     image: str, source: str, node: str | None, client: str | None, *, as_json: bool
 ) -> "tuple[Answer, PullReply]":
-    from atoll.actors.gateway.views import PullReply
+    from atoll.actors.gateway.container_views import PullReply
 
     headers = {"content-type": "application/json"} | client_header(client)
     watched = is_watched(as_json=as_json)
@@ -135,7 +136,7 @@ def _whose(reply: "PullReply") -> str:
 @json_option
 def show_images(node: str | None, *, as_json: bool) -> None:
     """List images."""
-    from atoll.actors.gateway.views import ImagesReply
+    from atoll.actors.gateway.container_views import ImagesReply
 
     answer = connection(node).ask("GET", "/atoll/v1/images")
     images = answer.view(ImagesReply).images
@@ -157,7 +158,7 @@ def show_images(node: str | None, *, as_json: bool) -> None:
 @node_option
 def remove(images: tuple[str, ...], node: str | None) -> None:
     """Remove images that no container uses."""
-    from atoll.actors.gateway.views import ImageReply
+    from atoll.actors.gateway.container_views import ImageReply
 
     def remove_one(image: str) -> None:
         answer = connection(node).ask("DELETE", f"/atoll/v1/images/{segment(image)}")

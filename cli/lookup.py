@@ -19,7 +19,8 @@ from atoll.cli.connection import Connection, segment
 from atoll.cli.output import Failed
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import NodeView, ServiceView
+    from atoll.actors.gateway.container_views import ServiceView
+    from atoll.actors.gateway.node_views import NodeView
 
 _VERSION = re.compile(r"[-/]v\d[\w.]*$")
 _NAMES_MAX = 12
@@ -48,7 +49,7 @@ def find_service(there: Connection, name: str, node: str) -> Spot:
 
 
 def _anywhere(there: Connection, name: str) -> Spot:
-    from atoll.actors.gateway.views import StatusView
+    from atoll.actors.gateway.node_views import StatusView
 
     services = _services(there)
     found = _closest(services, name)
@@ -60,7 +61,7 @@ def _anywhere(there: Connection, name: str) -> Spot:
 
 
 def _on_node(there: Connection, name: str, node: str) -> Spot:
-    from atoll.actors.gateway.views import NodeReply
+    from atoll.actors.gateway.node_views import NodeReply
 
     view = there.ask("GET", f"/atoll/v1/nodes/{segment(node)}").view(NodeReply).node
     services = [each for each in _services(there) if each.node == view.id]
@@ -78,13 +79,13 @@ def _on_node(there: Connection, name: str, node: str) -> Spot:
 
 
 def _services(there: Connection) -> "list[ServiceView]":
-    from atoll.actors.gateway.views import ServicesReply
+    from atoll.actors.gateway.container_views import ServicesReply
 
     return there.ask("GET", "/atoll/v1/services").view(ServicesReply).services
 
 
 def _announced(node: "NodeView") -> "list[ServiceView]":
-    from atoll.actors.gateway.views import ServiceView
+    from atoll.actors.gateway.container_views import ServiceView
 
     return [ServiceView(name=x.name, path=x.path, node=node.id, node_name=node.name) for x in node.services]
 

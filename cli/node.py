@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atoll.cli.connection import connection, json_option, segment
+from atoll.cli.options import json_option
 from atoll.cli.output import Failed, print_json
-from atoll.cli.process import config_of, flags_given, process_options
+from atoll.cli.process import config_of, flags_given, loading, process_options
 from atoll.cli.tables import print_facts, print_table, size, span
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import HostView
+    from atoll.actors.gateway.node_views import HostView
     from atoll.node import Node
 
 SCOPES = ("link-local", "account", "proximity")
@@ -26,10 +26,11 @@ def command() -> None:
 @process_options
 def run(file: Path | None, flags: tuple[str, ...], *, log_json: bool) -> None:
     """Run a node until told to end; with no config at all it finds the others on this network."""
-    config: Any = config_of("node", file, flags_given(flags))
+    with loading():
+        config: Any = config_of("node", file, flags_given(flags))
 
-    from atoll.cli.foreground import run_in_foreground, set_up_log
-    from atoll.node import Node
+        from atoll.cli.foreground import run_in_foreground, set_up_log
+        from atoll.node import Node
 
     set_up_log(config.log_level, as_json=log_json)
 
@@ -51,7 +52,8 @@ def run(file: Path | None, flags: tuple[str, ...], *, log_json: bool) -> None:
 @json_option
 def show_nodes(scope: str, *, as_json: bool) -> None:
     """List nodes: of the local network, of the account, or near by."""
-    from atoll.actors.gateway.views import NodesReply
+    from atoll.actors.gateway.node_views import NodesReply
+    from atoll.cli.connection import connection
 
     answer = connection().ask("GET", f"/atoll/v1/nodes?scope={scope}")
     nodes = answer.view(NodesReply).nodes
@@ -82,7 +84,8 @@ def show_nodes(scope: str, *, as_json: bool) -> None:
 @json_option
 def show_node(node: str, *, as_json: bool) -> None:
     """Show one node, by its name, site/name or id."""
-    from atoll.actors.gateway.views import NodeReply
+    from atoll.actors.gateway.node_views import NodeReply
+    from atoll.cli.connection import connection, segment
 
     answer = connection().ask("GET", f"/atoll/v1/nodes/{segment(node)}")
     view = answer.view(NodeReply).node
@@ -142,7 +145,8 @@ def drain(within_s: float, *, undo: bool, as_json: bool) -> None:
     """Give the node's duties and the supernode's place to others; it takes none until `--undo` or a restart."""
     import json
 
-    from atoll.actors.gateway.views import DrainReply
+    from atoll.actors.gateway.node_views import DrainReply
+    from atoll.cli.connection import connection
 
     body = json.dumps({"draining": not undo, "within_s": within_s}).encode()
     headers = {"content-type": "application/json"}

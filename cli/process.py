@@ -1,6 +1,8 @@
 """What `node run`, `relay run` and `cloud run` have in common: options, and the config that they make."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,3 +57,17 @@ def config_of(kind: str, file: Path | None, flags: dict[str, Any], *, remedy: st
     except SpecInvalid as error:
         usual = f"mend it and run this again; `atoll config show --kind {kind}` lists the settings"
         fail(str(error), remedy or usual, code=2)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Leave the collector out while a process that lasts loads its modules, of which nothing becomes garbage.
+
+    And for good: else it would look through all of them again and again, and hold up the loop for the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

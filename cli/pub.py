@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import click
 
-from atoll.cli.connection import Connection, connection, json_option
+from atoll.cli.connection import Connection, connection
+from atoll.cli.options import json_option
 from atoll.cli.output import print_json
 from atoll.cli.tables import shown
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from atoll.cli.connection import AWAY_S, ProblemAnswer, connection, json_option, segment
+from atoll.cli.connection import AWAY_S, ProblemAnswer, connection, segment
 from atoll.cli.inbox import Inbox
+from atoll.cli.options import json_option
 from atoll.cli.output import fail, print_json
 from atoll.cli.progress import Steps, is_watched, steps, wait_ms
 from atoll.cli.tables import shown, size

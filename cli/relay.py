@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atoll.cli.connection import json_option
+from atoll.cli.options import json_option
 from atoll.cli.output import fail, print_json
 from atoll.cli.process import config_of, flags_given, process_options
 

@@ -40,6 +40,8 @@ RestartSec=1
 KillSignal=SIGTERM
 KillMode=mixed
 TimeoutStopSec={stop_s}
+# A relay that stands still is started again.
+WatchdogSec=30
 LimitNOFILE={files}
 TasksMax=1024
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from atoll.cli.connection import AWAY_S, Answer, connection, json_option
+from atoll.cli.connection import AWAY_S, Answer, connection
+from atoll.cli.options import json_option
 from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.progress import Steps, is_watched, steps, wait_ms

@@ -2,7 +2,8 @@
 
 import click
 
-from atoll.cli.connection import connection, json_option, node_option
+from atoll.cli.connection import connection
+from atoll.cli.options import json_option, node_option
 from atoll.cli.output import print_json
 from atoll.cli.tables import print_table
 
@@ -17,7 +18,7 @@ def command() -> None:
 @json_option
 def show_services(node: str | None, *, as_json: bool) -> None:
     """List services with their paths."""
-    from atoll.actors.gateway.views import ServicesReply
+    from atoll.actors.gateway.container_views import ServicesReply
 
     answer = connection(node).ask("GET", "/atoll/v1/services")
     services = answer.view(ServicesReply).services

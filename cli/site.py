@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.connection import Answer, connection, json_option
+from atoll.cli.connection import Answer, connection
+from atoll.cli.options import json_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.tables import print_facts, print_table, shown
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import SiteView
+    from atoll.actors.gateway.site_views import SiteView
 
 _REASON = click.option("--reason", metavar="TEXT", default="", help="Kept and shown. Default: a person says so.")
 
@@ -34,7 +35,7 @@ def show(*, as_json: bool) -> None:
 @json_option
 def reform(reason: str, *, yes: bool, force: bool, as_json: bool) -> None:
     """Begin the site anew with this node as its only voter: when a majority of the voters is gone for good."""
-    from atoll.actors.gateway.views import SiteView
+    from atoll.actors.gateway.site_views import SiteView
 
     if not yes:
         before = connection().ask("GET", "/atoll/v1/site").view(SiteView)
@@ -64,7 +65,7 @@ def _post(what: str, order: dict[str, object], reason: str) -> Answer:
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:
-    from atoll.actors.gateway.views import SiteView
+    from atoll.actors.gateway.site_views import SiteView
 
     view = answer.view(SiteView)
     if as_json:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from atoll.cli.connection import connection, json_option, node_option
+from atoll.cli.connection import connection
+from atoll.cli.options import json_option, node_option
 from atoll.cli.output import print_json
 from atoll.cli.tables import millis, print_table, shown, size, span
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.views import PathView, RouteView, StatusView
+    from atoll.actors.gateway.node_views import PathView, RouteView, StatusView
 
 Table: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[object]]]
 
@@ -19,8 +20,11 @@ Table: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[object]]]
 @node_option
 @json_option
 def command(node: str | None, *, as_json: bool) -> None:
-    """Show a node's health: supernode and why, duties, links, the way to every peer, SEPs and BEPs."""
-    from atoll.actors.gateway.views import StatusView
+    """Show a node's health: supernode and why, duties, links, the way to every peer, paths, SEPs and BEPs.
+
+    A path names its relay, or is `direct` or `punched`; THROUGH says by which other door of the relay it goes, and why.
+    """
+    from atoll.actors.gateway.node_views import StatusView
 
     answer = connection(node).ask("GET", "/atoll/v1/status")
     status = answer.view(StatusView)
@@ -43,9 +47,9 @@ def command(node: str | None, *, as_json: bool) -> None:
         ),
         (
             "Paths",
-            ("PEER", "THROUGH", "KIND", "STATE", "LATENCY", "STREAMS"),
+            ("PEER", "RELAY", "KIND", "STATE", "LATENCY", "STREAMS", "THROUGH"),
             [
-                (x.name, y.relay, y.kind, "in use" if y.in_use else y.condition, millis(y.latency_ms), _of(x, y))
+                (x.name, y.relay, y.kind, _state(y), millis(y.latency_ms), _of(x, y), y.through)
                 for x in status.routes
                 for y in x.paths
             ],
@@ -65,6 +69,10 @@ def command(node: str | None, *, as_json: bool) -> None:
         if rows:
             click.echo(f"\n{title}")
             print_table(heads, rows, none="")
+
+
+def _state(path: "PathView") -> str:
+    return "in use" if path.in_use else path.condition
 
 
 def _why(route: "RouteView") -> str:

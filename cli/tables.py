@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import click
 
+from atoll.transport.printable import printable
+
 _GAP = "  "
 
 
 def shown(text: object) -> str:
     """Give a text that is safe on a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in str(text))
+    return printable(str(text), "?")
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:

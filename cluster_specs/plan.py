@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from atoll.cluster_specs.config import (
     SEEDS_MAX,
     BeaconConfig,
@@ -39,8 +41,7 @@ SECRET_BYTES = 32
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Materials:
+class Materials(msgspec.Struct, frozen=True):
     """Everything of a cluster that is secret, by the names of processes and sites."""
 
     keys: Mapping[str, NodeKey]

@@ -2,6 +2,9 @@
 
 So the replies must be beginnings of each other; one that was begun after another was answered must have it inside; who
 asks again gets the same; and nobody is refused, for each caller asks one thing after the other.
+
+An actor that is removed begins anew, empty: nothing that the one before answered is in it, and nobody who asked after
+the removal is answered by the one before.
 """
 
 from random import Random
@@ -40,10 +43,15 @@ class Caller:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.client = number
+        self.asked = 0
+        """How many operations."""
         self.sequence = 0
         self.waits = False
         self.after = b""
         """The longest reply that anybody had when it asked."""
+        self.life = self.known_in = 0
+        """Of the actor: when it asked, and when it got its client number."""
         self.reply = b""
 
 
@@ -56,7 +64,23 @@ class ChainedReplies:
         self._violations = violations
         self.callers = [Caller(number + 1) for number in range(CALLERS)]
         self.answered = 0
-        self._longest = b""
+        self._ends: list[int] = []
+        """Up to which generation each life of the actor went that is over."""
+        self._longest: dict[int, bytes] = {}
+        self._answered_in: dict[bytes, int] = {}
+
+    @property
+    def life(self) -> int:
+        """Count the removals."""
+        return len(self._ends)
+
+    def removed(self, up_to: int) -> None:
+        """Hear that the actor was removed, and that these generations are used up."""
+        self._ends.append(up_to)
+
+    def life_of(self, generation: int) -> int:
+        """Say to which life of the actor a generation belongs."""
+        return sum(generation > end for end in self._ends)
 
     def idle(self) -> Caller | None:
         """Give one that waits for nothing."""
@@ -70,23 +94,41 @@ class ChainedReplies:
 
     def begin(self, caller: Caller) -> Call:
         """Let a caller ask for its next operation."""
-        caller.sequence, caller.waits, caller.after = caller.sequence + 1, True, self._longest
+        caller.asked, caller.sequence, caller.waits = caller.asked + 1, caller.sequence + 1, True
+        caller.life, caller.after = self.life, self._longest.get(self.life, b"")
         return self.call_of(caller)
 
     def call_of(self, caller: Caller) -> Call:
         """Give what a caller asked last."""
-        operation = b"%d.%d " % (caller.number, caller.sequence)
-        return Call(self._actor, caller.number, caller.sequence, operation)
+        operation = b"%d.%d " % (caller.number, caller.asked)
+        return Call(self._actor, caller.client, caller.sequence, operation)
+
+    def caller_of(self, client: int) -> Caller | None:
+        """Give the caller of a client number; None where it has another one by now."""
+        caller = self.callers[(client - 1) % CALLERS]
+        return caller if caller.client == client else None
+
+    def _refused(self, caller: Caller, message: CallRefused) -> None:
+        if message.unknown and caller.known_in < self.life:
+            if caller.waits:
+                caller.client, caller.sequence, caller.known_in = caller.client + CALLERS, 1, self.life
+        else:
+            self._violations.append(f"{message.client}.{message.sequence} was refused: {message.why}")
 
     def told(self, message: Message) -> None:
         """Hear what a caller hears."""
-        if isinstance(message, CallRefused) and self.callers[message.client - 1].sequence == message.sequence:
-            self._violations.append(f"{message.client}.{message.sequence} was refused: {message.why}")
-        if not isinstance(message, CallAnswered):
+        if not isinstance(message, CallAnswered | CallRefused):
             return
-        caller, reply = self.callers[message.client - 1], message.reply
-        if message.sequence < caller.sequence:
+        caller = self.caller_of(message.client)
+        if caller is None or message.sequence < caller.sequence:
             return
+        if isinstance(message, CallRefused):
+            self._refused(caller, message)
+            return
+        self._answered(caller, message)
+
+    def _answered(self, caller: Caller, message: CallAnswered) -> None:
+        reply, life = message.reply, self.life_of(message.generation)
         name = f"the answer to {message.client}.{message.sequence}"
         if not caller.waits:
             if reply != caller.reply:
@@ -94,10 +136,16 @@ class ChainedReplies:
             return
         caller.waits, caller.reply = False, reply
         self.answered += 1
-        if not reply.startswith(caller.after):
-            self._violations.append(f"{name} is {reply!r}, after {caller.after!r}")
-        elif not (reply.startswith(self._longest) or self._longest.startswith(reply)):
-            self._violations.append(f"{name} is {reply!r}, and another {self._longest!r}")
+        longest, after = self._longest.get(life, b""), caller.after if caller.life == life else b""
+        if life < caller.life:
+            self._violations.append(f"{name} comes from an actor that was removed before it was asked")
+        elif any(self._answered_in.get(each, life) != life for each in reply.split()):
+            self._violations.append(f"{name} has what an actor answered that was removed: {reply!r}")
+        elif not reply.startswith(after):
+            self._violations.append(f"{name} is {reply!r}, after {after!r}")
+        elif not (reply.startswith(longest) or longest.startswith(reply)):
+            self._violations.append(f"{name} is {reply!r}, and another {longest!r}")
         elif len(set(done := reply.split())) != len(done):
             self._violations.append(f"{name} has something twice: {reply!r}")
-        self._longest = max(self._longest, reply, key=len)
+        self._answered_in[reply.split()[-1]] = life
+        self._longest[life] = max(longest, reply, key=len)

@@ -19,7 +19,8 @@ from atoll.actors.discoverer.messages import (
     Nack,
     Ping,
 )
-from atoll.actors.discoverer.suspicion import Suspicion, SuspicionSettings
+from atoll.actors.discoverer.suspicion import Suspicion
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import Send
 from atoll.testing.elections import simulated_node

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from atoll.testing.processes import ClusterProcess
 
-KIB = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Footprint:

@@ -29,12 +29,12 @@ from atoll.actors.hand_over.messages import (
     HOSTING,
     LOG_STORE,
     STORE_RECORDS,
-    CallAnswered,
     LogLost,
     StoresWanted,
     TakePlace,
 )
-from atoll.actors.hand_over.orders import CallEnded, Found, Move, Moved, StoresChanged
+from atoll.actors.hand_over.orders import CallEnded, Found, Move
+from atoll.actors.hand_over.retention import LOOK
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.messages import PATH as PLACEMENT
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
@@ -55,6 +55,15 @@ from atoll.actors.runtime.machine import (
 )
 from atoll.testing.elections import simulated_node
 from atoll.testing.faults import FaultPlan
+from atoll.testing.hand_over_invariants import (
+    REPLY,
+    Acknowledged,
+    CallBegun,
+    ExactlyOnce,
+    OneGenerationServes,
+    Progress,
+    SameReply,
+)
 from atoll.testing.hosts import Host
 from atoll.testing.invariants import Invariant
 from atoll.testing.simulator import VIOLATIONS_MAX, Simulation
@@ -64,7 +73,6 @@ from atoll.transport.identity import NodeId
 ACTOR = "ledger"
 CODEC = Codec([*hand_over.MESSAGES, *placement.MESSAGES])
 _OPERATION = struct.Struct(">QI")
-_REPLY = struct.Struct(">QI")
 
 
 class Ledger:
@@ -79,7 +87,7 @@ class Ledger:
         caller, _ = _OPERATION.unpack(operation)
         self.total += 1
         self.of[caller] = self.of.get(caller, 0) + 1
-        return _REPLY.pack(self.total, self.of[caller])
+        return REPLY.pack(self.total, self.of[caller])
 
     def snapshot(self) -> bytes:
         """Give both counts."""
@@ -118,24 +126,6 @@ class Restock:
     """Fact in, at a host: keep the logs of all it owns on these stores."""
 
     stores: tuple[NodeId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CallBegun:
-    """Fact out, at a caller: it asks for an operation that it never asked for before."""
-
-    caller: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """Fact out, at a caller: an operation has its reply; `failed` says that it has none."""
-
-    caller: int
-    number: int
-    reply: bytes
-    failed: str
 
 
 class Register:
@@ -226,10 +216,14 @@ class SimulatedHost:
                 event = Received(event.sender, event.message, CALLERS)
                 machine = self.parts[CALLERS]
             effects = self._of(event.path, machine.handle(event, now))
+            if self._world.retains and event.path == HOSTING and isinstance(event.message, PlaceFound):
+                # The register does not know who of a host has asked; to the other one it is news, too.
+                effects += self._of(LOG_STORE, self.parts[LOG_STORE].handle(event, now))
         elif isinstance(event, TimerFired):
             if event.name == "restock":
+                looks = self._look(now)
                 stores = self._rng.sample(self._world.hosts, self._rng.randint(1, self._world.stores_max))
-                effects = [*self._restock(tuple(stores), now), *self._restock_later()]
+                effects = [*self._restock(tuple(stores), now), *self._restock_later(), *looks]
             elif event.name in ("found", "move"):
                 effects = self._operate(event.name, now)
             else:
@@ -267,6 +261,12 @@ class SimulatedHost:
             wanted = StoresWanted(actor, owner.placed.stores, stores)
             effects += self._of(HOSTING, self.hosting.handle(Received(self.hosting.own, wanted), now))
         return effects
+
+    def _look(self, now: Seconds) -> list[Effect]:
+        """Let the store of this host ask what it need not keep, more often than it would by itself."""
+        if not self._world.retains:
+            return []
+        return self._of(LOG_STORE, self.parts[LOG_STORE].handle(TimerFired(LOOK), now))
 
     def _restock_later(self) -> list[Effect]:
         every_s = self._world.restock_s if self.hosting is not None else None
@@ -320,107 +320,6 @@ class SimulatedCaller:
         return effects
 
 
-class ExactlyOnce(Invariant):
-    """Every acknowledged operation is applied once, and in an order that agrees with real time."""
-
-    def __init__(self) -> None:
-        self.acknowledged = 0
-        self.moves = 0
-        self.changes = 0
-        """Of stores."""
-        self.last_s = 0.0
-        """When something was acknowledged last."""
-        self._totals: dict[int, tuple[int, int]] = {}
-        self._highest = 0
-        self._begun: dict[int, tuple[int, int]] = {}
-        """Caller to the number of its call, and the highest total when it began."""
-
-    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
-        if isinstance(fact, CallBegun):
-            self._begun[fact.caller] = (fact.number, self._highest)
-        elif isinstance(fact, Acknowledged):
-            self._check(simulation, host, fact)
-        elif isinstance(fact, Moved) and not fact.why:
-            self.moves += 1
-        elif isinstance(fact, StoresChanged) and not fact.why:
-            self.changes += 1
-
-    def _check(self, simulation: Simulation, host: Host, fact: Acknowledged) -> None:
-        who = f"operation {fact.number} of the caller at {host.node.short}"
-        if fact.failed:
-            simulation.violate(f"{who} is refused: {fact.failed}")
-            return
-        total, own = _REPLY.unpack(fact.reply)
-        number, highest = self._begun[fact.caller]
-        other = self._totals.setdefault(total, (fact.caller, fact.number))
-        if other != (fact.caller, fact.number):
-            simulation.violate(f"{who} is the {total}th, and so was another one, which is lost")
-        if own != fact.number or number != fact.number:
-            simulation.violate(f"{who} is the {own}th of its caller that was applied")
-        if total <= highest:
-            simulation.violate(f"{who} is the {total}th, but the {highest}th was acknowledged before it began")
-        self._highest = max(self._highest, total)
-        self.acknowledged += 1
-        self.last_s = simulation.now
-
-
-class OneGenerationServes(Invariant):
-    """Who calls after a generation acknowledged something is never answered by a lower one."""
-
-    def __init__(self) -> None:
-        self._highest = 0
-        self._known: dict[tuple[int, int], int] = {}
-        """Client and sequence to the highest generation that had acknowledged something when it was sent first."""
-
-    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
-        message = effect.message
-        if isinstance(message, hand_over.Call):
-            self._known.setdefault((message.client, message.sequence), self._highest)
-        elif isinstance(message, CallAnswered):
-            before = self._known.get((message.client, message.sequence), 0)
-            if message.generation < before:
-                simulation.violate(
-                    f"{host.node.short} answers in generation {message.generation}, "
-                    f"after {before} had acknowledged something"
-                )
-            self._highest = max(self._highest, message.generation)
-
-
-class SameReply(Invariant):
-    """A repeated operation gets the reply that it got first."""
-
-    def __init__(self) -> None:
-        self._replies: dict[tuple[int, int], bytes] = {}
-
-    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
-        message = effect.message
-        if isinstance(message, CallAnswered):
-            first = self._replies.setdefault((message.client, message.sequence), message.reply)
-            if first != message.reply:
-                simulation.violate(f"{host.node.short} answers {message.sequence} differently than before")
-
-
-class Progress(Invariant):
-    """When the faults have stopped, every caller gets its answers."""
-
-    def __init__(self, stopped_s: float, within_s: float) -> None:
-        self._stopped_s = stopped_s
-        self._within_s = within_s
-        self._waits: dict[int, tuple[float, int]] = {}
-
-    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
-        if isinstance(fact, CallBegun):
-            self._waits[host.index] = (simulation.now, fact.number)
-        elif isinstance(fact, Acknowledged):
-            self._waits.pop(host.index, None)
-
-    def finished(self, simulation: Simulation) -> None:
-        for began, number in self._waits.values():
-            waited_s = simulation.now - max(began, self._stopped_s)
-            if waited_s > self._within_s:
-                simulation.violate(f"operation {number} has waited for {waited_s:.3f} s without any fault")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """What is simulated, besides the faults; mutants are named here."""
@@ -436,6 +335,8 @@ class World:
     restock_s: tuple[float, float] | None = None
     """How often each host wants what it owns kept on other stores, `stores_max` at most."""
     stores_max: int = 3
+    retains: bool = False
+    """Stores ask what they need not keep, each time that other ones are wanted."""
     compact_bytes: int = 1500
     log_bytes_max: int = 6000
     hosting_kind: type[Hosting] = Hosting
@@ -464,7 +365,9 @@ class World:
             )
             parts: dict[str, Any] = {HOSTING: (hosting, HOST_RECORDS)}
             if self.stores:
-                parts[LOG_STORE] = (self.store_kind(rng=rng, log_bytes_max=self.log_bytes_max), STORE_RECORDS)
+                asks = {"own": node, "placement": self.register} if self.retains else {}
+                store = self.store_kind(rng=rng, log_bytes_max=self.log_bytes_max, **asks)  # type: ignore[arg-type]
+                parts[LOG_STORE] = (store, STORE_RECORDS)
             return SimulatedHost(parts, rng, self)
 
         return make

@@ -13,20 +13,22 @@ from random import Random
 from typing import Any
 
 from atoll.actors.hand_over.hosting import Hosting
-from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.log_store import KeptLog, LogStore
 from atoll.actors.hand_over.messages import (
     CALLERS,
     HOSTING,
     LOG_STORE,
     Call,
     CallRedirected,
+    Forget,
     LogLost,
     StoresWanted,
     TakePlace,
 )
-from atoll.actors.hand_over.orders import Found, Move, Moved
+from atoll.actors.hand_over.orders import Found, Move, Moved, Remove
+from atoll.actors.hand_over.retention import LOOK
 from atoll.actors.placement.messages import PATH as PLACEMENT
-from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace, SwapPlace
 from atoll.actors.runtime.machine import (
     Announce,
     Arm,
@@ -65,10 +67,15 @@ ODDS: Mapping[str, float] = {
     "tear": 0.7,
     "forget": 0.15,
     "change": 0,
+    "remove": 0,
+    "found": 0,
+    "look": 0,
 }
 """How often each step is chosen."""
 _CALLER = simulated_node(90)
 _REGISTER = simulated_node(91)
+_REGISTER_OF_STORES = simulated_node(92)
+"""The same one, under another name: its answers go to stores."""
 
 
 class HostPlayer:
@@ -109,7 +116,12 @@ class HostingAdversary(Adversary):
         self.players = {node: HostPlayer(node) for node in map(simulated_node, range(hosts))}
         self.placed: Placed | None = None
         self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
-        self.moved = self.forgotten = self.crashed = 0
+        self.retired = 0
+        self._stores = stores
+        self.moved = self.forgotten = self.crashed = self.dropped = self.emptied = 0
+        self._permitted: set[tuple[NodeId, int]] = set()
+        """Stores that a host told, rightly, to forget what they have of lower generations than that."""
+        self._retains = (odds or {}).get("look", 0) > 0
         nodes = tuple(self.players)
         for player in self.players.values():
             self._boot(player)
@@ -121,7 +133,8 @@ class HostingAdversary(Adversary):
     def _boot(self, player: HostPlayer) -> None:
         player.tears = False
         player.timers.clear()
-        player.store = self.store_kind(rng=Random(self.rng.random()))
+        own = player.node if self._retains else None
+        player.store = self.store_kind(rng=Random(self.rng.random()), own=own, placement=_REGISTER_OF_STORES)
         self._carry_out(player, player.store.start(list(player.store_disk), self.now), player.store_disk, LOG_STORE)
         player.hosting = self.kind(
             player.node,
@@ -134,12 +147,16 @@ class HostingAdversary(Adversary):
 
     def _tell(self, player: HostPlayer, event: Input, path: str = HOSTING) -> None:
         machine, disk = (player.hosting, player.host_disk) if path == HOSTING else (player.store, player.store_disk)
+        before = None if path == HOSTING else player.store.logs.get(ACTOR)
+        sealed = before.generation if before is not None else 0
         try:
             effects = machine.handle(event, self.now)
             machine.check()
         except Exception as error:  # noqa: BLE001 - a machine that raises has lost
             self.violations.append(f"it raised {type(error).__name__}: {error}")
             return
+        if before is not None:
+            self._watch(player, before, sealed)
         if player.tears and any(isinstance(each, Persist | Rewrite) for each in effects):
             self._carry_out(player, effects[: self.rng.randrange(len(effects))], disk, path)
             self._boot(player)
@@ -151,9 +168,11 @@ class HostingAdversary(Adversary):
             match effect:
                 case Persist(record):
                     disk.append(record)
-                case Rewrite(records=records):
-                    disk[:] = records
+                case Rewrite(key=key, records=records):
+                    disk[:] = [*(each for each in disk if getattr(each, "actor", key) != key), *records]
                 case Send(target, message, to):
+                    if isinstance(message, Forget):
+                        self._promise(player, target, message)
                     self._post(Letter(player.node, target, message, to or path))
                 case Arm(name, after):
                     player.timers[name] = self.now + after
@@ -207,6 +226,44 @@ class HostingAdversary(Adversary):
             player.store_disk[:] = [*player.store_disk[:1], LogLost(ACTOR, "as the adversary wants it")]
             self._boot(player)
 
+    # Logs that are of no use any more
+
+    def _watch(self, player: HostPlayer, before: KeptLog, sealed: int) -> None:
+        """See what a store does with the log that it had."""
+        now = player.store.logs.get(ACTOR)
+        if now is before:
+            return
+        if now is None:
+            self.dropped += 1
+            # One that nobody has sealed was torn when it was begun: its store never said that it has it.
+            if sealed and self.judge.life_of(sealed) == self.judge.life:
+                self.violations.append(f"the log of generation {sealed} is dropped, and its actor was not removed")
+        elif not now.voice:
+            self.emptied += 1
+            if not any(node == player.node and generation > sealed for node, generation in self._permitted):
+                self.violations.append(f"the log of generation {sealed} is emptied, and no host said so")
+
+    def _promise(self, player: HostPlayer, store: NodeId, message: Forget) -> None:
+        """Check that everything is where it should be, when a host tells a store to forget."""
+        owner = player.hosting.owners[ACTOR]
+        logs = [self.players[node].store.logs.get(ACTOR) for node in owner.placed.stores]
+        lacks = any(log is None or not log.voice or log.log.last.index < owner.committed for log in logs)
+        # One that was replaced, or whose disks lost something since, was right when it heard of that.
+        if lacks and owner.placed == self.placed and not self.forgotten:
+            self.violations.append("a host lets a store forget, and its own are not whole")
+        self._permitted.add((store, message.generation))
+
+    def _look(self) -> None:
+        self._tell(self._somebody(), TimerFired(LOOK), LOG_STORE)
+
+    def _remove(self) -> None:
+        self._tell(self._somebody(), Told(Remove(ACTOR)))
+
+    def _found(self) -> None:
+        """Host it, as a program does that starts."""
+        nodes = list(self.players)
+        self._tell(self._somebody(), Told(Found(ACTOR, KIND, tuple(sorted(self.rng.sample(nodes, self._stores))))))
+
     # The placement
 
     def _replace(self) -> None:
@@ -215,20 +272,41 @@ class HostingAdversary(Adversary):
             self.placed = self.placed.next_at(self._somebody().node)
             self._post(Letter(_REGISTER, self.placed.host, TakePlace(ACTOR, self.placed), HOSTING))
 
-    def _register(self, sender: NodeId, message: FindPlace | SwapPlace) -> None:
+    def _register(self, letter: Letter) -> None:
+        path = LOG_STORE if letter.target == _REGISTER_OF_STORES else HOSTING
+        self._post(Letter(_REGISTER, letter.sender, self._answer(letter.message), path))
+
+    def _answer(self, message: Message) -> Message:
         if isinstance(message, FindPlace):
-            self._post(Letter(_REGISTER, sender, PlaceFound(ACTOR, self.placed), HOSTING))
-            return
+            return PlaceFound(ACTOR, self.placed, first=self._first())
+        assert isinstance(message, SwapPlace | RemovePlace)  # noqa: S101 - for mypy
         done = self.placed == message.expected
-        if done:
-            self.placed = message.wanted
-        self._post(Letter(_REGISTER, sender, PlaceSwapped(ACTOR, done, self.placed), HOSTING))
+        if isinstance(message, SwapPlace):
+            done = done and (message.expected is not None or message.wanted.generation == self.retired + 1)
+            self.placed = message.wanted if done else self.placed
+        elif done:
+            self.placed, self.retired = None, max(self.retired, message.expected.generation + 1)
+            self.judge.removed(self.retired)
+            # A copy of a client's first call, answered already, would be a new call to the next actor of that name. It
+            # is on its way for less than the placement and a founder need.
+            self.letters = [each for each in self.letters if not self._is_old(each.message)]
+        # What is refused where nothing stands may have been done before, and removed since.
+        return PlaceSwapped(ACTOR, done, self.placed, decided=done or self.placed is not None, first=self._first())
+
+    def _is_old(self, message: Message) -> bool:
+        if not isinstance(message, Call):
+            return False
+        caller = self.judge.caller_of(message.client)
+        return caller is None or not caller.waits or message.sequence < caller.sequence
+
+    def _first(self) -> int:
+        return self.retired + 1 if self.placed is None else 0
 
     # Letters
 
     def _take(self, letter: Letter) -> None:
         if letter.path == PLACEMENT:
-            self._register(letter.sender, letter.message)  # type: ignore[arg-type]
+            self._register(letter)
         elif letter.path == CALLERS:
             self._answered(letter.message)
         else:
@@ -254,8 +332,8 @@ class HostingAdversary(Adversary):
     def _answered(self, message: Message) -> None:
         if isinstance(message, CallRedirected):
             # A caller that is sent on follows, unless it has been answered meanwhile.
-            caller = self.judge.callers[message.client - 1]
-            if caller.waits and caller.sequence == message.sequence:
+            caller = self.judge.caller_of(message.client)
+            if caller is not None and caller.waits and caller.sequence == message.sequence:
                 self._post(Letter(_CALLER, message.placed.host, self.judge.call_of(caller), HOSTING))
         else:
             self.judge.told(message)

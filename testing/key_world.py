@@ -11,16 +11,15 @@ lost, and none waits for a re-handshake.
 
 # ruff: noqa: SLF001  # whoever judges secrets must look at them
 
-import heapq
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
 
+from atoll.testing.agenda import Agenda
 from atoll.testing.key_thief import KeyThief, Recorded
-from atoll.transport.keys import NodeKey
+from atoll.testing.two_ends import established
 from atoll.transport.multipath import Via
 from atoll.transport.path_set import Rank
 from atoll.transport.records import OLD_KEY_S, PHASE_S
@@ -28,7 +27,6 @@ from atoll.transport.rehandshake import REPEAT_S_MAX, Step
 from atoll.transport.session import Session
 from atoll.transport.session_events import Closed, MessageArrived, SessionEvent, State
 
-CALLER, CALLEE = NodeKey(b"a caller".ljust(32)), NodeKey(b"a callee".ljust(32))
 VIAS = {0: Via(Rank.BEARER, "relay-1"), 2: Via(Rank.SIGNALING, "relay-2")}
 DELAYS_S = {0: 0.02, 2: 0.3}
 CALM_S = 6 * REPEAT_S_MAX
@@ -79,27 +77,11 @@ class KeyWorld:
         self.delivered: list[set[bytes]] = [set(), set()]
         self.calm = False
         self._dead: int | None = None
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._serial = 0
+        self._agenda = Agenda()
         self._woken = [-1.0, -1.0]
         self._arrives: dict[tuple[int, int], float] = {}
         self._thief: tuple[KeyThief, Recorded | None, dict[bool, tuple[int, int]], int, float] | None = None
-        self.ends: list[Any] = self._open(kind)
-
-    def _open(self, kind: type[Session]) -> list[Any]:
-        caller = kind.dial(key=CALLER, peer=CALLEE.node_id, grant=b"", record_bytes_max=2048, now=self.now)
-        callee = kind.answer(
-            key=CALLEE,
-            judge=lambda _peer, _grant: None,
-            session_id=caller.session_id,
-            record_bytes_max=2048,
-            now=self.now,
-        )
-        while caller.state is not State.OPEN or callee.state is not State.OPEN:
-            for speaker, hearer in ((caller, callee), (callee, caller)):
-                for _, record in speaker.outgoing(self.now):
-                    hearer.receive(record, self.now)
-        return [caller, callee]
+        self.ends: list[Any] = list(established(kind, record_bytes_max=2048, now=self.now))
 
     def run(self) -> "KeyWorld":
         """Live through it, calm down, and look what is left."""
@@ -108,16 +90,16 @@ class KeyWorld:
             self.ends[0].add_path(via.rank, via.name, self.now)
         for who in (0, 1):
             self._turn(who)
-            self._at(self.now + self.rng.uniform(*self.faults.pauses_s), partial(self._say, who))
-        self._at(self.now + self.rng.uniform(0.1, 0.9) * lasts_s, self._steal)
+            self._agenda.at(self.now + self.rng.uniform(*self.faults.pauses_s), partial(self._say, who))
+        self._agenda.at(self.now + self.rng.uniform(0.1, 0.9) * lasts_s, self._steal)
         # Often just when the keys change.
         theft_s = self.rng.randrange(1, int(self.faults.phases)) * PHASE_S + self.rng.uniform(0.0, 1.0)
-        self._at(self.now + theft_s, self._steal)
+        self._agenda.at(self.now + theft_s, self._steal)
         if self.faults.cut_s[1]:
-            self._at(self.now + self.rng.uniform(10.0, 100.0), self._cut)
+            self._agenda.at(self.now + self.rng.uniform(10.0, 100.0), self._cut)
         if self.faults.jump_s:
-            self._at(self.now + self.rng.uniform(10.0, 500.0), self._jump)
-        self._at(self.now + lasts_s, self._calm_down)
+            self._agenda.at(self.now + self.rng.uniform(10.0, 500.0), self._jump)
+        self._agenda.at(self.now + lasts_s, self._calm_down)
         self._until(self.now + lasts_s + CALM_S)
         if not self.violations:
             self._judge()
@@ -130,7 +112,7 @@ class KeyWorld:
         self.sent[who][message] = self.now
         self.ends[who].send(message)
         self._turn(who)
-        self._at(self.now + self.rng.uniform(*self.faults.pauses_s), partial(self._say, who))
+        self._agenda.at(self.now + self.rng.uniform(*self.faults.pauses_s), partial(self._say, who))
 
     def _take(self, who: int, events: list[SessionEvent]) -> None:
         for event in events:
@@ -159,7 +141,7 @@ class KeyWorld:
                 self._send(who, path, record)
         if self._woken[who] != end.deadline:
             self._woken[who] = end.deadline
-            self._at(max(end.deadline, self.now + 0.001), partial(self._wake, who, end.deadline))
+            self._agenda.at(max(end.deadline, self.now + 0.001), partial(self._wake, who, end.deadline))
 
     def _wake(self, who: int, at: float) -> None:
         if self._woken[who] == at:
@@ -172,18 +154,18 @@ class KeyWorld:
             return
         arrives = max(self._arrives.get((who, path), 0.0), self.now + DELAYS_S[path])
         if not self.calm and chance() < faults.hold:
-            self._at(self.now + self.rng.uniform(*faults.hold_s), partial(self._arrive, 1 - who, path, record))
+            self._agenda.at(self.now + self.rng.uniform(*faults.hold_s), partial(self._arrive, 1 - who, path, record))
             return
         self._arrives[who, path] = arrives
-        self._at(arrives, partial(self._arrive, 1 - who, path, record))
+        self._agenda.at(arrives, partial(self._arrive, 1 - who, path, record))
         if self.calm:
             return
         if chance() < faults.double:
-            self._at(self.now + self.rng.uniform(*faults.hold_s), partial(self._arrive, 1 - who, path, record))
+            self._agenda.at(self.now + self.rng.uniform(*faults.hold_s), partial(self._arrive, 1 - who, path, record))
         if chance() < faults.alter:
-            self._at(arrives, partial(self._arrive, 1 - who, path, self._altered(record)))
+            self._agenda.at(arrives, partial(self._arrive, 1 - who, path, self._altered(record)))
         if chance() < faults.swap:
-            self._at(arrives, partial(self._arrive, who, path, record))
+            self._agenda.at(arrives, partial(self._arrive, who, path, record))
 
     def _altered(self, record: bytes) -> bytes:
         forged = bytearray(record)
@@ -208,8 +190,8 @@ class KeyWorld:
             return
         self._dead = self.rng.choice(list(VIAS))
         lasts_s = self.rng.uniform(*self.faults.cut_s)
-        self._at(self.now + lasts_s, self._mend)
-        self._at(self.now + lasts_s + self.rng.uniform(5.0, 200.0), self._cut)
+        self._agenda.at(self.now + lasts_s, self._mend)
+        self._agenda.at(self.now + lasts_s + self.rng.uniform(5.0, 200.0), self._cut)
 
     def _mend(self) -> None:
         self._dead = None
@@ -217,20 +199,16 @@ class KeyWorld:
     def _jump(self) -> None:
         if not self.calm:
             self.now += self.rng.uniform(0.0, self.faults.jump_s)
-            self._at(self.now + self.rng.uniform(100.0, 900.0), self._jump)
+            self._agenda.at(self.now + self.rng.uniform(100.0, 900.0), self._jump)
 
     def _calm_down(self) -> None:
         self.calm, self._dead = True, None
 
     def _until(self, end: float) -> None:
-        while self._heap and self.now < end and not self.violations:
-            at, _, act = heapq.heappop(self._heap)
+        while self._agenda and self.now < end and not self.violations:
+            at, act = self._agenda.next()
             self.now = max(self.now, at)
             act()
-
-    def _at(self, at: float, act: Callable[[], None]) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (at, self._serial, act))
 
     # The thief, and the judgement
 

@@ -260,7 +260,7 @@ class LogAdversary(Adversary):
             match effect:
                 case Persist(record):
                     keeper.disk.append(record)
-                case Rewrite(records=records):
+                case Rewrite(records=records):  # Of the one actor that there is.
                     keeper.disk[:] = records
                 case Send(target, message, path):
                     self._post(Letter(keeper.node, target, message, path))

@@ -7,12 +7,11 @@ all, and never behind a later one of its path. At any time at least one open pat
 longer than `STALL_S_MAX` (R8).
 """
 
-import heapq
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
+from atoll.testing.agenda import Agenda
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import frames_of
 from atoll.transport.multipath import RECORDS_MAX, Multipath, Via
@@ -110,8 +109,7 @@ class MultipathWorld:
     wires: dict[int, Wire] = field(default_factory=dict)
     flows: dict[tuple[int, int], Flow] = field(default_factory=dict)
     """By (who writes, stream)."""
-    _heap: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _serial: int = 0
+    _agenda: Agenda = field(default_factory=Agenda)
     _to_open: int = 0
     _looking: set[tuple[int, int]] = field(default_factory=set)
     """Readers that will look soon."""
@@ -128,10 +126,10 @@ class MultipathWorld:
         try:
             for rank in self.faults.ranks:
                 self._open_path(rank)
-            self._at(0.5, self._begin)
-            self._at(self.rng.uniform(*self.faults.every_s), self._strike)
-            while self._heap and self.done_at is None and not self.violations:
-                self.now, _, act = heapq.heappop(self._heap)
+            self._agenda.at(0.5, self._begin)
+            self._agenda.at(self.rng.uniform(*self.faults.every_s), self._strike)
+            while self._agenda and self.done_at is None and not self.violations:
+                self.now, act = self._agenda.next()
                 act()
                 if self.now > GIVE_UP_S:
                     self._violated(f"not through after {GIVE_UP_S:g} s")
@@ -147,7 +145,7 @@ class MultipathWorld:
         for who in (0, 1):
             for _ in range(self.rng.randint(*self.faults.streams)):
                 self._to_open += 1
-                self._at(self.now + self.rng.uniform(0.0, self.faults.opens_within_s), partial(self._open, who))
+                self._agenda.at(self.now + self.rng.uniform(0.0, self.faults.opens_within_s), partial(self._open, who))
 
     def _open(self, who: int) -> None:
         stream = self.ends[who].streams.open("echo")
@@ -156,7 +154,9 @@ class MultipathWorld:
             size = self.rng.choice((0, 1, 1000, self.faults.bytes_max // 4, self.faults.bytes_max))
             self.flows[writer, stream] = Flow(self.rng.randbytes(size))
         if self.rng.random() < self.faults.reset_ratio:
-            self._at(self.now + self.rng.uniform(0.0, self.faults.resets_within_s), partial(self._abort, who, stream))
+            self._agenda.at(
+                self.now + self.rng.uniform(0.0, self.faults.resets_within_s), partial(self._abort, who, stream)
+            )
         self._write(who, stream)
         for reader in (0, 1):
             if self._moved_at[reader] is None:
@@ -227,7 +227,7 @@ class MultipathWorld:
             self._note_progress(who)
         elif (who, stream) not in self._looking:
             self._looking.add((who, stream))
-            self._at(self.now + self.rng.uniform(0.0, self.faults.lazy_s), partial(self._look_late, who, stream))
+            self._agenda.at(self.now + self.rng.uniform(0.0, self.faults.lazy_s), partial(self._look_late, who, stream))
 
     def _look_late(self, who: int, stream: int) -> None:
         self._looking.discard((who, stream))
@@ -291,7 +291,7 @@ class MultipathWorld:
                 if self._woken[who] == at:
                     self._turn(who)
 
-            self._at(at, turn)
+            self._agenda.at(at, turn)
 
     def _finish(self) -> None:
         for (writer, stream), flow in self.flows.items():
@@ -321,7 +321,7 @@ class MultipathWorld:
         wire.busy_until[who] = max(self.now, wire.busy_until[who]) + len(record) / RATE
         jitter = self.rng.uniform(1.0, 1.5)
         wire.arrives[who] = max(wire.arrives[who], wire.busy_until[who] + wire.delay_s * jitter)
-        self._at(wire.arrives[who], partial(self._arrive, who, wire, record))
+        self._agenda.at(wire.arrives[who], partial(self._arrive, who, wire, record))
 
     def _arrive(self, who: int, wire: Wire, record: bytes) -> None:
         if not wire.alive:
@@ -351,7 +351,7 @@ class MultipathWorld:
             kind = self.rng.choice(self.faults.kinds)
             for victim in victims:
                 self._break(victim, kind)
-        self._at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
+        self._agenda.at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
 
     def _break(self, victim: Wire, kind: str) -> None:
         self.trace.append((self.now, f"{kind} {victim.number}"))
@@ -360,16 +360,16 @@ class MultipathWorld:
         elif kind == "retire":
             victim.condition = "ending"
             self._open_path(victim.rank)
-            self._at(self.now + RETIRES_AFTER_S, partial(self._retire, victim))
+            self._agenda.at(self.now + RETIRES_AFTER_S, partial(self._retire, victim))
         else:
             victim.condition = {"freeze": "frozen"}.get(kind, kind)
-            self._at(self.now + self.rng.uniform(*self.faults.lasts_s), partial(self._mend, victim))
+            self._agenda.at(self.now + self.rng.uniform(*self.faults.lasts_s), partial(self._mend, victim))
 
     def _retire(self, wire: Wire) -> None:
         who = self.rng.randrange(2)
         self.ends[who].paths.retire(wire.number, "its ticket expires", self.now)
         self._turn(who)
-        self._at(self.now + RETIRES_AFTER_S, partial(self._cut, wire))
+        self._agenda.at(self.now + RETIRES_AFTER_S, partial(self._cut, wire))
 
     def _cut(self, wire: Wire) -> None:
         """End a path that both ends have left by now."""
@@ -385,8 +385,8 @@ class MultipathWorld:
         wire.alive = False
         del self.wires[wire.number]
         for who, end in enumerate(self.ends):
-            self._at(self.now + self.rng.uniform(0.0, 0.2), partial(self._hear_of_loss, who, end, wire))
-        self._at(self.now + self.rng.uniform(0.3, 1.5), partial(self._open_path, wire.rank))
+            self._agenda.at(self.now + self.rng.uniform(0.0, 0.2), partial(self._hear_of_loss, who, end, wire))
+        self._agenda.at(self.now + self.rng.uniform(0.3, 1.5), partial(self._open_path, wire.rank))
 
     def _hear_of_loss(self, who: int, end: Multipath, wire: Wire) -> None:
         self._take_events(who, list(end.path_lost(wire.number, "the relay died", self.now)))
@@ -399,10 +399,6 @@ class MultipathWorld:
             held, wire.held[who] = wire.held[who], []
             for record in held:
                 self._send(who, wire.number, record)
-
-    def _at(self, at: float, act: Callable[[], None]) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (at, self._serial, act))
 
     def _violated(self, what: str) -> None:
         self.violations.append(f"seed {self.seed}, {self.now:.3f} s: {what}; {self.trace[-4:]}")

@@ -7,7 +7,6 @@ listens opens both later, one that meets a NAT is dropped or answered with a res
 The machines are the real ones (`punching.py`, `candidates.py`).
 """
 
-import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from random import Random
 from atoll.actors.runtime.machine import insist
 from atoll.actors.tunnel_relay.candidates import Policy, View
 from atoll.actors.tunnel_relay.punching import Dial, Drop, Fail, Punch, PunchEffect, Role, Say, Use
+from atoll.testing.agenda import Agenda
 from atoll.transport.tcp_address import TcpAddress
 
 RELAYS = (TcpAddress("192.0.2.1", 8089), TcpAddress("192.0.2.2", 8089))
@@ -101,8 +101,7 @@ class PunchWorld:
         self.rng = Random(seed)
         self.now = 0.0
         self._loss = loss
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._agenda = Agenda()
         self._delay_s = self.rng.uniform(0.001, 0.15)
         sides = ((Role.INITIATOR, "10.0.0.5", "203.0.113.1"), (Role.RESPONDER, "10.0.0.7", "203.0.113.2"))
         self.ends: dict[Role, _End] = {}
@@ -127,12 +126,12 @@ class PunchWorld:
             targets = policies[role].admitted(peer, own)
             at = answer_s if role is Role.INITIATOR else 0.0
             end.punch = punch(role, tickets, own, peer, targets, began_at=at)
-            self._at(at, lambda end=end: self._do(end, self._machine(end).start()))  # type: ignore[misc]
+            self._agenda.at(at, lambda end=end: self._do(end, self._machine(end).start()))  # type: ignore[misc]
 
     def run(self) -> "PunchWorld":
         """Go on until both ends are over."""
-        while self._queue and self.now < RUN_S:
-            self.now, _, do = heapq.heappop(self._queue)
+        while self._agenda and self.now < RUN_S:
+            self.now, do = self._agenda.next()
             do()
         insist(all(self._machine(end).over for end in self.ends.values()), "an attempt ends")
         return self
@@ -151,11 +150,8 @@ class PunchWorld:
             raise RuntimeError("this end has not begun")
         return end.punch
 
-    def _at(self, at: float, do: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (at, next(self._order), do))
-
     def _later(self, do: Callable[[], None]) -> None:
-        self._at(self.now + self._delay_s * self.rng.uniform(0.9, 1.1), do)
+        self._agenda.at(self.now + self._delay_s * self.rng.uniform(0.9, 1.1), do)
 
     def _do(self, end: _End, effects: list[PunchEffect]) -> None:
         machine = self._machine(end)
@@ -178,7 +174,7 @@ class PunchWorld:
             for number in [each for each, wire in end.wires.items() if wire is not end.used]:
                 self._drop(end, number)
         elif (deadline := machine.deadline) is not None:
-            self._at(max(deadline, self.now), lambda: self._tick(end))
+            self._agenda.at(max(deadline, self.now), lambda: self._tick(end))
 
     def _tick(self, end: _End) -> None:
         machine = self._machine(end)
@@ -193,7 +189,7 @@ class PunchWorld:
         if self.rng.random() >= self._loss:
             self._later(lambda: self._syn_arrives(end, source, address))
         if times < len(RESEND_S):
-            self._at(self.now + RESEND_S[times], lambda: self._syn(end, address, times + 1))
+            self._agenda.at(self.now + RESEND_S[times], lambda: self._syn(end, address, times + 1))
 
     def _syn_arrives(self, end: _End, source: TcpAddress, address: TcpAddress) -> None:
         other = self.ends[end.role.other]
@@ -233,7 +229,7 @@ class PunchWorld:
         wire, other = end.wires[connection], self.ends[end.role.other]
         at = max(self.now + self._delay_s * self.rng.uniform(0.9, 1.1), wire.arrives_at.get(other.role, 0.0))
         wire.arrives_at[other.role] = at
-        self._at(at, lambda: self._heard(other, wire, data))
+        self._agenda.at(at, lambda: self._heard(other, wire, data))
 
     def _heard(self, end: _End, wire: _Wire, data: bytes) -> None:
         number = wire.numbers.get(end.role)

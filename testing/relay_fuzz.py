@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from atoll.testing.election_fuzz import FINDINGS_MAX
-from atoll.transport.keys import NodeKey
+from atoll.testing.two_ends import opening
 from atoll.transport.multipath import Via
 from atoll.transport.path_set import Rank
 from atoll.transport.records import HEADER
@@ -35,7 +35,6 @@ REMEMBERED = 60
 DEEDS = ("drop", "replay", "hold", "swap", "readdress", "reflect", "cut", "lengthen", "bend", "renumber", "make up")
 HOSTILE = (Via(Rank.BEARER, "relay-1"), Via(Rank.SIGNALING, "relay-1"))
 HONEST = Via(Rank.SIGNALING, "relay-2")
-CALLER, CALLEE = NodeKey(b"a caller".ljust(32)), NodeKey(b"a callee".ljust(32))
 
 
 @dataclass(slots=True, eq=False)
@@ -103,15 +102,8 @@ class RelayFuzz:
     def _begin(self) -> None:
         self._ends = []
         for _ in range(SESSIONS):
-            how = {"record_bytes_max": RECORD_BYTES_MAX, "now": self.now}
-            caller = self.kind.dial(key=CALLER, peer=CALLEE.node_id, grant=b"", **how)  # type: ignore[arg-type]
-            callee = self.kind.answer(
-                key=CALLEE,
-                judge=lambda _peer, _grant: None,
-                session_id=caller.session_id,
-                **how,  # type: ignore[arg-type]  # one of two
-            )
-            one, other = (_End(each, self._rng.randbytes(STREAM_BYTES)) for each in (caller, callee))
+            both = opening(self.kind, record_bytes_max=RECORD_BYTES_MAX, now=self.now)
+            one, other = (_End(each, self._rng.randbytes(STREAM_BYTES)) for each in both)
             one.other, other.other = other, one
             self._ends += (one, other)
 

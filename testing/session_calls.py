@@ -8,22 +8,20 @@ asker's own repetition helps. At any time one open path is whole. So every quest
 and without any fault, while better paths come, none is asked twice and no message is lost.
 """
 
-import heapq
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from atoll.transport.keys import NodeKey
+from atoll.testing.agenda import Agenda
+from atoll.testing.two_ends import established
 from atoll.transport.multipath import Via
 from atoll.transport.path_set import Rank, Switched
 from atoll.transport.session import Session
-from atoll.transport.session_events import Closed, MessageArrived, SessionEvent, State
+from atoll.transport.session_events import Closed, MessageArrived, SessionEvent
 from atoll.transport.stream_events import PeerLeft
 
 ANSWER_S_MAX = 2.5
 """A second of silence at either end, and some round trips."""
-CALLER, CALLEE = NodeKey(b"a caller".ljust(32)), NodeKey(b"a callee".ljust(32))
 LOOK_S = 0.05
 
 
@@ -76,36 +74,20 @@ class CallWorld:
         self._thought: set[int] = set()
         self.longest_s = 0.0
         self.wires: dict[int, Wire] = {}
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._serial = 0
-        self.ends = self._open(kind)
-
-    def _open(self, kind: type[Session]) -> list[Session]:
-        caller = kind.dial(key=CALLER, peer=CALLEE.node_id, grant=b"", record_bytes_max=8192, now=self.now)
-        callee = kind.answer(
-            key=CALLEE,
-            judge=lambda _peer, _grant: None,
-            session_id=caller.session_id,
-            record_bytes_max=8192,
-            now=self.now,
-        )
-        while caller.state is not State.OPEN or callee.state is not State.OPEN:
-            for speaker, hearer in ((caller, callee), (callee, caller)):
-                for _, record in speaker.outgoing(self.now):
-                    hearer.receive(record, self.now)
-        return [caller, callee]
+        self._agenda = Agenda()
+        self.ends = list(established(kind, record_bytes_max=8192, now=self.now))
 
     def run(self) -> "CallWorld":
         """Ask all questions, and wait for the answers."""
         self._connect(Rank.SIGNALING, "relay-1")
         if not self.faults.bearers_only:
             self._connect(Rank.SIGNALING, "relay-2")
-        self._at(self.now + 1.0, partial(self._ask, 0))
-        self._at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
-        self._at(self.now, self._look)
+        self._agenda.at(self.now + 1.0, partial(self._ask, 0))
+        self._agenda.at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
+        self._agenda.at(self.now, self._look)
         until = self.now + self.faults.questions * 10.0
-        while self._heap and self.now < until and len(self.answered) < self.faults.questions and not self.violations:
-            self.now, _, act = heapq.heappop(self._heap)
+        while self._agenda and self.now < until and len(self.answered) < self.faults.questions and not self.violations:
+            self.now, act = self._agenda.next()
             act()
         if len(self.answered) < self.faults.questions and not self.violations:
             self._violated(f"{self.faults.questions - len(self.answered)} questions were not answered")
@@ -122,7 +104,7 @@ class CallWorld:
         self._flush(0)
         if number + 1 < self.faults.questions:
             pauses_s = self.faults.pauses_s[number % len(self.faults.pauses_s)]
-            self._at(self.now + self.rng.uniform(*pauses_s), partial(self._ask, number + 1))
+            self._agenda.at(self.now + self.rng.uniform(*pauses_s), partial(self._ask, number + 1))
 
     def _take(self, who: int, events: list[SessionEvent]) -> None:
         for event in events:
@@ -149,7 +131,7 @@ class CallWorld:
             self._answer(number)
         elif number not in self._heard:
             self._heard.add(number)
-            self._at(self.now + self.rng.uniform(*self.faults.thinks_s), partial(self._answer, number))
+            self._agenda.at(self.now + self.rng.uniform(*self.faults.thinks_s), partial(self._answer, number))
 
     def _answer(self, number: int) -> None:
         self._thought.add(number)
@@ -168,7 +150,7 @@ class CallWorld:
         late = [number for number in set(self.asked) - self.answered if self.now > self.asked[number] + limit_s]
         if late:
             self._violated(f"question {min(late)} has waited for {limit_s} s")
-        self._at(self.now + LOOK_S, self._look)
+        self._agenda.at(self.now + LOOK_S, self._look)
 
     # The network
 
@@ -191,14 +173,14 @@ class CallWorld:
             wire.held[who].append(record)
             return
         wire.arrives[who] = max(wire.arrives[who], self.now + wire.delay_s)
-        self._at(wire.arrives[who], partial(self._arrive, who, wire, record))
+        self._agenda.at(wire.arrives[who], partial(self._arrive, who, wire, record))
 
     def _arrive(self, who: int, wire: Wire, record: bytes) -> None:
         if wire.alive:
             self._take(1 - who, self.ends[1 - who].receive(record, self.now, wire.via))
 
     def _strike(self) -> None:
-        self._at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
+        self._agenda.at(self.now + self.rng.uniform(*self.faults.every_s), self._strike)
         current = self.ends[0].paths.current
         if self.faults.bearers_only:
             if len(self.wires) == 1:
@@ -216,15 +198,15 @@ class CallWorld:
             self._kill(victim)
             return
         victim.condition = kind
-        self._at(self.now + self.rng.uniform(*self.faults.lasts_s), partial(self._mend, victim))
+        self._agenda.at(self.now + self.rng.uniform(*self.faults.lasts_s), partial(self._mend, victim))
 
     def _kill(self, wire: Wire) -> None:
         wire.alive = False
         del self.wires[wire.number]
-        self._at(self.now + 0.05, partial(self._lose, 0, wire))
+        self._agenda.at(self.now + 0.05, partial(self._lose, 0, wire))
         if self.faults.peer_notices:
-            self._at(self.now + 0.05, partial(self._lose, 1, wire))
-        self._at(self.now + self.rng.uniform(0.5, 1.5), partial(self._connect, wire.via.rank, wire.via.name))
+            self._agenda.at(self.now + 0.05, partial(self._lose, 1, wire))
+        self._agenda.at(self.now + self.rng.uniform(0.5, 1.5), partial(self._connect, wire.via.rank, wire.via.name))
 
     def _lose(self, who: int, wire: Wire) -> None:
         self._take(who, self.ends[who].path_lost(wire.number, "reset", self.now))
@@ -235,10 +217,6 @@ class CallWorld:
             held, wire.held[who] = wire.held[who], []
             for record in held:
                 self._send(who, wire, record)
-
-    def _at(self, at: float, act: Callable[[], None]) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (at, self._serial, act))
 
     def _violated(self, what: str) -> None:
         self.violations.append(f"seed {self.seed}, {self.now:.2f} s: {what}")

@@ -56,7 +56,7 @@ from atoll.testing.elections import (
     simulated_notary,
 )
 from atoll.testing.faults import FaultPlan
-from atoll.testing.hosts import Host, State
+from atoll.testing.hosts import Host
 from atoll.testing.invariants import Invariant
 from atoll.testing.placements import ELECTION_RECORDS, LOSSES, PLACEMENT_RECORDS
 from atoll.testing.simulator import VIOLATIONS_MAX, Simulation
@@ -246,26 +246,6 @@ class NoPause(Invariant):
             holders = frozenset(there)
             self.moves += holders != self._holders.get(duty, holders) and len(holders) == 1
             self._holders[duty] = holders
-
-
-class LongGaps(Invariant):
-    """Measures for how long nobody who runs did a duty, from when somebody first did."""
-
-    def __init__(self) -> None:
-        self.gaps_s: list[float] = []
-        self._since: dict[str, float] = {}
-
-    def handled(self, simulation: Simulation, _host: Host) -> None:
-        for duty in DUTIES:
-            there = [
-                host
-                for host in simulation.hosts
-                if host.state is State.UP and host.machine is not None and duty in host.machine.doers.doing
-            ]
-            if not there:
-                self._since.setdefault(duty, simulation.now)
-            elif (since := self._since.pop(duty, None)) is not None and since > 0:
-                self.gaps_s.append(simulation.now - since)
 
 
 def site_simulation(

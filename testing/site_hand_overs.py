@@ -52,15 +52,8 @@ from atoll.testing.elections import (
     simulated_notary,
 )
 from atoll.testing.faults import FaultPlan
-from atoll.testing.hand_overs import (
-    ACTOR,
-    ExactlyOnce,
-    OneGenerationServes,
-    Progress,
-    SameReply,
-    SimulatedCaller,
-    make_ledger,
-)
+from atoll.testing.hand_over_invariants import ExactlyOnce, OneGenerationServes, Progress, SameReply
+from atoll.testing.hand_overs import ACTOR, SimulatedCaller, make_ledger
 from atoll.testing.hosts import Host
 from atoll.testing.invariants import Invariant
 from atoll.testing.placements import ELECTION_RECORDS, LOSSES, PLACEMENT_RECORDS

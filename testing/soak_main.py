@@ -21,6 +21,7 @@ from atoll.testing.memory import PEAK, resident_mb
 from atoll.testing.relay_fuzz import RelayFuzz
 from atoll.testing.standing_fuzz import StandingFuzz
 from atoll.testing.stream_fuzz import StreamFuzz
+from atoll.testing.topic_fuzz import TopicFuzz
 
 GROWTH_MB_MAX = 64.0
 PEAK_MB_MAX = 64.0
@@ -50,6 +51,7 @@ TARGETS: dict[str, Callable[[int], Target]] = {
     "streams": StreamFuzz,
     "blobs": BlobFuzz,
     "relay": RelayFuzz,
+    "topics": TopicFuzz,
 }
 """By name, made from a seed."""
 

@@ -36,7 +36,7 @@ STAGES = {"", "node", "left", "right", "up", "cluster", "serve"}
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_every_block_is_of_a_kind_that_runs(page):
     for language, stage, text in fenced(page):
-        assert language in {"", "sh", "python", "toml"}, f"{page}: nothing runs a block of {language!r}"
+        assert language in {"", "sh", "python", "toml", "nft"}, f"{page}: nothing runs a block of {language!r}"
         assert not stage or (language == "sh" and stage in STAGES), f"{page}: there is no stage {stage!r}"
         assert language or not re.search(r"^\$ ", text, re.MULTILINE), f"{page}: a command in a block that does not run"
 
@@ -203,6 +203,13 @@ def test_the_actors_are_open_to_whom_the_architecture_says():
     for path, name, _, who in rows(PAGES["docs/architecture.md"], "actor", "class"):
         open_to = {each.value for each in classes[name].open_to}
         assert {each.strip() for each in who.split(",")} == (open_to or {"this node"}), path
+
+
+def test_what_happens_happens_where_the_architecture_says():
+    table = rows(PAGES["docs/architecture.md"], "what happens", "where", "in")
+    assert len(table) > 10
+    for what, file, name in table:
+        assert re.search(rf"^ *(async )?(def|class) {name}\b", (ROOT / file).read_text(), re.MULTILINE), what
 
 
 def test_the_sentences_to_look_for_are_said_somewhere():

@@ -24,6 +24,13 @@ MACHINES = [
     "actors/blobs/names.py",
     "actors/blobs/receiving.py",
     "actors/blobs/sending.py",
+    "actors/discoverer/gossip.py",
+    "actors/discoverer/local_health.py",
+    "actors/discoverer/membership.py",
+    "actors/discoverer/relayed_pings.py",
+    "actors/discoverer/suspicion.py",
+    "actors/discoverer/suspicion_settings.py",
+    "actors/discoverer/talks.py",
     "actors/elector/election.py",
     "actors/hand_over/client.py",
     "actors/hand_over/durable.py",
@@ -120,7 +127,7 @@ def test_nothing_points_upward():
 @pytest.mark.parametrize("name", MACHINES)
 def test_machines_import_no_io(name):
     found = {each.split(".")[0] for each in imports(ROOT / name)}
-    allowed = {"random"} if {"elector", "placement", "hand_over"} & set(name.split("/")) else set()
+    allowed = {"random"} if {"discoverer", "elector", "placement", "hand_over"} & set(name.split("/")) else set()
     assert not (found & IO_MODULES) - allowed
 
 

@@ -10,7 +10,6 @@ A *link* joins two neighbouring nodes that have proved their keys to each other.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -38,8 +37,7 @@ class Standing(enum.Enum):
     """It is the cloud whose key is pinned here."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(msgspec.Struct, frozen=True):
     """The peer's key and standing are proved and messages may flow."""
 
     peer: NodeId
@@ -50,16 +48,14 @@ class LinkUp:
     """The address it is reached at or came from."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True):
     """Nothing more will arrive over this link."""
 
     peer: NodeId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DialFailed:
+class DialFailed(msgspec.Struct, frozen=True):
     """A dial came to nothing: nobody there, another key there, or refused; `reason` says which."""
 
     peer: NodeId

@@ -32,6 +32,7 @@ from atoll.transport.beacon_packet import FORGET_S, BeaconEar, BeaconPacket, Hea
 from atoll.transport.beacon_packet import PACKET_BYTES_MAX as BYTES_MAX
 from atoll.transport.errors import UsageError
 from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.transport.naps import nap_s
 
 log = logging.getLogger("atoll.transport")
 
@@ -301,7 +302,7 @@ class Beacon:
         while True:
             self._look()
             self._say()
-            with anyio.move_on_after(self._stretch * self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER)):
+            with anyio.move_on_after(nap_s(self._stretch * self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER))):
                 await self._hurried.wait()
                 # A network that changes all the time must not make us a flood.
                 await anyio.sleep(HURRY_S)

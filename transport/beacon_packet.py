@@ -28,9 +28,12 @@ import struct
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
+import msgspec
+
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
 from atoll.transport.keys import SIGNATURE_BYTES, NodeKey, SiteKeys, signature_valid
+from atoll.transport.printable import printable
 
 VERSION = 1
 PACKET_BYTES_MAX = 256
@@ -73,8 +76,7 @@ class MalformedBeacon(MalformedFrame):
         self.kind = kind
 
 
-@dataclass(frozen=True, slots=True)
-class BeaconPacket:
+class BeaconPacket(msgspec.Struct, frozen=True):
     """What one beacon says."""
 
     node: NodeId
@@ -136,7 +138,7 @@ class BeaconPacket:
 
 def _counted(text: str, bytes_max: int) -> bytes:
     """Write a text behind its length, without what cannot be shown, cut between two characters."""
-    shown = "".join(each if each.isprintable() else " " for each in text)
+    shown = printable(text, " ")
     raw = shown.encode(errors="replace")[:bytes_max].decode(errors="ignore").encode()
     return bytes([len(raw)]) + raw
 
@@ -173,8 +175,7 @@ def beacon_signature_valid(data: bytes, node: NodeId) -> bool:
     return signature_valid(node, _SIGNED + data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:])
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """Somebody said that `peer` takes links at this address: worth a dial, no proof of anything."""
 
     peer: NodeId

@@ -13,11 +13,11 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
+import msgspec
 
 from atoll.transport.beacon_packet import LABEL_BYTES_MAX, RELEASE_BYTES_MAX
 from atoll.transport.errors import Unreachable, UsageError
@@ -38,8 +38,7 @@ TTL_S = 60
 """How long others believe in our addresses: those of a node that moved must not live long."""
 
 
-@dataclass(frozen=True, slots=True)
-class AddressHinted:
+class AddressHinted(msgspec.Struct, frozen=True):
     """Somebody said that `peer` takes links at this address; nobody has proved it."""
 
     peer: NodeId
@@ -49,8 +48,7 @@ class AddressHinted:
     release: str
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(msgspec.Struct, frozen=True):
     """What one node says of itself."""
 
     node: NodeId

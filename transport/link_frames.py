@@ -26,6 +26,7 @@ from atoll.transport.codec import decode_special, encode_special
 from atoll.transport.credit import MESSAGE_COST_BYTES, NEIGHBOUR_WINDOW_BYTES, WINDOW_BYTES_MAX
 from atoll.transport.errors import Congested, MalformedFrame
 from atoll.transport.identity import NodeId
+from atoll.transport.printable import printable
 
 VERSION = 2
 LABEL_CHARACTERS_MAX = 64
@@ -202,7 +203,7 @@ def read_alive(frame: bytes) -> None:
 def read_bye(frame: bytes) -> str:
     """Give the reason of a BYE, fit to be shown."""
     text = frame[1 : 1 + REASON_BYTES_MAX].decode(errors="replace")
-    return "".join(each if each.isprintable() else " " for each in text)
+    return printable(text, " ")
 
 
 class Backlog:

@@ -11,11 +11,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import anyio
 import anyio.lowlevel
 import ifaddr
+import msgspec
 
 log = logging.getLogger("atoll.transport")
 
@@ -32,8 +32,7 @@ _MESSAGE_BYTES_MAX = 65536
 _READS_MAX = 64
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkChanged:
+class NetworkChanged(msgspec.Struct, frozen=True):
     """Fact: this host's addresses are others now, or it has just woken."""
 
     addresses: frozenset[str]

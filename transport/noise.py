@@ -12,10 +12,7 @@ The object is of one use; after message 3 `split` gives the two keys and the eph
 import hashlib
 import hmac
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from atoll.transport import ciphers
 from atoll.transport.errors import MalformedFrame, Refused, UsageError
 
 PROTOCOL = b"Noise_XK_25519_AESGCM_SHA256"
@@ -34,17 +31,17 @@ def _hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:
     return first, hmac.digest(secret, first + b"\x02", "sha256")
 
 
-def _agree(secret: X25519PrivateKey | None, public: bytes) -> bytes:
+def _agree(secret: "ciphers.X25519PrivateKey | None", public: bytes) -> bytes:
     if secret is None:
         raise UsageError("the handshake is over, and its ephemeral key forgotten")
     try:
-        return secret.exchange(X25519PublicKey.from_public_bytes(public))
+        return secret.exchange(ciphers.X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         # RFC 7748, section 6.1: a point of small order would give a secret that everybody knows.
         raise Refused("a handshake message holds a key of small order") from error
 
 
-def _public(secret: X25519PrivateKey) -> bytes:
+def _public(secret: "ciphers.X25519PrivateKey") -> bytes:
     return secret.public_key().public_bytes_raw()
 
 
@@ -70,8 +67,8 @@ class Handshake:
         self.peer = peer
         """The other end's static public key; the responder learns it from message 3."""
         # As objects: making one out of its bytes costs as much as an agreement, for it derives the public key.
-        self.static = X25519PrivateKey.from_private_bytes(static)
-        self._ephemeral = None if ephemeral is None else X25519PrivateKey.from_private_bytes(ephemeral)
+        self.static = ciphers.X25519PrivateKey.from_private_bytes(static)
+        self._ephemeral = None if ephemeral is None else ciphers.X25519PrivateKey.from_private_bytes(ephemeral)
         self._peer_ephemeral = b""
         self._turn = 0
         self._key: bytes | None = None
@@ -105,7 +102,7 @@ class Handshake:
         if not self.my_turn or len(payload) > PAYLOAD_BYTES_MAX:
             raise UsageError("it is not this end's turn, or the payload is too long")
         if self._turn < 2:
-            self._ephemeral = self._ephemeral or X25519PrivateKey.generate()
+            self._ephemeral = self._ephemeral or ciphers.X25519PrivateKey.generate()
             message = _public(self._ephemeral)
             self._mix_hash(message)
         else:
@@ -175,14 +172,14 @@ class Handshake:
         self._hash = hashlib.sha256(self._hash + data).digest()
 
     def _seal(self, plain: bytes) -> bytes:
-        sealed = AESGCM(self._key or b"").encrypt(self._next_nonce(), plain, self._hash)
+        sealed = ciphers.AESGCM(self._key or b"").encrypt(self._next_nonce(), plain, self._hash)
         self._mix_hash(sealed)
         return sealed
 
     def _open(self, sealed: bytes) -> bytes:
         try:
-            plain = AESGCM(self._key or b"").decrypt(self._next_nonce(), sealed, self._hash)
-        except InvalidTag as error:
+            plain = ciphers.AESGCM(self._key or b"").decrypt(self._next_nonce(), sealed, self._hash)
+        except ciphers.InvalidTag as error:
             raise Refused("a handshake message was altered, or made for another key") from error
         self._mix_hash(sealed)
         return plain

@@ -20,6 +20,8 @@ import enum
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+
 from atoll.transport.errors import Congested, MalformedFrame
 from atoll.transport.records import EVERYWHERE, PATHS_MAX
 from atoll.transport.stream_frames import PathVerb
@@ -63,8 +65,7 @@ class Condition(enum.Enum):
     SILENT = "silent"
 
 
-@dataclass(frozen=True, slots=True)
-class PathFrame:
+class PathFrame(msgspec.Struct, frozen=True):
     """Something to be said over a path; the caller adds the positions to OPEN and OPENED."""
 
     path: int
@@ -82,8 +83,7 @@ class Switched:
     """The one before is lost or silent, and with it, perhaps, what was on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathGivenUp:
+class PathGivenUp(msgspec.Struct, frozen=True):
     """A path did not open; let go of it."""
 
     path: int

@@ -20,9 +20,7 @@ import enum
 import hmac
 import struct
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from atoll.transport import ciphers
 from atoll.transport.errors import Expired, UsageError
 from atoll.transport.noise import TAG_BYTES
 
@@ -77,10 +75,10 @@ class Ratchet:
         """What stands for epoch and phase in a record; the highest bit is free, 0xFF marks handshakes."""
         return (self.epoch % EPOCHS) << 4 | self.phase
 
-    def cipher(self) -> AESGCM:
+    def cipher(self) -> "ciphers.AESGCM":
         """Give what seals and opens in this phase."""
         # A copy: some builds of the library keep what they are given, and would go on with an overwritten key.
-        return AESGCM(bytes(self._key))
+        return ciphers.AESGCM(bytes(self._key))
 
     def advance(self) -> None:
         """Go on to the next phase; the key before is gone."""
@@ -172,7 +170,7 @@ class Opener:
         self._cipher = self._ratchet.cipher()
         self._tag = self._ratchet.tag
         self._next: Ratchet | None = None
-        self._old: AESGCM | None = None
+        self._old: ciphers.AESGCM | None = None
         self._old_tag = _NO_TAG
         self._since = now
         self._worn_at = now + EPOCH_S_MAX + OLD_KEY_S
@@ -225,7 +223,7 @@ class Opener:
         view = memoryview(record)
         try:
             plain = self._cipher.decrypt(_nonce(path, counter), view[HEADER.size :], view[: HEADER.size])
-        except InvalidTag:
+        except ciphers.InvalidTag:
             return Fault.FORGED
         self._seen[path] = counter
         return plain
@@ -239,7 +237,7 @@ class Opener:
         _, _, path, counter = HEADER.unpack_from(record)
         try:
             plain = cipher.decrypt(_nonce(path, counter), record[HEADER.size :], record[: HEADER.size])
-        except InvalidTag:
+        except ciphers.InvalidTag:
             if newer is not None:
                 newer.erase()
             return Fault.FORGED
@@ -248,7 +246,7 @@ class Opener:
         self._seen[path] = counter
         return plain
 
-    def _follow(self, newer: Ratchet, cipher: AESGCM, now: float) -> None:
+    def _follow(self, newer: Ratchet, cipher: "ciphers.AESGCM", now: float) -> None:
         """Go on with a newer key, and keep the one before for what is under way on other paths."""
         if newer.epoch != self._ratchet.epoch:
             self._worn_at = now + EPOCH_S_MAX + OLD_KEY_S

@@ -25,8 +25,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
+from atoll.transport import ciphers
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import FRAME, Channel
 from atoll.transport.noise import KEY_BYTES
@@ -80,7 +79,7 @@ class Bond:
     """What the two ends have in common besides keys for records; the root is overwritten by each re-handshake."""
 
     initiator: bool
-    static: X25519PrivateKey
+    static: "ciphers.X25519PrivateKey"
     peer_static: bytes
     root: bytearray
     transcript: bytes
@@ -103,9 +102,9 @@ def _expand(secret: bytes, outputs: int) -> list[bytes]:
     return made[1:]
 
 
-def _exchange(secret: X25519PrivateKey, public: bytes) -> bytes:
+def _exchange(secret: "ciphers.X25519PrivateKey", public: bytes) -> bytes:
     try:
-        return secret.exchange(X25519PublicKey.from_public_bytes(public))
+        return secret.exchange(ciphers.X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         # RFC 7748, section 6.1: a point of small order would give a secret that everybody knows.
         raise MalformedFrame("a re-handshake offers a key of small order") from error
@@ -134,7 +133,7 @@ class Rehandshake:
         self._bond = bond
         self._sealer = sealer
         self._opener = opener
-        self._ephemeral: X25519PrivateKey | None = None
+        self._ephemeral: ciphers.X25519PrivateKey | None = None
         self._public = b""
         self._peer_public = b""
         self._agreed: Agreed | None = None
@@ -272,7 +271,7 @@ class Rehandshake:
             raise MalformedFrame("a re-handshake offers two keys for one epoch")
 
     def _make_ephemeral(self) -> None:
-        self._ephemeral = X25519PrivateKey.generate()
+        self._ephemeral = ciphers.X25519PrivateKey.generate()
         self._public = self._ephemeral.public_key().public_bytes_raw()
 
     def _go_to(self, step: Step, now: float) -> None:

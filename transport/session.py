@@ -30,6 +30,7 @@ from atoll.transport.identity import NODE_ID_BYTES, NodeId
 from atoll.transport.keys import NodeKey
 from atoll.transport.multipath import RECORDS_MAX, Multipath, Via
 from atoll.transport.path_set import PathSet, Rank
+from atoll.transport.printable import printable
 from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, PATHS_MAX, Fault, Opener, Sealer
 from atoll.transport.rehandshake import Bond, Rehandshake, Step
 from atoll.transport.session_events import Closed, Established, MessageArrived, SessionEvent, State
@@ -499,4 +500,4 @@ class Session:
 def _shown(reason: bytes) -> str:
     """Make a stranger's reason fit to be shown: it ends up in logs and terminals."""
     text = reason.decode(errors="replace")
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return printable(text)

@@ -1,7 +1,6 @@
 """Where a session stands, and what happens to it; see `session.py`."""
 
 import enum
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
@@ -20,8 +19,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Established:
+class Established(msgspec.Struct, frozen=True):
     """The peer has proved its key; `verdict` is what the judge returned (None at the initiator)."""
 
     peer: NodeId
@@ -34,8 +32,7 @@ class MessageArrived(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True):
     """The session is over; the last event."""
 
     reason: str

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import FRAME, Channel
+from atoll.transport.printable import printable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -117,7 +118,7 @@ def read_text(piece: memoryview) -> str:
         raise MalformedFrame(f"a text of {len(piece)} bytes stands where at most {TEXT_BYTES_MAX} may")
     # A cut may have parted a character.
     text = bytes(piece).decode(errors="replace")
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return printable(text)
 
 
 def read_probe(piece: memoryview) -> int:

@@ -11,9 +11,9 @@ import base64
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
@@ -31,8 +31,7 @@ _CLAIMS = ("iss", "sub", "aud", "exp", "iat", "jti", "scope", "site", "cnf")
 _REGISTRY = jws.JWSRegistry(algorithms=[_ALGORITHM])
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """What a genuine grant says."""
 
     subject: NodeId

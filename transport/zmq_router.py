@@ -5,6 +5,7 @@
 
 While hardly a descriptor is left, one goes for each that comes: where accept(2) fails for want of descriptors libzmq's
 thread spins, and closing the port would end all connections that came by it. The owner then calls `keep_house` often.
+When none is left at all, one that is kept for this is given up, so that libzmq lets in who waits, who is then cut.
 
 Links and the SEP ports of relays are such sockets. Who may stay is decided by their owners, who also drain it by the
 edge-triggered rule of `zmq_socket.py`.
@@ -24,7 +25,7 @@ from typing import Any
 import zmq
 
 from atoll.transport.arrivals import Arrived, ConnectionId, Gone
-from atoll.transport.descriptors import SPARE_FILES, files_left_at_most
+from atoll.transport.descriptors import SPARE_FILES, SpareDescriptor, files_left_at_most
 from atoll.transport.errors import Unreachable, UsageError
 from atoll.transport.keys import NodeKey
 from atoll.transport.tcp_connection import (
@@ -148,6 +149,7 @@ class KeyedRouter:
         self._meters = UnreadMeters()
 
     def _open(self, key: NodeKey, limits: SocketLimits) -> None:
+        self._spare = SpareDescriptor()
         # A context of its own: ZAP is one per context.
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zap = self.context.socket(zmq.REP)
@@ -355,9 +357,14 @@ class KeyedRouter:
         scarce = files_left_at_most(SPARE_FILES)
         self.times_scarce += scarce and not self.scarce
         self.scarce = scarce
+        if scarce and files_left_at_most(0):
+            self._spare.give_up()
+        else:
+            self._spare.take()
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """Close the sockets; the context (`context.term`) ends when what they still had to send is sent or too old."""
+        self._spare.give_up()
         self._router.disable_monitor()
         self._monitor.close(0)
         self._router.close(linger_ms)

@@ -5,8 +5,7 @@ may wait on it (`anyio.wait_readable`) only after receiving gave None, and must 
 have used the change up.
 """
 
-from dataclasses import dataclass
-
+import msgspec
 import zmq
 
 LINGER_MS = 250
@@ -18,8 +17,7 @@ HANDSHAKE_FAILED = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketLimits:
+class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What peers can make a socket keep; no socket is without."""
 
     message_bytes_max: int

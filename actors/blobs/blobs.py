@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +21,7 @@ import anyio.to_thread
 import nacl.utils
 from anyio.abc import ByteStream
 
+from atoll.actors.blobs.blob_talk import BlobTalk
 from atoll.actors.blobs.errors import BadFile, SeveralOffer, TooMany, UnknownBlob
 from atoll.actors.blobs.folder import BlobFolder, Entry, Key
 from atoll.actors.blobs.incoming import Incoming, Taking
@@ -39,7 +41,6 @@ from atoll.actors.blobs.orders import (
     WithdrawBlob,
 )
 from atoll.actors.blobs.outgoing import OpenStream, Outgoing
-from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.container_manager.container_manager import decline
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.actors.router.messages import PATH as ROUTER
@@ -50,6 +51,8 @@ from atoll.actors.runtime.machine import Address
 from atoll.transport.base import Standing
 from atoll.transport.errors import MalformedFrame, Refused
 from atoll.transport.identity import NodeId
+from atoll.transport.talk import StreamLost
+from atoll.transport.talks_heard import TalksHeard
 
 OUTGOING_MAX = 16
 """Orders at once; each holds a file open, and a list of up to 2 MiB."""
@@ -101,7 +104,7 @@ class Blobs(Actor):
         self._outgoing: dict[bytes, Outgoing] = {}
         self._incoming: dict[Key, Incoming] = {}
         self._receivers: dict[str, _Receiver] = {}
-        self._streams: Counter[NodeId] = Counter()
+        self._talks = TalksHeard(self.counts, STREAMS_PER_PEER_MAX)
         self._news = anyio.Event()
 
     # Life
@@ -320,23 +323,13 @@ class Blobs(Actor):
         )
 
     async def _take_stream(self, stream: ByteStream, peer: NodeId, standing: Standing | None) -> None:
-        async with Talk(stream, self.counts) as talk:
-            if standing not in self.open_to | {None} or self._streams[peer] >= STREAMS_PER_PEER_MAX:
+        async with BlobTalk(stream, self.counts) as talk:
+            if standing in self.open_to | {None}:
+                await self._talks.hear(peer, partial(self._hear, talk, peer, standing))
+            else:
                 self.counts["not_heard"] += 1
-                return
-            self._streams[peer] += 1
-            try:
-                await self._hear(talk, peer, standing)
-            except StreamLost:
-                self.counts["streams_lost"] += 1
-            except MalformedFrame:
-                self.counts["broken_rules"] += 1
-            finally:
-                self._streams[peer] -= 1
-                if not self._streams[peer]:
-                    del self._streams[peer]
 
-    async def _hear(self, talk: Talk, peer: NodeId, standing: Standing | None) -> None:
+    async def _hear(self, talk: BlobTalk, peer: NodeId, standing: Standing | None) -> None:
         offer = await talk.hear(OFFER_S)
         if not isinstance(offer, BlobOffered):
             raise MalformedFrame(f"{type(offer).__name__} where an offer should be")

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 from msgspec import structs
 
+from atoll.actors.blobs.blob_talk import BlobTalk
 from atoll.actors.blobs.errors import NoRoom, UnknownBlob
 from atoll.actors.blobs.folder import BlobFolder, Entry, Key, Part
 from atoll.actors.blobs.manifest import Manifest
@@ -28,10 +29,10 @@ from atoll.actors.blobs.messages import (
 from atoll.actors.blobs.orders import IncomingState
 from atoll.actors.blobs.receiving import KeepList, Over, Receiving, ReceivingEffect, Seal, Write
 from atoll.actors.blobs.sending import Say
-from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.identity import NodeId
+from atoll.transport.talk import StreamLost
 
 WAITING_S = 600.0
 """How long an offer is shown; then its sender may offer it again."""
@@ -100,7 +101,7 @@ class Taking:
     """Takes one blob over one stream."""
 
     def __init__(
-        self, incoming: Incoming, talk: Talk, folder: BlobFolder, counts: Counter[str], now: Callable[[], float]
+        self, incoming: Incoming, talk: BlobTalk, folder: BlobFolder, counts: Counter[str], now: Callable[[], float]
     ) -> None:
         self._incoming = incoming
         self._talk = talk

@@ -7,8 +7,9 @@ bytes. The chunk size follows from the blob's size, so the same bytes have the s
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from atoll.transport.errors import UsageError
 
@@ -57,8 +58,7 @@ def _node(data: bytes, size_bytes: int, *, offset: int, depth: int, last: bool) 
     ).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """The list of a blob."""
 
     size_bytes: int

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from atoll.transport.identity import NodeId
 
 SENT_STEPS = frozenset({"taken", "refused", "changed", "expired", "withdrawn", "failed"})
@@ -50,8 +52,7 @@ class IncomingState:
     """Where a whole one lies."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendBlob:
+class SendBlob(msgspec.Struct, frozen=True):
     """Send a file of this host, or go on with that; answered with `OutgoingState` after a step, or after `wait_s`."""
 
     path: str
@@ -60,20 +61,17 @@ class SendBlob:
     wait_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class WithdrawBlob:
+class WithdrawBlob(msgspec.Struct, frozen=True):
     """Call an order back; answered with its last `OutgoingState`, or declined."""
 
     order: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeBlobs:
+class DescribeBlobs(msgspec.Struct, frozen=True):
     """Ask what is on its way and what is here; answered with `BlobsDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlobsDescribed:
+class BlobsDescribed(msgspec.Struct, frozen=True):
     """What comes and lies here, what goes, and what there is room for."""
 
     incoming: tuple[IncomingState, ...]
@@ -83,8 +81,7 @@ class BlobsDescribed:
     counters: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitBlobs:
+class AwaitBlobs(msgspec.Struct, frozen=True):
     """Wait for offers, and accept them where `accept`; answered with `BlobsDescribed` after news, or after `wait_s`.
 
     Whoever waits says it again: it holds for `RECEIVER_S` after the last time.
@@ -98,8 +95,7 @@ class AwaitBlobs:
     wait_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class DecideBlob:
+class DecideBlob(msgspec.Struct, frozen=True):
     """Say yes or no to an offer that waits; answered with its `IncomingState`, or declined."""
 
     digest: bytes
@@ -108,8 +104,7 @@ class DecideBlob:
     """Where several offer it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBlob:
+class ReadBlob(msgspec.Struct, frozen=True):
     """Ask for a chunk of a whole blob; answered with its bytes, or declined."""
 
     digest: bytes
@@ -117,8 +112,7 @@ class ReadBlob:
     peer: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveBlob:
+class RemoveBlob(msgspec.Struct, frozen=True):
     """Let go of a blob: one that was fetched is remembered, any other is forgotten; answered with its state."""
 
     digest: bytes

@@ -17,15 +17,16 @@ import anyio
 import anyio.to_thread
 from anyio.abc import ByteStream
 
+from atoll.actors.blobs.blob_talk import BlobTalk
 from atoll.actors.blobs.manifest import Manifest
 from atoll.actors.blobs.messages import REASON_CHARACTERS_MAX, BlobOffered, BlobWithdrawn
 from atoll.actors.blobs.orders import OutgoingState
 from atoll.actors.blobs.sending import Ended, Outcome, Read, Say, Sending, SendingEffect
 from atoll.actors.blobs.source import Source
-from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.transport.errors import MalformedFrame, TransportError
 from atoll.transport.identity import NodeId
+from atoll.transport.talk import StreamLost
 
 ORDER_S = 3600.0
 """How long an order stands without a chunk given: a person may have to say yes, a host to wake."""
@@ -145,7 +146,7 @@ class Outgoing:
         self._counts["streams"] += 1
         # Why the last attempt came to nothing is shown until this one has come to something.
         self._tell("offering", self.state.why)
-        async with Talk(stream, self._counts) as talk:
+        async with BlobTalk(stream, self._counts) as talk:
             try:
                 await self._carry_out(sending.start(), sending, talk, source)
                 while not sending.ended:
@@ -163,7 +164,7 @@ class Outgoing:
                     await self._try_to_say(talk, BlobWithdrawn(self._withdrawn[:REASON_CHARACTERS_MAX]))
                 raise
 
-    async def _carry_out(self, effects: list[SendingEffect], sending: Sending, talk: Talk, source: Source) -> None:
+    async def _carry_out(self, effects: list[SendingEffect], sending: Sending, talk: BlobTalk, source: Source) -> None:
         for effect in effects:
             match effect:
                 case Say(message):
@@ -185,7 +186,7 @@ class Outgoing:
         elif sending.waits:
             self._tell("waiting", "nobody there has accepted it yet")
 
-    async def _judge(self, outcome: Outcome, reason: str, talk: Talk) -> None:
+    async def _judge(self, outcome: Outcome, reason: str, talk: BlobTalk) -> None:
         if outcome is Outcome.TAKEN:
             self.state.there_bytes = self.state.size_bytes
             self._end("taken", "")
@@ -196,7 +197,7 @@ class Outgoing:
                 await talk.finish(WITHDRAW_S)
             self._end(outcome.value, reason)
 
-    async def _try_to_say(self, talk: Talk, message: BlobWithdrawn) -> None:
+    async def _try_to_say(self, talk: BlobTalk, message: BlobWithdrawn) -> None:
         with anyio.move_on_after(WITHDRAW_S, shield=True):
             try:
                 await talk.say(message)

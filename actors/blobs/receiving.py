@@ -10,8 +10,9 @@ Effects are carried out in order: the list is durable before the first chunk is 
 whose digest is not the list's.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from atoll.actors.blobs.manifest import DIGEST_BYTES, Manifest, chunk_count
 from atoll.actors.blobs.messages import (
@@ -35,28 +36,24 @@ WINDOW_BYTES = 4 * 1024 * 1024
 """Chunks asked for and not there yet; 100 ms at 40 MB/s."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeepList:
+class KeepList(msgspec.Struct, frozen=True):
     """Make the list durable."""
 
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Write a chunk at its place."""
 
     index: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
+class Seal(msgspec.Struct, frozen=True):
     """Make everything that was written durable, and give it its name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(msgspec.Struct, frozen=True):
     """Nothing follows; without a reason it is whole."""
 
     reason: str = ""

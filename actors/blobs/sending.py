@@ -9,8 +9,9 @@ It gives no chunk whose digest is not the list's, and none twice on a stream.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from atoll.actors.blobs.manifest import DIGEST_BYTES, Manifest
 from atoll.actors.blobs.messages import (
@@ -32,15 +33,13 @@ from atoll.transport.errors import MalformedFrame
 CHANGED = "the file changed while it was sent; send it again when it rests"
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(msgspec.Struct, frozen=True):
     """Send this to the other end."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """Read a chunk; `read` follows."""
 
     index: int
@@ -57,8 +56,7 @@ class Outcome(enum.Enum):
     CHANGED = "changed"
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """Nothing follows."""
 
     outcome: Outcome
@@ -83,7 +81,6 @@ class Sending:
         """Chunks that the receiver had before."""
         self.given = 0
         """Chunks given on this stream."""
-        self._list_given = False
         self._asked = bytearray(manifest.count)
 
     @property

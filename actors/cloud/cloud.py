@@ -8,7 +8,8 @@ a key comes --enrolled, or shows an unspent secret--> granted: directory, signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.cloud.directory import Directory
 from atoll.actors.cloud.doors import DirectoryDoor, EnrolmentDoor, SignalingDoor
@@ -27,8 +28,7 @@ from atoll.transport.keys import NodeKey
 from atoll.transport.zeromq import ZeroMqTransport
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+class Cloud(msgspec.Struct, frozen=True):
     """A running cloud."""
 
     id: NodeId

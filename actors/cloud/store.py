@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import logging
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -67,8 +66,7 @@ class StoreFailed(WorldError, Refused):
     """The cloud's file cannot be read or written now, which is nobody's fault; to whoever asked it is a refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Enrolled:
+class Enrolled(msgspec.Struct, frozen=True):
     """An enrolled key: what it is, and where it belongs."""
 
     node: NodeId
@@ -78,8 +76,7 @@ class Enrolled:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class LiveRelay:
+class LiveRelay(msgspec.Struct, frozen=True):
     """A relay that reported within its lease."""
 
     node: NodeId

@@ -10,6 +10,7 @@ from atoll.actors.image_exchange.blob_store import BlobStore
 from atoll.actors.router.streams import open_stream
 from atoll.actors.runtime import ActorSystem
 from atoll.actors.topics.joins import JoinWanted
+from atoll.actors.topics.lasting import Lasting
 from atoll.actors.topics.messages import SERVICE as PUBSUB
 from atoll.actors.topics.topics import Topics, TopicSettings
 from atoll.cluster_specs.config import NodeConfig
@@ -47,7 +48,7 @@ def blobs(config: NodeConfig, system: ActorSystem) -> Blobs:
     )
 
 
-def topics(config: NodeConfig, system: ActorSystem, site: SiteKeys) -> Topics:
+def topics(config: NodeConfig, system: ActorSystem, site: SiteKeys, lasting: Lasting) -> Topics:
     """Make what publishes and subscribes."""
     settings = TopicSettings(
         may_subscribe=config.pubsub.subscribe,
@@ -56,4 +57,4 @@ def topics(config: NodeConfig, system: ActorSystem, site: SiteKeys) -> Topics:
             JoinWanted(each.node, each.topics, each.direction != "out", each.direction != "in") for each in config.join
         ),
     )
-    return Topics(system.node_id, site.tag, settings, lambda peer: open_stream(system, peer, PUBSUB))
+    return Topics(system.node_id, site.tag, settings, lambda peer: open_stream(system, peer, PUBSUB), lasting)

@@ -12,7 +12,6 @@ import hashlib
 import re
 import tempfile
 import zlib
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import msgspec
@@ -40,8 +39,7 @@ _CHUNK_BYTES = 64 * 1024
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """A light service, taken out of its archive."""
 
     name: str

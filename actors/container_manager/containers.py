@@ -12,7 +12,6 @@ import importlib.util
 import tempfile
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -20,6 +19,7 @@ from typing import IO, Any, Self, TypeVar
 import anyio
 import anyio.abc
 import anyio.to_thread
+import msgspec
 
 from atoll.actors.container_manager.addresses import Addresses
 from atoll.actors.container_manager.admission import TIME_LIMIT, new_record
@@ -68,8 +68,7 @@ CHUNK_BYTES = 256 * 1024
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextFacts:
+class ContextFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What services learn about their node in `context.info`."""
 
     node_id: str = ""
@@ -223,10 +222,6 @@ class Containers:
         # Not one at a time like what changes something: a load that takes long must not keep readers waiting.
         data, last = await anyio.to_thread.run_sync(self._images.archive_part, digest, offset, CHUNK_BYTES)
         return ArchivePart(data, last)
-
-    async def read_archive(self, name: str) -> bytes:
-        """Give an image's archive as it was pushed; its SHA-256 is the image's digest."""
-        return await self._on_disk(self._images.archive, self._images.find(name))
 
     async def run(
         self, name: str, image: str, env: Mapping[str, str] | None = None, client: str = CLIENT_DEFAULT

@@ -266,14 +266,6 @@ class Images:
         """
         return self._sound(record.program, record.program_digest, f"the program of {record.id}", PROGRAM_BYTES_MAX)
 
-    def archive(self, image: ImageRecord) -> bytes:
-        """Read an image's archive as it was pushed.
-
-        Raises:
-            StorageFault: It is not there, or not what was pushed.
-        """
-        return self._sound(f"{image.digest}.tar", image.digest, f"the image {image.id}", ARCHIVE_BYTES_MAX)
-
     def archive_part(self, digest: str, offset: int, bytes_max: int) -> tuple[bytes, bool]:
         """Read a part of the archive with that digest (64 hexadecimal digits), and whether it is the last.
 
@@ -287,7 +279,7 @@ class Images:
         if image is None:
             raise ImageNotThere(f"no image here has the digest {digest}")
         if digest not in self._given:
-            self.archive(image)
+            self._sound(f"{digest}.tar", digest, f"the image {image.id}", ARCHIVE_BYTES_MAX)
             self._given.add(digest)
         data, last = self._vault.read_part(f"{digest}.tar", offset, bytes_max)
         if not data:

@@ -25,6 +25,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from atoll.actors.runtime.machine import Arm, Disarm, Seconds, TimerFired, insist
 
 CALL_LIMIT_S = 20.0
@@ -55,30 +57,25 @@ class State(enum.Enum):
     REMOVED = "removed"
 
 
-@dataclass(frozen=True, slots=True)
-class StartOrdered:
+class StartOrdered(msgspec.Struct, frozen=True):
     """Its owner wants it to answer calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopOrdered:
+class StopOrdered(msgspec.Struct, frozen=True):
     """Its owner wants it to answer none."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveOrdered:
+class RemoveOrdered(msgspec.Struct, frozen=True):
     """Its owner wants it gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallArrived:
+class CallArrived(msgspec.Struct, frozen=True):
     """Somebody calls; the id is new."""
 
     call: CallId
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnded:
+class CallEnded(msgspec.Struct, frozen=True):
     """A call that was dispatched is answered, by a reply or by the service's own fault; or its caller left."""
 
     call: CallId
@@ -86,44 +83,37 @@ class CallEnded:
     """The service answered well: it counts as sound again."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(msgspec.Struct, frozen=True):
     """The worker has loaded the program."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEnded:
+class WorkerEnded(msgspec.Struct, frozen=True):
     """The worker died, or it could not be started or load the program."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Squeezed:
+class Squeezed(msgspec.Struct, frozen=True):
     """Another container needs the room of an idle one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """Start a worker and load the program into it; answer with `WorkerReady` or `WorkerEnded`."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndWorker:
+class EndWorker(msgspec.Struct, frozen=True):
     """End the worker now, also when it is only being started, and report nothing more of it."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True):
     """Hand the call to the worker."""
 
     call: CallId
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True):
     """Answer the call with a fault of `errors.FAULTS`."""
 
     call: CallId
@@ -147,8 +137,7 @@ Effect: TypeAlias = Launch | EndWorker | Dispatch | Fail | Arm | Disarm
 _WITH_WORKER = (State.STARTING, State.RUNNING, State.IDLE)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a container may take; seconds and counts."""
 
     call_s: Seconds = CALL_LIMIT_S

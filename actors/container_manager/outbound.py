@@ -8,11 +8,11 @@ It must never fetch anything itself, and an error never ends more than the one r
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
+import msgspec
 
 from atoll.actors.container_manager.errors import ContainerError, UsageFault
 from atoll.actors.container_manager.fields import field_fault, is_clean_url, is_method
@@ -26,8 +26,7 @@ log = logging.getLogger("atoll.containers")
 FETCH_S = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outbound:
+class Outbound(msgspec.Struct, frozen=True, kw_only=True):
     """An HTTP request that a service makes with `context.http` or `fetch`."""
 
     container: str
@@ -38,8 +37,7 @@ class Outbound:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inbound:
+class Inbound(msgspec.Struct, frozen=True, kw_only=True):
     """What came back."""
 
     status: int

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import msgspec
+
 from atoll.actors.container_manager.errors import ImageRefused
 
 BLOCK_BYTES = 512
@@ -30,8 +32,7 @@ _DEVICES = {b"3": "a character device", b"4": "a block device", b"6": "a pipe"}
 _REGULAR = (b"0", b"\0", b"7")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """A stretch of a file that can seek."""
 
     file: BinaryIO
@@ -45,8 +46,7 @@ class Part:
         return self.file.read(left if length is None else min(length, left))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A regular file of an archive."""
 
     name: str

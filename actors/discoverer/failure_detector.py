@@ -6,7 +6,8 @@ from random import Random
 from typing import Any, ClassVar
 
 from atoll.actors.discoverer.messages import DescribeMembers, Leaving
-from atoll.actors.discoverer.suspicion import Suspicion, SuspicionSettings
+from atoll.actors.discoverer.suspicion import Suspicion
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, RoutesDescribed
 from atoll.actors.runtime import AskFailed, Delivery, MachineActor

@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -118,49 +117,42 @@ class Rumours(Message, frozen=True, array_like=True, tag="suspicion.rumours"):
 MESSAGES: tuple[type[Message], ...] = (ListSeen, SeenNodes, Ping, PingRequest, Ack, Nack, Rumours)
 
 
-@dataclass(frozen=True, slots=True)
-class MemberSuspected:
+class MemberSuspected(msgspec.Struct, frozen=True):
     """Fact out: a member gives no sign of life; it has some seconds to refute it."""
 
     node: NodeId
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class MemberDied:
+class MemberDied(msgspec.Struct, frozen=True):
     """Fact out: a suspected member did not refute it in time."""
 
     node: NodeId
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class MemberAlive:
+class MemberAlive(msgspec.Struct, frozen=True):
     """Fact out: a member that was suspected, dead or gone is alive."""
 
     node: NodeId
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class MemberLeft:
+class MemberLeft(msgspec.Struct, frozen=True):
     """Fact out: a member said goodbye."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
+class Leaving(msgspec.Struct, frozen=True):
     """Ask the Suspicion to tell the others that this node ends in good order; answered when it has."""
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeMembers:
+class DescribeMembers(msgspec.Struct, frozen=True):
     """Ask the Suspicion of this node; answered with `MembersDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemberState:
+class MemberState(msgspec.Struct, frozen=True):
     """What is believed of one member, since when, and why."""
 
     node: NodeId
@@ -169,8 +161,7 @@ class MemberState:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class MembersDescribed:
+class MembersDescribed(msgspec.Struct, frozen=True):
     """All members known, by id; and how far this node distrusts itself (0 is well)."""
 
     members: tuple[MemberState, ...]
@@ -178,8 +169,7 @@ class MembersDescribed:
     counters: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Seed:
+class Seed(msgspec.Struct, frozen=True):
     """Where a node is without multicast; from the configuration."""
 
     peer: NodeId
@@ -187,8 +177,7 @@ class Seed:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Fact in: with these members a link is wanted on a large site too: voters, the supernode, those talked to."""
 
     peers: frozenset[NodeId]
@@ -201,8 +190,7 @@ class Wanted:
         return cls(frozenset(peers))
 
 
-@dataclass(frozen=True, slots=True)
-class LinkWanted:
+class LinkWanted(msgspec.Struct, frozen=True):
     """Fact in: somebody on this node has something to say to that member, and wants a link for it, for a while.
 
     Asked instead of told, it is answered with `LinkComing`.
@@ -211,16 +199,14 @@ class LinkWanted:
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class LinkComing:
+class LinkComing(msgspec.Struct, frozen=True):
     """The answer to `LinkWanted`."""
 
     coming: bool
     """A link is being made that this node would not have by itself: wait for it a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class DialWanted:
+class DialWanted(msgspec.Struct, frozen=True):
     """Fact out, for the Router: open a link to `peer`, who may be at this address."""
 
     peer: NodeId
@@ -228,8 +214,7 @@ class DialWanted:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSeen:
+class NodeSeen(msgspec.Struct, frozen=True):
     """Fact out: a node was heard of for the first time, or again after it was forgotten."""
 
     node: NodeId
@@ -238,8 +223,7 @@ class NodeSeen:
     """As it says; only a link proves it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeLost:
+class NodeLost(msgspec.Struct, frozen=True):
     """Fact out: a node without a link was not heard for so long that it is forgotten."""
 
     node: NodeId

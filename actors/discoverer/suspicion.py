@@ -40,6 +40,8 @@ from atoll.actors.discoverer.messages import (
     Rumour,
     Rumours,
 )
+from atoll.actors.discoverer.relayed_pings import RelayedPing, RelayedPings
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import (
     Announce,
@@ -57,34 +59,6 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.identity import NodeId
 
 MEMBERS_MAX = 1024
-RELAYED_MAX = 64
-"""Pings for others under way at once; one more is answered with `Nack` at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuspicionSettings:
-    """Numbers of one site's suspicion."""
-
-    period_s: Seconds = 1.0
-    """One probe each; its ping and ack replace two signs of life of that link."""
-    crowd: int = 64
-    """Above so many members the period is twice as long: a campus has 8 packets a node and second for everything."""
-    direct_s: Seconds = 0.3
-    """For an ack over the link, and for a third member to hear one; a LAN's round trip is a hundredth of it."""
-    indirect: int = 3
-    """Members asked to ping another."""
-    alpha: float = 5.0
-    """The shortest suspicion is this times log10 of the members, in periods."""
-    beta: float = 6.0
-    """The longest is this times the shortest."""
-    confirmations: int = 3
-    """Accusers beside the first that make a suspicion shortest."""
-    asks_min: int = 5
-    """Nobody to whom a link is up is declared dead before it left so many questions of this very node unanswered."""
-    dead_kept_s: Seconds = 300.0
-    """How long a dead or departed member is shown."""
-    unheard_s: Seconds = 600.0
-    """After so long a member is forgotten that others told of, and of whom nobody speaks."""
 
 
 @dataclass(slots=True)
@@ -118,14 +92,6 @@ class _Probe:
     acked: bool = False
 
 
-@dataclass(slots=True)
-class _Relayed:
-    origin: NodeId
-    origin_sequence: int
-    target: NodeId
-    until: Seconds
-
-
 class Suspicion:
     """The failure detector of one member; see the module."""
 
@@ -147,7 +113,7 @@ class Suspicion:
         self._turn: list[NodeId] = []
         self._urgent: list[NodeId] = []
         self._probe: _Probe | None = None
-        self._relayed: dict[int, _Relayed] = {}
+        self._relayed = RelayedPings()
         self._sequence = 0
         self._tick_due: Seconds = math.inf
         self._fill = 0
@@ -204,7 +170,7 @@ class Suspicion:
         for holds, what in (
             (self.own not in self._members, "a node suspects itself"),
             (len(self._members) <= MEMBERS_MAX, "too many members"),
-            (len(self._relayed) <= RELAYED_MAX, "too many pings for others"),
+            (self._relayed.within_limits, "too many pings for others"),
             (len(self.gossip) <= len(self._members) + 1, "gossip about strangers"),
             (0 <= self.incarnation <= INCARNATION_MAX, "an incarnation out of range"),
         ):
@@ -416,31 +382,29 @@ class Suspicion:
         if target == self.own:
             return [Send(origin, Ack(sequence, self._gossip_for(origin)))]
         member = self._members.get(target)
-        if member is None or not member.linked or len(self._relayed) >= RELAYED_MAX:
+        if member is None or not member.linked or self._relayed.full:
             self.counts["pings_refused"] += 1
             return [Send(origin, Nack(sequence))]
         own_sequence = self._next_sequence()
         until = now + self.settings.direct_s
-        self._relayed[own_sequence] = _Relayed(origin, sequence, target, until)
+        self._relayed.begin(own_sequence, RelayedPing(origin, sequence, target, until))
         effects: list[Effect] = [Send(target, Ping(own_sequence, self._gossip_for(target)))]
         if len(self._relayed) == 1:
             effects.append(Arm("relayed", self.settings.direct_s))
         return effects
 
     def _end_relayed(self, now: Seconds) -> list[Effect]:
-        over = [sequence for sequence, each in self._relayed.items() if each.until <= now + 1e-6]
-        ended = [self._relayed.pop(sequence) for sequence in over]
+        ended = self._relayed.expired(now)
         effects: list[Effect] = [Send(each.origin, Nack(each.origin_sequence)) for each in ended]
-        if self._relayed:
-            effects.append(Arm("relayed", max(0.0, min(each.until for each in self._relayed.values()) - now)))
+        if (next_at := self._relayed.next_at) is not None:
+            effects.append(Arm("relayed", max(0.0, next_at - now)))
         return effects
 
     def _on_ack(self, sender: NodeId, sequence: int) -> list[Effect]:
         probe = self._probe
         if probe is not None and sequence == probe.sequence and (sender == probe.target or sender in probe.relays):
             probe.acked = True
-        elif (relayed := self._relayed.get(sequence)) is not None and relayed.target == sender:
-            del self._relayed[sequence]
+        elif (relayed := self._relayed.answered(sequence, sender)) is not None:
             gossip = self._gossip_for(relayed.origin)
             return [Send(relayed.origin, Ack(relayed.origin_sequence, gossip))]
         elif sequence:
@@ -536,17 +500,7 @@ class Suspicion:
         return [Announce(MemberSuspected(member.node, why)), *warning]
 
     def _timeout_s(self, confirmations: int) -> Seconds:
-        """Give how long a suspicion lasts: Lifeguard's formula, section 3.2."""
-        settings = self.settings
-        members = len(self._members) + 1
-        shortest = settings.alpha * max(1.0, math.log10(members)) * settings.period_s
-        longest = settings.beta * shortest
-        # A site of three has no three others who could confirm.
-        needed = min(settings.confirmations, members - 2)
-        if needed < 1:
-            return shortest
-        share = math.log(confirmations + 1) / math.log(needed + 1)
-        return max(shortest, longest - (longest - shortest) * share)
+        return self.settings.suspicion_s(len(self._members) + 1, confirmations)
 
     def _bury(self, member: _Member, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
         member.life, member.since, member.until, member.why = life, now, math.inf, why

@@ -9,7 +9,6 @@ What is wanted may change while a duty begins: each duty has one task that follo
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import anyio
@@ -17,6 +16,7 @@ import anyio
 from atoll.actors.cloud.messages import NodeRecord
 from atoll.actors.discoverer.messages import MemberDied, MemberLeft
 from atoll.actors.duties.board import DutyBoard
+from atoll.actors.duties.draining import Draining
 from atoll.actors.duties.duty import Duty, Snapshot, TakeSnapshot
 from atoll.actors.duties.messages import (
     PATH,
@@ -29,24 +29,19 @@ from atoll.actors.duties.messages import (
     DutyReady,
     HoldDuty,
     LabelsChanged,
-    Moved,
     OwnRecordChanged,
     StateGiven,
     StateWanted,
-    Stayed,
 )
 from atoll.actors.elector.messages import PATH as ELECTOR
 from atoll.actors.elector.messages import (
     DescribeElection,
     DrainWanted,
     ElectionStatus,
-    Resign,
     ScoreChanged,
     SupernodeElected,
     SupernodeLost,
 )
-from atoll.actors.hand_over.messages import HOSTING
-from atoll.actors.hand_over.orders import DrainHosted, HostedDrained
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import LATER, AskDeclined, AskFailed, Declined, Delivery, MachineActor, StartFailed
 from atoll.actors.runtime.actor import ReplyTo
@@ -62,8 +57,6 @@ ELECTION_S = 2.0
 STATE_S = 1.0
 """How long the holder before may take to give its state; then the duty begins afresh."""
 STATE_AGAIN_S = 0.05
-HOSTED_SHARE = 0.8
-"""Of the time for a drain, for users' actors: the rest is for saying what became of them."""
 
 
 class Duties(MachineActor):
@@ -146,49 +139,9 @@ class Duties(MachineActor):
         return dict(sorted(self.board.counts.items()))
 
     async def _drain(self, asked: ReplyTo | None, within_s: float) -> None:
-        """Wait until what is held and hosted here is elsewhere, then give the supernode's place up too."""
-        began = self.system.clock()
-        moved: list[Moved] = []
-        stayed: list[Stayed] = []
-        with anyio.move_on_after(within_s):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._give_hosted, within_s * HOSTED_SHARE, moved, stayed)
-                for duty in sorted(self.board.describe().held):
-                    await self._wait(partial(self._given, duty))
-                    to = self.board.holder(duty)
-                    if to is not None and to != self.board.own.node:
-                        moved.append(Moved(duty, to, self.system.clock() - began, 0.0))
-            # Last: what is exclusive moves by the word of a supernode.
-            if self._presides() and not self.board.alone:
-                resigned = self.system.clock()
-                self.system.announce(Resign("it drains"))
-                await self._wait(self._another_presides)
-                now, to = self.system.clock(), self.board.describe().supernode
-                if to is not None:
-                    moved.append(Moved("supernode", to, now - began, now - resigned))
-        why = "no other member could take it" if self.board.alone else f"no other member took it within {within_s:g} s"
-        left = [*self.board.describe().held, *(["supernode"] if self._presides() else [])]
-        stayed += [Stayed(each, why) for each in left]
+        drained = await Draining(self.system, self.board, self._wait).run(within_s)
         if asked is not None:
-            asked.answer(Drained(True, tuple(moved), tuple(stayed)))
-
-    async def _give_hosted(self, within_s: float, moved: list[Moved], stayed: list[Stayed]) -> None:
-        """Have users' migratable actors moved away."""
-        hosting = Address(self.board.own.node, HOSTING)
-        with contextlib.suppress(AskFailed):
-            drained: HostedDrained = await self.system.ask(hosting, DrainHosted(within_s), timeout_s=2 * within_s)
-            moved += [Moved(each.actor, each.target, each.took_s, each.paused_s) for each in drained.moved]
-            stayed += [Stayed(actor, why) for actor, why in drained.stayed]
-
-    def _given(self, duty: str) -> bool:
-        ended = duty not in self.board.describe().held and self.system.find(duty) is None
-        return ended or self.board.alone
-
-    def _another_presides(self) -> bool:
-        return self.board.describe().supernode not in (None, self.board.own.node)
-
-    def _presides(self) -> bool:
-        return self.board.describe().supernode == self.board.own.node
+            asked.answer(drained)
 
     def _note_change(self) -> None:
         self._changed.set()

@@ -3,20 +3,19 @@
 Its state is sent along when it moves, and can be rebuilt without: a duty whose last holder died begins afresh.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import msgspec
 
 from atoll.actors.duties.messages import DutyReady
 from atoll.actors.runtime.actor import Actor, Delivery
 
 
-@dataclass(frozen=True, slots=True)
-class TakeSnapshot:
+class TakeSnapshot(msgspec.Struct, frozen=True):
     """Ask a duty on this node for its state, as bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """What the next holder needs to go on."""
 
     state: bytes

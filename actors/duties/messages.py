@@ -1,6 +1,5 @@
 """What the Duties of a site's nodes say to each other, and the facts they announce at home."""
 
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -91,8 +90,7 @@ class SiteLabels(Message, frozen=True, tag="duties.site_labels"):
 MESSAGES: tuple[type[Message], ...] = (MemberHere, SiteRoll, StateWanted, StateGiven, SiteLabels)
 
 
-@dataclass(frozen=True, slots=True)
-class SiteKnown:
+class SiteKnown(msgspec.Struct, frozen=True):
     """Fact: the members of this site as this node knows them, itself among them."""
 
     records: tuple[NodeRecord, ...]
@@ -101,53 +99,46 @@ class SiteKnown:
     places: tuple[DutyPlace, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelsChanged:
+class LabelsChanged(msgspec.Struct, frozen=True):
     """Fact, at the proxy's node and at the registrar's: `SiteLabels`."""
 
     labels: tuple[tuple[NodeId, bytes], ...]
     relays: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRecordChanged:
+class OwnRecordChanged(msgspec.Struct, frozen=True):
     """Fact: what this node offers has changed."""
 
     services: tuple[OfferedService, ...]
     actors: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HoldDuty:
+class HoldDuty(msgspec.Struct, frozen=True):
     """Fact for the shell: begin with this duty, with the state of `source` if there is one."""
 
     duty: str
     source: NodeId | None
 
 
-@dataclass(frozen=True, slots=True)
-class DropDuty:
+class DropDuty(msgspec.Struct, frozen=True):
     """Fact for the shell: end this duty here."""
 
     duty: str
 
 
-@dataclass(frozen=True, slots=True)
-class DutyReady:
+class DutyReady(msgspec.Struct, frozen=True):
     """Fact: a duty does its work here from now on; whoever held it before may stop."""
 
     duty: str
 
 
-@dataclass(frozen=True, slots=True)
-class DutyFailed:
+class DutyFailed(msgspec.Struct, frozen=True):
     """Fact: a duty could not be begun here."""
 
     duty: str
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True):
     """Ask this node's Duties to give everything away and to take nothing more; answered with `Drained`."""
 
     draining: bool = True
@@ -155,8 +146,7 @@ class Drain:
     within_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """What a drained node gave away."""
 
     what: str
@@ -166,16 +156,14 @@ class Moved:
     """How long nobody did it, as this node saw it; 0 where the next holder had begun before this one ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stayed:
+class Stayed(msgspec.Struct, frozen=True):
     """What a drained node could not give away."""
 
     what: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
+class Drained(msgspec.Struct, frozen=True):
     """The answer to `Drain`."""
 
     draining: bool
@@ -183,13 +171,11 @@ class Drained:
     stayed: tuple[Stayed, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeSite:
+class DescribeSite(msgspec.Struct, frozen=True):
     """Ask the Duties for `SiteDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SiteDescribed:
+class SiteDescribed(msgspec.Struct, frozen=True):
     """What `status` shows of the site and its duties."""
 
     records: tuple[NodeRecord, ...]

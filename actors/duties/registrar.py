@@ -20,6 +20,7 @@ from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.uplink.ask import ask_cloud
 from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
+from atoll.transport.naps import nap_s
 
 log = logging.getLogger("atoll.duties")
 
@@ -67,7 +68,7 @@ class Registrar(Duty):
 
     async def _announce(self) -> None:
         while True:
-            with anyio.move_on_after(ANNOUNCE_S * self._rng.uniform(0.8, 1.0)):
+            with anyio.move_on_after(nap_s(ANNOUNCE_S * self._rng.uniform(0.8, 1.0))):
                 await self._changed.wait()
             await anyio.sleep(GATHER_S)
             self._changed = anyio.Event()

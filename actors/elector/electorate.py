@@ -10,7 +10,8 @@ makes a change safe; that is `roster_change.py`'s.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.elector.roster import VOTERS_MAX, Roster
 from atoll.actors.elector.score import Score
@@ -25,8 +26,7 @@ BLIND_S = 30.0
 NODES_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What the roster should become, by one voter more or less."""
 
     voters: tuple[NodeId, ...]

@@ -6,11 +6,11 @@ what people are shown is measured.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
+import msgspec
 
 from atoll.actors.elector.messages import ScoreChanged
 from atoll.actors.elector.score import NodeFacts, Score, score_of
@@ -25,8 +25,7 @@ MEASURE_S = 10.0
 """Facts change slowly and a measurement costs a millisecond."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatedFacts:
+class StatedFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the config says in place of a measurement; None: measure."""
 
     on_mains: bool | None = None

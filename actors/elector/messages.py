@@ -5,7 +5,6 @@ A change of the roster: `RosterProposed` → `RosterSigned` → `RosterChain`. M
 and incarnation; version 0 says nothing of it, except in a `Fitness`, where it says that none is known.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -227,43 +226,37 @@ def mark_of(message: Message) -> Mark | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class MemberReachable:
+class MemberReachable(msgspec.Struct, frozen=True):
     """Fact in: an authenticated link to a member of this site is up."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class MemberUnreachable:
+class MemberUnreachable(msgspec.Struct, frozen=True):
     """Fact in: that link is down."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreChanged:
+class ScoreChanged(msgspec.Struct, frozen=True):
     """Fact in: this node's own fitness is another now."""
 
     score: Score
 
 
-@dataclass(frozen=True, slots=True)
-class Resign:
+class Resign(msgspec.Struct, frozen=True):
     """Fact in: this node should not be supernode any longer (it drains, or leaves); `reason` is shown."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True):
     """Fact in: this node leaves its site in good order and should vote no more; `reason` is shown."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementSettled:
+class PlacementSettled(msgspec.Struct, frozen=True):
     """Fact in: what the voters keep for the supernode of this epoch is on a majority of that roster's voters."""
 
     epoch: int
@@ -271,15 +264,13 @@ class PlacementSettled:
     roster_version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reform:
+class Reform(msgspec.Struct, frozen=True):
     """Fact in, by a person's word: begin a new incarnation of the site with this node as its only voter."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RosterInForce:
+class RosterInForce(msgspec.Struct, frozen=True):
     """Fact out: these vote from now on."""
 
     incarnation: int
@@ -288,15 +279,13 @@ class RosterInForce:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DrainWanted:
+class DrainWanted(msgspec.Struct, frozen=True):
     """Fact in: this node shall neither preside nor hold duties from now on, or may do so again."""
 
     draining: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRenewed:
+class LeaseRenewed(msgspec.Struct, frozen=True):
     """Fact out: this node is the confirmed supernode of that epoch until `until` on its lease clock, or `LeaseEnded`.
 
     Told each time the lease is renewed, and when the roster in force is another.
@@ -309,15 +298,13 @@ class LeaseRenewed:
     voters: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseEnded:
+class LeaseEnded(msgspec.Struct, frozen=True):
     """Fact out: this node holds the lease of that epoch no longer, whatever was said of its end."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class SupernodeElected:
+class SupernodeElected(msgspec.Struct, frozen=True):
     """Fact out: who is supernode; replaces what was announced before."""
 
     node: NodeId
@@ -327,8 +314,7 @@ class SupernodeElected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SupernodeLost:
+class SupernodeLost(msgspec.Struct, frozen=True):
     """Fact out: the supernode announced last is none any longer, and no other is known yet."""
 
     node: NodeId
@@ -336,8 +322,7 @@ class SupernodeLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ElectionStatus:
+class ElectionStatus(msgspec.Struct, frozen=True):
     """What `atoll status` shows of the election."""
 
     role: str
@@ -358,8 +343,7 @@ class ElectionStatus:
     """What is being done to the roster, or what stands in the way."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReformSite:
+class ReformSite(msgspec.Struct, frozen=True):
     """Ask this node's Elector, for a person, to begin a new incarnation; the answer is its `ElectionStatus`."""
 
     reason: str
@@ -367,6 +351,5 @@ class ReformSite:
     """Do it although a majority of the voters is in reach."""
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeElection:
+class DescribeElection(msgspec.Struct, frozen=True):
     """Ask this node's Elector for its `ElectionStatus`."""

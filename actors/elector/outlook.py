@@ -10,7 +10,8 @@ sides of a cut may each have a provisional supernode, never two confirmed ones o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.elector.messages import Presiding, SupernodeElected, SupernodeLost
 from atoll.actors.elector.roster import Mark, Roster
@@ -23,8 +24,7 @@ MEMBERS_MAX = 4096
 """Members that are kept in mind; a site larger than this should be two."""
 
 
-@dataclass(frozen=True, slots=True)
-class Belief:
+class Belief(msgspec.Struct, frozen=True):
     """Who is supernode, as far as this node knows, and when it heard so."""
 
     node: NodeId

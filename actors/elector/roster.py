@@ -13,11 +13,11 @@ It must never be sealed before it is final: who has no roster takes the seal for
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Annotated, TypeAlias
 
+import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
@@ -154,8 +154,7 @@ class Roster(Message, frozen=True, array_like=True, tag="elector.roster"):
             raise MalformedFrame(f"not a roster of this site: {fault}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notary:
+class Notary(msgspec.Struct, frozen=True, kw_only=True):
     """Signs and checks for one node of one site; simulations bring cheaper signatures."""
 
     roster_key: bytes

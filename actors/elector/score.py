@@ -6,7 +6,6 @@ help nobody.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,8 +17,7 @@ UPTIME_CLASSES_S = (600.0, 86_400.0, 604_800.0)
 """Ten minutes, a day, a week: who has just started may stop again soon."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a node knows of its host and its place in the network."""
 
     on_mains: bool

@@ -8,7 +8,7 @@ It must never say yes before the ballot is on disk, and never to a second node w
 second one comes with: the lease of the first rests on it.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from atoll.actors.elector.messages import Ballot, Release
 from atoll.actors.elector.roster import Mark
@@ -17,8 +17,7 @@ from atoll.actors.runtime.machine import Effect, Persist, Seconds, insist
 from atoll.transport.identity import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(msgspec.Struct, frozen=True):
     """To vote for nobody but `to` until `until`; made in `epoch`."""
 
     to: NodeId

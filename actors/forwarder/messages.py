@@ -1,6 +1,6 @@
 """What the Forwarder takes and tells, inside one node; nothing of it is sent to others."""
 
-from dataclasses import dataclass
+import msgspec
 
 from atoll.transport.identity import NodeId
 
@@ -9,8 +9,7 @@ SERVICE = "tcp"
 """Streams to `tcp/5432` are connections to that port."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenForward:
+class OpenForward(msgspec.Struct, frozen=True):
     """Listen at an address of this host, and carry each connection to a port of a node; answered with `ForwardSeen`."""
 
     peer: NodeId
@@ -24,28 +23,24 @@ class OpenForward:
     """It ends then, unless it is renewed: whoever asked for it may die."""
 
 
-@dataclass(frozen=True, slots=True)
-class RenewForward:
+class RenewForward(msgspec.Struct, frozen=True):
     """Let a forward live for so long from now; answered with `ForwardSeen`."""
 
     number: int
     for_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class CloseForward:
+class CloseForward(msgspec.Struct, frozen=True):
     """End a forward and its connections; answered with `ForwardSeen`."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeForwards:
+class DescribeForwards(msgspec.Struct, frozen=True):
     """Ask what is forwarded; answered with `ForwardsDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardSeen:
+class ForwardSeen(msgspec.Struct, frozen=True):
     """One forward, and what went over it."""
 
     number: int
@@ -65,8 +60,7 @@ class ForwardSeen:
     """Why the last one failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardsDescribed:
+class ForwardsDescribed(msgspec.Struct, frozen=True):
     """All forwards of this node, and what others have connected to here."""
 
     forwards: tuple[ForwardSeen, ...]

@@ -10,25 +10,26 @@ documents, and everything that is left: services.
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from atoll.actors.gateway.actor_routes import ActorRoutes
 from atoll.actors.gateway.blob_routes import BlobRoutes
 from atoll.actors.gateway.call_routes import CallRoutes
 from atoll.actors.gateway.door import Door
 from atoll.actors.gateway.forward_routes import ForwardRoutes
 from atoll.actors.gateway.mcm_routes import McmRoutes
+from atoll.actors.gateway.mcm_views import NodeConfiguration
 from atoll.actors.gateway.node_routes import NodeRoutes
 from atoll.actors.gateway.openapi import openapi_document
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.replies import HANDLERS, json_reply
 from atoll.actors.gateway.topic_routes import TopicRoutes
-from atoll.actors.gateway.views import NodeConfiguration
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -43,6 +44,7 @@ def make_app(node: NodePort, *, api_key: str, spool: Path, counters: Mapping[str
     own = [
         *documents.routes(door),
         *NodeRoutes(node, spool).routes(door),
+        *ActorRoutes(node).routes(door),
         *BlobRoutes(node).routes(door),
         *ForwardRoutes(node).routes(door),
         *TopicRoutes(node).routes(door),
@@ -57,8 +59,7 @@ def make_app(node: NodePort, *, api_key: str, spool: Path, counters: Mapping[str
     return app
 
 
-@dataclass(frozen=True, slots=True)
-class _Documents:
+class _Documents(msgspec.Struct, frozen=True):
     node: NodePort
     counters: Mapping[str, int]
     openapi: bytes

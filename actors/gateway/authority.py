@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import msgspec
+
 from atoll.actors.gateway.problems import Problem
 from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
@@ -30,7 +32,7 @@ class Scope(enum.Enum):
     FORWARD = "atoll:forward"
     """Calls to other nodes in this node's name."""
     MANAGE = "atoll:manage"
-    """What changes the node's place in its site."""
+    """What changes the node's place in its site, and what the site runs."""
     REFORM = "atoll:reform"
     """What a person decides for the whole site: on the node's own host, by its unix socket."""
     BLOBS = "atoll:blobs"
@@ -81,6 +83,10 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("GET", "/atoll/v1/relays"): Scope.READ,
         ("GET", "/atoll/v1/duties"): Scope.READ,
         ("POST", "/atoll/v1/drain"): Scope.MANAGE,
+        ("GET", "/atoll/v1/actors"): Scope.READ,
+        ("GET", "/atoll/v1/actors/{actor:path}"): Scope.READ,
+        ("POST", "/atoll/v1/actors/{actor:path}/move"): Scope.MANAGE,
+        ("DELETE", "/atoll/v1/actors/{actor:path}"): Scope.MANAGE,
         ("GET", "/atoll/v1/forwards"): Scope.READ,
         ("POST", "/atoll/v1/forwards"): Scope.MANAGE,
         ("POST", "/atoll/v1/forwards/{forward}/renew"): Scope.MANAGE,
@@ -123,8 +129,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
 """(method, path) → what it demands. What is not here is refused."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """How a request came in, as the server knows it."""
 
     transport: str

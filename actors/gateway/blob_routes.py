@@ -4,9 +4,9 @@ A file is named by its path only at the node's own unix socket: whoever holds a 
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import PurePath
 
+import msgspec
 from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,8 +22,7 @@ from atoll.actors.gateway.problems import Problem
 from atoll.actors.gateway.replies import json_reply
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRoutes:
+class BlobRoutes(msgspec.Struct, frozen=True):
     """The endpoints; each asks the node and says its answer as JSON."""
 
     node: NodePort

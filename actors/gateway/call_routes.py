@@ -5,9 +5,9 @@ The body, the query and every end-to-end header field pass through unchanged; se
 
 import re
 import secrets
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -27,8 +27,7 @@ CALL_TIMEOUT_S_MAX = 300.0
 _CORRELATION = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True, slots=True)
-class CallRoutes:
+class CallRoutes(msgspec.Struct, frozen=True):
     """The endpoints that hand requests on."""
 
     node: NodePort

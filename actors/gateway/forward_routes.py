@@ -1,7 +1,6 @@
 """`/atoll/v1/forwards`: ports of other nodes, at an address of this host."""
 
-from dataclasses import dataclass
-
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,8 +22,7 @@ def _number_in(request: Request) -> int:
     return int(text)
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardRoutes:
+class ForwardRoutes(msgspec.Struct, frozen=True):
     """The endpoints."""
 
     node: NodePort

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import anyio
 import h11
+import msgspec
 from anyio.abc import SocketStream
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -26,8 +27,7 @@ WRITE_BYTES = 256 * 1024
 """A slice of a long body; `write_s` holds for one slice, so a slow reader is judged by progress and not by length."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one client may cost."""
 
     connections_max: int = 512
@@ -49,8 +49,7 @@ class Limits:
     """For the client to read an early refusal before its unread bytes make the kernel reset the connection."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """Where a connection came from, as the server knows it (never from what the client says)."""
 
     transport: str

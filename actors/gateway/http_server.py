@@ -15,10 +15,10 @@ import stat
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import msgspec
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, TaskStatus
 
 from atoll.actors.gateway.http_connection import Connection
@@ -53,8 +53,7 @@ class AddressInUse(WorldError):
     """Another program listens there; the text names the address and what to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
+class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """A bound address that `serve_http` takes over."""
 
     listener: SocketListener

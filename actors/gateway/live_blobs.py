@@ -1,8 +1,10 @@
 """What a node sends and gets of blobs, as the gateway sees it, by asking its Blobs."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from atoll.actors.blobs.errors import BlobDamaged, NoRoom
 from atoll.actors.blobs.manifest import address_of, read_address
@@ -23,8 +25,8 @@ from atoll.actors.container_manager.container_manager import order
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.actors.gateway.blob_views import BlobsReply, BlobView, SendingView
 from atoll.actors.gateway.live_containers import port_error
+from atoll.actors.gateway.node_views import NodeView
 from atoll.actors.gateway.ports import Conflict, Unacceptable, UnknownName
-from atoll.actors.gateway.views import NodeView
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
 from atoll.transport.errors import UsageError

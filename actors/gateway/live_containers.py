@@ -36,9 +36,9 @@ from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.duties.offer import Offer
 from atoll.actors.gateway.authority import Principal
+from atoll.actors.gateway.container_views import ContainerView, ImageView, LogLine, PullReply, ServiceView
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
 from atoll.actors.gateway.ports import AmbiguousName, Conflict, PortError, Unacceptable, UnknownImage, UnknownName
-from atoll.actors.gateway.views import ContainerView, ImageView, LogLine, PullReply, ServiceView
 from atoll.actors.image_exchange.errors import NotDelivered, SeveralHaveIt
 from atoll.actors.image_exchange.messages import PATH as IMAGE_EXCHANGE
 from atoll.actors.image_exchange.messages import PullImage, PullState

@@ -13,8 +13,8 @@ from atoll.actors.forwarder.messages import (
     RenewForward,
 )
 from atoll.actors.gateway.forward_views import ForwardsReply, ForwardView, OpenForwardBody
+from atoll.actors.gateway.node_views import NodeView
 from atoll.actors.gateway.ports import Conflict, UnknownName
-from atoll.actors.gateway.views import NodeView
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, RoutesDescribed
 from atoll.actors.runtime.errors import AskDeclined

@@ -18,28 +18,29 @@ from atoll.actors.elector.messages import PATH as ELECTOR
 from atoll.actors.elector.messages import Leave
 from atoll.actors.elector.messages import ReformSite as ElectorReform
 from atoll.actors.gateway.authority import Kind, Principal
+from atoll.actors.gateway.container_views import PullReply, ServiceView
 from atoll.actors.gateway.far_nodes import FarNodes, fits
 from atoll.actors.gateway.http_line import Application
 from atoll.actors.gateway.in_process import run_app
+from atoll.actors.gateway.live_actors import LiveActors
 from atoll.actors.gateway.live_blobs import LiveBlobs
 from atoll.actors.gateway.live_containers import LiveContainers
 from atoll.actors.gateway.live_forwards import LiveForwards
 from atoll.actors.gateway.live_topics import LiveTopics
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
-from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
-from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownName
-from atoll.actors.gateway.views import (
+from atoll.actors.gateway.node_views import (
     DrainReply,
     MovedView,
     NodeView,
-    PullReply,
     RelayView,
     RouteTaken,
-    ServiceView,
-    SiteView,
     StatusView,
     StayedView,
 )
+from atoll.actors.gateway.picture import Picture, far_view, host_view, take_picture
+from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownName
+from atoll.actors.gateway.site_views import SiteView
+from atoll.actors.hand_over.site_actors import SiteActors
 from atoll.actors.host.messages import PATH as HOST
 from atoll.actors.host.messages import DescribeHost, HostDetails, showable
 from atoll.actors.router.messages import PATH as ROUTER
@@ -76,9 +77,15 @@ class LiveNode(LiveContainers):
 
     site_id: str
     has_cloud: bool
+    site_actors: SiteActors = field(repr=False)
     app: Application | None = field(default=None, repr=False)
     """The gateway's own application, for calls to this very node; set by whoever makes both."""
     far: FarNodes = field(default_factory=FarNodes, repr=False)
+
+    @property
+    def actors(self) -> LiveActors:
+        """Give what the gateway asks about migratable actors."""
+        return LiveActors(self.site_actors, self._names, self.node)
 
     @property
     def blobs(self) -> LiveBlobs:

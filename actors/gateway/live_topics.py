@@ -7,8 +7,8 @@ from typing import Any
 from atoll.actors.container_manager.container_manager import order
 from atoll.actors.container_manager.errors import UsageFault
 from atoll.actors.gateway.live_containers import port_error
+from atoll.actors.gateway.node_views import NodeView
 from atoll.actors.gateway.topic_views import JoinView, PublishedReply, PubSubReply, SubscriberView
-from atoll.actors.gateway.views import NodeView
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
 from atoll.actors.topics.messages import PATH

@@ -1,22 +1,22 @@
 """`/mcm/v1`: images and containers in the words of the published edge-engine interface."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from atoll.actors.gateway.bodies import json_body, uploaded_image
+from atoll.actors.gateway.container_views import ContainerView, RunContainer
 from atoll.actors.gateway.door import Door
+from atoll.actors.gateway.mcm_views import McmContainer, McmContainers, McmImage, McmImages
 from atoll.actors.gateway.node_routes import client_of
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.replies import json_reply
-from atoll.actors.gateway.views import ContainerView, McmContainer, McmContainers, McmImage, McmImages, RunContainer
 
 
-@dataclass(frozen=True, slots=True)
-class McmRoutes:
+class McmRoutes(msgspec.Struct, frozen=True):
     """The endpoints; existing clients decide what their names and statuses are."""
 
     node: NodePort

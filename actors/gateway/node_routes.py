@@ -1,37 +1,31 @@
 """`/atoll/v1`: what the node is and sees, and the verbs for its images and containers."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from atoll.actors.container_manager.messages import CLIENT_DEFAULT
 from atoll.actors.gateway.bodies import json_body, uploaded_image
-from atoll.actors.gateway.door import Door
-from atoll.actors.gateway.ports import NodePort
-from atoll.actors.gateway.problems import Problem
-from atoll.actors.gateway.replies import json_reply
-from atoll.actors.gateway.views import (
+from atoll.actors.gateway.container_views import (
     ContainerReply,
     ContainersReply,
-    DrainNode,
-    DutiesReply,
     ImageReply,
     ImagesReply,
-    LeaveSite,
-    LinksReply,
     LogsReply,
-    NodeReply,
-    NodesReply,
     PullImage,
-    ReformSite,
-    RelaysReply,
     RunContainer,
     ServicesReply,
 )
+from atoll.actors.gateway.door import Door
+from atoll.actors.gateway.node_views import DrainNode, LinksReply, NodeReply, NodesReply, RelaysReply
+from atoll.actors.gateway.ports import NodePort
+from atoll.actors.gateway.problems import Problem
+from atoll.actors.gateway.replies import json_reply
+from atoll.actors.gateway.site_views import DutiesReply, LeaveSite, ReformSite
 
 NODE_SCOPES = ("link-local", "account", "proximity")
 TAIL_LINES = 100
@@ -53,8 +47,7 @@ def client_of(request: Request) -> str:
     return client
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRoutes:
+class NodeRoutes(msgspec.Struct, frozen=True):
     """The endpoints; each asks the node and says its answer as JSON."""
 
     node: NodePort

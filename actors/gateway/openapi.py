@@ -9,7 +9,16 @@ from typing import Any
 import msgspec
 
 from atoll.actors.container_manager.messages import CLIENT_DEFAULT
-from atoll.actors.gateway import blob_views, forward_views, topic_views, views
+from atoll.actors.gateway import (
+    actor_views,
+    blob_views,
+    container_views,
+    forward_views,
+    mcm_views,
+    node_views,
+    site_views,
+    topic_views,
+)
 from atoll.actors.gateway.authority import ANY, SCOPES, Scope
 from atoll.actors.gateway.node_routes import NODE_SCOPES, TAIL_LINES, TAIL_LINES_MAX
 from atoll.actors.gateway.problems import MEDIA_TYPE, ProblemView
@@ -37,6 +46,7 @@ _FILTER_PARAMETER = {
     "required": True,
     "schema": {"type": "array", "items": {"type": "string"}},
 }
+_FORCE = {"name": "force", "in": "query", "schema": {"type": "boolean", "default": False}}
 _TAR = {"type": "string", "format": "binary"}
 _IMAGE_CONTENT = {
     "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _TAR}, "required": ["image"]}},
@@ -63,35 +73,50 @@ class Operation:
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("GET", "/.well-known/node-configuration"): Operation(summary="Where TLS is", reply=views.NodeConfiguration),
+    ("GET", "/.well-known/node-configuration"): Operation(summary="Where TLS is", reply=mcm_views.NodeConfiguration),
     ("GET", "/openapi.json"): Operation(summary="This document"),
     ("GET", "/metrics"): Operation(summary="Counters, in Prometheus' text form"),
-    ("GET", "/atoll/v1/status"): Operation(summary="Health and place of this node", reply=views.StatusView),
+    ("GET", "/atoll/v1/status"): Operation(summary="Health and place of this node", reply=node_views.StatusView),
     ("GET", "/atoll/v1/nodes"): Operation(
-        summary="Nodes it sees", reply=views.NodesReply, parameters=[_SCOPE_PARAMETER], errors=(400,)
+        summary="Nodes it sees", reply=node_views.NodesReply, parameters=[_SCOPE_PARAMETER], errors=(400,)
     ),
     ("GET", "/atoll/v1/nodes/{node:path}"): Operation(
-        summary="One node, by id, short id or name", reply=views.NodeReply, errors=(404, 409)
+        summary="One node, by id, short id or name", reply=node_views.NodeReply, errors=(404, 409)
     ),
-    ("GET", "/atoll/v1/services"): Operation(summary="Services that can be called", reply=views.ServicesReply),
-    ("GET", "/atoll/v1/links"): Operation(summary="Links to neighbours", reply=views.LinksReply),
-    ("GET", "/atoll/v1/relays"): Operation(summary="Relays it knows", reply=views.RelaysReply),
-    ("GET", "/atoll/v1/duties"): Operation(summary="Duties of the site", reply=views.DutiesReply),
-    ("GET", "/atoll/v1/site"): Operation(summary="Members and voters of the site", reply=views.SiteView),
+    ("GET", "/atoll/v1/services"): Operation(
+        summary="Services that can be called", reply=container_views.ServicesReply
+    ),
+    ("GET", "/atoll/v1/links"): Operation(summary="Links to neighbours", reply=node_views.LinksReply),
+    ("GET", "/atoll/v1/relays"): Operation(summary="Relays it knows", reply=node_views.RelaysReply),
+    ("GET", "/atoll/v1/duties"): Operation(summary="Duties of the site", reply=site_views.DutiesReply),
+    ("GET", "/atoll/v1/site"): Operation(summary="Members and voters of the site", reply=site_views.SiteView),
     ("POST", "/atoll/v1/site/leave"): Operation(
-        summary="Take this node out of the voters", takes=views.LeaveSite, reply=views.SiteView, errors=(400,)
+        summary="Take this node out of the voters", takes=site_views.LeaveSite, reply=site_views.SiteView, errors=(400,)
     ),
     ("POST", "/atoll/v1/site/reform"): Operation(
         summary="Begin the site anew, with this node as its only voter",
-        takes=views.ReformSite,
-        reply=views.SiteView,
+        takes=site_views.ReformSite,
+        reply=site_views.SiteView,
         errors=(400, 409),
     ),
     ("POST", "/atoll/v1/drain"): Operation(
         summary="Give duties and the supernode's place to others",
-        reply=views.DrainReply,
-        takes=views.DrainNode,
+        reply=node_views.DrainReply,
+        takes=node_views.DrainNode,
         errors=(400,),
+    ),
+    ("GET", "/atoll/v1/actors"): Operation(summary="Actors of the site that move", reply=actor_views.ActorsReply),
+    ("GET", "/atoll/v1/actors/{actor:path}"): Operation(
+        summary="One of them, by its name", reply=actor_views.ActorReply, errors=(404,)
+    ),
+    ("POST", "/atoll/v1/actors/{actor:path}/move"): Operation(
+        summary="Move one to another member of the site",
+        takes=actor_views.MoveActorBody,
+        reply=actor_views.ActorMovedReply,
+        errors=(400, 404, 409),
+    ),
+    ("DELETE", "/atoll/v1/actors/{actor:path}"): Operation(
+        summary="End one for good", reply=actor_views.ActorRemovedReply, parameters=[_FORCE], errors=(400, 404, 409)
     ),
     ("GET", "/atoll/v1/forwards"): Operation(
         summary="Ports of other nodes that this host listens at", reply=forward_views.ForwardsReply
@@ -112,10 +137,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("DELETE", "/atoll/v1/forwards/{forward}"): Operation(
         summary="End a forward and its connections", reply=forward_views.ForwardReply, errors=(400, 404)
     ),
-    ("GET", "/atoll/v1/images"): Operation(summary="Images on this node", reply=views.ImagesReply),
+    ("GET", "/atoll/v1/images"): Operation(summary="Images on this node", reply=container_views.ImagesReply),
     ("POST", "/atoll/v1/images"): Operation(
         summary="Load an image",
-        reply=views.ImageReply,
+        reply=container_views.ImageReply,
         status=201,
         image=True,
         parameters=[_CLIENT_PARAMETER],
@@ -123,34 +148,39 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/atoll/v1/images/pull"): Operation(
         summary="Pull an image from the site",
-        reply=views.PullReply,
-        takes=views.PullImage,
+        reply=container_views.PullReply,
+        takes=container_views.PullImage,
         parameters=[_CLIENT_PARAMETER],
         errors=(400, 404, 409, 413, 502),
     ),
     ("DELETE", "/atoll/v1/images/{image}"): Operation(
-        summary="Remove an image", reply=views.ImageReply, errors=(404, 409)
+        summary="Remove an image", reply=container_views.ImageReply, errors=(404, 409)
     ),
-    ("GET", "/atoll/v1/containers"): Operation(summary="Containers on this node", reply=views.ContainersReply),
+    ("GET", "/atoll/v1/containers"): Operation(
+        summary="Containers on this node", reply=container_views.ContainersReply
+    ),
     ("POST", "/atoll/v1/containers"): Operation(
         summary="Run a container",
-        reply=views.ContainerReply,
+        reply=container_views.ContainerReply,
         status=201,
-        takes=views.RunContainer,
+        takes=container_views.RunContainer,
         parameters=[_CLIENT_PARAMETER],
         errors=(400, 404, 409, 413, 502, 504),
     ),
     ("DELETE", "/atoll/v1/containers/{container}"): Operation(
-        summary="Remove a container", reply=views.ContainerReply, errors=(404, 409)
+        summary="Remove a container", reply=container_views.ContainerReply, errors=(404, 409)
     ),
     ("POST", "/atoll/v1/containers/{container}/start"): Operation(
-        summary="Start a container", reply=views.ContainerReply, errors=(404, 409)
+        summary="Start a container", reply=container_views.ContainerReply, errors=(404, 409)
     ),
     ("POST", "/atoll/v1/containers/{container}/stop"): Operation(
-        summary="Stop a container", reply=views.ContainerReply, errors=(404, 409)
+        summary="Stop a container", reply=container_views.ContainerReply, errors=(404, 409)
     ),
     ("GET", "/atoll/v1/containers/{container}/logs"): Operation(
-        summary="What a container wrote", reply=views.LogsReply, parameters=[_TAIL_PARAMETER], errors=(400, 404, 409)
+        summary="What a container wrote",
+        reply=container_views.LogsReply,
+        parameters=[_TAIL_PARAMETER],
+        errors=(400, 404, 409),
     ),
     ("GET", "/atoll/v1/blobs"): Operation(summary="Blobs that come, lie here, and go", reply=blob_views.BlobsReply),
     ("POST", "/atoll/v1/blobs/send"): Operation(
@@ -196,33 +226,33 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/atoll/v1/pubsub"): Operation(
         summary="Who reads topics here, and how this site is joined with others", reply=topic_views.PubSubReply
     ),
-    ("GET", "/mcm/v1/images"): Operation(summary="Images (published interface)", reply=views.McmImages),
+    ("GET", "/mcm/v1/images"): Operation(summary="Images (published interface)", reply=mcm_views.McmImages),
     ("POST", "/mcm/v1/images"): Operation(
         summary="Load an image (published interface)",
-        reply=views.McmImage,
+        reply=mcm_views.McmImage,
         image=True,
         parameters=[_CLIENT_PARAMETER],
         errors=(400, 409, 413, 507),
     ),
     ("DELETE", "/mcm/v1/images/{image}"): Operation(
-        summary="Remove an image (published interface)", reply=views.McmImage, errors=(404, 409)
+        summary="Remove an image (published interface)", reply=mcm_views.McmImage, errors=(404, 409)
     ),
-    ("GET", "/mcm/v1/containers"): Operation(summary="Containers (published interface)", reply=views.McmContainers),
+    ("GET", "/mcm/v1/containers"): Operation(summary="Containers (published interface)", reply=mcm_views.McmContainers),
     ("POST", "/mcm/v1/containers"): Operation(
         summary="Run a container (published interface)",
-        reply=views.McmContainer,
-        takes=views.RunContainer,
+        reply=mcm_views.McmContainer,
+        takes=container_views.RunContainer,
         parameters=[_CLIENT_PARAMETER],
         errors=(400, 404, 409, 413, 502, 504),
     ),
     ("DELETE", "/mcm/v1/containers/{container}"): Operation(
-        summary="Remove a container (published interface)", reply=views.McmContainer, errors=(404, 409)
+        summary="Remove a container (published interface)", reply=mcm_views.McmContainer, errors=(404, 409)
     ),
     ("PUT", "/mcm/v1/containers/{container}/start"): Operation(
-        summary="Start a container (published interface)", reply=views.McmContainer, errors=(404, 409)
+        summary="Start a container (published interface)", reply=mcm_views.McmContainer, errors=(404, 409)
     ),
     ("PUT", "/mcm/v1/containers/{container}/stop"): Operation(
-        summary="Stop a container (published interface)", reply=views.McmContainer, errors=(404, 409)
+        summary="Stop a container (published interface)", reply=mcm_views.McmContainer, errors=(404, 409)
     ),
     (ANY, "/at/{rest:path}"): Operation(
         summary="Call a service on another node, by any path; every method",

@@ -29,28 +29,30 @@ from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.elector.messages import PATH as ELECTOR
 from atoll.actors.elector.messages import DescribeElection, ElectionStatus
 from atoll.actors.elector.roster import INCARNATION_STEP
-from atoll.actors.gateway.views import (
+from atoll.actors.gateway.node_views import (
     BepView,
-    DutyView,
     HostView,
     InterfaceView,
     LinkView,
-    NodeRef,
     NodeView,
     OfferView,
     PathView,
-    PlacementView,
-    PlaceView,
     RelayView,
-    RosterView,
     RouteView,
     SepView,
+    StatusView,
+)
+from atoll.actors.gateway.site_views import (
+    DutyView,
+    PlacementView,
+    PlaceView,
+    RosterView,
     SiteMemberView,
     SiteRef,
     SiteView,
-    StatusView,
     SupernodeView,
 )
+from atoll.actors.gateway.views import NodeRef
 from atoll.actors.host.messages import HostDetails
 from atoll.actors.placement.messages import PATH as PLACEMENT
 from atoll.actors.placement.messages import DescribePlacement, PlacementStatus

@@ -8,24 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from atoll.actors.gateway.actor_views import ActorMovedReply, ActorRemovedReply, ActorReply, ActorsReply
 from atoll.actors.gateway.authority import Principal
 from atoll.actors.gateway.blob_views import BlobsReply, BlobView, SendingView
+from atoll.actors.gateway.container_views import ContainerView, ImageView, LogLine, PullReply, ServiceView
 from atoll.actors.gateway.forward_views import ForwardsReply, ForwardView, OpenForwardBody
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
+from atoll.actors.gateway.node_views import DrainReply, NodeView, RelayView, RouteTaken, StatusView
+from atoll.actors.gateway.site_views import SiteView
 from atoll.actors.gateway.topic_views import PublishedReply, PubSubReply
-from atoll.actors.gateway.views import (
-    ContainerView,
-    DrainReply,
-    ImageView,
-    LogLine,
-    NodeView,
-    PullReply,
-    RelayView,
-    RouteTaken,
-    ServiceView,
-    SiteView,
-    StatusView,
-)
 from atoll.actors.topics.subscription import Subscription
 
 
@@ -110,6 +101,22 @@ class ForwardPort(Protocol):
     async def close(self, number: int) -> ForwardView: ...
 
 
+class ActorPort(Protocol):
+    """What a gateway asks of its node about the migratable actors of the site."""
+
+    async def list(self) -> ActorsReply: ...
+
+    async def show(self, name: str) -> ActorReply: ...
+
+    async def move(self, name: str, to: str, within_s: float) -> ActorMovedReply:
+        """Move one to a member; raise `Conflict` where it stays, with the reason."""
+        ...
+
+    async def remove(self, name: str, *, force: bool) -> ActorRemovedReply:
+        """End one for good; raise `Conflict` where it is not known whether it has ended."""
+        ...
+
+
 class TopicPort(Protocol):
     """What a gateway asks of its node about topics; nodes are named, an empty name is this site."""
 
@@ -127,6 +134,9 @@ class NodePort(Protocol):
 
     Besides `PortError`s the methods may raise the transport's `Unreachable`, `Expired`, `Congested` and `Refused`.
     """
+
+    @property
+    def actors(self) -> ActorPort: ...
 
     @property
     def blobs(self) -> BlobPort: ...

@@ -4,7 +4,6 @@ An empty line comes where nothing else does, so that either end finds out when t
 """
 
 import base64
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anyio
@@ -42,8 +41,7 @@ TIME_MS_MAX = 253_402_300_799_000
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class TopicRoutes:
+class TopicRoutes(msgspec.Struct, frozen=True):
     """The endpoints."""
 
     node: NodePort

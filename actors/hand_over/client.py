@@ -4,15 +4,21 @@
                    asking --CallDeferred, or silence--> asks again, with the same sequence
                    asking --CallRedirected, or the placement says where--> asks there
                    asking --CallRefused, or GIVE_UP_S over--> failed: a new client number for the next call
+                   asking --CallRefused: the client is unknown--> asks once more, under a new client number
+                   asking --the placement has no such actor any more--> failed: it was removed
 
 One client number has one operation outstanding at a time; calls at the same time get numbers of their own. A number is
 never used again after a failure: nobody could say which operation its next sequence follows.
+
+An actor that was removed, and began anew, knows nothing of the clients of the one before: for it, theirs is a new call.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
+
+import msgspec
 
 from atoll.actors.hand_over.inquiry import Inquiry
 from atoll.actors.hand_over.messages import (
@@ -53,8 +59,7 @@ IDLE_MAX = 64
 """Client numbers kept for the next call to an actor; each costs its host a line in the table of answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceCall:
+class PlaceCall(msgspec.Struct, frozen=True):
     """Fact in: call an actor; `key` comes back in `CallEnded`."""
 
     actor: str
@@ -62,12 +67,17 @@ class PlaceCall:
     key: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceKnown:
+class PlaceKnown(msgspec.Struct, frozen=True):
     """Fact in: where an actor is, as far as somebody knows."""
 
     actor: str
     placed: Placed
+
+
+class PlaceUnknown(msgspec.Struct, frozen=True):
+    """Fact in: this node was told to host an actor, which may be a new one of that name."""
+
+    actor: str
 
 
 @dataclass(slots=True)
@@ -83,6 +93,8 @@ class Caller:
     silent: int = 0
     asked: int = 0
     """In which generation the actor was asked last."""
+    unknown: bool = False
+    """It was told already that nothing is known of its client: once is enough."""
 
 
 class Callers:
@@ -121,6 +133,8 @@ class Callers:
                 return self._call(actor, operation, key, now)
             case PlaceKnown(actor, placed):
                 self._learn(actor, placed)
+            case PlaceUnknown(actor):
+                self.places.pop(actor, None)
         return []
 
     def _call(self, actor: str, operation: bytes, key: int, now: Seconds) -> list[Effect]:
@@ -174,10 +188,35 @@ class Callers:
                 # Another call may have learned it before this one.
                 news = self.places[caller.actor].generation > caller.asked
                 return self._ask(caller) if news else self._hint(event.sender, caller)
+            case CallRefused(unknown=True) if not caller.unknown and now - caller.since < self._give_up_s:
+                return self._ask_anew(caller)
             case CallDeferred(why=why) | CallRefused(why=why):
                 return self._fail(caller, why)
         self.ignored += 1
         return []
+
+    def _ask_anew(self, caller: Caller) -> list[Effect]:
+        """Ask under a new number, and find the actor first: it was removed, or another one has its name now."""
+        del self._asking[caller.client]
+        self._forget(caller.actor)
+        fresh = Caller(caller.actor, self._rng.randrange(1, 2**52), 1, caller.key, caller.operation, caller.since)
+        fresh.unknown = True
+        self._asking[fresh.client] = fresh
+        return [Disarm(str(caller.client)), *self._ask(fresh)]
+
+    def _forget(self, actor: str) -> None:
+        """Forget where an actor is, and the numbers that it knew."""
+        self.places.pop(actor, None)
+        self._idle.pop(actor, None)
+
+    def _nowhere(self, message: PlaceFound, asking: Sequence[Caller]) -> list[Effect]:
+        """Hear for certain that an actor has no place: who has heard of it before knows that it was removed."""
+        known = self.places.get(message.actor)
+        removed = known is not None and message.first > known.generation
+        if removed:
+            self._forget(message.actor)
+        gone = [each for each in asking if each.unknown or (removed and each.asked)]
+        return [effect for each in gone for effect in self._fail(each, f"{message.actor} was removed")]
 
     def _hint(self, sender: NodeId, caller: Caller) -> list[Effect]:
         """Tell a host that sends us away what we know: it has not heard yet that it is the one.
@@ -190,6 +229,8 @@ class Callers:
     def _on_place(self, message: PlaceFound) -> list[Effect]:
         asks_elsewhere = self.inquiry.heard(message.supernode)
         asking = [each for each in self._asking.values() if each.actor == message.actor]
+        if message.placed is None and not message.why:
+            return self._nowhere(message, asking)
         if message.placed is None or not self._learn(message.actor, message.placed):
             return [self.inquiry.find(message.actor)] if asking and asks_elsewhere else []
         return [effect for each in asking for effect in self._ask(each)]

@@ -21,8 +21,9 @@ there.
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from atoll.actors.hand_over.application import Application, Applications, OperationFailed
 from atoll.actors.hand_over.log import OperationLog
@@ -75,8 +76,7 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(msgspec.Struct, frozen=True):
     """A state that came another way than by a log: from the source of a move, or from this host's own last tenure."""
 
     position: Position
@@ -140,6 +140,11 @@ class DurableOwner:
     def settled(self) -> bool:
         """Whether nothing is in hand: everything applied is on a majority."""
         return self.phase is Phase.SERVING and self.committed == self.log.last.index
+
+    @property
+    def whole(self) -> bool:
+        """Whether every store has everything that was acknowledged: no copy elsewhere is of any use."""
+        return self.serving and self.stores.all_have(self.committed)
 
     def renewal(self) -> dict[NodeId, int]:
         """Name the stores that lost their log and can be filled again in a new generation only."""
@@ -428,7 +433,8 @@ class DurableOwner:
         """Refuse an operation once a majority confirms that this owner knows the newest: it may have been replaced."""
         if self.frozen or call.client in self._doubted or len(self._doubted) >= PIPELINE_MAX:
             return self._defer(sender, call, "it is about to move" if self.frozen else "too much at once")
-        refusal = Send(sender, CallRefused(self.actor, call.client, call.sequence, why), CALLERS)
+        unknown = self.answers.known(call.client) is None
+        refusal = Send(sender, CallRefused(self.actor, call.client, call.sequence, why, unknown), CALLERS)
         self._doubted[call.client] = (self.log.last.index + 1, refusal)
         self.log.add(Entry(self.placed.generation, self.log.last.index + 1, operation=self.kind.encode()))
         return [*self.stores.feed_all(), *self._commit()]

@@ -8,17 +8,20 @@
     claim     --the placement agrees-->                       owner in that generation
     nothing   --Call-->                                       asks the placement; then owner, or tombstone
     tombstone --TOMBSTONE_S-->                                nothing
+    owner     --Remove, and the placement has it no more-->   nothing
 
 All that is heard of the placement, whatever the question was, is one fact: at some moment it said so. Generations only
-rise, so the highest heard is the newest, and every step waits for the generation it needs and for no message.
+rise, over removals too, so the highest heard is the newest, and every step waits for the generation it needs and for no
+message.
 
 It must never let an owner serve whose generation it knows to be over, and never begin one that nobody committed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
+
+import msgspec
 
 from atoll.actors.hand_over.application import Applications
 from atoll.actors.hand_over.arrivals import Arrivals
@@ -28,14 +31,17 @@ from atoll.actors.hand_over.durable import DurableOwner, Phase
 from atoll.actors.hand_over.messages import (
     CALLERS,
     HOSTING,
+    LOG_STORE,
     WHY_CHARACTERS_MAX,
     Appended,
     Call,
     CallDeferred,
     CallRedirected,
     Fenced,
+    Forget,
     Installed,
     LogPart,
+    MayForget,
     MayMove,
     MoveWelcome,
     NotSealed,
@@ -49,7 +55,8 @@ from atoll.actors.hand_over.messages import (
     TakePlace,
 )
 from atoll.actors.hand_over.move import ARRIVAL_S, POLL_S, RESEND_S, Arrival, Departure, Owner, Step
-from atoll.actors.hand_over.orders import Applied, Ceased, Found, Move, Moved, Serving, StoresChanged
+from atoll.actors.hand_over.orders import Applied, Ceased, Found, Move, Moved, Remove, Removed, Serving, StoresChanged
+from atoll.actors.hand_over.removals import Removals
 from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
 from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
 from atoll.actors.hand_over.soft import SoftOwner
@@ -81,8 +88,7 @@ BEGINS_MS = 5
 """For a call that comes while an owner begins: a round trip or two, and callers see all of it as the move's pause."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unable:
+class Unable(msgspec.Struct, frozen=True):
     """Up to which generation, for how long, and why this host does not begin an actor again."""
 
     generation: int
@@ -99,6 +105,7 @@ class Hosting:
     claims_kind = Claims
     renewals_kind = Renewals
     departures_kind = Departures
+    removals_kind = Removals
 
     def __init__(
         self, own: NodeId, *, rng: Random, make: Applications, placement: NodeId | None = None, **limits: Any
@@ -108,11 +115,14 @@ class Hosting:
         self.owners: dict[str, Owner] = {}
         self.claims = self.claims_kind(own, placement)
         self.departures = self.departures_kind(self.claims)
+        self.removals = self.removals_kind(self.claims)
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
         self.renewals = self.renewals_kind()
         self.kinds: dict[str, str] = {}
         """What kind an actor is that this node was told to host."""
+        self.paused_ms: dict[str, float] = {}
+        """For how long actors took no calls when they moved here, as their sources say."""
         self.ignored = 0
         self._rng = rng
         self._make = make
@@ -125,6 +135,7 @@ class Hosting:
             PlaceSwapped: self._on_place_swapped,
             TakePlace: self._on_take_place,
             StoresWanted: self._on_stores_wanted,
+            MayForget: self._on_may_forget,
             MoveAdvised: self._on_move_advised,
             MayMove: self._on_may_move,
             MoveWelcome: self._on_welcome,
@@ -174,6 +185,8 @@ class Hosting:
                 return self._found(actor, kind, stores, now)
             case Move(actor, target):
                 return self._begin_move(actor, target, now)
+            case Remove(actor):
+                return self._begin_removal(actor, now)
             case Applied(actor, number, reply):
                 owner = self.owners.get(actor)
                 return owner.applied(number, reply, now) if isinstance(owner, SoftOwner) else []
@@ -181,11 +194,11 @@ class Hosting:
 
     def _follow_up(self, actor: str, now: Seconds) -> list[Effect]:
         """Do what an owner's new state calls for, and arm the next look at it."""
-        effects: list[Effect] = []
         owner = self.owners.get(actor)
+        effects = self.removals.go_on(actor, owner, now)
         if owner is not None and owner.phase is Phase.ENDED:
             effects += self._ended(owner, now)
-        elif owner is not None:
+        elif owner is not None and actor not in self.removals:
             departure = self.departures.get(actor)
             if departure is not None and departure.step is Step.FREEZING and owner.settled:
                 effects += self.departures.offer(departure, now)
@@ -200,7 +213,7 @@ class Hosting:
     def _due(self, actor: str) -> Seconds | None:
         """Say when to look after an actor again."""
         dues = [ASK_S] if actor in self.claims or self.departures.wanted(actor) else []
-        if actor in self.departures:
+        if actor in self.departures or actor in self.removals:
             dues.append(RESEND_S)
         if actor in self.arrivals.here:
             dues.append(POLL_S)
@@ -221,6 +234,7 @@ class Hosting:
             effects += owner.retry(now)
         effects += self.claims.again(actor, now)
         effects += self.departures.ask_again(actor, now)
+        effects += self.removals.ask_again(actor, now)
         if (departure := self.departures.get(actor)) is not None:
             effects += self.departures.press(departure, now)
         if (arrival := self.arrivals.here.get(actor)) is not None:
@@ -255,6 +269,7 @@ class Hosting:
         effects: list[Effect] = [Announce(Ceased(actor, owner.placed.generation, why))]
         effects += self.renewals.drop(actor, why)
         effects += self.departures.give_up(actor, why)
+        effects += self.removals.over(actor, why)
         if (departure := self.departures.get(actor)) is not None:
             effects += self.departures.over(departure, why, now)
         return effects
@@ -266,13 +281,17 @@ class Hosting:
             return self._ask_again(message.actor) if asks_elsewhere else []
         if message.placed is None:
             return [*self._learn_removal(message.actor, message.first, now), *self.claims.nowhere(message)]
-        return self._learn(message.actor, message.placed, now)
+        return self._hear_place(message.actor, message.placed, now)
+
+    def _hear_place(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
+        effects, here = self._learn(actor, placed, now), placed.host == self.own
+        return [*effects, *self.removals.heard(actor, placed, self.owners.get(actor), now, here=here)]
 
     def _on_place_swapped(self, _sender: NodeId, message: PlaceSwapped, now: Seconds) -> list[Effect]:
         actor = message.actor
         asks_elsewhere = self.claims.inquiry.heard(message.supernode)
         if message.decided and message.current is not None:
-            return self._learn(actor, message.current, now)
+            return self._hear_place(actor, message.current, now)
         effects = self._learn_removal(actor, message.first, now)
         claim, departure = self.claims.get(actor), self.departures.get(actor)
         if asks_elsewhere or (claim is not None and claim.begins_later(message.first)):
@@ -295,14 +314,23 @@ class Hosting:
         claim, owner = self.claims.get(actor), self.owners.get(actor)
         if claim is not None and claim.expected is not None and first > claim.expected.generation:
             self.claims.pop(actor)
+        if not first:
+            return []
+        self.removals.note(actor, first)
+        removed = self.removals.expected(actor)
+        effects = self.removals.over(actor, "")
         if owner is not None and first > owner.placed.generation:
-            return self._release(owner, "it was removed from the placement", now)
-        return []
+            removed = owner.placed
+            effects += self._release(owner, "it was removed from the placement", now)
+        if removed is not None:
+            effects += self.removals.gone(actor, removed)
+        return effects
 
     def _learn(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
         """Take what the placement said at some moment, newest generation first."""
         owner = self.owners.get(actor)
-        if owner is not None and placed.generation < owner.placed.generation:
+        older = owner is not None and placed.generation < owner.placed.generation
+        if older or self.removals.is_over(actor, placed.generation):
             return []
         departure = self.departures.get(actor)
         if departure is not None and placed == departure.wanted and departure.step is Step.COMMITTING:
@@ -381,7 +409,8 @@ class Hosting:
     def _on_stores_wanted(self, _sender: NodeId, message: StoresWanted, now: Seconds) -> list[Effect]:
         actor = message.actor
         owner = self.owners.get(actor)
-        busy = actor in self.departures or actor in self.claims or self.renewals.frozen(actor)
+        leaves = actor in self.departures or actor in self.removals
+        busy = leaves or actor in self.claims or self.renewals.frozen(actor)
         return self.renewals.want(owner, message, now) if isinstance(owner, DurableOwner) and not busy else []
 
     def _renew(self, owner: DurableOwner, now: Seconds) -> list[Effect]:
@@ -399,6 +428,8 @@ class Hosting:
 
     def _probed(self, owner: Owner, now: Seconds) -> list[Effect]:
         """Do what was put off until the placement is known to be there."""
+        if owner.actor in self.removals:
+            return []
         if self.departures.wanted(owner.actor):
             return self.departures.placement_there(owner, now)
         if isinstance(owner, DurableOwner) and owner.actor not in self.departures:
@@ -432,7 +463,8 @@ class Hosting:
 
     def _found(self, actor: str, kind: str, stores: tuple[NodeId, ...], _now: Seconds) -> list[Effect]:
         self.kinds[actor] = kind
-        if actor in self.owners or actor in self.claims:
+        claim = self.claims.get(actor)
+        if actor in self.owners or (claim is not None and not claim.only_asks):
             return []
         if stores:
             return self.claims.open(actor, Claim(kind=kind, founds=stores, life=self._new_life()))
@@ -450,10 +482,23 @@ class Hosting:
         claim = self.claims.get(actor)
         # One that only asks changes nothing; it may be left from a move that another target has declined.
         claims = claim is not None and not claim.only_asks
-        busy = claims or actor in self.departures or self.departures.wanted(actor)
+        leaves = actor in self.departures or actor in self.removals
+        busy = claims or leaves or self.departures.wanted(actor)
         if target == self.own or busy or self.renewals.frozen(actor):
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
         return self.departures.want(owner, target, now)
+
+    def _begin_removal(self, actor: str, now: Seconds) -> list[Effect]:
+        if actor in self.departures or self.departures.wanted(actor) or self.renewals.frozen(actor):
+            return [Announce(Removed(actor, "it is about to change"))]
+        return self.removals.want(actor, now)
+
+    def _on_may_forget(self, sender: NodeId, message: MayForget, _now: Seconds) -> list[Effect]:
+        owner = self.owners.get(message.actor)
+        if not isinstance(owner, DurableOwner) or owner.placed.generation != message.generation:
+            return []
+        whole = owner.whole and owner.stores.find(sender) is None
+        return [Send(sender, Forget(message.actor, message.generation), LOG_STORE)] if whole else []
 
     def _on_welcome(self, sender: NodeId, message: MoveWelcome, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
@@ -472,7 +517,8 @@ class Hosting:
         moved = self.departures.over(departure, "", now)
         effects = self._release(owner, f"it moved to {departure.target.short}", now)
         self.tombstones.put(actor, departure.wanted, now)
-        return [Send(departure.target, TakePlace(actor, departure.wanted, departure.move)), *effects, *moved]
+        self.paused_ms.pop(actor, None)
+        return [Send(departure.target, departure.take_place(now)), *effects, *moved]
 
     # Moves: this host as the target.
 
@@ -490,11 +536,19 @@ class Hosting:
 
     def _on_take_place(self, sender: NodeId, message: TakePlace, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
-        if message.placed.host != self.own or (owner and owner.placed.generation >= message.placed.generation):
-            return []
-        if self.arrivals.promised_by(sender, message):
-            return self._learn(message.actor, message.placed, now)
-        return self.claims.look(message.actor, now)
+        effects: list[Effect] = []
+        if message.placed.host == self.own and not (owner and owner.placed.generation >= message.placed.generation):
+            promised = self.arrivals.promised_by(sender, message)
+            take = self._learn(message.actor, message.placed, now) if promised else None
+            effects = self.claims.look(message.actor, now) if take is None else take
+        if message.placed.host == self.own and message.paused_ms is not None:
+            self._note_pause(message.actor, message.paused_ms)
+        return effects
+
+    def _note_pause(self, actor: str, paused_ms: float) -> None:
+        self.paused_ms[actor] = paused_ms
+        if len(self.paused_ms) > OWNERS_MAX:
+            del self.paused_ms[next(iter(self.paused_ms))]
 
 
 __all__ = ["CALLERS", "HOSTING", "Hosting"]

@@ -3,6 +3,7 @@
     HostActor  --the voters are known, for one that has a log-->  Found: here, unless the placement has it elsewhere
     Serving    --a soft one-->  its actor begins, under the supervisor of `applications.py`; it ends with its tenure
     MoveWanted --Moved--> MoveEnded
+    RemovalWanted --Removed--> RemovalEnded; a removed one is begun by the next HostActor only
     DrainHosted --each is moved to the next member that takes it--> HostedDrained; offers are declined meanwhile
 
 Members only: whoever belongs to the site may call an actor, offer one, and order a move.
@@ -28,29 +29,39 @@ from atoll.actors.hand_over.messages import (
     HOST_RECORDS,
     HOSTING,
     PAUSE_MS_MAX,
+    WHY_CHARACTERS_MAX,
     MoveEnded,
     MoveWanted,
     OfferState,
+    RemovalEnded,
+    RemovalWanted,
     StateDeclined,
 )
 from atoll.actors.hand_over.orders import (
     Ceased,
-    DescribeHosting,
     DescribeOffers,
     DrainHosted,
     Found,
     GivenAway,
     HostActor,
-    HostedActor,
     HostedDrained,
-    HostingDescribed,
     Move,
     Moved,
+    Remove,
+    Removed,
     Serving,
 )
 from atoll.actors.hand_over.repertoire import Repertoire
 from atoll.actors.hand_over.shell import SiteShell
-from atoll.actors.hand_over.site_messages import KINDS_MAX, HostOffers
+from atoll.actors.hand_over.site_messages import (
+    KINDS_MAX,
+    DescribeHosting,
+    HostedActor,
+    HostedState,
+    HostingDescribed,
+    HostOffers,
+)
+from atoll.actors.placement.messages import ACTORS_MAX
 from atoll.actors.runtime import LATER, AskDeclined, AskFailed, Declined, Delivery, KeyedJournal
 from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.machine import Input, Received, Send, Told
@@ -102,6 +113,8 @@ class HostingActor(SiteShell):
         self._tenures = 0
         self._draining = False
         self._waiting: dict[str, list[_Waiting]] = {}
+        self._removing: dict[str, list[ReplyTo]] = {}
+        """Who waits for the end of a removal."""
         super().__init__(self.hosting, KeyedJournal(journal, HOST_RECORDS))
 
     async def started(self) -> None:
@@ -119,10 +132,12 @@ class HostingActor(SiteShell):
     async def receive(self, delivery: Delivery) -> Any:
         """Take orders of this node and of members; everything else is the machine's."""
         match delivery.message:
-            case MoveWanted() as wanted if delivery.reply_to is not None:
-                self.tasks.start_soon(self._obey, wanted, delivery.reply_to)
+            case MoveWanted() | RemovalWanted() as wanted if delivery.reply_to is not None:
+                self._order(wanted, delivery.reply_to)
                 return LATER
-            case HostActor() if delivery.standing is None:
+            case HostActor(actor) if delivery.standing is None:
+                # Once more, perhaps: it may have been removed since.
+                self._told.discard(actor)
                 self._find_places()
                 self._tell_offers()
                 return None
@@ -131,9 +146,15 @@ class HostingActor(SiteShell):
                 return LATER
             case DescribeOffers() if delivery.standing is None:
                 return self._offers()
-            case DescribeHosting() if delivery.standing is None:
-                return self._describe()
+            case DescribeHosting() if delivery.reply_to is not None:
+                return HostingDescribed(tuple(map(self._describe, sorted(self.hosting.owners)[:ACTORS_MAX])))
         return await super().receive(delivery)
+
+    def _order(self, wanted: MoveWanted | RemovalWanted, asked: ReplyTo) -> None:
+        if isinstance(wanted, MoveWanted):
+            self.tasks.start_soon(self._obey, wanted, asked)
+        else:
+            self._remove(wanted.actor, asked)
 
     def input_of(self, delivery: Delivery) -> Input | None:
         """Note what concerns this shell alone, and decline offers to a node that is drained."""
@@ -173,6 +194,8 @@ class HostingActor(SiteShell):
                     if each.target == target:
                         each.moved = fact
                         each.over.set()
+            case Removed(actor, why):
+                self._removed(actor, why)
         super().announce(fact)
         if isinstance(fact, Serving | Ceased):
             self._tell_offers()
@@ -195,13 +218,16 @@ class HostingActor(SiteShell):
             "ignored": hosting.ignored,
         }
 
-    def _describe(self) -> HostingDescribed:
-        return HostingDescribed(
-            tuple(
-                HostedActor(actor, owner.kind, owner.placed, owner.phase.value, owner.why)
-                for actor, owner in sorted(self.hosting.owners.items())
-            )
-        )
+    def _describe(self, actor: str) -> HostedActor:
+        owner = self.hosting.owners[actor]
+        state: HostedState = "running" if owner.serving else "waiting"
+        if actor in self.hosting.departures:
+            state = "moving"
+        elif owner.frozen:
+            state = "frozen"
+        why = owner.why if state == "waiting" else ""
+        paused_ms = self.hosting.paused_ms.get(actor)
+        return HostedActor(actor, owner.kind, owner.placed, state, why[:WHY_CHARACTERS_MAX], paused_ms)
 
     def _make(self, actor: str, kind: str) -> Application | None:
         found = self._repertoire.kinds.get(kind)
@@ -260,6 +286,24 @@ class HostingActor(SiteShell):
             return
         paused_ms = min(PAUSE_MS_MAX, max(0.0, moved.paused_s * 1000))
         asked.answer(MoveEnded(wanted.actor, wanted.target, paused_ms, moved.why))
+
+    # Removals on order
+
+    def _remove(self, actor: str, asked: ReplyTo) -> None:
+        if sum(map(len, self._removing.values())) >= WAITING_MAX:
+            asked.fail(AskDeclined(f"{WAITING_MAX} wait for the end of a removal already: ask again later"))
+            return
+        self._removing.setdefault(actor, []).append(asked)
+        self.handle(Told(Remove(actor)))
+
+    def _removed(self, actor: str, why: str) -> None:
+        """Tell who waits, and host it no more: only a program that says so again begins it anew."""
+        if not why:
+            log.info("%s was removed from this site", actor)
+            self._repertoire.hosted.pop(actor, None)
+            self._told.discard(actor)
+        for asked in self._removing.pop(actor, []):
+            asked.answer(RemovalEnded(actor, why[:WHY_CHARACTERS_MAX]))
 
     async def _drain(self, asked: ReplyTo | None, within_s: float) -> None:
         moved: list[GivenAway] = []

@@ -4,7 +4,7 @@ home --an answer names the supernode--> supernode --UNANSWERED_MAX questions wit
 """
 
 from atoll.actors.placement.messages import PATH as PLACEMENT
-from atoll.actors.placement.messages import FindPlace, Placed, SwapPlace
+from atoll.actors.placement.messages import FindPlace, Placed, RemovePlace, SwapPlace
 from atoll.actors.runtime.machine import Send
 from atoll.transport.identity import NodeId
 
@@ -29,7 +29,11 @@ class Inquiry:
         """Ask to put one place for another."""
         return self._send(SwapPlace(actor, expected, wanted))
 
-    def _send(self, question: FindPlace | SwapPlace) -> Send:
+    def remove(self, actor: str, expected: Placed) -> Send:
+        """Ask to take an actor out of the table."""
+        return self._send(RemovePlace(actor, expected))
+
+    def _send(self, question: FindPlace | SwapPlace | RemovePlace) -> Send:
         self._unanswered += 1
         if self._unanswered > UNANSWERED_MAX:
             self.whom, self._unanswered = self._home, 1

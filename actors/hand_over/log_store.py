@@ -3,6 +3,8 @@
     unknown  --Seal-->  keeps a log: a voice, if it is founded with that; otherwise none yet
     a voice  --its log is found damaged-->  no voice, empty, with a new memory
     no voice --Append that makes it whole, from an owner that knows this memory-->  a voice
+    any      --its actor was removed-->  unknown
+    any      --its actor is kept elsewhere, and whole there-->  no voice, empty, with a new memory
 
 What a store promises: it takes nothing of a generation lower than the highest it sealed, and nothing of another life in
 that one; it answers only when what it says is on disk; it forgets nothing it said, or says that it did (`voice`), and
@@ -28,10 +30,13 @@ from atoll.actors.hand_over.messages import (
     EntriesKept,
     Entry,
     Fenced,
+    Forget,
+    FoundingsOver,
     GenerationSealed,
     Install,
     Installed,
     LogBegun,
+    LogDoubted,
     LogLost,
     LogPart,
     NotSealed,
@@ -42,7 +47,20 @@ from atoll.actors.hand_over.messages import (
     SnapshotPart,
     StoreFull,
 )
-from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Seconds, Send, insist
+from atoll.actors.hand_over.retention import Retention
+from atoll.actors.placement.messages import Placed, PlaceFound
+from atoll.actors.runtime.machine import (
+    Effect,
+    Input,
+    Persist,
+    Received,
+    Record,
+    Rewrite,
+    Seconds,
+    Send,
+    TimerFired,
+    insist,
+)
 from atoll.transport.identity import NodeId
 
 ACTORS_MAX = 1024
@@ -69,6 +87,11 @@ class KeptLog:
         self.incoming: tuple[Position, bytes, list[bytes]] | None = None
         """A snapshot whose parts arrive: where it stands, its digest, what is here."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in it, and nobody counts it."""
+        return not self.voice and self.log.last == Position()
+
     def records(self) -> tuple[Record, ...]:
         """Give what restores it."""
         log, parts = self.log, parts_of(self.log.snapshot)
@@ -92,11 +115,19 @@ class LogStore:
         self,
         *,
         rng: Random,
+        own: NodeId | None = None,
+        placement: NodeId | None = None,
         log_bytes_max: int = LOG_BYTES_MAX,
         store_bytes_max: int = STORE_BYTES_MAX,
         actors_max: int = ACTORS_MAX,
     ) -> None:
+        """`own`: this node, which then asks what it need not keep; `placement`: where, by default its own actor."""
         self._rng = rng
+        self.retention = None if own is None else Retention(own, placement)
+        self.over = 0
+        """Generations up to this are used up by actors that were removed: nobody founds one with them any more."""
+        self.dropped = 0
+        """Logs that were of no use any more."""
         self._log_bytes_max = log_bytes_max
         self._store_bytes_max = store_bytes_max
         self._actors_max = actors_max
@@ -121,6 +152,8 @@ class LogStore:
             if isinstance(record, LogLost):
                 lost.update(dict.fromkeys([record.actor] if record.actor else self.logs))
                 self.forgetful = self.forgetful or not record.actor
+            elif isinstance(record, FoundingsOver):
+                self.over = record.generation
             elif isinstance(record, LogBegun):
                 lost.pop(record.actor, None)
                 self._restore(record)
@@ -131,7 +164,7 @@ class LogStore:
             effects += self._begin_again(actor)
         self._parts.clear()
         self.size_bytes = sum(kept.log.size_bytes for kept in self.logs.values())
-        return effects
+        return [*effects, *self.retention.begin()] if self.retention is not None else effects
 
     def _begin_again(self, actor: str) -> list[Effect]:
         """Begin a log that was lost: empty, with a new memory, and without a voice."""
@@ -164,6 +197,8 @@ class LogStore:
                 kept.log = OperationLog(record.base, b"".join(parts))
 
     def handle(self, event: Input, _now: Seconds) -> list[Effect]:
+        if self.retention is not None and (about_keeping := self._on_retention(self.retention, event)) is not None:
+            return about_keeping
         if not isinstance(event, Received) or (take := self._takes.get(type(event.message))) is None:
             self.ignored += 1
             return []
@@ -237,7 +272,7 @@ class LogStore:
 
     def founds(self, message: Seal) -> bool:
         """Tell whether a log that begins now is whole: nothing can have been acknowledged before it was founded."""
-        return message.founds and not self.forgetful
+        return message.founds and not self.forgetful and message.generation > self.over
 
     def is_voice(self, kept: KeptLog) -> bool:
         """Tell whether the end of this log proves anything."""
@@ -324,6 +359,65 @@ class LogStore:
         self.size_bytes += kept.log.size_bytes
         rewrite = Rewrite(kept.actor, STORE_RECORDS, kept.records())
         return [rewrite, self._to(sender, Installed(*fence, message.base, message.parts))]
+
+    # What need not be kept
+
+    def _on_retention(self, retention: Retention, event: Input) -> list[Effect] | None:
+        """Take what is about keeping a log at all; None where it is not."""
+        if isinstance(event, TimerFired):
+            return retention.look(sorted(self.logs))
+        if isinstance(event, Received):
+            match event.message:
+                case LogDoubted(actor):
+                    return retention.doubt(actor) if actor in self.logs else []
+                case PlaceFound() as found:
+                    return self._on_place(retention, found)
+                case Forget() as forget:
+                    placed = retention.permitted(event.sender, forget)
+                    kept = self.logs.get(forget.actor)
+                    return self._empty(kept, placed) if kept is not None and placed is not None else []
+        return None
+
+    def _on_place(self, retention: Retention, found: PlaceFound) -> list[Effect]:
+        effects = retention.heard(found.actor, found.supernode, certain=not found.why)
+        kept, placed = self.logs.get(found.actor), found.placed
+        if found.why or kept is None:
+            return effects
+        if placed is None:
+            return [*effects, *self._drop(kept, found.first)] if self.is_removed(kept, found.first) else effects
+        if retention.own in placed.stores or not self.is_elsewhere(kept, placed) or kept.is_empty:
+            return effects
+        return [*effects, *retention.ask_host(kept.actor, placed)]
+
+    def is_removed(self, kept: KeptLog, first: int) -> bool:
+        """Tell whether the log is of an actor that was removed, and of none that is being founded."""
+        return kept.generation < first
+
+    def is_elsewhere(self, kept: KeptLog, placed: Placed) -> bool:
+        """Tell whether no owner of that generation, or a later one, has sealed this log."""
+        return kept.generation < placed.generation
+
+    def _drop(self, kept: KeptLog, first: int) -> list[Effect]:
+        """Forget the log of an actor that was removed; in this order, for a crash in between."""
+        effects: list[Effect] = []
+        if first - 1 > self.over:
+            self.over = first - 1
+            effects.append(Rewrite("", STORE_RECORDS, (FoundingsOver("", self.over),)))
+        del self.logs[kept.actor]
+        self.size_bytes -= kept.log.size_bytes
+        self.dropped += 1
+        return [*effects, Rewrite(kept.actor, STORE_RECORDS, ())]
+
+    def _empty(self, kept: KeptLog, placed: Placed) -> list[Effect]:
+        """Forget what is in the log of an actor that is kept elsewhere, and no fence."""
+        if not self.is_elsewhere(kept, placed):
+            return []
+        self.size_bytes -= kept.log.size_bytes
+        self.dropped += 1
+        fresh = self.logs[kept.actor] = KeptLog(kept.actor, self._nonce(), voice=False)
+        # No owner has this life, so none of this generation or a lower one is heard any more.
+        fresh.generation = placed.generation - 1
+        return [Rewrite(kept.actor, STORE_RECORDS, fresh.records())]
 
     def compact(self, log: OperationLog, base: Position, state: bytes) -> None:
         """Put the snapshot in the place of what it covers; later entries stay."""

@@ -7,15 +7,17 @@ from typing import ClassVar
 
 from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import LOG_STORE, STORE_RECORDS, LogLost
-from atoll.actors.runtime import KeyedJournal, MachineActor
+from atoll.actors.hand_over.shell import SiteShell
+from atoll.actors.runtime import KeyedJournal
 from atoll.transport.base import Standing
+from atoll.transport.identity import NodeId
 
 __all__ = ["LOG_STORE", "LogStoreActor"]
 
 log = logging.getLogger("atoll.hosting")
 
 
-class LogStoreActor(MachineActor):
+class LogStoreActor(SiteShell):
     """Keeps the operation logs that other nodes, and this one, replicate here: a file for each in `journal`.
 
     A damaged log is set aside under another name, and begun again without a voice: it counts for nothing until its
@@ -25,8 +27,9 @@ class LogStoreActor(MachineActor):
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER})
     writes_aside: ClassVar[bool] = True
 
-    def __init__(self, *, journal: Path, rng: Random | None = None) -> None:
-        self.store = LogStore(rng=rng or Random())
+    def __init__(self, own: NodeId | None = None, *, journal: Path, rng: Random | None = None) -> None:
+        """`own`: this node, which then asks the placement what it need not keep."""
+        self.store = LogStore(rng=rng or Random(), own=own)
         self._logs = KeyedJournal(journal, STORE_RECORDS, loss=LogLost)
         super().__init__(self.store, self._logs)
 
@@ -43,6 +46,7 @@ class LogStoreActor(MachineActor):
         store = self.store
         return {
             "bytes": store.size_bytes,
+            "dropped": store.dropped,
             "fenced": store.fenced,
             "ignored": store.ignored,
             "logs": len(store.logs),

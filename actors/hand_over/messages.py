@@ -6,6 +6,7 @@
     source --OfferState, StatePart--> target            --StatePartTaken, StateTaken, StateDeclined--> source
     anybody --TakePlace--> the host that the placement names
     supernode --StoresWanted--> the host of an actor whose log should be kept elsewhere
+    host   --LogDoubted--> store                        store --MayForget--> host --Forget--> store
 
 A message to a store carries the fence of the actor: its generation, and the life in it (a number drawn by the owner, so
 that a host which starts again in the same generation is not taken for its former self); and the memory of the store (a
@@ -271,6 +272,8 @@ class TakePlace(Message, frozen=True, array_like=True, tag="hand_over.take_place
     actor: ActorName
     placed: Placed
     move: Nonce = 0
+    paused_ms: Annotated[float, msgspec.Meta(ge=0, le=PAUSE_MS_MAX)] | None = None
+    """How long the actor took no calls, where the source of its move says so."""
 
 
 class StoresWanted(Message, frozen=True, array_like=True, tag="hand_over.stores_wanted"):
@@ -279,6 +282,26 @@ class StoresWanted(Message, frozen=True, array_like=True, tag="hand_over.stores_
     actor: ActorName
     known: Stores
     wanted: Stores
+
+
+class LogDoubted(Message, frozen=True, array_like=True, tag="hand_over.log_doubted"):
+    """This log may be of no use any more: ask the placement. Nothing is done on this word alone."""
+
+    actor: ActorName
+
+
+class MayForget(Message, frozen=True, array_like=True, tag="hand_over.may_forget"):
+    """A store asks the owner of a generation whose log is kept elsewhere whether its own copy is of use."""
+
+    actor: ActorName
+    generation: Generation
+
+
+class Forget(Message, frozen=True, array_like=True, tag="hand_over.forget"):
+    """All stores of that generation have everything, and the receiver is none of them."""
+
+    actor: ActorName
+    generation: Generation
 
 
 class Call(Message, frozen=True, array_like=True, tag="hand_over.call"):
@@ -327,6 +350,8 @@ class CallRefused(Message, frozen=True, array_like=True, tag="hand_over.call_ref
     client: Nonce
     sequence: Index
     why: Why
+    unknown: bool = False
+    """The actor knows nothing of this client: it was removed, or another one has its name now."""
 
 
 class MoveWanted(Message, frozen=True, array_like=True, tag="hand_over.move_wanted"):
@@ -334,6 +359,19 @@ class MoveWanted(Message, frozen=True, array_like=True, tag="hand_over.move_want
 
     actor: ActorName
     target: NodeId
+
+
+class RemovalWanted(Message, frozen=True, array_like=True, tag="hand_over.removal_wanted"):
+    """Ask the host of an actor to end it for good; answered with `RemovalEnded`."""
+
+    actor: ActorName
+
+
+class RemovalEnded(Message, frozen=True, array_like=True, tag="hand_over.removal_ended"):
+    """What became of a removal; `why` the actor is still there, or empty."""
+
+    actor: ActorName
+    why: Why
 
 
 class MoveEnded(Message, frozen=True, array_like=True, tag="hand_over.move_ended"):
@@ -366,6 +404,9 @@ MESSAGES: tuple[type[Message], ...] = (
     StateDeclined,
     TakePlace,
     StoresWanted,
+    LogDoubted,
+    MayForget,
+    Forget,
     Call,
     CallAnswered,
     CallDeferred,
@@ -373,6 +414,8 @@ MESSAGES: tuple[type[Message], ...] = (
     CallRefused,
     MoveWanted,
     MoveEnded,
+    RemovalWanted,
+    RemovalEnded,
 )
 
 
@@ -419,6 +462,14 @@ class LogLost(msgspec.Struct, frozen=True, array_like=True, tag="hand_over.log_l
     damage: str
 
 
+class FoundingsOver(msgspec.Struct, frozen=True, array_like=True, tag="hand_over.foundings_over"):
+    """On disk, before the first log of an actor is dropped that was removed: nothing up to here is founded any more."""
+
+    actor: Annotated[str, msgspec.Meta(max_length=0)]
+    """None: this is about all of them."""
+    generation: Generation
+
+
 class StateKept(msgspec.Struct, frozen=True, array_like=True, tag="hand_over.state_kept"):
     """On disk at a target before it says so: a part of a state that was offered."""
 
@@ -433,5 +484,5 @@ class StateKept(msgspec.Struct, frozen=True, array_like=True, tag="hand_over.sta
     data: PartBytes
 
 
-STORE_RECORDS = (LogBegun, GenerationSealed, EntriesKept, SnapshotPart, LogLost)
+STORE_RECORDS = (LogBegun, GenerationSealed, EntriesKept, SnapshotPart, LogLost, FoundingsOver)
 HOST_RECORDS = (StateKept,)

@@ -19,7 +19,7 @@ def migration(own: NodeId, repertoire: Repertoire, folder: Path) -> SupervisorSp
     return SupervisorSpec(
         name="migration",
         children=(
-            ChildSpec(name=LOG_STORE, factory=lambda: LogStoreActor(journal=folder / "logs")),
+            ChildSpec(name=LOG_STORE, factory=lambda: LogStoreActor(own, journal=folder / "logs")),
             # Before hosting, which tells it what is hosted here.
             ChildSpec(name=RELOCATION, factory=lambda: RelocationActor(own)),
             # Together, the place for soft ones first: what is hosted ends with its host.

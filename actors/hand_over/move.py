@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from atoll.actors.hand_over.durable import DurableOwner, Handed
 from atoll.actors.hand_over.log import digest_of, parts_of
-from atoll.actors.hand_over.messages import OfferState, StateKept, StatePart, StatePartTaken
+from atoll.actors.hand_over.messages import PAUSE_MS_MAX, OfferState, StateKept, StatePart, StatePartTaken, TakePlace
 from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Seconds, Send
@@ -102,6 +102,11 @@ class Departure:
         while self.sent < min(len(self.parts), self.taken + WINDOW_PARTS):
             effects += self._send(self.sent)
         return effects
+
+    def take_place(self, now: Seconds) -> TakePlace:
+        """Tell the target that the actor is its own, and how long nobody had it."""
+        paused_ms = min(PAUSE_MS_MAX, round(1000 * max(0.0, now - self.frozen_at), 1))
+        return TakePlace(self.owner.actor, self.wanted, self.move, paused_ms)
 
     def resend(self) -> list[Effect]:
         """Send the first part again that the target is not known to have."""

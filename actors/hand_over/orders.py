@@ -1,21 +1,31 @@
 """What the actors of the hand-over tell each other within one node: orders, facts, and answers of the shells."""
 
-from dataclasses import dataclass
+import msgspec
 
-from atoll.actors.placement.messages import Placed
 from atoll.transport.identity import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """Fact in: move the actor to another host."""
 
     actor: str
     target: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Remove(msgspec.Struct, frozen=True):
+    """Fact in: end the actor for good."""
+
+    actor: str
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """Fact out: a removal is over; `why` the actor is still there, or empty."""
+
+    actor: str
+    why: str
+
+
+class Found(msgspec.Struct, frozen=True):
     """Fact in: host this actor, new where the placement does not know it."""
 
     actor: str
@@ -24,8 +34,7 @@ class Found:
     """Where a durable one keeps its log; nowhere for a soft one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """Fact in: a soft actor has finished an operation."""
 
     actor: str
@@ -33,8 +42,7 @@ class Applied:
     reply: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(msgspec.Struct, frozen=True):
     """Fact out: this node serves the actor in that generation."""
 
     actor: str
@@ -42,8 +50,7 @@ class Serving:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ceased:
+class Ceased(msgspec.Struct, frozen=True):
     """Fact out: this node serves the actor no longer."""
 
     actor: str
@@ -51,8 +58,7 @@ class Ceased:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """Fact out, at the source: a move is over; `why` it failed, or empty."""
 
     actor: str
@@ -61,8 +67,7 @@ class Moved:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoresChanged:
+class StoresChanged(msgspec.Struct, frozen=True):
     """Fact out, at the owner: a change of stores is over; `why` it failed, or empty."""
 
     actor: str
@@ -70,8 +75,7 @@ class StoresChanged:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnded:
+class CallEnded(msgspec.Struct, frozen=True):
     """Fact out, at the caller: a call has its answer, or (`failed`) will have none."""
 
     actor: str
@@ -82,30 +86,26 @@ class CallEnded:
     failed: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallActor:
+class CallActor(msgspec.Struct, frozen=True):
     """Ask this node's callers to call a migratable actor; answered with the bytes of its reply."""
 
     actor: str
     operation: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class HostActor:
+class HostActor(msgspec.Struct, frozen=True):
     """Tell this node's hosting that an actor was added to its repertoire."""
 
     actor: str
 
 
-@dataclass(frozen=True, slots=True)
-class DrainHosted:
+class DrainHosted(msgspec.Struct, frozen=True):
     """Ask this node's hosting to move everything away, and to take nothing more; answered with `HostedDrained`."""
 
     within_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class GivenAway:
+class GivenAway(msgspec.Struct, frozen=True):
     """An actor that a drained node moved."""
 
     actor: str
@@ -114,8 +114,7 @@ class GivenAway:
     paused_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class HostedDrained:
+class HostedDrained(msgspec.Struct, frozen=True):
     """The answer to `DrainHosted`."""
 
     moved: tuple[GivenAway, ...]
@@ -123,29 +122,5 @@ class HostedDrained:
     """Actor, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeOffers:
+class DescribeOffers(msgspec.Struct, frozen=True):
     """Ask this node's hosting for its `HostOffers`."""
-
-
-@dataclass(frozen=True, slots=True)
-class DescribeHosting:
-    """Ask this node's hosting for `HostingDescribed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostedActor:
-    """An actor that this node owns."""
-
-    actor: str
-    kind: str
-    placed: Placed
-    phase: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostingDescribed:
-    """What this node hosts."""
-
-    actors: tuple[HostedActor, ...]

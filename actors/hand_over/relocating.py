@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from atoll.actors.duties.placing import BETTER_FOR_S, TAKE_S
 from atoll.actors.elector.score import Score, why_best
 from atoll.actors.hand_over.messages import StoresWanted, TakePlace
@@ -41,8 +43,7 @@ class Candidate:
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
+class Elsewhere(msgspec.Struct, frozen=True):
     """Ask the placement for this."""
 
     actor: str
@@ -51,8 +52,7 @@ class Elsewhere:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Tell a host this."""
 
     host: NodeId
@@ -62,8 +62,7 @@ class Tell:
 Decision: TypeAlias = Elsewhere | Tell
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What a supernode knows of its site at one moment."""
 
     hosts: Mapping[NodeId, Candidate]

@@ -6,8 +6,9 @@ given to the node, and not when its actor moves for the first time, at night.
 
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from atoll.actors.hand_over.messages import KIND_CHARACTERS_MAX
 from atoll.actors.hand_over.migratable import DurableActor, MigratableActor
@@ -20,8 +21,7 @@ from atoll.transport.errors import MalformedFrame, UsageError
 _UNLOGGED = ("started", "stopped", "receive")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """A class of migratable actors, and what makes one."""
 
     name: str

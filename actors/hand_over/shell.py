@@ -1,6 +1,6 @@
 """The shell of a machine that asks the placement, and speaks to nodes that this one may have no link to.
 
-FindPlace, SwapPlace --asked, not told--> the answer comes in like a message
+FindPlace, SwapPlace, RemovePlace --asked, not told--> the answer comes in like a message
 any other message to a node without a link --a way is opened first--> sent; what waited no longer is sent again
 """
 
@@ -8,7 +8,15 @@ import contextlib
 from typing import Any
 
 from atoll.actors.placement.messages import PATH as PLACEMENT
-from atoll.actors.placement.messages import FindPlace, ListPlaces, PlaceFound, PlacesListed, PlaceSwapped, SwapPlace
+from atoll.actors.placement.messages import (
+    FindPlace,
+    ListPlaces,
+    PlaceFound,
+    PlacesListed,
+    PlaceSwapped,
+    RemovePlace,
+    SwapPlace,
+)
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, Reach, RoutesDescribed
 from atoll.actors.runtime.actor import Delivery
@@ -24,6 +32,7 @@ _ANSWERS: dict[type[Message], type[Message]] = {
     FindPlace: PlaceFound,
     ListPlaces: PlacesListed,
     SwapPlace: PlaceSwapped,
+    RemovePlace: PlaceSwapped,
 }
 PLACEMENT_S = 1.0
 """For an answer of the placement; the machines ask again sooner, and one question is not asked twice at once."""

@@ -1,30 +1,52 @@
-"""The migratable actors of a site, as a program sees them: host one, find one, move one. `Node` is their door."""
+"""The migratable actors of a site, as a program sees them: host, find, move, remove one. `Node` is their door."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import anyio
 
 from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
 from atoll.actors.hand_over.callers_actor import MigratableRef
-from atoll.actors.hand_over.client import PlaceKnown
-from atoll.actors.hand_over.messages import CALLERS, HOSTING, MoveEnded, MoveWanted
+from atoll.actors.hand_over.client import PlaceKnown, PlaceUnknown
+from atoll.actors.hand_over.messages import (
+    CALLERS,
+    HOSTING,
+    LOG_STORE,
+    LogDoubted,
+    MoveEnded,
+    MoveWanted,
+    RemovalEnded,
+    RemovalWanted,
+)
 from atoll.actors.hand_over.migratable import MigratableActor
 from atoll.actors.hand_over.orders import HostActor
 from atoll.actors.hand_over.repertoire import Repertoire
 from atoll.actors.placement.messages import PATH as PLACEMENT
-from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound
+from atoll.actors.placement.messages import (
+    FindPlace,
+    ListPlaces,
+    Placed,
+    PlaceFound,
+    PlacesListed,
+    PlaceSwapped,
+    RemovePlace,
+)
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import Reach
 from atoll.actors.runtime import ActorSystem, Address, AskFailed
+from atoll.transport.codec import Message
 from atoll.transport.errors import Refused, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 
+A = TypeVar("A", bound=Message)
 LOOK_AGAIN_S = 0.05
 ASK_S = 2.0
 MOVE_S = 10.0
+HOST_S = 5.0
+"""For the host of an actor to end it: what is in hand there, and one write of the placement."""
 REFUSED_S = 2.0
 """For which a move that is refused is tried again: an actor whose generation is about to change can leave soon."""
 LABEL_S = 3.0
@@ -46,6 +68,7 @@ class SiteActors:
         """Host an actor of that name, unless the site has it already; see `Node.host`."""
         self._repertoire.host(name, self._repertoire.learn(make))
         self._system.tell(Address(self._system.node_id, HOSTING), HostActor(name))
+        self._system.tell(Address(self._system.node_id, CALLERS), PlaceUnknown(name))
         return MigratableRef(self._system, name)
 
     async def find(self, name: str) -> MigratableRef:
@@ -85,6 +108,20 @@ class SiteActors:
             node = found.supernode
         raise Unreachable(f"where one that moves is cannot be told now: {why}")
 
+    async def places(self) -> PlacesListed:
+        """List all places, as certain as can be had: `why` says why they are only what was heard last.
+
+        Raises:
+            AskFailed: Not even this node's placement answers.
+        """
+        here = self._system.node_id
+        listed: PlacesListed = await self._ask_here(PLACEMENT, ListPlaces())
+        if listed.why and listed.supernode not in (None, here):
+            supernode = Address(listed.supernode, PLACEMENT)
+            with suppress(AskFailed):
+                listed = await self._system.ask(supernode, ListPlaces(), timeout_s=ASK_S, reply_type=PlacesListed)
+        return listed
+
     async def move(self, name: str, to: NodeId | str, timeout_s: float) -> MoveEnded:
         """Move an actor, wherever it is; see `Node.move`."""
         target = to if isinstance(to, NodeId) else await self._member(to, min(timeout_s, LABEL_S))
@@ -105,20 +142,65 @@ class SiteActors:
             raise Refused(f"{name} stays where it is: {why}")
         raise Unreachable(f"{name} was not moved within {timeout_s:g} s: {why}")
 
+    async def remove(self, name: str, timeout_s: float, *, force: bool = False) -> None:
+        """End an actor for good, wherever it is; see `Node.remove`."""
+        why, ordered = "no answer", False
+        with anyio.move_on_after(timeout_s):
+            while True:
+                placed = await self._place(name, certain=True)
+                if placed is None and not ordered:
+                    raise UsageError(f"no migratable actor of this site is called {name}")
+                if placed is None:
+                    return
+                ordered = True
+                try:
+                    ended = await self.ask_host(placed.host, RemovalWanted(name), RemovalEnded, min(timeout_s, HOST_S))
+                    why = ended.why
+                except AskFailed as error:
+                    why = f"its host {placed.host.short} says nothing: {error}"
+                    if force:
+                        why = await self._take_out(name, placed)
+                if not why:
+                    return
+                await anyio.sleep(LOOK_AGAIN_S)
+        raise Unreachable(f"whether {name} is removed is not known after {timeout_s:g} s: {why}")
+
+    async def _take_out(self, name: str, placed: Placed) -> str:
+        """Remove the place of an actor whose host says nothing; gives why it is there still, or nothing."""
+        found: PlaceFound = await self._ask_here(PLACEMENT, FindPlace(name))
+        asked = found.supernode or self._system.node_id
+        try:
+            swapped: PlaceSwapped = await self._system.ask(
+                Address(asked, PLACEMENT), RemovePlace(name, placed), timeout_s=ASK_S, reply_type=PlaceSwapped
+            )
+        except AskFailed as error:
+            return str(error)
+        if swapped.done or swapped.first > placed.generation:
+            for store in placed.stores:
+                # They find out by themselves, too.
+                self._system.tell(Address(store, LOG_STORE), LogDoubted(name))
+            return ""
+        return swapped.why or "the placement says no"
+
     async def _try_to_move(self, name: str, target: NodeId, timeout_s: float) -> MoveEnded:
         placed = await self._place(name, certain=True)
         if placed is None:
             raise UsageError(f"no migratable actor of this site is called {name}")
         if placed.host == target:
             return MoveEnded(name, target, 0.0, "")
-        return await self._ordered(placed.host, MoveWanted(name, target), timeout_s)
+        return await self.ask_host(placed.host, MoveWanted(name, target), MoveEnded, timeout_s)
 
-    async def _ordered(self, host: NodeId, wanted: MoveWanted, timeout_s: float) -> MoveEnded:
+    async def ask_host(self, host: NodeId, question: Message, answer: type[A], timeout_s: float) -> A:
+        """Ask the hosting of a member, for which a way is opened.
+
+        Raises:
+            AskFailed: There is no way to it, or no answer.
+        """
         if host != self._system.node_id:
             await self._ask_here(ROUTER, Reach(host))
-        ended = await self._system.ask(Address(host, HOSTING), wanted, timeout_s=timeout_s, reply_type=MoveEnded)
-        assert isinstance(ended, MoveEnded)  # noqa: S101 - for mypy
-        return ended
+        told = await self._system.ask(Address(host, HOSTING), question, timeout_s=timeout_s, reply_type=answer)
+        assert isinstance(told, answer)  # noqa: S101 - for mypy
+        return told
 
     async def _member(self, label: str, within_s: float) -> NodeId:
         """Give the member of that label; a supernode that has just been elected may not know it yet."""

@@ -2,16 +2,16 @@
 
 host      --HostHere-->                              supernode    on every change, and every REPORT_S
 supernode --TakePlace, StoresWanted, MoveAdvised-->  host
+anybody   --DescribeHosting-->                       host         --HostingDescribed--> anybody
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from atoll.actors.elector.score import Score
-from atoll.actors.hand_over.messages import Generation, Kind
-from atoll.actors.placement.messages import ACTORS_MAX, ActorName
+from atoll.actors.hand_over.messages import PAUSE_MS_MAX, Generation, Kind, Why
+from atoll.actors.placement.messages import ACTORS_MAX, ActorName, Placed
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
 
@@ -47,19 +47,44 @@ class MoveAdvised(Message, frozen=True, array_like=True, tag="hand_over.move_adv
     target: NodeId
 
 
-MESSAGES: tuple[type[Message], ...] = (HostHere, MoveAdvised)
+class DescribeHosting(Message, frozen=True, array_like=True, tag="hand_over.describe_hosting"):
+    """Ask a host what it has; answered with `HostingDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostOffers:
+HostedState: TypeAlias = Literal["running", "frozen", "moving", "waiting"]
+
+
+class HostedActor(msgspec.Struct, frozen=True, array_like=True):
+    """An actor that a host owns, and how it is."""
+
+    actor: ActorName
+    kind: Kind
+    placed: Placed
+    state: HostedState
+    """Running: it takes calls. Frozen: for a moment it takes none, for its next generation. Moving: its state is on its
+    way to another host. Waiting: for its stores, as a rule."""
+    why: Why
+    paused_ms: Annotated[float, msgspec.Meta(ge=0, le=PAUSE_MS_MAX)] | None = None
+    """How long it took no calls when it moved here; None where it began here, or that was not told."""
+
+
+class HostingDescribed(Message, frozen=True, array_like=True, tag="hand_over.hosting_described"):
+    """What a host has."""
+
+    actors: Annotated[tuple[HostedActor, ...], msgspec.Meta(max_length=ACTORS_MAX)]
+
+
+MESSAGES: tuple[type[Message], ...] = (HostHere, MoveAdvised, DescribeHosting, HostingDescribed)
+
+
+class HostOffers(msgspec.Struct, frozen=True):
     """Fact in: what this node can run and what it owns; told on every change."""
 
     kinds: tuple[str, ...]
     owned: tuple[ActorOwned, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Relocated:
+class Relocated(msgspec.Struct, frozen=True):
     """Fact out, at the supernode: an actor got another host."""
 
     actor: str

@@ -129,7 +129,8 @@ class SoftOwner:
         expected = known.sequence + 1 if known else 1
         if call.sequence != expected or in_hand is not None:
             why = f"{call.sequence} does not follow the newest sequence known of this client, {expected - 1}"
-            return [Send(sender, CallRefused(self.actor, call.client, call.sequence, why), CALLERS)]
+            unknown = known is None and in_hand is None
+            return [Send(sender, CallRefused(self.actor, call.client, call.sequence, why, unknown), CALLERS)]
         return self._apply(sender, call, now)
 
     def _apply(self, sender: NodeId, call: Call, now: Seconds) -> list[Effect]:

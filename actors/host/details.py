@@ -23,6 +23,7 @@ from atoll.actors.host.messages import (
     HostDetails,
     Interface,
 )
+from atoll.transport.printable import printable
 
 ROOT = Path("/")
 _NUMBERED = re.compile(r"renderD\d+|nvidia\d+|accel\d+|apex_\d+")
@@ -131,7 +132,7 @@ def _existing(path: Path) -> Path:
 
 
 def _text(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text).strip()[:TEXT_CHARACTERS_MAX]
+    return printable(text, " ").strip()[:TEXT_CHARACTERS_MAX]
 
 
 def _tried(measure: Callable[[], T], otherwise: T) -> T:

@@ -3,7 +3,6 @@
 An image is its archive, named by SHA-256. A name such as `echo:1.0` is what some member calls it.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -86,8 +85,7 @@ class ImageCached(Message, frozen=True, array_like=True, tag="images.cached"):
 MESSAGES: tuple[type[Message], ...] = (FindImages, ImagesHeld, ReadImage, ImageChunk, ImageWanted, ImageCached)
 
 
-@dataclass(frozen=True, slots=True)
-class PullImage:
+class PullImage(msgspec.Struct, frozen=True):
     """Asks this node's ImageExchange for an image of the site; answered with `PullState` after at most `wait_s`."""
 
     image: str
@@ -98,8 +96,7 @@ class PullImage:
     wait_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class PullState:
+class PullState(msgspec.Struct, frozen=True):
     """How far a pull is; with `image` it has ended well."""
 
     name: str

@@ -7,7 +7,8 @@ Nothing is guessed: two members with different archives under one name are told 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.container_manager.archive import NAME, VERSION
 from atoll.actors.container_manager.errors import UsageFault
@@ -20,8 +21,7 @@ CANDIDATES_MAX = 8
 _DIGEST_CHARACTERS_SHOWN = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One image, and who holds it."""
 
     name: str

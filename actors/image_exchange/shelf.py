@@ -6,7 +6,7 @@ absent --grow, chunk by chunk--> growing --put--> kept, newest --use--> newest
 What is kept and what grows are never more than the quota together, after any call.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from atoll.actors.image_exchange.errors import ShelfFull
 from atoll.actors.runtime.machine import insist
@@ -15,8 +15,7 @@ QUOTA_BYTES = 512 * 1024 * 1024
 IMAGES_MAX = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Shelved:
+class Shelved(msgspec.Struct, frozen=True):
     """One image of a cache."""
 
     digest: bytes

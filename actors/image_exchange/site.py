@@ -1,7 +1,8 @@
 """Whom of its site a node asks for images, as its Duties and its Router know it."""
 
 import contextlib
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.duties.messages import PATH as DUTIES
 from atoll.actors.duties.messages import DescribeSite, SiteDescribed
@@ -17,8 +18,7 @@ from atoll.transport.identity import NodeId
 LOOK_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbourhood:
+class Neighbourhood(msgspec.Struct, frozen=True):
     """The other members of the site, and who holds its cache."""
 
     members: tuple[NodeId, ...] = ()

@@ -14,8 +14,9 @@ the digest's, and with one source that is honest and answers it comes to Complet
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from atoll.actors.container_manager.archive import ARCHIVE_BYTES_MAX
 from atoll.actors.image_exchange.messages import CHUNK_BYTES, SOURCES_MAX
@@ -26,35 +27,30 @@ FAILURES_MAX = 3
 """Of one source: a way may be lost and found again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """Ask the source for the chunk at that offset; `take` or `failed` follows."""
 
     source: NodeId
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """Write these bytes behind those before."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StartOver:
+class StartOver(msgspec.Struct, frozen=True):
     """Throw away what was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """What was written is the archive."""
 
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """Nobody gives it; nothing of it may be kept."""
 
     reasons: tuple[tuple[NodeId, str], ...]

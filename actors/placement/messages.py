@@ -7,7 +7,6 @@
 Only the supernode knows; any other member answers with `why`, and names the supernode so that the caller can ask there.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -226,13 +225,11 @@ MESSAGES: tuple[type[Message], ...] = (
 """Everything that crosses nodes, for the codec."""
 
 
-@dataclass(frozen=True, slots=True)
-class DescribePlacement:
+class DescribePlacement(msgspec.Struct, frozen=True):
     """Ask this node's placement for its `PlacementStatus`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementStatus:
+class PlacementStatus(msgspec.Struct, frozen=True):
     """What `atoll status` shows of the placement."""
 
     listed: PlacesListed

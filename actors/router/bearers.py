@@ -12,10 +12,10 @@ tunnel over another relay: so whoever loses a bearer with its relay has the next
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import anyio
+import msgspec
 
 from atoll.actors.router.paths import OpenBearer, Path
 from atoll.actors.router.routes import RouteTable
@@ -49,16 +49,14 @@ Converse: TypeAlias = Callable[[NodeId, tuple[Path, ...]], Awaitable[object]]
 """Makes paths those of the session with a peer; opens one where there is none, or raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class Halves:
+class Halves(msgspec.Struct, frozen=True):
     """What a callee has handed over: the halves to dial, and when their tickets end by the system's clock."""
 
     halves: list[BearerHalf]
     ends_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class BearersSeen:
+class BearersSeen(msgspec.Struct, frozen=True):
     """What the Router lends: what it knows about the bearers that there are."""
 
     has_streams: Callable[[NodeId], bool]

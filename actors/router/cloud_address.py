@@ -1,6 +1,6 @@
 """Where the cloud of a node is."""
 
-from dataclasses import dataclass
+import msgspec
 
 from atoll.transport.identity import NodeId
 
@@ -8,8 +8,7 @@ LINK_WAIT_S = 6.0
 """For a link to the cloud, its DNS and its handshake."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloudAddress:
+class CloudAddress(msgspec.Struct, frozen=True):
     """The cloud that is pinned here, and where it is."""
 
     node: NodeId

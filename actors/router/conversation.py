@@ -9,6 +9,8 @@ It decides nothing: `conversations.py` does.
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from atoll.actors.router.paths import Path
 from atoll.actors.router.routes import Way
 from atoll.transport.base import Standing
@@ -101,15 +103,13 @@ class Conversation:
         return next((each.condition for each in known if each is not None), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A conversation is established."""
 
     conversation: Conversation
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """A conversation is over."""
 
     conversation: Conversation
@@ -118,8 +118,7 @@ class Ended:
     """Its last path was lost; nobody wanted it to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """The conversation goes on over another path."""
 
     conversation: Conversation
@@ -128,8 +127,7 @@ class Moved:
     """The one before is lost or silent; what was on its way may be gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathGone:
+class PathGone(msgspec.Struct, frozen=True):
     """A path of an established conversation was lost or given up."""
 
     conversation: Conversation
@@ -139,39 +137,34 @@ class PathGone:
     """Both ends had left it before."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathRetired:
+class PathRetired(msgspec.Struct, frozen=True):
     """The peer will end a path in good order; another one should take its place."""
 
     conversation: Conversation
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Orphaned:
+class Orphaned(msgspec.Struct, frozen=True):
     """A conversation has lost its last path, and waits for another for the sake of its streams."""
 
     conversation: Conversation
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stalled:
+class Stalled(msgspec.Struct, frozen=True):
     """Nothing comes back through the path in use, and there is no other that is known to be alive."""
 
     conversation: Conversation
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """One message came in."""
 
     conversation: Conversation
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StreamTurn:
+class StreamTurn(msgspec.Struct, frozen=True):
     """Something happened to a stream of a conversation."""
 
     conversation: Conversation

@@ -93,9 +93,26 @@ class Conversations:
         ]
         return max(found, key=lambda each: (each.established, -RANKS[each.way]), default=None)
 
+    def all_with(self, peer: NodeId) -> list[Conversation]:
+        """Give those with a peer, whoever dialled, in whichever state."""
+        return [each for each in self._by_id.values() if each.peer == peer]
+
+    def has_path(self, peer: NodeId, way: Way) -> bool:
+        """Tell whether any connection of a kind leads to a peer."""
+        return any(path.way is way for each in self.all_with(peer) for path in each.paths)
+
+    def has_streams(self, peer: NodeId) -> bool:
+        """Tell whether the session with a peer has carried streams: the next one may come at any time."""
+        return any(each.session.streams.used for each in self.all_with(peer))
+
+    def goes_over_bearer(self, peer: NodeId) -> bool:
+        """Tell whether our session with a peer stands and goes over a bearer: then a better path is worth a try."""
+        talk = self.with_peer(peer)
+        return talk is not None and talk.established and talk.dialled and talk.way is Way.BEP
+
     def orphan_of(self, peer: NodeId) -> Conversation | None:
         """Give a conversation with a peer that waits for a path, if we may give it one."""
-        orphans = [each for each in self._by_id.values() if each.peer == peer and each.orphaned_at is not None]
+        orphans = [each for each in self.all_with(peer) if each.orphaned_at is not None]
         return max(orphans, key=lambda each: (each.dialled, each.opened_at), default=None)
 
     def dial(self, peer: NodeId, paths: Iterable[Path], grant: bytes, now: float) -> Conversation:
@@ -212,6 +229,11 @@ class Conversations:
         if conversation.session.state is not State.CLOSED:
             conversation.session.close(reason)
             self._carry_on(conversation, [Closed(reason, by_peer=False)], now)
+
+    def end_all(self, reason: str, now: float) -> None:
+        """Close them all, telling each peer why."""
+        for conversation in self.all():
+            self.end(conversation, reason, now)
 
     def tick(self, now: float) -> None:
         """Do what time asks for; call it at `deadline`."""

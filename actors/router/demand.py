@@ -12,6 +12,8 @@ once, and need no threshold.
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from atoll.transport.identity import NodeId
 
 WINDOW_S = 5.0
@@ -23,8 +25,7 @@ PEERS_MAX = 4096
 """As many as have routes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     """From when on there is much to carry."""
 
     calls_s: float = 0.2

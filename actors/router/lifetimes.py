@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
+import msgspec
+
 from atoll.actors.router.routes import Way
 
 RENEW_BEFORE_S = 60.0
@@ -34,8 +36,7 @@ DOUBLINGS_MAX = 4
 P = TypeVar("P")
 
 
-@dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(msgspec.Struct, frozen=True):
     """Open another path of this kind, but not over these relays."""
 
     way: Way
@@ -59,8 +60,7 @@ class Close(Generic[P]):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """What the session knows about one of its paths."""
 
     usable: bool

@@ -1,6 +1,6 @@
 """Facts the Router announces on its node, what it is asked there, and what Routers say to each other."""
 
-from dataclasses import dataclass
+import msgspec
 
 from atoll.actors.router.routes import Route, Way
 from atoll.actors.router.session_stream import SessionStream
@@ -11,8 +11,7 @@ from atoll.transport.identity import NodeId
 PATH = "router"
 
 
-@dataclass(frozen=True, slots=True)
-class PeerUp:
+class PeerUp(msgspec.Struct, frozen=True):
     """An authenticated link to a peer is up: the only proof of life there is."""
 
     peer: NodeId
@@ -21,39 +20,34 @@ class PeerUp:
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class PeerDown:
+class PeerDown(msgspec.Struct, frozen=True):
     """The link to a peer is gone; `reason` is for people."""
 
     peer: NodeId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """Ask the Router for a way to a node, whatever it takes; answered with the `Route`, or declined with the reason."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class LetGo:
+class LetGo(msgspec.Struct, frozen=True):
     """Tell the Router that a link is not needed for now; `PeerDown` follows, and `Reach` opens it again."""
 
     peer: NodeId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStream:
+class OpenStream(msgspec.Struct, frozen=True):
     """Ask the Router for a byte stream to a service of a node; answered with a `SessionStream`, or declined."""
 
     peer: NodeId
     service: str
 
 
-@dataclass(frozen=True, slots=True)
-class ServeStreams:
+class ServeStreams(msgspec.Struct, frozen=True):
     """Ask the Router to tell the local actor `path` of streams to `service`, and to what begins with it and a slash.
 
     Only peers come through whose standing is in that actor's `open_to`.
@@ -63,8 +57,7 @@ class ServeStreams:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamArrived:
+class StreamArrived(msgspec.Struct, frozen=True):
     """Told to the actor that serves: a peer has opened a stream; use it, or `aclose` it."""
 
     stream: SessionStream
@@ -74,20 +67,17 @@ class StreamArrived:
     service: str
 
 
-@dataclass(frozen=True, slots=True)
-class EndSessions:
+class EndSessions(msgspec.Struct, frozen=True):
     """Tell the Router that the node ends: its peers hear why, while those who carry the word still run."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeRoutes:
+class DescribeRoutes(msgspec.Struct, frozen=True):
     """Ask the Router what it knows; answered with `RoutesDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkSeen:
+class LinkSeen(msgspec.Struct, frozen=True):
     """A link that is up."""
 
     peer: NodeId
@@ -98,8 +88,7 @@ class LinkSeen:
     """Seconds of the system's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathSeen:
+class PathSeen(msgspec.Struct, frozen=True):
     """One path of a session."""
 
     relay: str
@@ -113,8 +102,7 @@ class PathSeen:
     """Why it goes by the relay's other door; empty where it does not."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerRoute:
+class PeerRoute(msgspec.Struct, frozen=True):
     """How a peer is reached now, and how quick that is."""
 
     peer: NodeId
@@ -127,8 +115,7 @@ class PeerRoute:
     """How a connection through NAT to it stands, for people; empty: never tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoutesDescribed:
+class RoutesDescribed(msgspec.Struct, frozen=True):
     """What `status` shows of the Router."""
 
     links: tuple[LinkSeen, ...]

@@ -4,8 +4,9 @@ A path is a handle, like a socket: whoever made it reads it and tells the Router
 when it is over, as `PathLost`. The Router only sends, and closes.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from atoll.actors.router.routes import Way
 from atoll.actors.tunnel_relay.relay_address import WebDoor
@@ -58,39 +59,34 @@ class Path(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RecordsArrived:
+class RecordsArrived(msgspec.Struct, frozen=True):
     """Told to the Router: these records came in over the path, in this order."""
 
     path: Path
     records: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PathLost:
+class PathLost(msgspec.Struct, frozen=True):
     """Told to the Router: the path is over. It may be asked, too: the answer (None) says that all before it is done."""
 
     path: Path
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PathDrained:
+class PathDrained(msgspec.Struct, frozen=True):
     """Told to the Router: the path was full, and takes more now."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class PathFound:
+class PathFound(msgspec.Struct, frozen=True):
     """Told to the Router: another path to the peer of `beside` is up, too late to be among the `SepPaths`."""
 
     beside: Path
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class PathRenewed:
+class PathRenewed(msgspec.Struct, frozen=True):
     """Told to the Router: a path over signaling goes on until then, under a new ticket."""
 
     path: Path
@@ -98,15 +94,13 @@ class PathRenewed:
     """Seconds of the system's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayGoing:
+class RelayGoing(msgspec.Struct, frozen=True):
     """Told to the Router: a relay is being drained. What leads over it should lead over another soon."""
 
     relay: str
 
 
-@dataclass(frozen=True, slots=True)
-class SepPaths:
+class SepPaths(msgspec.Struct, frozen=True):
     """The TunnelRelay's answer to `OpenSep`: every path to the node that stands now, and when they end."""
 
     paths: tuple[Path, ...]
@@ -114,8 +108,7 @@ class SepPaths:
     """Seconds of the system's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSep:
+class OpenSep(msgspec.Struct, frozen=True):
     """Asked of the TunnelRelay: paths over relays to this node."""
 
     peer: NodeId
@@ -123,8 +116,7 @@ class OpenSep:
     """Relays that paths lead over already."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenBearer:
+class OpenBearer(msgspec.Struct, frozen=True):
     """Asked of the TunnelRelay: dial the half of a tunnel that the peer handed to us; answered with a `Path`."""
 
     peer: NodeId
@@ -136,8 +128,7 @@ class OpenBearer:
     """The relay's other door."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenDirect:
+class OpenDirect(msgspec.Struct, frozen=True):
     """Asked of the TunnelRelay: a connection to a peer that a link leads to; answered with a `Path`."""
 
     peer: NodeId
@@ -145,8 +136,7 @@ class OpenDirect:
     """Where the link ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPunched:
+class OpenPunched(msgspec.Struct, frozen=True):
     """Asked of the TunnelRelay: try a connection through NAT to a peer of a session over relays; gives a `Path`."""
 
     peer: NodeId

@@ -5,11 +5,11 @@
                      none --> Unreachable, with the reason; `Reach` opens a way first
     link, path in --> envelope, its source checked against the proved peer --> the system, with the peer's standing
 
-It decides nothing about ways (`routes.py`), seals nothing (`conversations.py`), and dials no relay (TunnelRelay). After
-the first call that was answered over SEP a bearer is opened (`bearers.py`), and the session changes to it. When a way
-is lost, what waits for an answer is sent again over the next, or fails at once with the reason. Byte streams
-(`streams.py`) go over sessions always; for one with a peer nearby a direct connection is opened, and to one behind
-relays punching through NAT is tried (`punches.py`).
+It decides nothing about ways (`routes.py`), seals nothing (`conversations.py`), and dials no relay (TunnelRelay). Where
+there is much to carry over SEP (`demand.py`) a bearer is opened (`bearers.py`), and the session changes to it. When a
+way is lost, what waits for an answer is sent again over the next, or fails at once with the reason
+(`session_turns.py`). Byte streams (`streams.py`) go over sessions always; for one with a peer nearby a direct
+connection is opened, and to one behind relays punching through NAT is tried (`punches.py`).
 """
 
 import logging
@@ -28,19 +28,7 @@ from atoll.actors.discoverer.messages import DialWanted
 from atoll.actors.router.bearers import Bearers, BearersSeen
 from atoll.actors.router.circuits import CircuitsThere
 from atoll.actors.router.cloud_address import CloudAddress
-from atoll.actors.router.conversation import (
-    Conversation,
-    Ended,
-    Moved,
-    Opened,
-    Orphaned,
-    PathGone,
-    PathRetired,
-    Said,
-    Stalled,
-    StreamTurn,
-    Turn,
-)
+from atoll.actors.router.conversation import Conversation, Said, StreamTurn, Turn
 from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.demand import Demand, Thresholds
 from atoll.actors.router.lifetimes import Renew
@@ -70,6 +58,7 @@ from atoll.actors.router.paths import (
 )
 from atoll.actors.router.punches import Punches
 from atoll.actors.router.routes import RouteTable, Way
+from atoll.actors.router.session_turns import SessionTurns
 from atoll.actors.router.streams import Services, Streams
 from atoll.actors.router.upkeep import Upkeep
 from atoll.actors.router.ways import Means, Ways
@@ -87,8 +76,8 @@ from atoll.transport.errors import (
 )
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
+from atoll.transport.naps import nap_s
 from atoll.transport.network_watch import NetworkChanged
-from atoll.transport.tokens import check_grant
 
 log = logging.getLogger("atoll.router")
 
@@ -130,6 +119,7 @@ class Router(Actor):
         """When sessions are looked after next."""
         self._sooner = anyio.Event()
         self._ways: Ways
+        self._turns: SessionTurns
         self._grown = anyio.Event()
         self._counts: Counter[str] = Counter()
 
@@ -160,16 +150,29 @@ class Router(Actor):
             self.routes,
             self.tasks.start_soon,
             self._ways.use_paths,
-            BearersSeen(self._has_streams, self._relays_to, self._upkeep.avoided, self._upkeep.ends),
+            BearersSeen(
+                self._conversations.has_streams, self._upkeep.relays_to, self._upkeep.avoided, self._upkeep.ends
+            ),
         )
         self._punches = Punches(
             self.system,
             self.tasks.start_soon,
             self._ways.use_paths,
-            over_bearer=self._goes_over_bearer,
-            has_streams=self._has_streams,
+            over_bearer=self._conversations.goes_over_bearer,
+            has_streams=self._conversations.has_streams,
         )
         self._streams = Streams(self.system, self._conversations, self._services, self._note_deadline)
+        self._turns = SessionTurns(
+            system=self.system,
+            links=self._links,
+            routes=self.routes,
+            conversations=self._conversations,
+            streams=self._streams,
+            upkeep=self._upkeep,
+            ways=self._ways,
+            bearers=self._bearers,
+            punches=self._punches,
+        )
         self.tasks.start_soon(self._streams.reset_untaken)
         await self.tasks.start(self._hold_transport)
         self.tasks.start_soon(self._keep_time)
@@ -181,13 +184,9 @@ class Router(Actor):
         for peer in tuple(self._links):
             self.system.announce(PeerDown(peer, "this node's Router ended"))
             self.system.way_lost(peer, "this node's Router ended")
-        self._end_sessions("this node stops")
+        self._conversations.end_all("this node stops", self.system.clock())
         self._streams.end_all("this node stops")
         self._ways.resume_all()
-
-    def _end_sessions(self, reason: str) -> None:
-        for conversation in self._conversations.all():
-            self._conversations.end(conversation, reason, self.system.clock())
 
     async def _hold_transport(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         async with self._make_transport() as transport:
@@ -205,7 +204,7 @@ class Router(Actor):
             deadline = self._conversations.deadline
             self._look_at = now + TICK_S if deadline is None else min(now + TICK_S, max(now + TICK_S_MIN, deadline))
             self._sooner = anyio.Event()
-            with anyio.move_on_after(self._look_at - now):
+            with anyio.move_on_after(nap_s(self._look_at - now)):
                 await self._sooner.wait()
             self._conversations.tick(self.system.clock())
             self._upkeep.look()
@@ -343,7 +342,7 @@ class Router(Actor):
             case ServeStreams(service, path) if delivery.standing is None:
                 return self._serve(service, path, delivery.reply_to)
             case EndSessions(reason) if delivery.standing is None:
-                self._end_sessions(reason)
+                self._conversations.end_all(reason, self.system.clock())
                 return None
             case DescribeRoutes() if delivery.standing is None:
                 return self._described()
@@ -416,34 +415,14 @@ class Router(Actor):
 
     # Sessions
 
-    def _on_turn(self, turn: Turn) -> None:  # noqa: C901 - one case a turn
+    def _on_turn(self, turn: Turn) -> None:
         conversation, peer = turn.conversation, turn.conversation.peer
-        match turn:
-            case StreamTurn():
-                self._streams.take(turn)
-                return
-            case Said(data=data) if peer is not None:
-                self._on_said(conversation, peer, data)
-                return
-            case Opened() if peer is not None:
-                self._on_opened(conversation, peer)
-            case Moved(reason=reason, lost=lost) if peer is not None:
-                self._note_way(peer)
-                if lost:
-                    self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
-            case PathGone() if peer is not None:
-                self._on_path_gone(peer, turn)
-            case PathRetired():
-                self._upkeep.peer_retires(turn)
-            case Stalled() if peer is not None:
-                if conversation.dialled:
-                    self._ways.widen(peer, at_once=True)
-            case Orphaned(reason=reason) if peer is not None:
-                self._on_orphaned(conversation, peer, reason)
-            case Ended():
-                self._streams.ended(conversation, turn.reason)
-                self._on_ended(conversation, peer, turn)
-        self._ways.wake(conversation)
+        if isinstance(turn, StreamTurn):
+            self._streams.take(turn)
+        elif not isinstance(turn, Said):
+            self._turns.take(turn)
+        elif peer is not None:
+            self._on_said(conversation, peer, turn.data)
 
     def _on_said(self, conversation: Conversation, peer: NodeId, data: bytes) -> None:
         """Take an envelope out of a session; one that came over signaling may make a bearer worth having."""
@@ -473,41 +452,6 @@ class Router(Actor):
             return ""
         return f"nobody has used it for {self._demand.thresholds.idle_s:g} s"
 
-    def _on_opened(self, conversation: Conversation, peer: NodeId) -> None:
-        link = self._links.get(peer)
-        if link is not None and conversation.standing is not Standing.MEMBER:
-            # Whom we have dialled has shown no grant; its link has proved what it is.
-            conversation.standing = link.standing
-        if conversation.way is Way.SEP and not conversation.dialled:
-            self.routes.called_us(peer, conversation.relay)
-        self._note_way(peer)
-        self._ways.resume(peer)
-
-    def _on_path_gone(self, peer: NodeId, turn: PathGone) -> None:
-        self._note_way(peer)
-        if turn.path.way is Way.SEP and turn.conversation.dialled:
-            self._ways.widen(peer)
-        if turn.path.way is Way.PUNCHED:
-            self._punched_gone(peer, turn.reason)
-        if turn.path.way is Way.BEP and not self._has_bearer(peer):
-            self.routes.bearer_lost(peer, turn.reason, self.system.clock())
-            self._bearers.ended(peer, lost=not turn.in_order or turn.conversation.has_streams())
-        elif turn.path.way is Way.BEP and turn.conversation.dialled:
-            self._bearers.keep_two(peer)
-
-    def _on_orphaned(self, conversation: Conversation, peer: NodeId, reason: str) -> None:
-        """Look for another path: the streams wait for it, and whoever waits for an answer."""
-        log.info("the session with %s has lost its last path: %s", peer.short, reason)
-        self._note_way(peer)
-        if conversation.dialled:
-            self.routes.signaling_over(peer)
-            self._ways.interrupted(peer, f"the session with {peer.short} has no path: {reason}")
-            self.tasks.start_soon(self._ways.restore, peer)
-            self._ways.begin(peer)
-        else:
-            self.routes.caller_gone(peer)
-            self.system.way_lost(peer, f"the session with {peer.short} has no path: {reason}")
-
     def _renew(self, peer: NodeId, order: Renew) -> None:
         """Open a path in place of one that is about to end."""
         if order.way is Way.BEP:
@@ -520,74 +464,6 @@ class Router(Actor):
             if conversation.peer is not None and path in conversation.paths:
                 self.routes.signaling_found(conversation.peer, path.relay, expires_at)
 
-    def _punched_gone(self, peer: NodeId, reason: str) -> None:
-        """Note that the punched path to a peer is over, where it is."""
-        if not any(path.way is Way.PUNCHED for talk in self._talks(peer) for path in talk.paths):
-            self._punches.lost(peer, reason)
-
-    def _goes_over_bearer(self, peer: NodeId) -> bool:
-        """Tell whether our session with a peer stands and goes over a bearer: then a better path is worth a try."""
-        talk = self._conversations.with_peer(peer)
-        return talk is not None and talk.established and talk.dialled and talk.way is Way.BEP
-
-    def _has_bearer(self, peer: NodeId) -> bool:
-        return any(each.way is Way.BEP for talk in self._talks(peer) for each in talk.paths)
-
-    def _relays_to(self, peer: NodeId) -> set[str]:
-        """Name the relays that carry a bearer to a peer, but for those that are about to end."""
-        return {
-            each.relay
-            for talk in self._talks(peer)
-            for each in talk.paths
-            if each.way is Way.BEP and self._upkeep.is_fresh(talk, each)
-        }
-
-    def _has_streams(self, peer: NodeId) -> bool:
-        """Tell whether the session with a peer has carried streams: the next one may come at any time."""
-        return any(talk.session.streams.used for talk in self._talks(peer))
-
-    def _talks(self, peer: NodeId) -> list[Conversation]:
-        return [each for each in self._conversations.all() if each.peer == peer]
-
-    def _note_way(self, peer: NodeId) -> None:
-        """Let the route follow the path that the session uses."""
-        conversation = self._conversations.with_peer(peer)
-        if conversation is None or not conversation.established:
-            self.routes.session_over(peer)
-            return
-        if conversation.way is Way.BEP:
-            self.routes.bearer_open(peer, conversation.relay)
-            self._punches.wanted(peer)
-        paths = conversation.session.paths
-        self.routes.uses(peer, conversation.way, conversation.relay, "" if paths.current is None else paths.reason)
-
-    def _on_ended(self, conversation: Conversation, peer: NodeId | None, turn: Ended) -> None:
-        reason = turn.reason
-        log.info("the session with %s over %s ended: %s", peer.short if peer else "?", conversation.relay, reason)
-        if peer is None:
-            return
-        others = [each for each in self._talks(peer) if each.dialled == conversation.dialled]
-        self._punched_gone(peer, reason)
-        if not self._has_bearer(peer):
-            if conversation.way is Way.BEP:
-                self.routes.bearer_lost(peer, reason, self.system.clock())
-            if conversation.dialled and not turn.lost:
-                self._bearers.ended(peer, lost=False)
-        if conversation.dialled and not others:
-            self.routes.signaling_over(peer)
-        elif not others:
-            self.routes.caller_gone(peer)
-        self._note_way(peer)
-        talks = self._ways.talks_with(peer)
-        if conversation.round_trip_s is None and talks:
-            return
-        self._ways.interrupted(peer, f"the session with {peer.short} ended: {reason}")
-        if turn.lost and conversation.dialled and not talks and self.system.awaits(peer):
-            # Nobody wanted it to end: what waits for an answer waits for the next way instead of failing.
-            self._ways.begin(peer)
-        else:
-            self._ways.resume(peer)
-
     def _judge(self, peer: NodeId, grant: bytes) -> Standing:
         """Decide about a node that opens a session with us; what its link has proved counts, too."""
         link = self._links.get(peer)
@@ -595,6 +471,9 @@ class Router(Actor):
             return link.standing
         if self._cloud is None:
             raise Refused("this node trusts no cloud, so no grant means anything to it")
+        # Imported where it is wanted: without a cloud there are no grants, and what checks them takes 10 MB.
+        from atoll.transport.tokens import check_grant  # noqa: PLC0415
+
         check_grant(grant, issuer=self._cloud.node, bearer=peer, audience=GRANT_AUDIENCE, now=time.time())
         return Standing.GRANTED
 

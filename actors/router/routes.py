@@ -18,6 +18,8 @@ import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import msgspec
+
 from atoll.transport.base import Standing
 from atoll.transport.identity import NodeId
 
@@ -38,8 +40,7 @@ class Way(enum.Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One decision: the way, and the sentence that `status` and a call's answer show."""
 
     way: Way
@@ -110,11 +111,6 @@ class RouteTable:
         """Note a SEP route over `relay`; a newer one over the same relay replaces it."""
         entry = self._entry(peer)
         entry.signaling = [each for each in entry.signaling if each[0] != relay] + [(relay, expires_at)]
-
-    def signaling_lost(self, peer: NodeId, relay: str) -> None:
-        """Forget the SEP route over `relay`: it refused, or nobody answered there."""
-        if (entry := self._peers.get(peer)) is not None:
-            entry.signaling = [each for each in entry.signaling if each[0] != relay]
 
     def signaling_over(self, peer: NodeId) -> None:
         """Forget all SEP routes: the session over them is over."""

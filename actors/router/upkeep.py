@@ -56,6 +56,15 @@ class Upkeep:
         lifetimes = self._lifetimes.get(conversation)
         return path not in conversation.retired and (lifetimes is None or lifetimes.is_fresh(path, self.clock()))
 
+    def relays_to(self, peer: NodeId) -> set[str]:
+        """Name the relays that carry a bearer to a peer, but for those that are about to end."""
+        return {
+            path.relay
+            for each in self.conversations.all_with(peer)
+            for path in each.paths
+            if path.way is Way.BEP and self.is_fresh(each, path)
+        }
+
     def avoided(self, peer: NodeId) -> tuple[str, ...]:
         """Name the relays that no new path to a peer should lead over."""
         held = [each for conversation, each in self._lifetimes.items() if conversation.peer == peer]

@@ -9,10 +9,10 @@ Each way is opened once, however many ask for it. What a lost way owed waits her
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import msgspec
 
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
 from atoll.actors.discoverer.messages import LinkComing, LinkWanted
@@ -52,8 +52,7 @@ RESTORE_PAUSE_S = 0.25
 """Between two attempts to find such a path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(msgspec.Struct, frozen=True):
     """What the Router lends: its links, its sessions, and who does things for it."""
 
     links: dict[NodeId, LinkSeen]
@@ -238,8 +237,11 @@ class Ways:
             self._conversations.end(orphan, reason, self._system.clock())
             raise Unreachable(reason)
 
-    async def restore(self, peer: NodeId) -> None:
+    def restore(self, peer: NodeId) -> None:
         """Find another path for a session that has lost its last one, as long as it waits for it."""
+        self._start_soon(self._restore, peer)
+
+    async def _restore(self, peer: NodeId) -> None:
         while (orphan := self._conversations.orphan_of(peer)) is not None and orphan.dialled:
             try:
                 await self.session_with(peer)

@@ -13,7 +13,6 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import anyio.abc
@@ -72,16 +71,14 @@ class Delivery(msgspec.Struct):
     """What the sending node has proved; None for a message of this node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terminated:
+class Terminated(msgspec.Struct, frozen=True):
     """Told to those who watch an actor: it is gone and will not be restarted."""
 
     path: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(msgspec.Struct, frozen=True):
     """Announced to subscribers: an actor crashed and goes on with a fresh state."""
 
     path: str
@@ -239,6 +236,11 @@ class Actor:
     def tasks(self) -> anyio.abc.TaskGroup:
         """Background tasks; one that raises crashes the actor. They are cancelled before `stopped` is called."""
         return self._cell.tasks
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody ends it on purpose; in `stopped`, False after a crash, when its supervisor has to decide."""
+        return self._cell.is_ending
 
     async def started(self) -> None:
         """Prepare; called before the first message. An error here fails `spawn`, or counts as a crash on a restart."""

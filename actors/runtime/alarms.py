@@ -4,7 +4,7 @@
     asleep --an earlier alarm is set--> look
 
 One task serves all of them: an own timer or cancel scope for every ask would cost more than the ask. An alarm never
-rings early, and a grain (1 ms) late at most. The loop's clock stops while a computer sleeps and the lease clock does
+rings early, and two grains (2 ms) late at most. The loop's clock stops while a computer sleeps and the lease clock does
 not, so no sleep lasts longer than `LOOK_S`.
 """
 
@@ -18,6 +18,7 @@ import anyio
 
 from atoll.actors.runtime.machine import Seconds
 from atoll.actors.runtime.parking import Promise, PromiseFactory
+from atoll.transport.naps import nap_s
 
 GRAINS_PER_S = 1000
 """Alarms of the same millisecond ring together."""
@@ -99,5 +100,5 @@ class Alarms:
                 await self._asleep
             else:
                 self._until = min(following, now + LOOK_S * GRAINS_PER_S)
-                with anyio.move_on_after(max(0.0, (self._until - now) / GRAINS_PER_S)):
+                with anyio.move_on_after(nap_s((self._until - now) / GRAINS_PER_S)):
                     await self._asleep

@@ -140,6 +140,11 @@ class Cell:
         return self._running
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the actor was told to end."""
+        return self._stopping is Ending.ORDERED
+
+    @property
     def tasks(self) -> anyio.abc.TaskGroup:
         """The actor's background tasks; once asked for, the actor keeps its own task."""
         if self._tasks is None:

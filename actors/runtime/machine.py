@@ -9,7 +9,6 @@ and its supervisor starts a new one from what was persisted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -22,16 +21,14 @@ Record: TypeAlias = msgspec.Struct
 """What a machine persists and gets back in `start`; typed and tagged like a message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Where an actor lives: a node and a path on it."""
 
     node: NodeId
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message arrived from another node's actor of the same name (or another, see `path`)."""
 
     sender: NodeId
@@ -41,29 +38,25 @@ class Received:
     """Opaque; present when the sender asked. Handed back in `Reply`."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """A timer that this machine armed ran out."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """A fact from this node: another actor announced it, or the composition root says it."""
 
     fact: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True):
     """Write the record durably (fsync) before carrying out what follows."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class Rewrite:
+class Rewrite(msgspec.Struct, frozen=True):
     """Put these records in the place of all of these kinds whose first field is `key`; at once, or not at all."""
 
     key: str
@@ -71,8 +64,7 @@ class Rewrite:
     records: tuple[Record, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send a message to the actor of the same path on another node, or to `path` there. At most once."""
 
     target: NodeId
@@ -80,31 +72,27 @@ class Send:
     path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Answer an ask; `to` is the `reply_to` of the `Received` that asked."""
 
     to: Any
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(msgspec.Struct, frozen=True):
     """Start the named timer, or move its deadline, to `after` seconds from now."""
 
     name: str
     after: Seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Disarm:
+class Disarm(msgspec.Struct, frozen=True):
     """Stop the named timer; harmless when it is not armed."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(msgspec.Struct, frozen=True):
     """Tell every actor of this node that subscribed to facts of this type."""
 
     fact: Any

@@ -16,8 +16,9 @@ From the Erlang/OTP design principles, "Supervisor Behaviour".
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from atoll.actors.runtime.machine import Seconds
 from atoll.actors.runtime.mailbox import MAILBOX_MAX
@@ -54,8 +55,7 @@ class Ending(enum.Enum):
     CRASHED = "crashed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildSpec:
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One actor to supervise; `factory` makes a fresh one for every start."""
 
     name: str
@@ -64,8 +64,7 @@ class ChildSpec:
     mailbox_max: int = MAILBOX_MAX
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisorSpec:
+class SupervisorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Children to start in order and to keep alive; ended last first. May hold further supervisors.
 
     When the supervisor itself is started again, exactly these children come back, not those spawned later.
@@ -79,15 +78,13 @@ class SupervisorSpec:
     period_s: Seconds = PERIOD_S
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """The child is gone for good."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class RestartChildren:
+class RestartChildren(msgspec.Struct, frozen=True):
     """Stop these, in this order; then start those, in that order; `forget` (stopped, temporary) stay down."""
 
     stop: tuple[str, ...]
@@ -95,8 +92,7 @@ class RestartChildren:
     forget: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Escalate:
+class Escalate(msgspec.Struct, frozen=True):
     """Stop all children, last first, and end; the supervisor above decides."""
 
     reason: str

@@ -12,11 +12,11 @@ import logging
 import re
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import msgspec
 
 from atoll.actors.runtime.actor import ASK_TIMEOUT_S, Actor, ActorRef, Delivery, Terminated
 from atoll.actors.runtime.alarms import Alarms, Clock, lease_clock
@@ -50,8 +50,7 @@ LOOK_FOR_IDLE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9_.~:-]+(/[A-Za-z0-9_.~:-]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """A message that nobody will read, and why."""
 
     path: str

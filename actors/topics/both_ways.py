@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from atoll.actors.blobs.talk import StreamLost
 from atoll.transport.errors import MalformedFrame
+from atoll.transport.talk import StreamLost
 
 
 async def both_ways(read: Callable[[], Awaitable[None]], write: Callable[[], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ lease ends. It never delivers a message twice, and loses none that a subscriber 
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
 from msgspec import structs
 
 from atoll.actors.runtime.machine import insist
@@ -49,25 +50,24 @@ REPEAT_S = 1.0
 """Until a wish that was not taken is said again."""
 MEMBERS_MAX = 1024
 """Members whose wishes are kept."""
+SOURCES_MAX = 1024
+"""Members of which is known how far they were heard; the one whose life or turn began first is forgotten first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(msgspec.Struct, frozen=True):
     """Tell a member's Topics; a message that finds no way is lost, and its number says so."""
 
     peer: NodeId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
+class Flush(msgspec.Struct, frozen=True):
     """There is something for a member: call `outgoing` until it gives nothing, as fast as the link takes it."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True):
     """There is something in a subscriber's ring."""
 
     subscriber: int
@@ -151,9 +151,15 @@ class Exchange:
     # Subscribers of this node
 
     def subscribe(
-        self, filters: tuple[str, ...], now: float, *, beyond: bytes = b"", joins: bool = False
+        self,
+        filters: tuple[str, ...],
+        now: float,
+        *,
+        ring: Ring[Item] | None = None,
+        beyond: bytes = b"",
+        joins: bool = False,
     ) -> tuple[Subscriber, list[ExchangeEffect]]:
-        """Enter a subscriber; it is heard of everywhere when `settled`.
+        """Enter a subscriber, with a ring of its own unless it has one; it is heard of everywhere when `settled`.
 
         Raises:
             BadTopic: A filter is none.
@@ -165,7 +171,8 @@ class Exchange:
         if len(self._wishes.keys() | filters) > NODE_FILTERS_MAX:
             raise TooMany(f"this node's subscribers have {NODE_FILTERS_MAX} filters together already; end one")
         self._last += 1
-        subscriber = Subscriber(number=self._last, filters=filters, ring=self._new_ring(), beyond=beyond, joins=joins)
+        ring = self.new_ring() if ring is None else ring
+        subscriber = Subscriber(number=self._last, filters=filters, ring=ring, beyond=beyond, joins=joins)
         self.subscribers[subscriber.number] = subscriber
         before = len(self._wishes)
         for each in filters:
@@ -379,7 +386,7 @@ class Exchange:
             if member is None:
                 if len(self._members) >= MEMBERS_MAX:
                     return []
-                member = _Member(wanted.boot, -1, (), now, self._new_ring(), self._next_turn(peer, wanted.boot))
+                member = _Member(wanted.boot, -1, (), now, self.new_ring(), self._next_turn(peer, wanted.boot))
                 self._members[peer] = member
             self._renew(peer, member, wanted, now)
         return [Say(peer, TopicsTaken(wanted.boot, wanted.version))]
@@ -411,14 +418,15 @@ class Exchange:
             return []
         effects: list[ExchangeEffect] = []
         source = self._sources.get(peer)
-        if source is None or (source.boot, source.turn) != (messages.boot, messages.turn):
+        begins = source is None or (source.boot, source.turn) != (messages.boot, messages.turn)
+        gap = messages.first - 1 - (0 if source is None or begins else source.heard)
+        if not 0 <= gap <= GAP_MAX:
+            raise MalformedFrame("a member numbers its messages twice, or has lost more than it can have sent")
+        if source is None or begins:
             if (messages.turn > 1 and not self._rested) if source is None else not source.rested:
                 # It started anew, or forgot us while we could not be reached.
                 effects += self._deliver(Lost())
-            source = self._sources[peer] = _Source(messages.boot, messages.turn)
-        gap = messages.first - 1 - source.heard
-        if not 0 <= gap <= GAP_MAX:
-            raise MalformedFrame("a member numbers its messages twice, or has lost more than it can have sent")
+            source = self._begin_source(peer, _Source(messages.boot, messages.turn))
         if gap:
             effects += self._deliver(Lost(gap))
         source.rested = False
@@ -427,6 +435,13 @@ class Exchange:
             if isinstance(each, Lost) or self._is_new(each):
                 effects += self._deliver(each)
         return effects
+
+    def _begin_source(self, peer: NodeId, source: _Source) -> _Source:
+        self._sources.pop(peer, None)
+        self._sources[peer] = source
+        if len(self._sources) > SOURCES_MAX:
+            del self._sources[next(iter(self._sources))]
+        return source
 
     def _check(self, peer: NodeId, item: Item) -> None:
         if self.site in item.via:
@@ -450,14 +465,25 @@ class Exchange:
         link.tries += link.taken != self.version
         return [Say(peer, TopicsWanted(self.boot, self.version, tuple(sorted(self._wishes))))]
 
-    def _new_ring(self) -> Ring[Item]:
+    def new_ring(self) -> Ring[Item]:
+        """Make what waits for one reader."""
         return Ring(WAITING_MAX, WAITING_BYTES_MAX)
+
+    def sizes(self) -> dict[str, int]:
+        """Count what stands in tables that others can fill."""
+        return {
+            "members": len(self._members),
+            "turns": len(self._turns),
+            "sources": len(self._sources),
+            "publishers": len(self.seen),
+        }
 
     def check(self) -> None:
         """Assert what always holds."""
         insist(len(self.subscribers) <= SUBSCRIBERS_MAX, "subscribers are bounded")
         insist(len(self._wishes) <= NODE_FILTERS_MAX, "filters are bounded")
         insist(len(self._members) <= MEMBERS_MAX, "members are bounded")
+        insist(len(self._sources) <= SOURCES_MAX, "sources are bounded")
         for ring in (*(each.ring for each in self.subscribers.values()), *(m.ring for m in self._members.values())):
             ring.check()
 

@@ -9,11 +9,11 @@ in this node, bounded and counted as everywhere.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
 import anyio
+import msgspec
 import nacl.utils
 from anyio.abc import ByteStream
 
@@ -27,8 +27,7 @@ from atoll.actors.topics.visiting import RETRY_S_MAX, Visiting
 from atoll.transport.identity import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class JoinWanted:
+class JoinWanted(msgspec.Struct, frozen=True):
     """What the config says of one join."""
 
     node: NodeId

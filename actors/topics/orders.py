@@ -1,12 +1,11 @@
 """What a node's own actors ask of its Topics, and what they are told; nothing of it leaves the node."""
 
-from dataclasses import dataclass
+import msgspec
 
 from atoll.transport.identity import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class PublishTopic:
+class PublishTopic(msgspec.Struct, frozen=True):
     """Publish in this site, or in that of a node; answered with `Published`, or declined."""
 
     topic: str
@@ -17,8 +16,7 @@ class PublishTopic:
     """For that node to have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """It was published."""
 
     node: NodeId
@@ -30,8 +28,7 @@ class Published:
     """Other nodes of this site that wanted it."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSubscription:
+class OpenSubscription(msgspec.Struct, frozen=True):
     """Subscribe; answered with a `Subscription` when those who publish know of it, or declined."""
 
     filters: tuple[str, ...]
@@ -39,8 +36,7 @@ class OpenSubscription:
     """A node of another site: what is published there comes over."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubscribeActor:
+class SubscribeActor(msgspec.Struct, frozen=True):
     """Have the actor `path` of this node told each `Publication`, `Missed` and so on; answered when that is so."""
 
     path: str
@@ -48,39 +44,33 @@ class SubscribeActor:
     source: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UnsubscribeActor:
+class UnsubscribeActor(msgspec.Struct, frozen=True):
     """Tell that actor nothing more; harmless when it is told nothing."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class WayLost:
+class WayLost(msgspec.Struct, frozen=True):
     """The way to the node at which was subscribed is lost; it is looked for, and nothing is missed until it is said."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class WayFound:
+class WayFound(msgspec.Struct, frozen=True):
     """There is a way again."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndReading:
+class EndReading(msgspec.Struct, frozen=True):
     """End every subscription with that reason: the node stops."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeTopics:
+class DescribeTopics(msgspec.Struct, frozen=True):
     """Ask who subscribes here, and how the joins do; answered with `TopicsDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class JoinSeen:
+class JoinSeen(msgspec.Struct, frozen=True):
     """How one `[[join]]` does."""
 
     node: NodeId
@@ -94,8 +84,7 @@ class JoinSeen:
     missed: int
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriberSeen:
+class SubscriberSeen(msgspec.Struct, frozen=True):
     """One subscriber of this node."""
 
     filters: tuple[str, ...]
@@ -107,8 +96,7 @@ class SubscriberSeen:
     lost: int
 
 
-@dataclass(frozen=True, slots=True)
-class TopicsDescribed:
+class TopicsDescribed(msgspec.Struct, frozen=True):
     """Everything about topics that there is to see."""
 
     subscribers: tuple[SubscriberSeen, ...]

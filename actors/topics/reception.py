@@ -7,11 +7,11 @@ a peer's stream --VisitBegins, allowed--> welcome --both directions--> ended by 
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 from anyio.abc import ByteStream
 
-from atoll.actors.blobs.talk import StreamEnded, StreamLost, Talk
 from atoll.actors.topics.both_ways import both_ways
 from atoll.actors.topics.errors import NotLetIn, TooMany
 from atoll.actors.topics.exchange import ExchangeEffect
@@ -28,6 +28,8 @@ from atoll.actors.tunnel_relay.bucket import Bucket
 from atoll.transport.base import Standing
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.identity import NodeId
+from atoll.transport.talk import StreamEnded, Talk
+from atoll.transport.talks_heard import TalksHeard
 
 STREAMS_PER_PEER_MAX = 16
 BEGIN_S = 10.0
@@ -57,25 +59,12 @@ class Reception:
         self.carry_out = carry_out
         self.readers = readers
         self._settled = settled
-        self._streams: Counter[NodeId] = Counter()
+        self._talks = TalksHeard(counts, STREAMS_PER_PEER_MAX)
 
     async def take(self, stream: ByteStream, peer: NodeId, standing: Standing | None) -> None:
         """Take a stream, until it is over."""
         async with Talk(stream, self.counts, codec=CODEC, bytes_max=FRAME_BYTES_MAX) as talk:
-            if self._streams[peer] >= STREAMS_PER_PEER_MAX:
-                self.counts["not_heard"] += 1
-                return
-            self._streams[peer] += 1
-            try:
-                await self._let_in(talk, peer, standing)
-            except StreamLost:
-                self.counts["streams_lost"] += 1
-            except MalformedFrame:
-                self.counts["broken_rules"] += 1
-            finally:
-                self._streams[peer] -= 1
-                if not self._streams[peer]:
-                    del self._streams[peer]
+            await self._talks.hear(peer, partial(self._let_in, talk, peer, standing))
 
     async def _let_in(self, talk: Talk, peer: NodeId, standing: Standing | None) -> None:
         begins = await talk.hear(BEGIN_S)

@@ -1,7 +1,12 @@
-"""Subscriptions at nodes of other sites: a visit each, whose messages go to one reader."""
+"""Subscriptions at nodes of other sites: a visit each, whose messages go to one reader.
+
+A reader outlives a crash of the Topics; its visit does not. The next one has the same key, so the gate forgets the
+first one, and what it had kept for it: the reader is told that something may be missing.
+"""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 import anyio
@@ -20,26 +25,31 @@ from atoll.actors.topics.visiting import Visiting
 from atoll.transport.identity import NodeId
 
 
-class _RemoteReader:
-    """One visit, and whoever reads what comes of it."""
+class RemoteReader:
+    """One visit after the other, and whoever reads what comes of them."""
 
-    def __init__(
-        self,
-        filters: tuple[str, ...],
-        source: NodeId,
-        on_close: Callable[[Subscription], None],
-        make_visiting: Callable[..., Visiting],
-    ) -> None:
+    def __init__(self, filters: tuple[str, ...], source: NodeId, on_close: Callable[["RemoteReader"], None]) -> None:
+        self.key = nacl.utils.random(KEY_BYTES)
+        self.filters, self.source = filters, source
+        self.visiting: Visiting
         self._ring: Ring[Item] = Ring(WAITING_MAX, WAITING_BYTES_MAX)
         self._on_close = on_close
         self._begun = anyio.Event()
         self._reached = False
         self.subscription = Subscription(filters, source, self._ring, self._close)
+
+    def visit(self, make_visiting: Callable[..., Visiting]) -> None:
+        """Take a visit, not run yet, in place of the one before."""
         self.visiting = make_visiting(on_event=self._hear, on_lost=self._lost)
 
-    def _close(self, subscription: Subscription) -> None:
+    def doubt(self) -> None:
+        """Hear that the visit was lost, and what the gate had kept for it."""
+        self.subscription.say(WayLost("the topics of this node crashed, and begin again"))
+        self.subscription.doubt()
+
+    def _close(self, _: Subscription) -> None:
         self.visiting.stop()
-        self._on_close(subscription)
+        self._on_close(self)
 
     def _hear(self, event: VisitEvent) -> None:
         match event:
@@ -87,8 +97,10 @@ class RemoteSubscriptions:
         open_stream: Callable[[NodeId], Awaitable[ByteStream]],
         counts: Counter[str],
         rng: Random,
+        readers: list[RemoteReader],
     ) -> None:
-        self.open: list[Subscription] = []
+        """`readers` may have some already, of an earlier life; `resume` begins their visits again."""
+        self._readers = readers
         self._site = site
         self._open_stream = open_stream
         self._counts = counts
@@ -104,20 +116,11 @@ class RemoteSubscriptions:
             GateLost: There is no way to it.
         """
         filters = good_filters(filters)
-        if len(self.open) >= SUBSCRIBERS_MAX:
+        if len(self._readers) >= SUBSCRIBERS_MAX:
             raise TooMany(f"{SUBSCRIBERS_MAX} subscriptions at other nodes are open already; end one")
-
-        def make_visiting(**callbacks: Callable[..., None]) -> Visiting:
-            return Visiting(
-                Visit(key=nacl.utils.random(KEY_BYTES), site=self._site, filters=filters),
-                lambda: self._open_stream(source),
-                counts=self._counts,
-                rng=self._rng,
-                **callbacks,
-            )
-
-        reader = _RemoteReader(filters, source, self.open.remove, make_visiting)
-        self.open.append(reader.subscription)
+        reader = RemoteReader(filters, source, self._readers.remove)
+        reader.visit(partial(self._visiting, reader))
+        self._readers.append(reader)
         tasks.start_soon(reader.run)
         try:
             await reader.wait_begun()
@@ -125,3 +128,20 @@ class RemoteSubscriptions:
             reader.subscription.close()
             raise
         return reader.subscription
+
+    def resume(self, tasks: TaskGroup) -> None:
+        """Visit again for all readers of an earlier life."""
+        for reader in self._readers:
+            if not reader.visiting.refused:
+                reader.visit(partial(self._visiting, reader))
+                reader.doubt()
+                tasks.start_soon(reader.run)
+
+    def _visiting(self, reader: RemoteReader, **callbacks: Callable[..., None]) -> Visiting:
+        return Visiting(
+            Visit(key=reader.key, site=self._site, filters=reader.filters),
+            lambda: self._open_stream(reader.source),
+            counts=self._counts,
+            rng=self._rng,
+            **callbacks,
+        )

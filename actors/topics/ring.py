@@ -9,16 +9,16 @@ knows of every loss, and how many, also where word of a loss was lost.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from atoll.actors.runtime.machine import insist
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
+class Missed(msgspec.Struct, frozen=True):
     """So many are lost, or nobody knows how many (None)."""
 
     count: int | None

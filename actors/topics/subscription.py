@@ -1,6 +1,7 @@
 """What a subscriber holds: messages in order, and word of every loss.
 
     open --next, async for--> messages as they come      --aclose--> closed
+         --the node's Topics crash--> open: it waits for their next life, and reads that something may be missing
          --the node's Topics end, the gate refuses--> broken, with the reason
 
 It may be used from one task of the loop that the node runs in. Whoever reads too slowly loses the oldest, and is told.
@@ -14,7 +15,7 @@ from typing import Self, TypeAlias
 import anyio
 
 from atoll.actors.container_manager.errors import ContainerError
-from atoll.actors.topics.messages import Item, Publication
+from atoll.actors.topics.messages import Item, Lost, Publication
 from atoll.actors.topics.orders import WayFound, WayLost
 from atoll.actors.topics.ring import Missed, Ring
 from atoll.transport.identity import NodeId
@@ -43,7 +44,7 @@ class Subscription:
         self.unsure = False
         """More may be missing: a node began anew that had kept something."""
         self.ring = ring
-        self._on_close = on_close
+        self.on_close = on_close
         self._words: deque[WayLost | WayFound] = deque(maxlen=WORDS_MAX)
         self._changed = anyio.Event()
         self._failure: ContainerError | None = None
@@ -101,7 +102,7 @@ class Subscription:
         """End it; what waits is gone."""
         if not self._closed:
             self._closed = True
-            self._on_close(self)
+            self.on_close(self)
             self.wake()
 
     # What the Topics tell
@@ -114,6 +115,12 @@ class Subscription:
     def say(self, word: WayLost | WayFound) -> None:
         """Hear of a way lost or found."""
         self._words.append(word)
+        self.wake()
+
+    def doubt(self) -> None:
+        """Hear that something may be missing behind what waits."""
+        lost = Lost()
+        self.ring.put(lost, lost.size, sure=lost.sure)
         self.wake()
 
     def fail(self, error: ContainerError) -> None:

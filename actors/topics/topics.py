@@ -4,6 +4,7 @@
                         --OpenSubscription--> a `Subscription` of this site, or a visit at a node of another one
     [[join]] of the config --> a visit that goes on as long as the node runs, both ways if that is wanted
     a peer's stream --allowed?--> a guest of `Gates`
+    a crash --> whoever reads goes on in the next life, and is told that something may be missing; see `lasting.py`
 
 Members are told things; everybody else comes by a stream, through the Router, which says who it is. Every number of
 things that a peer can bring about here has a limit of its own.
@@ -13,11 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
 import anyio
+import msgspec
 import nacl.utils
 from anyio.abc import ByteStream
 
@@ -37,12 +38,14 @@ from atoll.actors.router.messages import (
     StreamArrived,
 )
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood, ReplyTo, handles
-from atoll.actors.runtime.errors import AskFailed
+from atoll.actors.runtime.errors import AskFailed, AskUnreachable
 from atoll.actors.runtime.machine import Address
-from atoll.actors.topics.errors import GateLost, TooFast, TooMany
+from atoll.actors.topics.errors import TooFast, TooMany
 from atoll.actors.topics.exchange import Exchange, ExchangeEffect, Flush, Say, Wake
+from atoll.actors.topics.filters import good_filters
 from atoll.actors.topics.gates import Gates
 from atoll.actors.topics.joins import Join, JoinWanted
+from atoll.actors.topics.lasting import Lasting
 from atoll.actors.topics.messages import (
     BOOT_BYTES,
     PATH,
@@ -86,8 +89,7 @@ CONGESTED_S = 0.02
 """Until a link that took nothing is tried again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicSettings:
+class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the config says."""
 
     may_subscribe: tuple[str, ...] = ()
@@ -107,8 +109,9 @@ class Topics(Actor):
         site: bytes,
         settings: TopicSettings,
         open_stream: Callable[[NodeId], Awaitable[ByteStream]],
+        lasting: Lasting,
     ) -> None:
-        """Take who this is, the tag of its site, what the config says, and what opens streams to gates."""
+        """Take who this is, the tag of its site, what the config says, what opens streams to gates, and who reads."""
         self.counts: Counter[str] = Counter()
         self.exchange = Exchange(node=own, boot=nacl.utils.random(BOOT_BYTES), site=site)
         self.gates = Gates(
@@ -119,18 +122,16 @@ class Topics(Actor):
         )
         self._own = own
         self._settings = settings
-        self._subscriptions: dict[int, Subscription] = {}
-        """Of this site, by their number in the exchange."""
+        self._lasting = lasting
         self._readers: dict[int, Callable[[], None]] = {}
         """What wakes the reader of a subscriber's ring, by its number."""
         self._unsent: dict[NodeId, TopicMessages] = {}
         """What a member's link did not take."""
         self._congested = anyio.Event()
         self._settling = anyio.Event()
-        self._of_actors: dict[str, Subscription] = {}
         self._joins: list[Join] = []
         rng = Random(nacl.utils.random(8))
-        self._remote = RemoteSubscriptions(site, open_stream, self.counts, rng)
+        self._remote = RemoteSubscriptions(site, open_stream, self.counts, rng, lasting.there)
         self._outlets = Outlets(self.exchange, open_stream, self.counts, rng)
         self._open_stream = open_stream
         self._rng = rng
@@ -158,6 +159,7 @@ class Topics(Actor):
             for link in described.links:
                 if link.standing is Standing.MEMBER:
                     self.carry_out(self.exchange.peer_up(link.peer, now))
+        self._resume()
         self.tasks.start_soon(self._look)
         self.tasks.start_soon(self._try_again)
         self.tasks.start_soon(self._seek_links)
@@ -166,13 +168,24 @@ class Topics(Actor):
             self._joins.append(join)
             self.tasks.start_soon(join.run)
 
-    async def stopped(self) -> None:
-        """Tell whoever reads that nothing more comes."""
-        self._end_reading("the topics of this node ended; subscribe again")
+    def _resume(self) -> None:
+        """Go on for whoever read when an earlier life crashed."""
+        for each in tuple(self._lasting.here):
+            try:
+                self._enter(each)
+            except ContainerError as error:
+                each.fail(error)
+            else:
+                each.doubt()
+        self._remote.resume(self.tasks)
+        for path, subscription in self._lasting.actors.items():
+            self.tasks.start_soon(self._tell_actor, path, subscription)
 
-    def _end_reading(self, why: str) -> None:
-        for each in (*self._subscriptions.values(), *self._remote.open):
-            each.fail(GateLost(why))
+    async def stopped(self) -> None:
+        """Tell whoever reads that nothing more comes; after a crash they wait for the next life."""
+        self._lasting.part()
+        if self.is_ending:
+            self._lasting.end("the topics of this node ended; subscribe again")
 
     async def _look(self) -> None:
         while True:
@@ -244,6 +257,10 @@ class Topics(Actor):
             answer = await do(*arguments)
         except ContainerError as error:
             decline(reply_to, error)
+        except BaseException:
+            if reply_to is not None:
+                reply_to.fail(AskUnreachable("the topics of this node ended meanwhile; try again"))
+            raise
         else:
             if reply_to is not None:
                 reply_to.answer(answer)
@@ -356,45 +373,54 @@ class Topics(Actor):
         return await self._remote.subscribe(filters, source, self.tasks)
 
     async def _subscribe_here(self, filters: tuple[str, ...]) -> Subscription:
-        subscriber, effects = self.exchange.subscribe(filters, self.system.clock())
+        subscription = Subscription(good_filters(filters), None, self.exchange.new_ring(), self._lasting.here.remove)
+        self._enter(subscription)
+        self._lasting.here.append(subscription)
+        try:
+            await self._settled()
+        except BaseException:
+            # These Topics crash, and whoever asked has nothing to read from.
+            subscription.close()
+            raise
+        return subscription
+
+    def _enter(self, subscription: Subscription) -> None:
+        subscriber, effects = self.exchange.subscribe(subscription.filters, self.system.clock(), ring=subscription.ring)
 
         def close(_: Subscription) -> None:
-            self._subscriptions.pop(subscriber.number, None)
+            self._lasting.here.remove(subscription)
             self.end_reader(subscriber.number)
 
-        subscription = Subscription(subscriber.filters, None, subscriber.ring, close)
-        self._subscriptions[subscriber.number] = subscription
+        subscription.on_close = close
         self.add_reader(subscriber.number, subscription.wake)
         self.carry_out(effects)
-        await self._settled()
-        return subscription
 
     async def _subscribe_actor(self, wanted: SubscribeActor) -> bool:
         if self.system.find(wanted.path) is None:
             raise TooMany(f"no actor {wanted.path} lives here; spawn it first")
-        if wanted.path in self._of_actors:
+        if wanted.path in self._lasting.actors:
             raise TooMany(f"{wanted.path} is told messages already; unsubscribe it first")
         subscription = await self._subscribe(wanted.filters, wanted.source)
-        self._of_actors[wanted.path] = subscription
+        self._lasting.actors[wanted.path] = subscription
         self.tasks.start_soon(self._tell_actor, wanted.path, subscription)
         return True
 
     async def _tell_actor(self, path: str, subscription: Subscription) -> None:
         try:
-            async with subscription:
-                while (ref := self.system.find(path)) is not None:
-                    await ref.wait_room()
-                    ref.tell(await subscription.next())
+            while (ref := self.system.find(path)) is not None:
+                await ref.wait_room()
+                ref.tell(await subscription.next())
         except (anyio.ClosedResourceError, ContainerError, Congested):
             self.counts["actors_lost"] += 1
-        finally:
-            if self._of_actors.get(path) is subscription:
-                del self._of_actors[path]
+        # Not where these Topics crash: the next ones go on with it.
+        subscription.close()
+        if self._lasting.actors.get(path) is subscription:
+            del self._lasting.actors[path]
 
     @handles
     async def unsubscribe_actor(self, wanted: UnsubscribeActor) -> bool:
         """Tell an actor nothing more."""
-        subscription = self._of_actors.pop(wanted.path, None)
+        subscription = self._lasting.actors.pop(wanted.path, None)
         if subscription is not None:
             subscription.close()
         return subscription is not None
@@ -402,7 +428,7 @@ class Topics(Actor):
     @handles
     async def end_reading(self, wanted: EndReading) -> None:
         """Tell whoever reads that nothing more comes: else a gateway that stops would wait for them."""
-        self._end_reading(wanted.why)
+        self._lasting.end(wanted.why)
 
     @handles
     async def describe(self, _: DescribeTopics) -> TopicsDescribed:
@@ -413,8 +439,8 @@ class Topics(Actor):
             for number, each in sorted(self.exchange.subscribers.items())
         ]
         remote = [
-            SubscriberSeen(each.filters, each.source, None, len(each.ring), each.ring.lost)
-            for each in self._remote.open
+            SubscriberSeen(each.filters, each.source, None, len(each.subscription.ring), each.subscription.ring.lost)
+            for each in self._lasting.there
         ]
         return TopicsDescribed(
             (*own, *remote),

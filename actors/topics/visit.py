@@ -11,6 +11,8 @@ It hands on each number once, in order, and says of every gap how long it is.
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from atoll.actors.runtime.machine import insist
 from atoll.actors.topics.filters import matches
 from atoll.actors.topics.messages import (
@@ -38,29 +40,25 @@ HEARD_EVERY = 64
 HEARD_EVERY_BYTES = 512 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True):
     """A message is here, or word of a loss."""
 
     item: Item
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True):
     """The gate has published everything of ours up to this number."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Welcomed:
+class Welcomed(msgspec.Struct, frozen=True):
     """The gate has let us in, or in again."""
 
     site: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TurnedAway:
+class TurnedAway(msgspec.Struct, frozen=True):
     """The gate has refused; without `again` for good."""
 
     reason: str

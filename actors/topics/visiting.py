@@ -12,12 +12,12 @@ from random import Random
 import anyio
 from anyio.abc import ByteStream
 
-from atoll.actors.blobs.talk import StreamLost, Talk
 from atoll.actors.topics.both_ways import both_ways
 from atoll.actors.topics.messages import FRAME_BYTES_MAX, MESSAGES, Lost
 from atoll.actors.topics.visit import Arrived, TurnedAway, Visit, VisitEvent, Welcomed
 from atoll.transport.codec import Codec
 from atoll.transport.errors import MalformedFrame, TransportError
+from atoll.transport.talk import StreamLost, Talk
 
 RETRY_S = 0.1
 RETRY_S_MAX = 15.0

@@ -19,7 +19,7 @@ from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_path import BearerPath
-from atoll.actors.tunnel_relay.common import Common
+from atoll.actors.tunnel_relay.dialling_means import DiallingMeans
 from atoll.actors.tunnel_relay.direct import OFFERS_MAX, OFFERS_PER_PEER_MAX, DirectOffer
 from atoll.actors.tunnel_relay.messages import (
     PATH,
@@ -49,15 +49,20 @@ PAIRS = 2
 class BearerEnds:
     """The bearers of one node."""
 
-    def __init__(self, common: Common, note_relay: Callable[[str, int], None]) -> None:
+    def __init__(self, means: DiallingMeans, note_relay: Callable[[str, int], None]) -> None:
         """`note_relay` hears where relays take bearers."""
-        self._common = common
+        self._means = means
         self._note_relay = note_relay
         self.held: list[BearerPath] = []
         self._offered: Counter[NodeId] = Counter()
         self._spare_now: dict[NodeId, list[anyio.Event]] = {}
         """To be set where a peer wants the spares of its bearers open."""
         self._direct_offers: Counter[NodeId] = Counter()
+
+    @property
+    def offered(self) -> int:
+        """How many offers are open or under way: each until the Router knows that its bearers are over."""
+        return self._offered.total()
 
     def spares_wanted(self, peer: NodeId) -> None:
         """Dial our halves of a peer's spares now."""
@@ -69,13 +74,13 @@ class BearerEnds:
         try:
             self.make_sure_of_room()
             self._note_relay(order.host, order.port)
-            stream, through = await self._common.doors.dial_bearer(
+            stream, through = await self._means.doors.dial_bearer(
                 order.host, order.port, order.ticket, order.web, timeout_s=BEARER_DIAL_S
             )
         except (PeerError, WorldError) as error:
             reply_to.fail(AskDeclined(f"the bearer through {order.relay} did not open: {error}"))
             return
-        if self._common.late(deadline):
+        if self._means.late(deadline):
             await anyio.aclose_forcefully(stream)
             return
         path = self.path(order.relay, stream, order.peer, through=through)
@@ -94,7 +99,7 @@ class BearerEnds:
         self._offered[peer] += 1
         try:
             self.make_sure_of_room()
-            granted = await ask_cloud(self._common.system, SIGNALING, TunnelRequest(PAIRS), TunnelsGranted)
+            granted = await ask_cloud(self._means.system, SIGNALING, TunnelRequest(PAIRS), TunnelsGranted)
             if not granted.pairs:
                 raise AskDeclined("no relay takes a tunnel now")
             for pair in granted.pairs:
@@ -135,7 +140,7 @@ class BearerEnds:
     async def _dial_offered(self, pair: TunnelPair, peer: NodeId) -> bool:
         """Live our half of a tunnel; True when it was lost, False when it was ended."""
         try:
-            stream, through = await self._common.doors.dial_bearer(
+            stream, through = await self._means.doors.dial_bearer(
                 pair.host, pair.bearer_port, pair.offer, pair.web, timeout_s=BEARER_DIAL_S
             )
         except (PeerError, WorldError) as error:
@@ -148,7 +153,7 @@ class BearerEnds:
         peer = order.peer
         try:
             self.make_sure_of_room()
-            offered: DirectOffered = await self._common.system.ask(
+            offered: DirectOffered = await self._means.system.ask(
                 Address(peer, PATH), DirectRequest(order.host), timeout_s=DIRECT_DIAL_S, reply_type=DirectOffered
             )
             stream = await dial_bearer(
@@ -157,7 +162,7 @@ class BearerEnds:
         except (AskFailed, PeerError, WorldError) as error:
             reply_to.fail(AskDeclined(f"no direct connection to {peer.short}: {error}"))
             return
-        if self._common.late(deadline):
+        if self._means.late(deadline):
             await anyio.aclose_forcefully(stream)
             return
         path = self.path(DIRECT, stream, peer, Way.DIRECT)
@@ -182,7 +187,7 @@ class BearerEnds:
             self._direct_offers[peer] -= 1
             self._direct_offers = +self._direct_offers
         if stream is None:
-            self._common.counts["direct_offers_unused"] += 1
+            self._means.counts["direct_offers_unused"] += 1
             return
         await self.hold(self.path(DIRECT, stream, peer, Way.DIRECT))
 
@@ -190,15 +195,15 @@ class BearerEnds:
         self, relay: str, stream: anyio.abc.ByteStream, peer: NodeId, way: Way = Way.BEP, *, through: str = ""
     ) -> BearerPath:
         """Make a path of a stream."""
-        clock = self._common.system.clock()
+        clock = self._means.system.clock()
         return BearerPath(relay, stream, clock, peer, way, through=through, on_drained=self._tell_drained)
 
     def _tell_drained(self, path: BearerPath) -> None:
         try:
-            self._common.router.tell(PathDrained(path))
+            self._means.router.tell(PathDrained(path))
         except Congested:
             # It looks by itself, a little later.
-            self._common.counts["drained_untold"] += 1
+            self._means.counts["drained_untold"] += 1
 
     def make_sure_of_room(self) -> None:
         """Refuse what there is no room for; raises `AskDeclined`."""
@@ -210,18 +215,18 @@ class BearerEnds:
 
         async def take(records: tuple[bytes, ...]) -> None:
             # The Router's mailbox is the brake: a bearer is read as fast as its records are taken.
-            await self._common.router.wait_room()
-            self._common.router.tell(RecordsArrived(path, records))
+            await self._means.router.wait_room()
+            self._means.router.tell(RecordsArrived(path, records))
 
         self.held.append(path)
         try:
             reason = await path.run(take)
         finally:
             self.held.remove(path)
-        await self._common.router.wait_room()
+        await self._means.router.wait_room()
         try:
             # The goodbye of the peer's session may still wait in the Router's mailbox; behind it, we know.
-            await self._common.router.ask(PathLost(path, reason), timeout_s=BEARER_DIAL_S)
+            await self._means.router.ask(PathLost(path, reason), timeout_s=BEARER_DIAL_S)
         except AskFailed as error:
             # With the Router went everything that used the path; its supervisor starts us anew as well.
             log.info("the Router did not hear that a bearer is over: %s", error)

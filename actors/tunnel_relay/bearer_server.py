@@ -22,8 +22,11 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from atoll.actors.tunnel_relay.pairing import TUNNELS_MAX, WAITING_MAX, WAITING_S, Effect, End, Pair, Pairing, Refuse
 from atoll.actors.tunnel_relay.pipes import PIPE_BYTES, PIPES_MAX, PipePool
@@ -32,7 +35,7 @@ from atoll.actors.tunnel_relay.splice import Splices, bucket_for
 from atoll.actors.tunnel_relay.tickets import BEP_ROLES, NO_RATE, UNLIMITED, Ticket, judge
 from atoll.transport import stun
 from atoll.transport.bearer import OK, decode_preamble, encode_refusal, make_bearer_ready, preamble_bytes_missing
-from atoll.transport.descriptors import SPARE_FILES, files_max
+from atoll.transport.descriptors import SPARE_FILES, SpareDescriptor, files_max
 from atoll.transport.errors import MalformedFrame, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.tcp_address import TcpAddress
@@ -57,8 +60,7 @@ TURN_S_MAX = 60.0
 """How long a turn may sleep: wall time, which tickets end by, may jump."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BearerLimits:
+class BearerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What one bearer port offers at most, whatever tickets say."""
 
     tunnels_max: int = TUNNELS_MAX
@@ -145,8 +147,7 @@ class BearerServer:
         self._epoll.register(self._wake, select.EPOLLIN)
         if self._listener is not None:
             self._epoll.register(self._listener, select.EPOLLIN)
-        self._files_max = files_max()
-        self._spare = _spare_descriptor()
+        self._spare = SpareDescriptor()
         self._listens_at: float | None = None
         """When newcomers are looked for again; None: they are."""
         pool = PipePool(pipes_max=self.limits.pipes_max, pipe_bytes=self.limits.pipe_bytes)
@@ -246,6 +247,7 @@ class BearerServer:
                 self._carry_out(self.pairing.drain())
 
     def _accept(self, listener: socket.socket) -> None:
+        last = files_max() - SPARE_FILES
         for _ in range(ACCEPTS_PER_TURN_MAX):
             try:
                 sock, _ = listener.accept()
@@ -256,7 +258,7 @@ class BearerServer:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._shed(listener)
                 return
-            if sock.fileno() >= self._files_max - SPARE_FILES:
+            if sock.fileno() >= last:
                 sock.close()
                 self.counters["shed"] += 1
                 continue
@@ -277,15 +279,16 @@ class BearerServer:
     def _shed(self, listener: socket.socket) -> None:
         """Out of descriptors: with the spare one, take the first in the queue and let it go, or we would spin.
 
-        Where another thread was quicker and took the spare one, newcomers wait a moment.
+        Who has waited longest with nothing to show makes room, too. Where another thread was quicker and took the
+        spare one, newcomers wait a moment.
         """
-        if self._spare is not None:
-            os.close(self._spare)
-            with contextlib.suppress(OSError):
-                sock, _ = listener.accept()
-                sock.close()
-        self._spare = _spare_descriptor()
-        if self._spare is None:
+        if self._preambles:
+            self._refuse_preamble(next(iter(self._preambles)), Reason.TOO_SLOW)
+        self._spare.give_up()
+        with contextlib.suppress(OSError):
+            sock, _ = listener.accept()
+            sock.close()
+        if not self._spare.take():
             self._listens_at = time.monotonic() + ACCEPT_PAUSE_S
             self._epoll.modify(listener, 0)
 
@@ -431,8 +434,7 @@ class BearerServer:
         if self._listener is not None:
             self._listener.close()
         self._epoll.close()
-        if self._spare is not None:
-            os.close(self._spare)
+        self._spare.give_up()
         os.close(self._wake)
 
 
@@ -453,10 +455,3 @@ def _missing(data: bytes) -> int:
         MalformedFrame: It is neither.
     """
     return stun.bytes_missing(data, stun.REQUEST) if data.startswith(stun.FIRST_BYTE) else preamble_bytes_missing(data)
-
-
-def _spare_descriptor() -> int | None:
-    """Take a descriptor that can be given up when there are no others; None where there is none any more."""
-    with contextlib.suppress(OSError):
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    return None

@@ -16,8 +16,9 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from atoll.actors.tunnel_relay.bearer_server import BearerLimits, BearerServer
 from atoll.transport.identity import NodeId

@@ -8,7 +8,8 @@ that this node would knock where it should not: at its own services, its own net
 import enum
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.transport.tcp_address import TcpAddress
 
@@ -37,8 +38,7 @@ class NatMapping(enum.IntEnum):
     """Each destination sees another: it is called symmetric, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """One end of an attempt, as it shows itself to the other."""
 
     mapping: NatMapping
@@ -65,8 +65,7 @@ class View:
         return frozenset(each.host for each in self.candidates if not is_private(each))
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What this node does not dial, whoever says so."""
 
     own: frozenset[TcpAddress]

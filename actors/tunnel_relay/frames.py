@@ -16,8 +16,9 @@ good for ANSWER only on the connection that it came in on. Unknown kinds and wro
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.transport.errors import MalformedFrame, UsageError
@@ -38,23 +39,20 @@ SENTENCE_BYTES_MAX = 255
 _GOING = struct.Struct(">BH")
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """OK: the ticket admits us (`TICKET`), or the labels lead here now (`LABELS`)."""
 
     kind: int
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True):
     """REFUSED: a ticket was not accepted, or what it gave is over; `reason` is a `Reason` where it is known."""
 
     reason: int
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(msgspec.Struct, frozen=True):
     """Somebody called one of our labels; answer on the circuit."""
 
     circuit: bytes
@@ -62,16 +60,14 @@ class Inbound:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """An answer from behind a label that we called."""
 
     label: bytes
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Undelivered:
+class Undelivered(msgspec.Struct, frozen=True):
     """A record towards `address`, a label (16 bytes) or a circuit (8), was not passed on.
 
     It also comes without a record when the last registration of a label that we called goes away.
@@ -81,13 +77,11 @@ class Undelivered:
     address: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(msgspec.Struct, frozen=True):
     """The relay lives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Going:
+class Going(msgspec.Struct, frozen=True):
     """The relay will close in `seconds`; register with another one."""
 
     seconds: int

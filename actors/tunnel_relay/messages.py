@@ -1,7 +1,6 @@
 """What TunnelRelays say to each other, and what the actors of a node ask of theirs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -112,33 +111,28 @@ MESSAGES: tuple[type[Message], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ServeSite:
+class ServeSite(msgspec.Struct, frozen=True):
     """Told by the proxy duty: keep the site reachable at relays under these labels; replaces what was told before."""
 
     site: str
     labels: Mapping[NodeId, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class StopServing:
+class StopServing(msgspec.Struct, frozen=True):
     """Told when the proxy duty ends here."""
 
 
-@dataclass(frozen=True, slots=True)
-class SiteServed:
+class SiteServed(msgspec.Struct, frozen=True):
     """Fact: at which relays the site is registered now."""
 
     relays: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeTunnels:
+class DescribeTunnels(msgspec.Struct, frozen=True):
     """Ask what is open; answered with `TunnelsDescribed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrationSeen:
+class RegistrationSeen(msgspec.Struct, frozen=True):
     """A registration of this site, or the attempt at one."""
 
     relay: str
@@ -149,8 +143,7 @@ class RegistrationSeen:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class BearerSeen:
+class BearerSeen(msgspec.Struct, frozen=True):
     """A bearer that ends here."""
 
     peer: NodeId | None
@@ -160,8 +153,7 @@ class BearerSeen:
     received_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelsDescribed:
+class TunnelsDescribed(msgspec.Struct, frozen=True):
     """What `status` shows of the TunnelRelay."""
 
     registrations: tuple[RegistrationSeen, ...]

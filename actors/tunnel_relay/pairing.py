@@ -19,6 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from atoll.actors.runtime.machine import insist
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import NO_PURSE, NO_RATE, UNLIMITED, Role, Ticket
@@ -35,16 +37,14 @@ ConnectionId: TypeAlias = int
 TunnelId: TypeAlias = bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """Tell the connection no and close it."""
 
     connection: ConnectionId
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """Tell both OK and join them; at most `quota_bytes` may pass, both directions counted."""
 
     tunnel: TunnelId
@@ -57,8 +57,7 @@ class Pair:
     """It was joined before, and has had the burst that its rate allows."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """Close both connections of a live tunnel at once, and report its bytes with `ended`."""
 
     tunnel: TunnelId

@@ -10,6 +10,8 @@ import fcntl
 import os
 from dataclasses import dataclass, field
 
+import msgspec
+
 from atoll.transport.errors import UsageError
 
 PIPES_MAX = 256
@@ -20,8 +22,7 @@ PIPE_BYTES = 65_536
 """The kernel's default. An ordinary user has 16,384 pages for all pipes together, so 1,024 of these."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pipe:
+class Pipe(msgspec.Struct, frozen=True):
     """One kernel pipe, non-blocking at both ends."""
 
     reader: int

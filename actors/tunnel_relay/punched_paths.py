@@ -13,7 +13,7 @@ from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_ends import BearerEnds
-from atoll.actors.tunnel_relay.common import Common
+from atoll.actors.tunnel_relay.dialling_means import DiallingMeans
 from atoll.actors.tunnel_relay.messages import PATH, PunchAgreed, PunchRequest
 from atoll.actors.tunnel_relay.puncher import ASKED_RELAYS, Puncher
 from atoll.actors.uplink.ask import ask_cloud
@@ -32,8 +32,8 @@ AGREED_S = 6.0
 class PunchedPaths:
     """The attempts of one TunnelRelay; what comes of them is held as bearers are."""
 
-    def __init__(self, common: Common, puncher: Puncher, bearers: BearerEnds) -> None:
-        self._common, self._puncher, self._bearers = common, puncher, bearers
+    def __init__(self, means: DiallingMeans, puncher: Puncher, bearers: BearerEnds) -> None:
+        self._means, self._puncher, self._bearers = means, puncher, bearers
 
     async def open(self, order: OpenPunched, reply_to: ReplyTo, deadline: float | None) -> None:
         """Do what the Router asks for: answer with a path, and live it; or decline with the reason."""
@@ -45,7 +45,7 @@ class PunchedPaths:
         except (AskFailed, PeerError, WorldError) as error:
             reply_to.fail(AskDeclined(str(error)))
             return
-        if self._common.late(deadline):
+        if self._means.late(deadline):
             await anyio.aclose_forcefully(stream)
             return
         path = self._bearers.path(PUNCHED, stream, peer, Way.PUNCHED)
@@ -66,7 +66,7 @@ class PunchedPaths:
 
     def _asking(self, peer: NodeId) -> Callable[[PunchRequest], Awaitable[PunchAgreed]]:
         async def ask(request: PunchRequest) -> PunchAgreed:
-            agreed: PunchAgreed = await self._common.system.ask(
+            agreed: PunchAgreed = await self._means.system.ask(
                 Address(peer, PATH), request, timeout_s=AGREED_S, reply_type=PunchAgreed
             )
             return agreed
@@ -78,7 +78,7 @@ class PunchedPaths:
         if self._puncher.relays_known >= ASKED_RELAYS:
             return
         try:
-            granted = await ask_cloud(self._common.system, SIGNALING, TunnelRequest(ASKED_RELAYS), TunnelsGranted)
+            granted = await ask_cloud(self._means.system, SIGNALING, TunnelRequest(ASKED_RELAYS), TunnelsGranted)
         except AskFailed as error:
             # Those we know may do.
             log.debug("no more relays to be asked what they see: %s", error)

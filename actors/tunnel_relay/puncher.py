@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from socket import socket
 
 import anyio
+import msgspec
 
 from atoll.actors.tunnel_relay.candidates import NatMapping, Policy, View
 from atoll.actors.tunnel_relay.knocking import knock
@@ -38,8 +39,7 @@ ANSWERED_MAX = 256
 """Peers whose last attempt is remembered for that."""
 
 
-@dataclass(frozen=True, slots=True)
-class PunchSettings:
+class PunchSettings(msgspec.Struct, frozen=True):
     """What the owner of the node allows."""
 
     enabled: bool = True

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from atoll.actors.tunnel_relay.candidates import NatMapping, View
 from atoll.transport.bearer import OK, decode_preamble, encode_preamble, preamble_bytes_missing
 from atoll.transport.errors import MalformedFrame
@@ -62,37 +64,32 @@ class Role(enum.Enum):
         return Role.RESPONDER if self is Role.INITIATOR else Role.INITIATOR
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Connect to this address, from the port that relays have seen."""
 
     address: TcpAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(msgspec.Struct, frozen=True):
     """Send these bytes."""
 
     connection: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """Close a connection."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """This connection is the one; all others are dropped. What comes over it now is the session's."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True):
     """The attempt is over, for this reason; everything is dropped."""
 
     reason: str

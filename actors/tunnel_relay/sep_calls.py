@@ -7,16 +7,16 @@ up --its ticket nears its end--> another one for the same key is shown, and it g
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import anyio
+import msgspec
 
 from atoll.actors.cloud.messages import DIRECTORY, Found, LookUp, SepRoute
 from atoll.actors.router.lifetimes import RENEW_BEFORE_PART, RENEW_BEFORE_S
 from atoll.actors.router.paths import OpenSep, PathFound, PathRenewed, RecordsArrived, SepPaths
 from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.errors import AskDeclined, AskFailed
-from atoll.actors.tunnel_relay.common import Common
+from atoll.actors.tunnel_relay.dialling_means import DiallingMeans
 from atoll.actors.tunnel_relay.frames import Going, Returned, Undelivered
 from atoll.actors.tunnel_relay.reasons import Reason, sentence_of
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepClient
@@ -43,8 +43,8 @@ RENEW_AGAIN_S = 1.0
 class SepCalls:
     """The paths of one node to labels at relays."""
 
-    def __init__(self, common: Common) -> None:
-        self._common = common
+    def __init__(self, means: DiallingMeans) -> None:
+        self._means = means
         self.count = 0
         """Connections that are open, or being opened."""
 
@@ -56,7 +56,7 @@ class SepCalls:
         """
         pauses_s = iter(ROUTES_PAUSES_S)
         while True:
-            found = await ask_cloud(self._common.system, DIRECTORY, LookUp(str(peer), keys), Found)
+            found = await ask_cloud(self._means.system, DIRECTORY, LookUp(str(peer), keys), Found)
             if found.routes:
                 return found
             pause_s = next(pauses_s, None)
@@ -71,7 +71,7 @@ class SepCalls:
             if self.count + len(found.routes) > CALLS_MAX:
                 raise AskDeclined(f"{CALLS_MAX} paths to other sites are open already")
             # Each route's ticket is bound to the key of its place.
-            begun_at = self._common.system.clock()
+            begun_at = self._means.system.clock()
             dials = [
                 _Dial(order.peer, route, key, begun_at + route.expires_at - found.now)
                 for route, key in zip(found.routes, keys, strict=False)
@@ -83,12 +83,12 @@ class SepCalls:
         except AskFailed as error:
             reply_to.fail(error)
             return
-        if self._common.late(deadline):
+        if self._means.late(deadline):
             for path in paths:
                 path.close()
             return
         lasts_s = min(route.expires_at for route in found.routes) - found.now
-        reply_to.answer(SepPaths(tuple(paths), self._common.system.clock() + lasts_s))
+        reply_to.answer(SepPaths(tuple(paths), self._means.system.clock() + lasts_s))
 
     async def _dial_all(self, dials: "list[_Dial]") -> list[LabelPath]:
         """Dial the relays at once; give what stands shortly after the first does.
@@ -107,7 +107,7 @@ class SepCalls:
                 failed.append(result)
             elif answered:
                 # In time for the next loss of a path, if not for the first record.
-                self._common.router.tell(PathFound(up[0], result))
+                self._means.router.tell(PathFound(up[0], result))
             else:
                 up.append(result)
             changed.set()
@@ -115,7 +115,7 @@ class SepCalls:
 
         for dial in dials:
             self.count += 1
-            self._common.start_soon(self._hold, dial, settle)
+            self._means.start_soon(self._hold, dial, settle)
         while not up and len(failed) < len(dials):
             await changed.wait()
         with anyio.move_on_after(SECOND_PATH_S):
@@ -135,9 +135,9 @@ class SepCalls:
         try:
             async with anyio.create_task_group() as tasks:
                 at = SepAddress(route.host, route.sep_port, route.relay, route.ticket, route.web)
-                async with open_sep(at, dial.key, self._common.doors) as (client, through):
+                async with open_sep(at, dial.key, self._means.doors) as (client, through):
                     path = LabelPath(relay, route.label, client, tasks.cancel_scope.cancel, through=through)
-                    await self._common.router.wait_room()
+                    await self._means.router.wait_room()
                     settle(path)
                     tasks.start_soon(self._renew, dial, path)
                     reason = await self._read(path, client)
@@ -149,25 +149,25 @@ class SepCalls:
         if path is None:
             settle(reason)
         else:
-            await self._common.tell_lost(path, reason)
+            await self._means.tell_lost(path, reason)
 
     async def _read(self, path: LabelPath, client: SepClient) -> str:
         while True:
             match await client.receive():
                 case Returned(label, record) if label == path.label:
-                    await self._common.router.wait_room()
-                    self._common.router.tell(RecordsArrived(path, (record,)))
+                    await self._means.router.wait_room()
+                    self._means.router.tell(RecordsArrived(path, (record,)))
                 case Undelivered(reason, _) if reason == Reason.CONGESTED:
-                    self._common.counts["congested_at_relay"] += 1
+                    self._means.counts["congested_at_relay"] += 1
                 case Undelivered(reason, _):
                     return f"{path.relay} did not deliver: {sentence_of(reason)}"
                 case Going():
                     path.going = True
-                    self._common.tell_going(path.relay)
+                    self._means.tell_going(path.relay)
 
     async def _renew(self, dial: "_Dial", path: LabelPath) -> None:
         """Show the relay a new ticket before the one that it has ends; the connection goes on."""
-        clock, ends_at = self._common.system.clock, dial.ends_at
+        clock, ends_at = self._means.system.clock, dial.ends_at
         while True:
             left_s = ends_at - clock()
             await anyio.sleep(max(RENEW_AGAIN_S, left_s - min(RENEW_BEFORE_S, left_s * RENEW_BEFORE_PART)))
@@ -176,19 +176,18 @@ class SepCalls:
                 return
             try:
                 wanted = LookUp(str(dial.peer), (dial.key.public,) * ROUTES)
-                found = await ask_cloud(self._common.system, DIRECTORY, wanted, Found)
+                found = await ask_cloud(self._means.system, DIRECTORY, wanted, Found)
                 (route,) = [each for each in found.routes if (each.relay, each.label) == (dial.route.relay, path.label)]
                 path.client.show(route.ticket)
             except (AskFailed, TransportError, ValueError) as error:
                 log.info("the path to %s over %s has no new ticket yet: %s", dial.peer.short, path.relay, error)
                 continue
             ends_at = clock() + route.expires_at - found.now
-            await self._common.router.wait_room()
-            self._common.router.tell(PathRenewed(path, ends_at))
+            await self._means.router.wait_room()
+            self._means.router.tell(PathRenewed(path, ends_at))
 
 
-@dataclass(frozen=True, slots=True)
-class _Dial:
+class _Dial(msgspec.Struct, frozen=True):
     """One connection that is wanted."""
 
     peer: NodeId

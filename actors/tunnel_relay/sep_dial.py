@@ -6,7 +6,8 @@ its TCP connection, once; where that was not enough the other door is tried firs
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.tunnel_relay.doors import Doors, through_websocket, why
 from atoll.actors.tunnel_relay.relay_address import WebDoor
@@ -18,8 +19,7 @@ SEP_CONNECT_S = 1.5
 """For TCP's handshake, with one lost SYN."""
 
 
-@dataclass(frozen=True, slots=True)
-class SepAddress:
+class SepAddress(msgspec.Struct, frozen=True):
     """A relay's SEP, and what is shown there."""
 
     host: str

@@ -20,7 +20,8 @@ import enum
 import hashlib
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.transport.errors import Expired, MalformedFrame, Refused, UsageError
@@ -65,8 +66,7 @@ SEP_ROLES = frozenset({Role.REGISTER, Role.REACH})
 BEP_ROLES = frozenset({Role.OFFER, Role.CALL})
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """What a genuine ticket says."""
 
     role: Role

@@ -34,7 +34,7 @@ from atoll.actors.router.paths import (
 from atoll.actors.runtime.actor import LATER, Actor, ActorRef, Delivery
 from atoll.actors.runtime.machine import Address
 from atoll.actors.tunnel_relay.bearer_ends import BearerEnds
-from atoll.actors.tunnel_relay.common import Common
+from atoll.actors.tunnel_relay.dialling_means import DiallingMeans
 from atoll.actors.tunnel_relay.doors import Doors
 from atoll.actors.tunnel_relay.frames import Inbound
 from atoll.actors.tunnel_relay.messages import (
@@ -78,7 +78,7 @@ class TunnelRelay(Actor):
         self._serving: anyio.CancelScope | None = None
         self._circuits: dict[tuple[NodeId, bytes], CircuitPath] = {}
         self._counts: Counter[str] = Counter()
-        self._common: Common
+        self._means: DiallingMeans
         self._calls: SepCalls
         self._bearers: BearerEnds
         self._punched: PunchedPaths
@@ -86,10 +86,12 @@ class TunnelRelay(Actor):
     async def started(self) -> None:
         """Find the way to this node's Router."""
         self._router = self.system.ref(Address(self._own, ROUTER))
-        self._common = Common(self.system, self._router, self.tasks.start_soon, self._counts, Doors(self.system.clock))
+        self._means = DiallingMeans(
+            self.system, self._router, self.tasks.start_soon, self._counts, Doors(self.system.clock)
+        )
         puncher = Puncher(self._punching, self.system.clock, self._counts)
-        self._calls, self._bearers = SepCalls(self._common), BearerEnds(self._common, puncher.note_relay)
-        self._punched = PunchedPaths(self._common, puncher, self._bearers)
+        self._calls, self._bearers = SepCalls(self._means), BearerEnds(self._means, puncher.note_relay)
+        self._punched = PunchedPaths(self._means, puncher, self._bearers)
 
     async def receive(self, delivery: Delivery) -> Any:  # noqa: C901, PLR0912 - one case a message
         """Take orders of this node, answers of the site's nodes, and callers' requests for bearers."""
@@ -135,8 +137,8 @@ class TunnelRelay(Actor):
             place=self._place,
             on_inbound=self._take_inbound,
             on_change=self._registrations_changed,
-            on_going=self._common.tell_going,
-            doors=self._common.doors,
+            on_going=self._means.tell_going,
+            doors=self._means.doors,
             clock=self.system.clock,
             rng=self._rng,
         )
@@ -204,6 +206,11 @@ class TunnelRelay(Actor):
                 BearerSeen(each.peer, each.relay, each.opened_at, each.sent_bytes, each.received_bytes)
                 for each in self._bearers.held
             ),
-            {"calls_open": self._calls.count, "bearers_open": len(self._bearers.held), **self._counts},
+            {
+                "calls_open": self._calls.count,
+                "bearers_open": len(self._bearers.held),
+                "bearers_offered": self._bearers.offered,
+                **self._counts,
+            },
             problem,
         )

@@ -15,12 +15,12 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import msgspec
 from anyio.streams.tls import TLSStream
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -49,8 +49,7 @@ BACKLOG = 1024
 _PEM_END = "-----END CERTIFICATE-----"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebSocketSettings:
+class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where WebSockets are taken, and with which certificate (PEM files)."""
 
     port: int

@@ -1,7 +1,8 @@
 """What the actors of a node ask of its Uplink, and the fact it announces. Nothing here goes over the wire."""
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 PATH = "uplink"
 LINK_S = 10.0
@@ -10,8 +11,7 @@ ANSWER_S = 5.0
 """For an answer over it, where the asker names no other time."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskCloud:
+class AskCloud(msgspec.Struct, frozen=True):
     """Ask an actor of the cloud, opening the link first if need be; answered with its reply."""
 
     actor: str
@@ -22,13 +22,11 @@ class AskCloud:
     """The only class of message that is an answer; None takes any."""
 
 
-@dataclass(frozen=True, slots=True)
-class GrantWanted:
+class GrantWanted(msgspec.Struct, frozen=True):
     """Ask for this node's grant (bytes), which other nodes of the cloud check off line."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloudSeen:
+class CloudSeen(msgspec.Struct, frozen=True):
     """Fact: whether the cloud answered when it was asked last; announced when that changes."""
 
     reachable: bool

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atoll.actors.hand_over.migratable import DurableActor, MigratableActor
     from atoll.actors.runtime import Actor, ActorRef, handles
+    from atoll.actors.runtime.stall_watch import stall_watch
     from atoll.node import Node
     from atoll.transport.base import Standing
 
-__all__ = ["Actor", "ActorRef", "DurableActor", "MigratableActor", "Node", "Standing", "handles"]
+__all__ = ["Actor", "ActorRef", "DurableActor", "MigratableActor", "Node", "Standing", "handles", "stall_watch"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from atoll.transport.base import Standing
 
         return Standing
+    if name == "stall_watch":
+        from atoll.actors.runtime.stall_watch import stall_watch
+
+        return stall_watch
     if name in ("DurableActor", "MigratableActor"):
         from atoll.actors.hand_over import migratable
 

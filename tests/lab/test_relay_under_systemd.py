@@ -1,5 +1,6 @@
 """The unit that `atoll relay unit` prints, under a real systemd: what it forbids is nothing that a relay needs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ UP = "for i in $(seq 150); do systemctl is-active -q atoll-relay && break; sleep
 SHOW = "systemctl show -p NRestarts,ActiveState,Result,ExecMainStatus atoll-relay\n"
 
 
-def test_a_relay_starts_comes_back_when_it_is_killed_and_drains_when_it_is_stopped(tmp_path):
+def test_a_relay_starts_comes_back_when_it_is_killed_or_stands_still_and_drains_when_it_is_stopped(tmp_path):
     config = tmp_path / "relay.toml"
     config.write_text(CONFIG.format(cloud=NodeKey.generate().node_id))
     config.chmod(0o600)
@@ -36,6 +37,7 @@ def test_a_relay_starts_comes_back_when_it_is_killed_and_drains_when_it_is_stopp
 ExecStart=
 ExecStart={program} relay {command}
 Environment=PYTHONPATH={PATHS} LD_LIBRARY_PATH=/opt/python/lib PYTHONDONTWRITEBYTECODE=1
+WatchdogSec=3
 LoadCredential=
 LoadCredential=relay.toml:{config}
 StandardOutput=append:{told}
@@ -53,6 +55,12 @@ for i in $(seq 150); do test $(systemctl show -p NRestarts --value atoll-relay) 
 {UP}
 echo after the kill
 {SHOW}
+kill -STOP $(systemctl show -p MainPID --value atoll-relay)
+for i in $(seq 300); do test $(systemctl show -p NRestarts --value atoll-relay) = 2 && break; sleep 0.1; done
+{UP}
+echo after the freeze
+sleep 5
+{SHOW}
 systemctl stop atoll-relay
 echo after the stop
 {SHOW}
@@ -60,7 +68,7 @@ echo after the stop
     units = {"atoll-relay.service": unit, "atoll-relay.service.d/test.conf": drop_in}
     said = run_units(tmp_path, units, check)
     log = told.read_text() if told.exists() else ""
-    before, killed, stopped = said.replace("after the stop", "after the kill").split("after the kill")
+    before, killed, frozen, stopped = re.split("after the (?:kill|freeze|stop)", said)
     assert "CapEff:\t0000000000000400" in before, "it may bind ports below 1024, and nothing else"
     assert "NoNewPrivs:\t1" in before
     assert "Seccomp:\t2" in before
@@ -68,5 +76,6 @@ echo after the stop
     assert "ports 443 8088 9088" in before, log
     assert int(before.partition("metrics ")[2].split()[0]) > 10, log
     assert {"NRestarts=1", "ActiveState=active"} <= set(killed.split()), log
+    assert {"NRestarts=2", "ActiveState=active"} <= set(frozen.split()), "it was given up once, and gives signs of life"
     assert {"ActiveState=inactive", "Result=success", "ExecMainStatus=0"} <= set(stopped.split()), log
     assert "draining: 0 registrations and 0 tunnels" in log

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
+from two_sites import small
 
 from atoll.cluster_specs.spec import parse_spec
 from atoll.testing import runs
@@ -26,25 +27,8 @@ MESSAGES = 500
 KILL_AT = 150
 PACE_S = 0.004
 # Through such NATs no hole is punched: all goes over relays.
-SPEC = """
-name = "topics"
-[[cloud]]
-name = "cloud"
-[[relay]]
-name = "relay-1"
-[[relay]]
-name = "relay-2"
-[[site]]
-name = "home"
-nat = "symmetric"
-[[site.node]]
-name = "tv"
-[[site]]
-name = "office"
-nat = "symmetric"
-[[site.node]]
-name = "desk"
-pubsub = { subscribe = ["up/#", "joined/#"], publish = ["down/#"] }
+SPEC = f"""{small("symmetric")}
+pubsub = {{ subscribe = ["up/#", "joined/#"], publish = ["down/#"] }}
 [[join]]
 from = "home/tv"
 node = "office/desk"

@@ -4,7 +4,7 @@ from random import Random
 
 from atoll.actors.discoverer.membership import RING_LINKS, Membership
 from atoll.actors.discoverer.messages import DialWanted, Wanted
-from atoll.actors.discoverer.suspicion import SuspicionSettings
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.actors.router.messages import PeerUp
 from atoll.actors.runtime.machine import Announce, TimerFired, Told
 from atoll.testing.elections import simulated_node

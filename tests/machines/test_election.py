@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+from election_inputs import fire, receive, tell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,24 +54,6 @@ L = ElectionSettings().lease_s
 def machine(own=A, roster=ROSTER, *, restored=(), now=0.0, score=None):
     election = Election(own, roster, rng=Random(1), notary=simulated_notary(own), score=score)
     return election, election.start(list(restored), now)
-
-
-def receive(election, sender, message, now):
-    effects = election.handle(Received(sender, message), now)
-    election.check()
-    return effects
-
-
-def fire(election, timer, now):
-    effects = election.handle(TimerFired(timer), now)
-    election.check()
-    return effects
-
-
-def tell(election, fact, now):
-    effects = election.handle(Told(fact), now)
-    election.check()
-    return effects
 
 
 def sent(effects, kind):

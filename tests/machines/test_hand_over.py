@@ -1,125 +1,38 @@
-"""The machines of the hand-over by themselves: hostile messages, long states, full tables."""
+"""The machines of the hand-over by themselves: moves, callers, hostile messages, long states."""
 
-from collections import deque
 from random import Random
 
 import pytest
+from hand_over_net import A, B, C, Notebook, found
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.actors.hand_over.client import Callers, PlaceCall, PlaceKnown
-from atoll.actors.hand_over.durable import COMPACT_BYTES_MAX, PIPELINE_MAX, DurableOwner, Handed, Phase
+from atoll.actors.hand_over.durable import DurableOwner, Phase
 from atoll.actors.hand_over.hosting import Hosting
-from atoll.actors.hand_over.log import OperationLog, digest_of, parts_of, size_of
-from atoll.actors.hand_over.log_store import LOG_BYTES_MAX, LogStore
+from atoll.actors.hand_over.log import parts_of
+from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import (
     HOSTING,
-    LOG_STORE,
     MESSAGES,
-    OPERATION_BYTES_MAX,
     PART_BYTES_MAX,
-    Append,
-    Appended,
     Call,
     CallAnswered,
     CallDeferred,
     CallRedirected,
     Entry,
     Fenced,
-    Install,
-    LogLost,
     MayMove,
-    NotSealed,
     Position,
-    Seal,
     Sealed,
-    StoreFull,
     StoresWanted,
     TakePlace,
 )
 from atoll.actors.hand_over.orders import Found, Move, Moved
 from atoll.actors.hand_over.state import FORGET_S, ActorState, Answers, decode_state, encode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
-from atoll.actors.runtime.machine import Announce, Persist, Received, Rewrite, Send, TimerFired, Told
-from atoll.testing.elections import simulated_node
+from atoll.actors.runtime.machine import Announce, Received, Send, TimerFired, Told
 from atoll.testing.hand_overs import make_ledger
-from atoll.transport.errors import MalformedFrame
-
-A, B, C = (simulated_node(number) for number in range(3))
-
-
-class Notebook:
-    """Keeps what it is given."""
-
-    def __init__(self):
-        self.text = b""
-
-    def apply(self, operation, _number):
-        self.text += operation
-        return str(len(self.text)).encode()
-
-    def snapshot(self):
-        return self.text
-
-    def restore(self, data):
-        self.text = data
-
-    def end(self):
-        pass
-
-
-class Net:
-    """Carries messages between hosts and stores at once, and answers for the placement."""
-
-    def __init__(self, *nodes):
-        self.hosts = {node: Hosting(node, rng=Random(str(node)), make=lambda *_: Notebook()) for node in nodes}
-        self.stores = {node: LogStore(rng=Random(repr(node))) for node in nodes}
-        self.places = {}
-        self.answers = []
-        self.queue = deque()
-        self.facts = []
-        self.lost = lambda _send: False
-
-    def tell(self, node, fact):
-        self.carry(node, self.hosts[node].handle(Told(fact), 0.0))
-
-    def call(self, node, call):
-        self.carry(node, self.hosts[node].handle(Received(C, call), 0.0))
-        return self.answers[-1]
-
-    def carry(self, node, effects):
-        self.put(node, effects)
-        while self.queue:
-            self.deliver(*self.queue.popleft())
-        for machine in (*self.hosts.values(), *self.stores.values()):
-            machine.check()
-
-    def put(self, node, effects):
-        self.facts += [effect.fact for effect in effects if isinstance(effect, Announce)]
-        self.queue += [(node, effect) for effect in effects if isinstance(effect, Send) and not self.lost(effect)]
-
-    def deliver(self, node, send):
-        message = send.message
-        if isinstance(message, FindPlace):
-            self.put(node, self.hosts[node].handle(Received(A, PlaceFound(message.actor, self.places.get("x"))), 0.0))
-        elif isinstance(message, SwapPlace):
-            done = self.places.get("x") == message.expected
-            if done:
-                self.places["x"] = message.wanted
-            answer = PlaceSwapped(message.actor, done, self.places["x"])
-            self.put(node, self.hosts[node].handle(Received(A, answer), 0.0))
-        elif send.path == LOG_STORE:
-            self.put(send.target, self.stores[send.target].handle(Received(node, message), 0.0))
-        elif send.path in ("", HOSTING):
-            self.put(send.target, self.hosts[send.target].handle(Received(node, message), 0.0))
-        else:
-            self.answers.append(message)
-
-
-def found(stores=(A, B, C)):
-    net = Net(A, B, C)
-    net.tell(A, Found("x", "Notebook", stores))
-    return net
 
 
 @pytest.mark.parametrize("stores", [(A, B, C), ()], ids=["durable", "soft"])
@@ -230,121 +143,12 @@ def test_an_owner_writes_nothing_before_a_majority_of_its_stores_takes_nobody_el
     assert not owner.fits([C])
 
 
-def test_a_store_that_comes_back_is_brought_up_to_date_before_it_counts():
-    net = found((A, B))
-    for sequence in range(1, 4):
-        net.call(A, Call("x", 9, sequence, b"a"))
-    ask = [StoresWanted("x", (A, B), (A,)), StoresWanted("x", (A,), (A, B))]
-    net.carry(A, net.hosts[A].handle(Received(C, ask[0]), 0.0))
-    assert net.places["x"] == Placed(2, A, (A,))
-    net.call(A, Call("x", 9, 4, b"a"))
-    assert net.stores[B].logs["x"].log.last < net.stores[A].logs["x"].log.last
-    net.carry(A, net.hosts[A].handle(Received(C, ask[0]), 5.0))
-    assert net.places["x"].stores == (A,), "it came late, and says what is known no longer"
-    net.carry(A, net.hosts[A].handle(Received(C, ask[1]), 5.0))
-    net.carry(A, net.hosts[A].handle(TimerFired("x"), 6.0))
-    assert net.places["x"] == Placed(3, A, (A, B))
-    assert net.stores[B].logs["x"].log.last == net.stores[A].logs["x"].log.last
-    assert net.call(A, Call("x", 9, 5, b"a")) == CallAnswered("x", 9, 5, b"5", 3)
-
-
 @pytest.mark.parametrize("wanted", [(), (A, A), (B, A)], ids=["none", "twice the same", "the same set"])
 def test_sets_of_stores_that_cannot_be_are_refused(wanted):
     net = found((A, B))
     net.carry(A, net.hosts[A].handle(Received(C, StoresWanted("x", (A, B), wanted)), 0.0))
     assert not net.hosts[A].renewals.changes
     assert net.places["x"].generation == 1
-
-
-def sealed_store(**limits):
-    store = LogStore(rng=Random(1), **limits)
-    (*_, answer) = store.handle(Received(A, Seal("x", 1, 77, founds=True)), 0.0)
-    return store, (1, 77, answer.message.memory)
-
-
-def said(store, message):
-    effects = store.handle(Received(A, message), 0.0)
-    store.check()
-    return [each for each in effects if isinstance(each, Persist | Rewrite)], effects[-1].message
-
-
-def test_a_store_has_on_disk_what_it_acknowledges_and_refuses_lower_generations_and_other_lives():
-    store, fence = sealed_store()
-    entries = (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"))
-    kept, answer = said(store, Append("x", *fence, Position(), entries))
-    assert (len(kept), type(answer), answer.index) == (1, Appended, 2)
-    assert isinstance(said(store, Seal("x", 1, 78))[1], Fenced)
-    assert isinstance(said(store, Seal("x", 3, 79))[1], Sealed)
-    assert said(store, Append("x", *fence, Position(1, 2), ()))[1].highest == 3
-    assert isinstance(said(store, Append("x", 3, 79, fence[2] + 1, Position(1, 2), ()))[1], NotSealed)
-
-
-def test_a_store_restores_what_it_wrote_and_forgets_nothing_silently():
-    store = LogStore(rng=Random(1))
-    disk = []
-
-    def take(message):
-        for effect in store.handle(Received(A, message), 0.0):
-            if isinstance(effect, Persist):
-                disk.append(effect.record)
-            elif isinstance(effect, Rewrite):
-                disk[:] = effect.records
-        return effect.message
-
-    fence = (1, 77, take(Seal("x", 1, 77, founds=True)).memory)
-    take(Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"), Entry(1, 3, 5, 2, b"o", b"r"))))
-    take(Install("x", *fence, Position(1, 2), digest_of(b"state"), 0, 1, b"state"))
-    again = LogStore(rng=Random(2))
-    assert again.start(disk, 0.0) == []
-    log = again.logs["x"].log
-    assert (log.base, log.snapshot, log.last) == (Position(1, 2), b"state", Position(1, 3))
-    assert (again.logs["x"].generation, again.logs["x"].life, again.logs["x"].voice) == (1, 77, True)
-    damaged = LogStore(rng=Random(3))
-    (rewrite,) = damaged.start([*disk[:2], LogLost("x", "rotten")], 0.0)
-    assert isinstance(rewrite, Rewrite)
-    sealed = damaged.handle(Received(A, Seal("x", 2, 80)), 0.0)[-1].message
-    assert (sealed.voice, sealed.last, sealed.memory == fence[2]) == (False, Position(), False)
-
-
-def test_a_late_snapshot_takes_nothing_back():
-    store, fence = sealed_store()
-    said(store, Append("x", *fence, Position(), tuple(Entry(1, number) for number in range(1, 6))))
-    for base in (4, 2):
-        said(store, Install("x", *fence, Position(1, base), digest_of(b"s"), 0, 1, b"s"))
-    assert (store.logs["x"].log.base, store.logs["x"].log.last) == (Position(1, 4), Position(1, 5))
-
-
-def test_a_store_is_bounded_and_says_what_to_do():
-    store, fence = sealed_store(log_bytes_max=500, actors_max=1)
-    full = said(store, Append("x", *fence, Position(), (Entry(1, 1, 5, 1, bytes(600), b""),)))[1]
-    assert isinstance(full, StoreFull)
-    assert full.compact
-    assert "compact it" in full.why
-    assert isinstance(said(store, Seal("y", 1, 5, founds=True))[1], StoreFull)
-
-
-def test_a_full_store_still_takes_what_an_earlier_generation_left_and_what_begins_one():
-    store, fence = sealed_store(log_bytes_max=500)
-    said(store, Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, bytes(300), b""))))
-    fence = (2, 78, said(store, Seal("x", 2, 78))[1].memory)
-    left, begins = Entry(1, 3, 6, 1, bytes(300), b""), Entry(2, 4)
-    assert said(store, Append("x", *fence, Position(1, 2), (left, begins)))[1].index == 4
-    assert isinstance(said(store, Append("x", *fence, Position(2, 4), (Entry(2, 5, 7, 1, b"a"),)))[1], StoreFull)
-
-
-def test_the_longest_operations_fit_into_a_store_that_is_about_to_be_compacted():
-    longest = size_of(Entry(1, 1, 1, 1, bytes(OPERATION_BYTES_MAX), bytes(OPERATION_BYTES_MAX)))
-    assert COMPACT_BYTES_MAX + (PIPELINE_MAX + 1) * longest <= LOG_BYTES_MAX
-
-
-def test_a_snapshot_longer_than_any_is_read_is_not_applied():
-    with pytest.raises(MalformedFrame, match="not the state of an actor"):
-        decode_state(b"\x93\x01")
-    owner = DurableOwner("x", Placed(2, A, (A,)), life=1, make=make_ledger, handed=Handed(Position(1, 1), b"\xc1"))
-    owner.begin()
-    owner.receive(A, Sealed("x", 2, 1, 9, True, Position(1, 1), 1), 0.0)
-    assert owner.phase is Phase.ENDED
-    assert "cannot be read" in owner.why
 
 
 def test_a_full_table_of_answers_forgets_only_who_was_silent_for_long():
@@ -400,15 +204,6 @@ def test_no_message_crashes_a_host_or_a_store(messages):
         store.check()
 
 
-def test_logs_that_differ_are_told_apart():
-    log = OperationLog(Position(1, 2), b"s", [Entry(1, 3), Entry(2, 4)])
-    assert log.has(Position(1, 2))
-    assert log.has(Position(2, 4))
-    assert not log.has(Position(1, 4))
-    assert not log.has(Position(2, 5))
-    assert log.fresh((Entry(1, 3), Entry(3, 4))) == (Entry(3, 4),)
-
-
 @pytest.mark.parametrize("stores", [(A, B), ()], ids=["durable", "soft"])
 def test_an_actor_is_founded_above_the_generations_that_removals_have_used_up(stores):
     host = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
@@ -452,17 +247,6 @@ def test_an_actor_is_founded_at_once_when_all_its_stores_have_begun_its_log():
         assert host.handle(Received(store, Sealed("x", 1, seal.life, 9, True, Position(), 0)), 0.0) == []
     (swap,) = host.handle(Received(C, Sealed("x", 1, seal.life, 9, True, Position(), 0)), 0.0)
     assert swap.message == SwapPlace("x", None, Placed(1, A, (A, B, C)))
-
-
-def test_a_store_drops_the_log_of_an_actor_that_was_removed_when_another_of_that_name_begins():
-    store, fence = sealed_store()
-    said(store, Append("x", *fence, Position(), (Entry(1, 1), Entry(1, 2, 5, 1, b"op", b"re"))))
-    written, sealed = said(store, Seal("x", 9, 78, founds=True))
-    assert (sealed.voice, sealed.last, sealed.memory == fence[2]) == (True, Position(), False)
-    again = LogStore(rng=Random(2))
-    again.start(written[0].records, 0.0)
-    assert (again.logs["x"].generation, again.logs["x"].life, again.logs["x"].log.last) == (9, 78, Position())
-    assert isinstance(said(store, Seal("x", 8, 79, founds=True))[1], Fenced)
 
 
 def swapped_and_moved_on(placed):

@@ -25,6 +25,8 @@ DIGEST = bytes(range(32))
 SITE_EXAMPLES = (
     site_messages.HostHere(Score(mains=True), ("Boiler",), (site_messages.ActorOwned("boiler", 7, "Boiler"),), True),
     site_messages.MoveAdvised("boiler", 7, B),
+    site_messages.DescribeHosting(),
+    site_messages.HostingDescribed((site_messages.HostedActor("boiler", "Boiler", HERE, "waiting", "asks", 12.5),)),
 )
 EXAMPLES = (
     *SITE_EXAMPLES,
@@ -45,13 +47,18 @@ EXAMPLES = (
     hand_over.StatePart("boiler", 3, 1, b"ate"),
     hand_over.StatePartTaken("boiler", 3, 2, True),
     hand_over.StateDeclined("boiler", 3, "not known here"),
-    hand_over.TakePlace("boiler", THERE, 3),
+    hand_over.TakePlace("boiler", THERE, 3, 12.5),
     hand_over.StoresWanted("boiler", (A, B, C), (A, B)),
+    hand_over.LogDoubted("boiler"),
+    hand_over.MayForget("boiler", 8),
+    hand_over.Forget("boiler", 8),
+    hand_over.RemovalWanted("boiler"),
+    hand_over.RemovalEnded("boiler", "it is elsewhere"),
     hand_over.Call(*CALL, b"warm"),
     hand_over.CallAnswered(*CALL, b"21", 7),
     hand_over.CallDeferred(*CALL, 20, "it is about to move"),
     hand_over.CallRedirected(*CALL, THERE),
-    hand_over.CallRefused(*CALL, "over"),
+    hand_over.CallRefused(*CALL, "over", True),
     hand_over.MoveWanted("boiler", B),
     hand_over.MoveEnded("boiler", B, 12.5, ""),
 )
@@ -61,6 +68,7 @@ RECORDS = (
     hand_over.EntriesKept("boiler", 41, ENTRIES),
     hand_over.SnapshotPart("boiler", AT, 0, 1, b"state"),
     hand_over.LogLost("boiler", "no record at byte 0 of 7"),
+    hand_over.FoundingsOver("", 9),
     hand_over.StateKept("boiler", "Boiler", 3, THERE, AT, DIGEST, 0, 1, b"state"),
 )
 CODEC = Codec([*MESSAGES, *site_messages.MESSAGES])

@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+from election_inputs import receive
 
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.election_state import Role
@@ -27,7 +28,7 @@ from atoll.actors.elector.roster import Roster
 from atoll.actors.elector.roster_book import RosterBook
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.runtime.machine import Announce, Arm, Persist, Received, Send, TimerFired, Told
+from atoll.actors.runtime.machine import Announce, Arm, Persist, Send, TimerFired, Told
 from atoll.testing.elections import SITE, simulated_node, simulated_notary
 
 A, B, C = (simulated_node(number) for number in range(3))
@@ -39,12 +40,6 @@ DAMAGE = Amnesia("no record at byte 60 of 120")
 def forgetful(*, restored=(), roster=ROSTER):
     election = Election(A, roster, rng=Random(1), notary=simulated_notary(A))
     return election, election.start([*restored, DAMAGE], 0.0)
-
-
-def receive(election, sender, message, now):
-    effects = election.handle(Received(sender, message), now)
-    election.check()
-    return effects
 
 
 def recall(election, now):

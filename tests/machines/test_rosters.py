@@ -1,14 +1,15 @@
-"""Rosters and their changes, input by input, with real Ed25519 signatures."""
+"""The election machine and its rosters: proposed, signed, in force, and what ends a reign."""
 
 from random import Random
 
 import pytest
+from certified_rosters import FIRST, SECOND, SITE, A, B, C, D, E, book, certified, notary
+from election_inputs import fire, receive, tell
 from msgspec.structs import replace
 
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.election_state import Role
 from atoll.actors.elector.messages import (
-    MESSAGES,
     Ballot,
     Fitness,
     Heartbeat,
@@ -30,144 +31,13 @@ from atoll.actors.elector.messages import (
     Vote,
     VoteRequest,
 )
-from atoll.actors.elector.roster import FIRST_INCARNATION, INCARNATION_STEP, Notary, Roster
-from atoll.actors.elector.roster_book import CHAIN_MAX, RosterBook
+from atoll.actors.elector.roster import FIRST_INCARNATION, Roster
 from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
-from atoll.actors.runtime.machine import Announce, Persist, Received, Send, TimerFired, Told
-from atoll.transport.codec import Codec
-from atoll.transport.keys import NodeKey, SiteKeys
+from atoll.actors.runtime.machine import Announce, Persist, Send
 
-KEYS = {key.node_id: key for key in (NodeKey(bytes([number]) * 32) for number in range(1, 9))}
-A, B, C, D, E, *_ = sorted(KEYS)
-SITE = SiteKeys(bytes(range(32)))
-FIRST = Roster.found(SITE, [A, B, C])
 L = ElectionSettings().lease_s
 SETTINGS = ElectionSettings(settle_s=1.0)
-
-
-def notary(node=A):
-    return Notary(roster_key=SITE.roster_key, site_tag=SITE.tag, sign=KEYS[node].sign)
-
-
-def certified(before, voters, signers, *, epoch=1, reason="why", signed_in=None):
-    """What a supernode makes final; the signatures may be of another epoch than it says."""
-    proposal = before.next(voters, epoch, reason)
-    signed = replace(proposal, epoch=epoch if signed_in is None else signed_in)
-    signatures = tuple((node, notary(node).signature(signed)) for node in sorted(signers))
-    return replace(proposal, signatures=signatures).sealed(SITE.roster_key)
-
-
-SECOND = certified(FIRST, [A, B, C, D], [A, B])
-
-
-def book(*chain):
-    known = RosterBook(chain[0] if chain else Roster(), notary())
-    for roster in chain[1:]:
-        known.adopt(roster)
-    return known
-
-
-# Rosters
-
-
-def test_a_version_signed_by_a_majority_of_the_one_before_is_taken_over():
-    known = book(FIRST)
-    assert known.take(RosterChain((FIRST, SECOND)))
-    assert known.current == SECOND
-    assert known.previous == FIRST
-    assert not known.take(RosterChain((FIRST, SECOND)))
-    assert not known.take(RosterChain((FIRST,)))
-    assert known.current == SECOND
-
-
-@pytest.mark.parametrize(
-    ("roster", "words"),
-    [
-        (certified(FIRST, [A, B, C, D], [A]), "1 more signatures"),
-        (certified(FIRST, [A, B, C, D], [A, D]), "1 more signatures"),
-        (certified(FIRST, [A, B, C, D], [A, B], signed_in=2), "2 more signatures"),
-        (certified(FIRST, [A, B, C, D, E], [A, B]), "changes 2 voters"),
-        (certified(FIRST, [A, B, D], [A, B]), "changes 2 voters"),
-        (replace(SECOND, voters=tuple(sorted([A, B, C, E]))), "not made with this site's secret"),
-        (replace(SECOND, signatures=()), "not made with this site's secret"),
-        (replace(SECOND, previous=b"x" * 32).sealed(SITE.roster_key), "does not follow"),
-        (certified(certified(FIRST, [A, B], [A, B]), [A, B, D], [A, B]), "does not follow"),
-    ],
-)
-def test_what_no_majority_signed_or_is_not_one_step_is_refused_with_its_reason(roster, words):
-    known = book(FIRST)
-    roster = replace(roster, version=2).sealed(SITE.roster_key) if roster.version == 3 else roster
-    assert not known.take(RosterChain((roster,)))
-    assert words in known.refused
-    assert known.current == FIRST
-
-
-def test_signatures_twice_by_one_voter_count_once():
-    twice = certified(FIRST, [A, B, C, D], [A])
-    twice = replace(twice, signatures=twice.signatures * 2).sealed(SITE.roster_key)
-    assert not book(FIRST).take(RosterChain((twice,)))
-
-
-def test_a_member_without_any_takes_a_sealed_roster_of_any_version():
-    known = book()
-    assert known.take(RosterChain((SECOND,)))
-    assert known.current == SECOND
-    foreign = Roster.found(SiteKeys(bytes(32)), [D])
-    assert not book().take(RosterChain((foreign,)))
-
-
-def grown(count):
-    """Rosters that take D in and out again, so many."""
-    rosters = [FIRST]
-    while len(rosters) < count:
-        voters = [A, B, C] if D in rosters[-1].voters else [A, B, C, D]
-        rosters.append(certified(rosters[-1], voters, [A, B, C], epoch=len(rosters)))
-    return rosters
-
-
-def test_a_node_behind_is_sent_what_it_lacks_and_one_before():
-    rosters = grown(6)
-    known = book(*rosters)
-    assert known.since(rosters[3].mark).rosters == tuple(rosters[3:])
-    assert known.since((0, 0)).rosters == tuple(rosters)
-    assert known.since(rosters[-1].mark).rosters == tuple(rosters[-2:])
-    behind = book(*rosters[:4])
-    assert behind.take(known.since(rosters[3].mark))
-    assert behind.chain == known.chain
-
-
-def test_a_chain_is_bounded_and_who_is_farther_behind_trusts_the_seal_as_a_joiner_does():
-    rosters = grown(CHAIN_MAX + 5)
-    known = book(*rosters)
-    assert len(known.chain) == CHAIN_MAX
-    assert len(Codec(MESSAGES).encode(known.record())) < 32 * 1024
-    behind = book(*rosters[:2])
-    assert behind.take(known.since(rosters[1].mark))
-    assert behind.current == rosters[-1]
-    forged = replace(rosters[-1], seal=b"x" * 32)
-    assert not book(*rosters[:2]).take(RosterChain((*rosters[-3:-1], forged)))
-
-
-def test_a_higher_incarnation_wins_and_a_lower_one_never():
-    known = book(FIRST, SECOND)
-    reformed = SECOND.reformed(E, 2**20, "all others are gone", roster_key=SITE.roster_key, rng=Random(1))
-    assert reformed.incarnation // INCARNATION_STEP == 2
-    assert reformed.mark > SECOND.mark
-    assert known.take(RosterChain((reformed,)))
-    assert not known.take(RosterChain((FIRST, SECOND)))
-    assert known.current == reformed
-
-
-def test_two_people_who_reform_at_once_make_two_incarnations():
-    one, other = (
-        FIRST.reformed(node, 9, "", roster_key=SITE.roster_key, rng=Random(number))
-        for number, node in enumerate([A, B])
-    )
-    assert one.incarnation != other.incarnation
-
-
-# The machine
 
 
 def machine(own=A, roster=FIRST, *, restored=(), gated=False, named=(), now=0.0):
@@ -175,24 +45,6 @@ def machine(own=A, roster=FIRST, *, restored=(), gated=False, named=(), now=0.0)
         own, roster, rng=Random(1), notary=notary(own), settings=SETTINGS, gated=gated, named=named, score=Score()
     )
     return election, election.start(list(restored), now)
-
-
-def receive(election, sender, message, now):
-    effects = election.handle(Received(sender, message), now)
-    election.check()
-    return effects
-
-
-def tell(election, fact, now):
-    effects = election.handle(Told(fact), now)
-    election.check()
-    return effects
-
-
-def fire(election, timer, now):
-    effects = election.handle(TimerFired(timer), now)
-    election.check()
-    return effects
 
 
 def sent(effects, kind):

@@ -67,11 +67,10 @@ def test_an_expired_ticket_is_no_route(table):
     assert table.route(PEER, 100.0).way is Way.NONE
 
 
-def test_the_other_relay_goes_on_when_one_is_lost(table):
+def test_the_other_relay_goes_on_when_the_ticket_at_one_ends(table):
     table.signaling_found(PEER, "relay-1", 100.0)
-    table.signaling_found(PEER, "relay-2", 100.0)
-    table.signaling_lost(PEER, "relay-1")
-    route = table.route(PEER, 0.0)
+    table.signaling_found(PEER, "relay-2", 200.0)
+    route = table.route(PEER, 150.0)
     assert route.way is Way.SEP
     assert "relay-2" in route.reason
 
@@ -131,7 +130,7 @@ def test_every_order_of_events_gives_the_best_way_there_is(events):
                 table.signaling_found(peer, "relay-1", 100.0)
                 signaling.add(peer)
             case "lost":
-                table.signaling_lost(peer, "relay-1")
+                table.signaling_over(peer)
                 signaling.discard(peer)
             case "open":
                 table.bearer_open(peer, "relay-1")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atoll.actors.discoverer import relayed_pings
 from atoll.actors.discoverer import suspicion as module
 from atoll.actors.discoverer.messages import (
     GOSSIP_MAX,
@@ -25,7 +26,8 @@ from atoll.actors.discoverer.messages import (
     Rumour,
     Rumours,
 )
-from atoll.actors.discoverer.suspicion import Suspicion, SuspicionSettings
+from atoll.actors.discoverer.suspicion import Suspicion
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import Announce, Arm, Received, Send, TimerFired, Told
 from atoll.testing.elections import simulated_node
@@ -148,7 +150,7 @@ def test_who_is_asked_to_ping_says_yes_or_no_in_time():
 
 
 def test_pings_for_others_are_limited(monkeypatch):
-    monkeypatch.setattr(module, "RELAYED_MAX", 3)
+    monkeypatch.setattr(relayed_pings, "RELAYED_MAX", 3)
     bench = Bench(A, B)
     answers = [bench.hear(A, PingRequest(number, B))[0][0] for number in range(5)]
     assert answers == [B, B, B, A, A]

@@ -1,6 +1,5 @@
 """Tickets: what is good is admitted, everything else is refused with its own reason."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def test_a_good_ticket_says_what_was_issued_and_nothing_of_who():
     assert isinstance(ticket, Ticket)
     assert (ticket.role, ticket.subject, ticket.expires_at) == (Role.REGISTER, SUBJECT, NOW + 60)
     assert (ticket.quota_bytes, ticket.holder) == (1000, HOLDER)
-    assert "node" not in {field.name for field in dataclasses.fields(ticket)}
+    assert "node" not in ticket.__struct_fields__
 
 
 def test_a_ticket_is_short_and_keeps_its_bytes():

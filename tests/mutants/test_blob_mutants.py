@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from faulty_disk import FaultyDisk, PowerCut
+from kills import must_kill
 
 from atoll.actors.blobs import folder as folder_module
 from atoll.actors.blobs import manifest, names, receiving, sending
@@ -121,8 +122,7 @@ def violations_of_talk(kind, faults, seed):
 
 @pytest.mark.parametrize("mutant", TALKS)
 def test_every_rule_of_a_talk_is_needed(mutant):
-    killed = [seed for seed in SEEDS if violations_of_talk(mutant, TALKS[mutant], seed)]
-    assert len(killed) >= len(SEEDS) / 2, f"{mutant.__name__} lives on {len(SEEDS) - len(killed)} of {len(SEEDS)} seeds"
+    must_kill(mutant, SEEDS, lambda seed: violations_of_talk(mutant, TALKS[mutant], seed))
 
 
 @pytest.mark.parametrize("faults", sorted(set(TALKS.values())), ids=str)
@@ -203,8 +203,7 @@ def test_every_rule_of_names_is_needed(mutant, monkeypatch):
     real = names._wrong
     # The mutants call what stands there when they are asked.
     monkeypatch.setattr(names, "_wrong", lambda name: _with(real, mutant, name))
-    killed = [seed for seed in SEEDS if violations_of_names(seed)]
-    assert len(killed) >= len(SEEDS) / 2, f"{mutant.__name__} lives on {len(SEEDS) - len(killed)} of {len(SEEDS)} seeds"
+    must_kill(mutant, SEEDS, violations_of_names)
 
 
 def _with(real, mutant, name):
@@ -348,8 +347,7 @@ def _take(opened, part, entry, listed, data):
 @pytest.mark.parametrize("mutant", FOLDERS)
 def test_every_rule_of_the_folder_is_needed(mutant, tmp_path):
     makes = {"part" if issubclass(mutant, Part) else "make": mutant, "rot": FOLDERS[mutant] == "rot"}
-    killed = [seed for seed in SEEDS if violations_of_folder(tmp_path / str(seed), seed, **makes)]
-    assert len(killed) >= len(SEEDS) / 2, f"{mutant.__name__} lives on {len(SEEDS) - len(killed)} of {len(SEEDS)} seeds"
+    must_kill(mutant, SEEDS, lambda seed: violations_of_folder(tmp_path / str(seed), seed, **makes))
 
 
 @pytest.mark.parametrize("rot", [False, True])

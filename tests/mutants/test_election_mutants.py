@@ -6,6 +6,7 @@ A rule whose mutant lives is either superfluous or not tested. The real machine 
 from dataclasses import dataclass
 
 import pytest
+from kills import must_kill, must_spare
 
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.messages import Amnesia, Ballot, Recalled, Resign
@@ -245,14 +246,8 @@ def election_with(mutant):
 @pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
 def test_the_nemesis_of_a_rule_kills_its_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
     nemesis = NEMESES[mutant]
-    survived = {seed: nemesis.violations(Election, seed) for seed in right_seeds}
-    assert not any(survived.values()), f"the real machine breaks: {survived}"
-    killed: list[int] = []
-    for seed in SEEDS:
-        if len(killed) * 2 >= len(SEEDS):
-            return
-        killed += [seed] if nemesis.violations(election_with(mutant), seed) else []
-    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"
+    must_spare(right_seeds, lambda seed: nemesis.violations(Election, seed))
+    must_kill(mutant, SEEDS, lambda seed: nemesis.violations(election_with(mutant), seed))
 
 
 def test_a_lease_clock_that_stands_still_while_the_host_sleeps_is_noticed():

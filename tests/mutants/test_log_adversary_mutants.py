@@ -4,6 +4,7 @@ A seed is some games. The real machines play the very same ones.
 """
 
 import pytest
+from kills import must_kill, must_spare
 
 from atoll.actors.hand_over.durable import DurableOwner
 from atoll.actors.hand_over.messages import Seal, Sealed
@@ -123,7 +124,5 @@ NEMESES = {
 @pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
 def test_the_adversary_beats_the_mutant_in_half_the_seeds_and_never_the_real_machine(mutant):
     nemesis = NEMESES[mutant]
-    survived = {seed: found for seed in SEEDS if (found := games_lost(seed, games=10, steps=100, **nemesis))}
-    assert not survived, f"the real machine loses: {survived}"
-    killed = [seed for seed in SEEDS if games_lost(seed, mutant, games=10, steps=100, **nemesis)]
-    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"
+    must_spare(SEEDS, lambda seed: games_lost(seed, games=10, steps=100, **nemesis))
+    must_kill(mutant, SEEDS, lambda seed: games_lost(seed, mutant, games=10, steps=100, **nemesis))

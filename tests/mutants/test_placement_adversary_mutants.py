@@ -4,6 +4,7 @@ A seed is some hundred games. The real machine plays the very same ones.
 """
 
 import pytest
+from kills import must_kill, must_spare
 from msgspec.structs import replace
 
 from atoll.actors.elector.messages import PlacementSettled
@@ -472,7 +473,5 @@ def placement_with(mutant):
 @pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
 def test_the_adversary_beats_the_mutant_of_a_rule_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
     nemesis = NEMESES[mutant]
-    lost = {seed: games_lost(seed, **nemesis) for seed in right_seeds}
-    assert not any(lost.values()), f"the real machine loses: {lost}"
-    won = [seed for seed in SEEDS if games_lost(seed, placement_with(mutant), **nemesis)]
-    assert len(won) * 2 >= len(SEEDS), f"only seeds {won} of {list(SEEDS)} beat {mutant.__name__}"
+    must_spare(right_seeds, lambda seed: games_lost(seed, **nemesis))
+    must_kill(mutant, SEEDS, lambda seed: games_lost(seed, placement_with(mutant), **nemesis))

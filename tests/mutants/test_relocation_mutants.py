@@ -4,11 +4,12 @@ What is at stake is only that: the placement and the stores see to it that a wro
 """
 
 import pytest
+from kills import must_kill, must_spare
 
 from atoll.actors.hand_over.relocating import Relocating
 from atoll.actors.hand_over.relocation import Relocation
 from atoll.testing.faults import Crash, FaultPlan
-from atoll.testing.hand_overs import Progress
+from atoll.testing.hand_over_invariants import Progress
 from atoll.testing.site_hand_overs import scores_of, site_hand_over_simulation, site_world
 
 SEEDS = range(6)
@@ -71,7 +72,5 @@ def violations(mutant, seed):
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_site_kills_the_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
-    survived = {seed: violations(None, seed) for seed in right_seeds}
-    assert not any(survived.values()), f"the real machine breaks: {survived}"
-    killed = [seed for seed in SEEDS if violations(mutant, seed)]
-    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"
+    must_spare(right_seeds, lambda seed: violations(None, seed))
+    must_kill(mutant, SEEDS, lambda seed: violations(mutant, seed))

@@ -6,6 +6,7 @@ The real machines run under the very same seeds.
 from dataclasses import replace
 
 import pytest
+from kills import must_kill, must_spare
 
 from atoll.testing.multipath_world import MultipathFaults, MultipathWorld
 from atoll.transport.multipath import Multipath
@@ -285,7 +286,5 @@ NEMESES = {
 @pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
 def test_the_nemesis_of_a_rule_kills_its_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
     faults = NEMESES[mutant]
-    survived = {seed: MultipathWorld(seed, faults).run().violations for seed in right_seeds}
-    assert not any(survived.values()), f"the real machine breaks: {survived}"
-    killed = [seed for seed in SEEDS if MultipathWorld(seed, faults, machine(mutant)).run().violations]
-    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"
+    must_spare(right_seeds, lambda seed: MultipathWorld(seed, faults).run().violations)
+    must_kill(mutant, SEEDS, lambda seed: MultipathWorld(seed, faults, machine(mutant)).run().violations)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from kills import must_kill, must_spare
 
 from atoll.actors.discoverer.gossip import GossipQueue
 from atoll.actors.discoverer.local_health import LocalHealth
-from atoll.actors.discoverer.suspicion import Suspicion, SuspicionSettings
+from atoll.actors.discoverer.suspicion import Suspicion
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.testing.discovery import (
     SICK_OBSERVERS,
     BoundedGossip,
@@ -157,11 +159,5 @@ def suspicion_with(mutant):
 @pytest.mark.parametrize("mutant", NEMESES, ids=lambda mutant: mutant.__name__)
 def test_the_nemesis_of_a_rule_kills_its_mutant_in_half_the_seeds_and_never_the_real_machine(mutant, right_seeds):
     nemesis = NEMESES[mutant]
-    survived = {seed: nemesis.violations(Suspicion, seed) for seed in right_seeds}
-    assert not any(survived.values()), f"the real machine breaks: {survived}"
-    killed: list[int] = []
-    for seed in SEEDS:
-        if len(killed) * 2 >= len(SEEDS):
-            return
-        killed += [seed] if nemesis.violations(suspicion_with(mutant), seed) else []
-    assert len(killed) * 2 >= len(SEEDS), f"only seeds {killed} of {list(SEEDS)} kill {mutant.__name__}"
+    must_spare(right_seeds, lambda seed: nemesis.violations(Suspicion, seed))
+    must_kill(mutant, SEEDS, lambda seed: nemesis.violations(suspicion_with(mutant), seed))

@@ -2,7 +2,7 @@
 
 SEEDS = 200
 """Of the quick suite, where a test does not say `@pytest.mark.seeds(N)`; or `seeds(N, MAX)`, where each takes long."""
-LONG_FROM = 1000
+LONG_FROM = 500
 """With so many seeds, those marked `long` run too."""
 
 

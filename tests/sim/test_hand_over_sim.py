@@ -78,6 +78,27 @@ def test_nothing_is_lost_while_logs_are_kept_on_ever_other_stores_and_stores_are
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
+def where_stores_forget(seed, until_s):
+    plan = FaultPlan(every_s=(0.05, 2.0), until_s=until_s, **SHORT)
+    of = world(5, 1 + seed % 3, 3, move_s=(0.02, 0.2)[seed % 2], restock_s=(0.05, 0.5), retains=True)
+    return hand_over_simulation(seed, plan, of)
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_nothing_is_lost_while_stores_that_are_not_wanted_any_more_forget(seed, seconds, request):
+    check(where_stores_forget(seed, seconds - 5), seconds, request, seed)
+
+
+def test_stores_do_forget_there():
+    for seed in range(6):
+        simulation = where_stores_forget(seed, 10.0)
+        simulation.run(15.0)
+        machines = [host.machine for host in simulation.hosts[:5] if host.machine is not None]
+        if any(machine.parts["log_store"].dropped for machine in machines):
+            return
+    raise AssertionError("in six worlds no store has forgotten anything")
+
+
 FOR_GOOD_S = 1e6
 
 

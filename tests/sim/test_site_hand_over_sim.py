@@ -4,7 +4,8 @@ import pytest
 
 from atoll.actors.elector.messages import Leave
 from atoll.testing.faults import EVERYTHING, Crash, FaultPlan, Tell
-from atoll.testing.hand_overs import ACTOR, Progress
+from atoll.testing.hand_over_invariants import Progress
+from atoll.testing.hand_overs import ACTOR
 from atoll.testing.site_hand_overs import site_hand_over_simulation, site_world
 
 SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}

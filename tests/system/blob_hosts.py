@@ -1,5 +1,6 @@
 """Nodes with nothing but their Blobs, whose streams are socket pairs that a test can cut."""
 
+import contextlib
 import socket
 from functools import partial
 from random import Random
@@ -172,3 +173,11 @@ class Short:
 
     async def aclose(self):
         await anyio.aclose_forcefully(self.stream)
+
+
+@contextlib.asynccontextmanager
+async def living_world(tmp_path):
+    async with anyio.create_task_group() as tasks:
+        world = World(tmp_path, tasks)
+        yield world
+        await world.close()

@@ -7,11 +7,9 @@ from click.testing import CliRunner
 from small_node import TV, SmallNode
 
 from atoll.actors.gateway.authority import Kind, Principal
+from atoll.actors.gateway.container_views import ServiceView
 from atoll.actors.gateway.in_process import run_app
-from atoll.actors.gateway.views import (
-    RouteTaken,
-    ServiceView,
-)
+from atoll.actors.gateway.node_views import RouteTaken
 from atoll.cli import main
 
 

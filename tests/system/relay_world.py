@@ -236,3 +236,25 @@ class Node:
                 if all(word in problem for word in words) and bool(words) == bool(problem):
                     return problem
                 await anyio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def living_world():
+    """Live not much longer than a test may wait for anything."""
+    with anyio.fail_after(3 * PATIENCE_S):
+        async with anyio.create_task_group() as group:
+            world = World(group)
+            with world.store:
+                yield world
+                group.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def two_sites(world, *relays):
+    """A site that is served at the relays, and a caller elsewhere."""
+    for name in relays:
+        await world.relay(name)
+    async with world.node("server", "office") as server, world.node("tv") as tv:
+        server.serve()
+        await server.wait_served(*relays)
+        yield server, tv

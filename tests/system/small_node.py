@@ -6,30 +6,14 @@ import tarfile
 
 import anyio
 
+from atoll.actors.gateway.actor_views import ActorMovedReply, ActorRemovedReply, ActorReply, ActorsReply, ActorView
+from atoll.actors.gateway.container_views import ContainerView, ImageView, LogLine, PullReply, ServiceView
 from atoll.actors.gateway.forward_views import ForwardsReply, ForwardView
 from atoll.actors.gateway.messages import HttpReply, HttpRequest
+from atoll.actors.gateway.node_views import DrainReply, LinkView, MovedView, NodeView, RelayView, RouteTaken, StatusView
 from atoll.actors.gateway.ports import AmbiguousName, Conflict, Unacceptable, UnknownImage, UnknownName
-from atoll.actors.gateway.views import (
-    ContainerView,
-    DrainReply,
-    DutyView,
-    ImageView,
-    LinkView,
-    LogLine,
-    MovedView,
-    NodeRef,
-    NodeView,
-    PullReply,
-    RelayView,
-    RosterView,
-    RouteTaken,
-    ServiceView,
-    SiteMemberView,
-    SiteRef,
-    SiteView,
-    StatusView,
-    SupernodeView,
-)
+from atoll.actors.gateway.site_views import DutyView, RosterView, SiteMemberView, SiteRef, SiteView, SupernodeView
+from atoll.actors.gateway.views import NodeRef
 from atoll.transport.errors import Congested, Expired, Refused, Unreachable
 
 TAKEN_PORT = 4444
@@ -40,6 +24,71 @@ def node_view(node, name, site):
     return NodeView(
         id=node, short=node[:10], name=name, site=site, standing="member", self=node == TV, supernode=node == TV
     )
+
+
+class SmallActors:
+    """The actors of a small node's site: a ledger that goes where it is told to, and a tide that nobody runs."""
+
+    def __init__(self, node):
+        self._node = node
+        self.why = ""
+        self.host = TV
+        self.moves = []
+        """(name, where to, within_s) of every order to move one."""
+        self.removed = []
+        """(name, force) of every order to remove one."""
+
+    async def remove(self, name, *, force):
+        await self.show(name)
+        if name == "tide" and not force:
+            raise Conflict("whether tide is removed is not known after 10 s", "say it again, with `--force`")
+        self.removed.append((name, force))
+        return ActorRemovedReply(name=name)
+
+    def _views(self):
+        tv, phone = (NodeRef(id=each, short=each[:10], name=name) for each, name in ((TV, "tv"), (PHONE, "phone")))
+        host = tv if self.host == TV else phone
+        ledger = ActorView(
+            name="books/ledger",
+            class_name="Ledger",
+            kind="durable",
+            host=host,
+            generation=7,
+            stores=[tv, phone],
+            state="running",
+            why="",
+            paused_ms=12.5,
+        )
+        tide = ActorView(
+            name="tide",
+            class_name="",
+            kind="soft",
+            host=phone,
+            generation=1,
+            stores=[],
+            state="unhosted",
+            why="it is placed on phone, which does not run it",
+        )
+        return [ledger, tide]
+
+    async def list(self):
+        return ActorsReply(actors=self._views(), why=self.why)
+
+    async def show(self, name):
+        found = [each for each in self._views() if each.name == name]
+        if not found:
+            raise UnknownName(f"no actor of this site that moves is called {name}", "list them with `atoll actor list`")
+        return ActorReply(actor=found[0], why=self.why)
+
+    async def move(self, name, to, within_s):
+        await self.show(name)
+        target = await self._node.node(to)
+        if name == "tide":
+            raise Conflict("tide stays where it is: the target declines: no Tide is known here", "host it there, too")
+        self.moves.append((name, to, within_s))
+        self.host = target.id
+        host = NodeRef(id=target.id, short=target.short, name=target.name)
+        return ActorMovedReply(name=name, host=host, paused_ms=3.25)
 
 
 class SmallForwards:
@@ -122,6 +171,7 @@ class SmallNode:
         """(draining, within_s) of every order to drain."""
         self.stays = []
         self.forwards = SmallForwards(self)
+        self.actors = SmallActors(self)
         self.canned = {}
         """Path → reply, where a service shall not echo."""
         self.gates = {}

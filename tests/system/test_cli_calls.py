@@ -9,9 +9,7 @@ from cli_probe import failed, fine, serve, target_of
 from small_node import OTHER_TV, PHONE, TV
 
 from atoll.actors.gateway.messages import HttpReply
-from atoll.actors.gateway.views import (
-    OfferView,
-)
+from atoll.actors.gateway.node_views import OfferView
 
 
 def test_a_call_prints_the_body_and_where_wanted_the_way(gate):

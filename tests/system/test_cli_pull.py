@@ -2,7 +2,7 @@
 
 import json
 
-from atoll.actors.gateway.views import ImageView
+from atoll.actors.gateway.container_views import ImageView
 
 
 def pullable(gate, *, looks=0):

@@ -1,21 +1,17 @@
 """Commands that look: status, nodes, settings."""
 
 import json
+import re
 
 import pytest
 from cli_probe import alone, failed, fine
 from small_node import PHONE, TV
 
-from atoll.actors.gateway.views import (
-    BepView,
-    NodeRef,
-    PathView,
-    RosterView,
-    RouteView,
-    SepView,
-    StatusView,
-    StayedView,
-)
+from atoll.actors.gateway.node_views import BepView, PathView, RouteView, SepView, StatusView, StayedView
+from atoll.actors.gateway.site_views import RosterView
+from atoll.actors.gateway.views import NodeRef
+
+DOOR = "WebSocket on port 443: port 8087 could not be reached"
 
 
 def test_status_says_health_first_and_why(gate):
@@ -43,6 +39,8 @@ def test_status_shows_problems_ways_seps_and_beps(gate):
                 paths=[
                     PathView(relay="relay-1", kind="sep", condition="usable", latency_ms=4.25, in_use=True),
                     PathView(relay="relay-2", kind="bep", condition="silent"),
+                    PathView(relay="relay-3", kind="bep", condition="usable", through=DOOR),
+                    PathView(relay="direct", kind="direct", condition="usable", latency_ms=0.5),
                 ],
                 streams=2,
             )
@@ -56,8 +54,11 @@ def test_status_shows_problems_ways_seps_and_beps(gate):
     assert "supernode  none yet" in text
     assert "voters     tv (roster 4)" in text
     assert f"phone  {PHONE[:10]}  sep  4.2 ms   both behind NAT" in text
-    assert "phone  relay-1  sep   in use  4.2 ms   2" in text
-    assert "phone  relay-2  bep   silent" in text
+    assert re.search(r"^PEER +RELAY +KIND +STATE +LATENCY +STREAMS +THROUGH$", text, re.MULTILINE)
+    assert re.search(r"^phone +relay-1 +sep +in use +4\.2 ms +2 +-$", text, re.MULTILINE)
+    assert re.search(r"^phone +relay-2 +bep +silent +- +- +-$", text, re.MULTILINE)
+    assert re.search(rf"^phone +relay-3 +bep +usable +- +- +{DOOR}$", text, re.MULTILINE)
+    assert re.search(r"^phone +direct +direct +usable +0\.5 ms +- +-$", text, re.MULTILINE)
     assert "relay-1  up     3 min" in text
     assert "phone  relay-1  1.0 s  999 B  2.5 MB" in text
 

@@ -181,6 +181,7 @@ async def test_a_store_keeps_what_it_acknowledged_and_says_which_log_it_lost(wor
     assert (again[0].memory, again[0].last) == (sealed.memory, Position(1, 1))
     assert world.actor(LOG_STORE).statistics() == {
         "bytes": 70,
+        "dropped": 0,
         "fenced": 0,
         "ignored": 0,
         "logs": 1,

@@ -8,7 +8,7 @@ import socket
 
 import anyio
 import pytest
-from relay_world import World
+from relay_world import living_world
 from waiting import until
 
 from atoll.actors.router.paths import OpenPunched
@@ -35,11 +35,8 @@ TICKET = bytes(16)
 @pytest.fixture
 async def world(anyio_backend):
     del anyio_backend
-    async with anyio.create_task_group() as group:
-        made = World(group)
-        with made.store, anyio.fail_after(3 * PATIENCE_S):
-            yield made
-        group.cancel_scope.cancel()
+    async with living_world() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

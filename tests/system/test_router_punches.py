@@ -115,7 +115,7 @@ async def test_a_session_that_ends_takes_its_punched_path_with_it_and_the_next_o
         await many_calls(tv, server)
         await wait_route(tv, server.node_id, Way.PUNCHED)
         router = tv._cells["router"].actor
-        (talk,) = router._talks(server.node_id)
+        (talk,) = router._conversations.all_with(server.node_id)
         router._conversations.end(talk, "enough", tv.clock())
         await wait_seen(tv, server.node_id, "the connection was lost: enough")
         assert all(path.closed for path in world.paths if path.way is Way.PUNCHED and path.system is tv)

@@ -1,13 +1,12 @@
 """Real nodes that no beacon reaches find each other by static seeds, living addresses beside dead ones."""
 
-import contextlib
 import secrets
 import socket
 import sys
 
 import anyio
 import pytest
-from ports import free_port
+from ports import black_holes, free_port
 
 from atoll.actors.discoverer.messages import PATH as DISCOVERER
 from atoll.actors.discoverer.messages import SUSPICION, DescribeMembers, Life, ListSeen
@@ -22,21 +21,6 @@ pytestmark = pytest.mark.anyio
 WITHIN_S = 20
 DEAD = 3
 """Of a node's five addresses."""
-
-
-@contextlib.contextmanager
-def black_holes(count):
-    """Ports that answer no SYN, because their queue of connections is full."""
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            hole = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-            for _ in range(3):
-                waiting = stack.enter_context(socket.socket())
-                waiting.setblocking(False)
-                waiting.connect_ex(hole.getsockname())
-            ports.append(hole.getsockname()[1])
-        yield ports
 
 
 async def standing(node, peer):

@@ -7,7 +7,7 @@ import pytest
 from topic_hosts import World, quick, read
 from waiting import until
 
-from atoll.actors.runtime import Actor, Address, AskNotUnderstood
+from atoll.actors.runtime import Actor, Address, AskFailed, AskNotUnderstood
 from atoll.actors.topics import exchange, topics
 from atoll.actors.topics.errors import BadTopic, GateLost, NotLetIn, TooFast, TooMany
 from atoll.actors.topics.joins import JoinWanted
@@ -263,6 +263,116 @@ async def test_whoever_reads_is_told_when_the_topics_end():
         await tv.kill()
         with pytest.raises(GateLost, match="subscribe again"):
             await here.next()
+
+
+async def test_a_subscription_outlives_a_crash_of_the_topics_and_is_told_that_something_may_be_missing():
+    async with world() as made:
+        tv, phone = await made.host("tv"), await made.host("phone")
+        here = await phone.subscribe("a/#")
+        for payload in (b"1", b"2"):
+            await tv.publish("a/b", payload)
+        assert await read(here, 1) == [b"1"]
+        await until(lambda: here.ring.waits)
+        await phone.crash()
+        await tv.publish("a/c", b"3")
+        # What waited is read, and the word stands where something may be missing.
+        with anyio.fail_after(10):
+            events = [await here.next() for _ in range(3)]
+        assert [each if isinstance(each, Missed) else each.payload for each in events] == [b"2", Missed(None), b"3"]
+        assert (here.missed, here.unsure) == (0, True)
+        assert [each.filters for each in (await phone.described()).subscribers] == [("a/#",)]
+        here.close()
+        assert not (await phone.described()).subscribers
+        await until(lambda: not tv.topics.exchange.wanting)
+
+
+async def test_whoever_waits_for_a_message_in_a_crash_gets_the_next_one():
+    async with world() as made:
+        tv = await made.host("tv")
+        here, heard = await tv.subscribe("#"), []
+
+        async def listen():
+            heard.extend(await read(here, 2))
+
+        made.tasks.start_soon(listen)
+        await tv.publish("a", b"1")
+        await until(lambda: not len(here.ring))
+        await tv.crash()
+        await tv.publish("a", b"2")
+        await until(lambda: heard)
+        assert heard == [b"1", b"2"]
+
+
+async def test_a_subscription_at_another_site_outlives_a_crash_and_leaves_no_visit_behind():
+    async with world() as made:
+        phone, server = await made.host("phone"), await made.host("server", "office", **OPEN)
+        here = await phone.subscribe("#", source=server)
+        await server.publish("a", b"1")
+        assert await read(here, 1) == [b"1"]
+        for payload in (b"2", b"3"):
+            epochs = {each.epoch for each in server.topics.gates.guests.values()}
+            await phone.crash()
+            await until(lambda: {each.epoch for each in server.topics.gates.guests.values() if each.here} - epochs)  # noqa: B023 - waited for at once
+            assert len(server.topics.gates.guests) == 1
+            await server.publish("a", payload)
+            with anyio.fail_after(10):
+                events = [await here.next() for _ in range(4)]
+            assert {type(each) for each in events} == {WayLost, WayFound, Missed, Publication}
+            assert events[-1].payload == payload
+        here.close()
+        await until(lambda: not server.topics.gates.guests)
+
+
+async def test_an_actor_is_told_messages_on_after_a_crash():
+    async with world() as made:
+        tv = await made.host("tv")
+        await tv.system.spawn(Listener, "listener")
+        heard = tv.system.cell("listener").actor.heard
+        await tv.ask(SubscribeActor("listener", ("a",)))
+        await tv.crash()
+        await tv.publish("a", b"1")
+        await until(lambda: len(heard) == 2)
+        assert heard[0] == Missed(None)
+        assert heard[1].payload == b"1"
+        assert await tv.ask(UnsubscribeActor("listener"))
+        assert not (await tv.described()).subscribers
+
+
+async def test_what_is_closed_while_the_topics_are_down_is_wanted_by_nobody():
+    async with world() as made:
+        tv, phone = await made.host("tv"), await made.host("phone")
+        here, gone = await phone.subscribe("a"), await phone.subscribe("b")
+
+        async def stopped():
+            await type(phone.topics).stopped(phone.topics)
+            gone.close()
+
+        phone.topics.stopped = stopped
+        await phone.crash()
+        assert [each.filters for each in (await phone.described()).subscribers] == [("a",)]
+        assert (await tv.publish("b")).members == 0
+        here.close()
+
+
+async def test_whoever_subscribes_in_a_crash_is_answered_and_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(topics, "READY_S", 60.0)
+    async with world() as made:
+        tv, phone = await made.host("tv"), await made.host("phone")
+        # So it waits until this one knows.
+        phone.congested, answers = True, []
+
+        async def ask():
+            with pytest.raises(AskFailed, match="try again") as refusal:
+                await phone.subscribe("a")
+            answers.append(refusal)
+
+        made.tasks.start_soon(ask)
+        await until(lambda: phone.topics.exchange.wants)
+        phone.congested = False
+        await phone.crash()
+        await until(lambda: answers)
+        assert not (await phone.described()).subscribers
+        assert (await tv.publish("a")).members == 0
 
 
 async def test_the_topics_take_nothing_else():

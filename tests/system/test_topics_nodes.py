@@ -42,3 +42,23 @@ async def test_what_one_node_publishes_the_other_gets_in_order_and_nobody_else(t
             await one.publish("a/+", b"")
         with pytest.raises(BadTopic, match="262144"):
             await one.publish("a", bytes(262_145))
+
+
+async def test_a_program_reads_on_after_a_crash_of_its_nodes_topics(tmp_path):
+    site = MigrationSite(tmp_path, free_port(socket.SOCK_DGRAM), count=2)
+    async with site.all_nodes() as (one, other):
+        await until(lambda: all(len(topics(node).exchange.linked) == 1 for node in (one, other)))
+        async with other.subscribe("doors/#") as doors:
+            await one.publish("doors/front", "open")
+            assert await read(doors, 1) == [b"open"]
+            earlier = topics(other)
+
+            async def fail():
+                raise ZeroDivisionError("a defect")
+
+            earlier.tasks.start_soon(fail)
+            await until(lambda: topics(other) is not earlier and topics(other).exchange.linked)
+            await until(lambda: topics(other).exchange.settled(topics(other).exchange.version))
+            await one.publish("doors/front", "shut")
+            assert await read(doors, 1) == [b"shut"]
+            assert (doors.missed, doors.unsure) == (0, True)

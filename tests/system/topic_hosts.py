@@ -2,6 +2,7 @@
 
 import anyio
 from blob_hosts import stream_pair
+from waiting import until
 
 from atoll.actors.container_manager.container_manager import order
 from atoll.actors.router.messages import PeerDown, PeerUp, StreamArrived
@@ -9,6 +10,7 @@ from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
 from atoll.actors.runtime import ActorSystem
 from atoll.actors.runtime.machine import Address
 from atoll.actors.topics import outlets, visiting
+from atoll.actors.topics.lasting import Lasting
 from atoll.actors.topics.messages import MESSAGES, PATH, SERVICE
 from atoll.actors.topics.orders import DescribeTopics, OpenSubscription, PublishTopic
 from atoll.actors.topics.topics import Topics, TopicSettings
@@ -47,8 +49,9 @@ class Host:
 
     async def _live(self, *, task_status):
         self.ending, self.ended = anyio.Event(), anyio.Event()
+        lasting = Lasting()
         async with ActorSystem(self.id, CODEC, self._outlet) as self.system:
-            await self.system.spawn(lambda: Topics(self.id, tag(self.site), self.settings, self._open), PATH)
+            await self.system.spawn(lambda: Topics(self.id, tag(self.site), self.settings, self._open, lasting), PATH)
             self.alive = True
             task_status.started()
             await self.ending.wait()
@@ -84,6 +87,22 @@ class Host:
         for other in self.world.hosts.values():
             if other.alive and other.site == self.site:
                 other.system.announce(PeerDown(self.id, "gone"))
+
+    async def crash(self):
+        """Have its Topics fail, and wait for their next life."""
+        earlier = self.topics
+
+        async def fail():
+            raise ZeroDivisionError("a defect")
+
+        earlier.tasks.start_soon(fail)
+        await until(lambda: self.topics is not earlier)
+        # A Router would tell of the links that there are.
+        for other in self.world.hosts.values():
+            if other is not self and other.site == self.site and other.alive:
+                self.system.announce(PeerUp(other.id, Standing.MEMBER, other.name, ""))
+        await self.described()
+        await until(lambda: self.topics.exchange.settled(self.topics.exchange.version))
 
     async def ask(self, message):
         return await order(self.system.ref(Address(self.id, PATH)), message, timeout_s=20)

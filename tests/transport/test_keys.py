@@ -3,6 +3,8 @@
 import stat
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 from x25519 import public_of
@@ -47,6 +49,19 @@ def test_an_id_has_32_bytes_and_only_those_of_a_key_can_be_dialled():
         NodeId(bytes(31))
     with pytest.raises(MalformedFrame, match="no key follows"):
         _ = NodeId(b"\xff" * 32).curve_key
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_what_follows_from_a_site_s_secret_is_hkdf(secret):
+    def derived(label, length):
+        return HKDF(hashes.SHA256(), length, salt=None, info=b"atoll site " + label).derive(secret)
+
+    site = SiteKeys(secret)
+    assert (site.tag, site.beacon_key, site.roster_key) == (
+        derived(b"tag", 8),
+        derived(b"beacon", 32),
+        derived(b"roster", 32),
+    )
 
 
 def test_the_key_of_links_follows_from_the_id():

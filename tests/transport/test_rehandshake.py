@@ -7,7 +7,7 @@ from session_pair import Pair
 
 from atoll.testing.key_middle import KeyMiddle
 from atoll.testing.key_thief import KeyThief, Recorded
-from atoll.transport import records, rehandshake
+from atoll.transport import ciphers, records
 from atoll.transport.records import EPOCH_S_MAX, OLD_KEY_S, PHASE_S, PHASES
 from atoll.transport.rehandshake import (
     FOLLOW_TRIES,
@@ -278,14 +278,14 @@ def test_a_thief_who_gets_every_ephemeral_key_too_opens_everything(monkeypatch):
     """Or the test above would show nothing."""
     made = []
 
-    class Watched(rehandshake.X25519PrivateKey):
+    class Watched(ciphers.X25519PrivateKey):
         @classmethod
         def generate(cls):
             made.append(genuine())
             return made[-1]
 
-    genuine = rehandshake.X25519PrivateKey.generate
-    monkeypatch.setattr(rehandshake, "X25519PrivateKey", Watched)
+    genuine = ciphers.X25519PrivateKey.generate
+    monkeypatch.setattr(ciphers, "X25519PrivateKey", Watched)
     pair, recorded = Aged(), []
     thief = KeyThief.of(pair.caller)
     for _ in range(24):

@@ -15,6 +15,7 @@ from link_ends import (
     RawServer,
     valve,
 )
+from ports import black_holes
 
 from atoll.transport.base import DialFailed, LinkDown, LinkUp
 from atoll.transport.connection import Stage
@@ -119,21 +120,6 @@ async def test_a_name_is_looked_up_and_every_address_tried():
         # It may stand for ::1 first, where nobody listens.
         node.dial(peer.id, "localhost", peer.port)
         assert (await node.next(LinkUp)).host == "127.0.0.1"
-
-
-@contextlib.contextmanager
-def black_holes(count):
-    """Ports that answer no SYN: sockets whose queue of connections is full, as a dead host behind a live switch."""
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            hole = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-            for _ in range(3):
-                waiting = stack.enter_context(socket.socket())
-                waiting.setblocking(False)
-                waiting.connect_ex(hole.getsockname())
-            ports.append(hole.getsockname()[1])
-        yield ports
 
 
 @pytest.mark.parametrize("place", range(5))

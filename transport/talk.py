@@ -1,4 +1,4 @@
-"""Messages on one stream, each behind its 32-bit length; about blobs short ones, until chunks are expected."""
+"""Messages on one byte stream, each behind its 32-bit length."""
 
 from collections import Counter, deque
 from types import TracebackType
@@ -7,13 +7,11 @@ from typing import Self
 import anyio
 from anyio.abc import ByteStream
 
-from atoll.actors.blobs.messages import FRAME_BYTES_MAX, MESSAGES, WORD_BYTES_MAX
 from atoll.transport.codec import Codec, Message
 from atoll.transport.errors import MalformedFrame, Unreachable
 from atoll.transport.record_stream import RecordStream, frame_record
 
 PIECE_BYTES = 256 * 1024
-_CODEC = Codec(MESSAGES)
 
 
 class StreamLost(Unreachable):
@@ -25,11 +23,10 @@ class StreamEnded(StreamLost):
 
 
 class Talk:
-    """One end of a talk, about a blob unless another codec is given; a context manager that closes the stream."""
+    """One end of a talk; a context manager that closes the stream."""
 
-    def __init__(
-        self, stream: ByteStream, counts: Counter[str], *, codec: Codec = _CODEC, bytes_max: int = WORD_BYTES_MAX
-    ) -> None:
+    def __init__(self, stream: ByteStream, counts: Counter[str], *, codec: Codec, bytes_max: int) -> None:
+        """Take what reads and writes messages, and how long one of the other end may be."""
         self._stream = stream
         self._counts = counts
         self._codec = codec
@@ -38,9 +35,9 @@ class Talk:
         self._saying = False
         """In the middle of a message; also when that was cut short, and then nothing more can be said."""
 
-    def expect_chunks(self) -> None:
-        """Take longer messages from now on: they were asked for."""
-        self._records.record_bytes_max = FRAME_BYTES_MAX
+    def expect(self, bytes_max: int) -> None:
+        """Take messages of so many bytes from now on: they were asked for."""
+        self._records.record_bytes_max = bytes_max
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,9 +1,10 @@
-"""What the parts of a TunnelRelay share: its system, its Router, its tasks, its counters."""
+"""What a TunnelRelay lends to its parts that dial: its system, its Router, its tasks, its counters, its doors."""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from atoll.actors.router.paths import Path, PathLost, RelayGoing
 from atoll.actors.runtime.actor import ActorRef
@@ -12,9 +13,8 @@ from atoll.actors.tunnel_relay.doors import Doors
 from atoll.transport.errors import Congested
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
-    """Lent by the actor to its parts, for its life."""
+class DiallingMeans(msgspec.Struct, frozen=True):
+    """Lent for the life of the actor."""
 
     system: ActorSystem
     router: ActorRef

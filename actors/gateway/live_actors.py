@@ -1,0 +1,141 @@
+"""Migratable actors, as the gateway sees them: their places, and how each is, by asking their hosts."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+
+from atoll.actors.gateway.actor_views import ActorMovedReply, ActorRemovedReply, ActorReply, ActorsReply, ActorView
+from atoll.actors.gateway.node_views import NodeView
+from atoll.actors.gateway.ports import Conflict, Unacceptable, UnknownName
+from atoll.actors.gateway.views import NodeRef
+from atoll.actors.hand_over.site_actors import SiteActors
+from atoll.actors.hand_over.site_messages import DescribeHosting, HostedActor, HostingDescribed
+from atoll.actors.placement.messages import ActorPlace, PlacesListed
+from atoll.actors.runtime.errors import AskFailed
+from atoll.transport.errors import Refused, Unreachable
+from atoll.transport.identity import NodeId
+
+HOST_S = 1.0
+"""For a host to say how its actors are; without an answer their places are shown all the same."""
+HOSTS_AT_ONCE = 16
+REMOVE_S = 10.0
+_STILL = "say it again; if its host is gone for good, with `--force`"
+_LIST = "list them with `atoll actor list`"
+_STAYS = "see how it is with `atoll actor show NAME`; a program there has to host it, too: node.host(Class, NAME)"
+_LIST_NODES = "take one of `atoll site show`"
+
+
+@dataclass(slots=True)
+class LiveActors:
+    """Implements the gateway's `ActorPort`."""
+
+    actors: SiteActors
+    names: Callable[[], Awaitable[dict[NodeId, str]]]
+    find: Callable[[str], Awaitable[NodeView]]
+    """Gives the node that a name means."""
+
+    async def list(self) -> ActorsReply:
+        """List all, and ask their hosts."""
+        listed = await self.actors.places()
+        return ActorsReply(actors=[*await self._views(listed.places)], why=listed.why)
+
+    async def show(self, name: str) -> ActorReply:
+        """Show one."""
+        place, listed = await self._place(name)
+        (view,) = await self._views((place,))
+        return ActorReply(actor=view, why=listed.why)
+
+    async def _place(self, name: str) -> tuple[ActorPlace, PlacesListed]:
+        listed = await self.actors.places()
+        for place in listed.places:
+            if place.actor == name:
+                return place, listed
+        # Who has heard of no place may have heard of nothing: that is said, too.
+        unsure = f", as far as this node knows: {listed.why}" if listed.why else ""
+        raise UnknownName(f"no actor of this site that moves is called {name[:100]}{unsure}", _LIST)
+
+    async def move(self, name: str, to: str, within_s: float) -> ActorMovedReply:
+        """Move one to a member."""
+        await self._place(name)
+        target = await self.find(to)
+        if target.standing != "member":
+            raise Unacceptable(f"{target.name} is no member of this site: actors move within it", _LIST_NODES)
+        try:
+            ended = await self.actors.move(name, NodeId.parse(target.id), within_s)
+        except Refused as error:
+            raise Conflict(str(error), _STAYS) from error
+        host = NodeRef(id=target.id, short=target.short, name=target.name)
+        return ActorMovedReply(name=name, host=host, paused_ms=round(ended.paused_ms, 1))
+
+    async def remove(self, name: str, *, force: bool) -> ActorRemovedReply:
+        """End one for good."""
+        await self._place(name)
+        try:
+            await self.actors.remove(name, REMOVE_S, force=force)
+        except Unreachable as error:
+            raise Conflict(str(error), _STILL) from error
+        return ActorRemovedReply(name=name)
+
+    async def _views(self, places: tuple[ActorPlace, ...]) -> tuple[ActorView, ...]:
+        names = await self.names()
+        told: dict[NodeId, dict[str, HostedActor] | str] = {}
+        room = anyio.Semaphore(HOSTS_AT_ONCE)
+
+        async def ask(host: NodeId) -> None:
+            async with room:
+                told[host] = await self._described(host)
+
+        async with anyio.create_task_group() as tasks:
+            for host in {each.placed.host for each in places}:
+                tasks.start_soon(ask, host)
+        return tuple(_view(each, told[each.placed.host], names) for each in places)
+
+    async def _described(self, host: NodeId) -> dict[str, HostedActor] | str:
+        """Give what a host has, or why it does not say so."""
+        try:
+            with anyio.fail_after(HOST_S):
+                described = await self.actors.ask_host(host, DescribeHosting(), HostingDescribed, HOST_S)
+        except AskFailed as error:
+            return str(error)
+        except TimeoutError:
+            return f"no answer within {HOST_S:g} s"
+        return {each.actor: each for each in described.actors}
+
+
+def _view(place: ActorPlace, told: dict[str, HostedActor] | str, names: dict[NodeId, str]) -> ActorView:
+    def ref(node: NodeId) -> NodeRef:
+        return NodeRef(id=str(node), short=node.short, name=names.get(node, node.short))
+
+    host = ref(place.placed.host)
+    if isinstance(told, str):
+        return _bare(place, host, ref, "unknown", f"{host.name} does not say how it is: {told}")
+    hosted = told.get(place.actor)
+    if hosted is None:
+        return _bare(place, host, ref, "unhosted", f"it is placed on {host.name}, which does not run it")
+    # It has not heard yet that its next generation is committed: it is about to.
+    behind = hosted.placed.generation < place.placed.generation and hosted.state == "running"
+    return ActorView(
+        name=place.actor,
+        class_name=hosted.kind,
+        kind="durable" if hosted.placed.stores else "soft",
+        host=host,
+        generation=hosted.placed.generation,
+        stores=list(map(ref, hosted.placed.stores)),
+        state="frozen" if behind else hosted.state,
+        why=hosted.why,
+        paused_ms=None if hosted.paused_ms is None else round(hosted.paused_ms, 1),
+    )
+
+
+def _bare(place: ActorPlace, host: NodeRef, ref: Callable[[NodeId], NodeRef], state: str, why: str) -> ActorView:
+    return ActorView(
+        name=place.actor,
+        class_name="",
+        kind="durable" if place.placed.stores else "soft",
+        host=host,
+        generation=place.placed.generation,
+        stores=list(map(ref, place.placed.stores)),
+        state="unhosted" if state == "unhosted" else "unknown",
+        why=why,
+    )

@@ -1,0 +1,135 @@
+"""What must never happen to the calls of migratable actors, whatever crashes: told from what callers and hosts say."""
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.actors.hand_over import messages as hand_over
+from atoll.actors.hand_over.messages import CallAnswered
+from atoll.actors.hand_over.orders import Moved, StoresChanged
+from atoll.actors.runtime.machine import Send
+from atoll.testing.hosts import Host
+from atoll.testing.invariants import Invariant
+from atoll.testing.simulator import Simulation
+
+REPLY = struct.Struct(">QI")
+"""How many operations the actor has applied, and how many of this caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """Fact out, at a caller: it asks for an operation that it never asked for before."""
+
+    caller: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Fact out, at a caller: an operation has its reply; `failed` says that it has none."""
+
+    caller: int
+    number: int
+    reply: bytes
+    failed: str
+
+
+class ExactlyOnce(Invariant):
+    """Every acknowledged operation is applied once, and in an order that agrees with real time."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.moves = 0
+        self.changes = 0
+        """Of stores."""
+        self.last_s = 0.0
+        """When something was acknowledged last."""
+        self._totals: dict[int, tuple[int, int]] = {}
+        self._highest = 0
+        self._begun: dict[int, tuple[int, int]] = {}
+        """Caller to the number of its call, and the highest total when it began."""
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, CallBegun):
+            self._begun[fact.caller] = (fact.number, self._highest)
+        elif isinstance(fact, Acknowledged):
+            self._check(simulation, host, fact)
+        elif isinstance(fact, Moved) and not fact.why:
+            self.moves += 1
+        elif isinstance(fact, StoresChanged) and not fact.why:
+            self.changes += 1
+
+    def _check(self, simulation: Simulation, host: Host, fact: Acknowledged) -> None:
+        who = f"operation {fact.number} of the caller at {host.node.short}"
+        if fact.failed:
+            simulation.violate(f"{who} is refused: {fact.failed}")
+            return
+        total, own = REPLY.unpack(fact.reply)
+        number, highest = self._begun[fact.caller]
+        other = self._totals.setdefault(total, (fact.caller, fact.number))
+        if other != (fact.caller, fact.number):
+            simulation.violate(f"{who} is the {total}th, and so was another one, which is lost")
+        if own != fact.number or number != fact.number:
+            simulation.violate(f"{who} is the {own}th of its caller that was applied")
+        if total <= highest:
+            simulation.violate(f"{who} is the {total}th, but the {highest}th was acknowledged before it began")
+        self._highest = max(self._highest, total)
+        self.acknowledged += 1
+        self.last_s = simulation.now
+
+
+class OneGenerationServes(Invariant):
+    """Who calls after a generation acknowledged something is never answered by a lower one."""
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._known: dict[tuple[int, int], int] = {}
+        """Client and sequence to the highest generation that had acknowledged something when it was sent first."""
+
+    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
+        message = effect.message
+        if isinstance(message, hand_over.Call):
+            self._known.setdefault((message.client, message.sequence), self._highest)
+        elif isinstance(message, CallAnswered):
+            before = self._known.get((message.client, message.sequence), 0)
+            if message.generation < before:
+                simulation.violate(
+                    f"{host.node.short} answers in generation {message.generation}, "
+                    f"after {before} had acknowledged something"
+                )
+            self._highest = max(self._highest, message.generation)
+
+
+class SameReply(Invariant):
+    """A repeated operation gets the reply that it got first."""
+
+    def __init__(self) -> None:
+        self._replies: dict[tuple[int, int], bytes] = {}
+
+    def sent(self, simulation: Simulation, host: Host, effect: Send) -> None:
+        message = effect.message
+        if isinstance(message, CallAnswered):
+            first = self._replies.setdefault((message.client, message.sequence), message.reply)
+            if first != message.reply:
+                simulation.violate(f"{host.node.short} answers {message.sequence} differently than before")
+
+
+class Progress(Invariant):
+    """When the faults have stopped, every caller gets its answers."""
+
+    def __init__(self, stopped_s: float, within_s: float) -> None:
+        self._stopped_s = stopped_s
+        self._within_s = within_s
+        self._waits: dict[int, tuple[float, int]] = {}
+
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, CallBegun):
+            self._waits[host.index] = (simulation.now, fact.number)
+        elif isinstance(fact, Acknowledged):
+            self._waits.pop(host.index, None)
+
+    def finished(self, simulation: Simulation) -> None:
+        for began, number in self._waits.values():
+            waited_s = simulation.now - max(began, self._stopped_s)
+            if waited_s > self._within_s:
+                simulation.violate(f"operation {number} has waited for {waited_s:.3f} s without any fault")

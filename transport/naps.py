@@ -1,0 +1,17 @@
+"""How long to wait so that a loop does not wake too early."""
+
+import math
+
+TICKS_PER_S = 1000
+"""Of the clock of uvloop, which has whole milliseconds."""
+SLACK_S = 1e-6
+"""Floats are not exact."""
+
+
+def nap_s(seconds: float) -> float:
+    """Round up what is given to `anyio.move_on_after` again and again, to whole ticks.
+
+    uvloop rounds to the nearest tick, and anyio, awake a fraction too soon, waits again for 0 ms until the next one:
+    hundreds of turns of the loop a second in a node that does nothing.
+    """
+    return max(0.0, math.ceil(seconds * TICKS_PER_S) / TICKS_PER_S - SLACK_S)
