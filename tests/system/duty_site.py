@@ -50,11 +50,13 @@ class Votes(Actor):
 class Tunnels(Actor):
     """Stands where the TunnelRelay stands."""
 
-    def __init__(self):
+    def __init__(self, world):
+        self.world = world
         self.told = []
 
     async def receive(self, delivery):
         self.told.append(delivery.message)
+        self.world.told.append((self.system.node_id, delivery.message))
         return LATER
 
 
@@ -145,6 +147,8 @@ class World:
         self.turned_away = 0
         self.left_out = ()
         self.cut = set()
+        self.told = []
+        """What the tunnels of all nodes were told, in order."""
 
     def outlet(self, envelope):
         ends = frozenset((envelope.header.source_node, envelope.header.target_node))
@@ -160,7 +164,7 @@ class World:
             node = self.nodes[key.node_id] = Node(self, system, record)
             await system.spawn(Witness, "witness")
             await system.spawn(lambda: Votes(self), "elector")
-            await system.spawn(Tunnels, "tunnel_relay")
+            await system.spawn(lambda: Tunnels(self), "tunnel_relay")
             await system.spawn(lambda: Cloud(self), "uplink")
             await system.supervise(SupervisorSpec(name=HELD))
             makers = {REGISTRAR: lambda: Registrar(site), PROXY: lambda: Proxy(key.node_id, site)}
