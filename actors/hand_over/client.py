@@ -215,7 +215,8 @@ class Callers:
         removed = known is not None and message.first > known.generation
         if removed:
             self._forget(message.actor)
-        gone = [each for each in asking if each.unknown or (removed and each.asked)]
+        # Who was told that its client is not known, and has found another actor of that name, asks that one.
+        gone = [each for each in asking if (removed and each.asked) or (each.unknown and known is None)]
         return [effect for each in gone for effect in self._fail(each, f"{message.actor} was removed")]
 
     def _hint(self, sender: NodeId, caller: Caller) -> list[Effect]:

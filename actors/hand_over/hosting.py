@@ -317,14 +317,12 @@ class Hosting:
         if not first:
             return []
         self.removals.note(actor, first)
-        removed = self.removals.expected(actor)
-        effects = self.removals.over(actor, "")
-        if owner is not None and first > owner.placed.generation:
-            removed = owner.placed
-            effects += self._release(owner, "it was removed from the placement", now)
-        if removed is not None:
-            effects += self.removals.gone(actor, removed)
-        return effects
+        known = self.removals.expected(actor) if owner is None else owner.placed
+        if known is not None and first <= known.generation:
+            # So it was before the actor began.
+            return []
+        effects = self.removals.gone(actor, known)
+        return effects if owner is None else effects + self._release(owner, "it was removed from the placement", now)
 
     def _learn(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
         """Take what the placement said at some moment, newest generation first."""
@@ -479,19 +477,21 @@ class Hosting:
         owner = self.owners.get(actor)
         if owner is None or not owner.serving:
             return [Announce(Moved(actor, target, 0.0, "it is not served here"))]
-        claim = self.claims.get(actor)
-        # One that only asks changes nothing; it may be left from a move that another target has declined.
-        claims = claim is not None and not claim.only_asks
-        leaves = actor in self.departures or actor in self.removals
-        busy = claims or leaves or self.departures.wanted(actor)
-        if target == self.own or busy or self.renewals.frozen(actor):
+        if target == self.own or self._is_about_to_change(actor) or actor in self.removals:
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
         return self.departures.want(owner, target, now)
 
     def _begin_removal(self, actor: str, now: Seconds) -> list[Effect]:
-        if actor in self.departures or self.departures.wanted(actor) or self.renewals.frozen(actor):
+        if self._is_about_to_change(actor):
             return [Announce(Removed(actor, "it is about to change"))]
         return self.removals.want(actor, now)
+
+    def _is_about_to_change(self, actor: str) -> bool:
+        claim = self.claims.get(actor)
+        # One that only asks changes nothing; it may be left from a move that another target has declined.
+        claims = claim is not None and not claim.only_asks
+        leaves = actor in self.departures or self.departures.wanted(actor)
+        return claims or leaves or self.renewals.frozen(actor)
 
     def _on_may_forget(self, sender: NodeId, message: MayForget, _now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)

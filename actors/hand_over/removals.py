@@ -65,9 +65,9 @@ class Removals:
         return self._claims.look(actor, now)
 
     def heard(self, actor: str, placed: Placed, owner: Owner | None, now: Seconds, *, here: bool) -> list[Effect]:
-        """Hear where an actor is."""
+        """Hear where an actor is, unless that was so before what is known already."""
         removal = self._here.get(actor)
-        if removal is None:
+        if removal is None or self._is_older(placed, owner, removal) or self.is_over(actor, placed.generation):
             return []
         if not here:
             return self.over(actor, f"it is on {placed.host.short} now")
@@ -78,6 +78,11 @@ class Removals:
             if owner is not None:
                 self.freeze(owner)
         return []
+
+    def _is_older(self, placed: Placed, owner: Owner | None, removal: Removal) -> bool:
+        """Tell whether this host knows of a later generation: the answer comes late."""
+        known = [removal.expected] if owner is None else [removal.expected, owner.placed]
+        return any(each is not None and placed.generation < each.generation for each in known)
 
     def freeze(self, owner: Owner) -> None:
         """Take no calls any more."""
@@ -105,15 +110,15 @@ class Removals:
         return self._claims.look(actor, now) if removal.step is Ending.WANTED else []
 
     def over(self, actor: str, why: str) -> list[Effect]:
-        """Forget a removal and say how it ended; `why` is empty where the actor is gone."""
+        """Give a removal up, and say why the actor is still there."""
         return [] if self._here.pop(actor, None) is None else [Announce(Removed(actor, why))]
 
-    def gone(self, actor: str, placed: Placed) -> list[Effect]:
-        """Say that an actor of this host has no place any more, to its stores, too."""
-        return [
-            Announce(Removed(actor, "")),
-            *(Send(store, LogDoubted(actor), LOG_STORE) for store in placed.stores),
-        ]
+    def gone(self, actor: str, placed: Placed | None) -> list[Effect]:
+        """Say that an actor of this host has no place any more, to its stores, too; `placed`: where it was known."""
+        if self._here.pop(actor, None) is None and placed is None:
+            return []
+        stores = placed.stores if placed is not None else ()
+        return [Announce(Removed(actor, "")), *(Send(store, LogDoubted(actor), LOG_STORE) for store in stores)]
 
     def expected(self, actor: str) -> Placed | None:
         """Give what is to be removed, where the placement was asked for it or is about to be."""

@@ -1,0 +1,190 @@
+"""Removals at one host: what it believes of the placement, whose answers may be older than what it knows."""
+
+from random import Random
+
+import pytest
+from hand_over_net import A, B, C, Notebook
+
+from atoll.actors.hand_over.client import Callers, PlaceCall
+from atoll.actors.hand_over.departures import WISH_S
+from atoll.actors.hand_over.hosting import Hosting
+from atoll.actors.hand_over.messages import Call, CallAnswered, CallDeferred, CallRefused
+from atoll.actors.hand_over.move import FREEZE_S
+from atoll.actors.hand_over.orders import CallEnded, Found, Remove, Removed
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace
+from atoll.actors.runtime.machine import Announce, Received, TimerFired, Told
+
+
+class Slow(Notebook):
+    """A soft actor whose operations take as long as the test wants."""
+
+    def apply(self, operation, _number):
+        super().apply(operation, _number)
+
+
+class HostOfOne:
+    """A host that owns the soft actor x in generation 5, the first one after a removal."""
+
+    def __init__(self, make=Notebook):
+        self.machine = Hosting(A, rng=Random(1), make=lambda *_: make())
+        self.machine.handle(Told(Found("x", "Notebook", ())), 0.0)
+        self.place(None, first=5)
+        self.machine.handle(Received(A, PlaceSwapped("x", False, None, "a new actor begins with 5", first=5)), 0.0)
+        self.swapped(Placed(5, A))
+        assert self.machine.owners["x"].placed == Placed(5, A)
+
+    def do(self, event, now=0.0):
+        effects = self.machine.handle(event, now)
+        self.machine.check()
+        self.facts = [each.fact for each in effects if isinstance(each, Announce)]
+        self.sent = [each.message for each in effects if not isinstance(each, Announce) and hasattr(each, "message")]
+        self.removed = [each for each in self.facts if isinstance(each, Removed)]
+
+    def place(self, placed, first=0, now=0.0):
+        self.do(Received(A, PlaceFound("x", placed, A, first=first)), now)
+
+    def swapped(self, current, *, done=True, first=0, now=0.0):
+        self.do(Received(A, PlaceSwapped("x", done, current, "" if done else "no", first=first)), now)
+
+    def remove(self, now=0.0):
+        self.do(Told(Remove("x")), now)
+
+    def fire(self, now):
+        self.do(TimerFired("x"), now)
+
+    def call(self, sequence=1, operation=b"a", now=0.0):
+        self.do(Received(C, Call("x", 9, sequence, operation)), now)
+        return self.sent[0] if self.sent else None
+
+    @property
+    def owner(self):
+        return self.machine.owners.get("x")
+
+
+@pytest.fixture
+def host():
+    return HostOfOne()
+
+
+def asking():
+    """Give a host that has asked the placement to remove the actor."""
+    host = HostOfOne()
+    host.remove()
+    host.place(Placed(5, A))
+    assert host.sent == [RemovePlace("x", Placed(5, A))]
+    return host
+
+
+def test_a_removal_asks_the_placement_first_and_then_takes_no_calls(host):
+    host.remove()
+    assert host.sent == [FindPlace("x")]
+    assert isinstance(host.call(), CallAnswered)
+    host.place(Placed(5, A))
+    assert host.sent == [RemovePlace("x", Placed(5, A))]
+    assert isinstance(host.call(2), CallDeferred)
+    host.swapped(None, first=7)
+    assert host.removed == [Removed("x", "")], "it is said once"
+    assert host.owner is None
+
+
+def test_a_removal_waits_for_what_is_in_hand_and_not_for_ever():
+    for waits_s, asks in ((FREEZE_S / 2, False), (FREEZE_S, True)):
+        host = HostOfOne(Slow)
+        assert host.call() is None
+        host.remove()
+        host.place(Placed(5, A))
+        assert host.sent == []
+        host.fire(waits_s)
+        assert (RemovePlace("x", Placed(5, A)) in host.sent) == asks
+
+
+def test_a_removal_is_asked_for_until_the_placement_says_what_is_there():
+    host = asking()
+    for now in (1.0, 10.0, 100.0):
+        host.fire(now)
+        assert (host.sent, host.removed) == ([RemovePlace("x", Placed(5, A))], [])
+        assert host.owner.frozen
+
+
+def test_a_removal_is_given_up_where_the_placement_does_not_answer(host):
+    host.remove()
+    host.fire(WISH_S)
+    assert host.removed == [Removed("x", "the placement does not answer")]
+    assert isinstance(host.call(now=WISH_S), CallAnswered)
+
+
+@pytest.mark.parametrize("late", [Placed(2, B), Placed(4, B), Placed(2, A)], ids=["before", "later", "here"])
+def test_word_of_an_older_generation_ends_no_removal(late):
+    """Its owner would be frozen for good, and nobody would ask for the removal any more."""
+    host = asking()
+    host.place(late)
+    assert host.removed == []
+    host.fire(1.0)
+    assert host.sent == [RemovePlace("x", Placed(5, A))]
+    host.swapped(None, first=7, now=1.0)
+    assert host.removed == [Removed("x", "")]
+
+
+@pytest.mark.parametrize("ask", [False, True], ids=["wanted", "asking"])
+def test_word_from_before_an_actor_began_does_not_make_its_removal_done(ask, host):
+    """The founder asks more than once whether there is one; an answer may come when it has begun."""
+    if ask:
+        host = asking()
+    else:
+        host.remove()
+    host.place(None, first=5)
+    assert host.removed == []
+    assert host.owner is not None
+    if not ask:
+        host.place(Placed(5, A))
+    host.swapped(None, first=7)
+    assert host.removed == [Removed("x", "")]
+
+
+def test_a_removal_is_over_where_the_actor_has_gone_elsewhere_or_goes_on():
+    for where in (B, A):
+        host = asking()
+        host.place(Placed(6, where))
+        assert host.removed == [Removed("x", "the placement says generation 6")]
+        assert host.owner is None or isinstance(host.call(), CallAnswered)
+
+
+def test_an_actor_that_is_about_to_begin_is_not_removed():
+    """Else it would be said to be gone, and begin."""
+    machine = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
+    machine.handle(Told(Found("x", "Notebook", ())), 0.0)
+    effects = machine.handle(Told(Remove("x")), 0.0)
+    assert [each.fact.why for each in effects if isinstance(each, Announce)] == ["it is about to change"]
+
+
+class Calling:
+    """A caller of x that heard of it in generation 2, and is told that its client is not known."""
+
+    def __init__(self):
+        self.callers = Callers(C, rng=Random(1))
+        self.do(Told(PlaceCall("x", b"a", 1)))
+        self.do(Received(A, PlaceFound("x", Placed(2, A))))
+        (call,) = self.sent
+        self.do(Received(A, CallRefused("x", call.client, call.sequence, "1 follows nothing", unknown=True)))
+
+    def do(self, event):
+        effects = self.callers.handle(event, 0.0)
+        self.sent = [each.message for each in effects if hasattr(each, "message")]
+        self.ended = [each.fact for each in effects if isinstance(each, Announce)]
+
+
+def test_a_caller_that_asks_the_next_actor_is_not_told_of_the_removal_of_the_one_before():
+    """It would take for removed what may have been applied."""
+    calling = Calling()
+    calling.do(Received(A, PlaceFound("x", Placed(5, B))))
+    (call,) = calling.sent
+    calling.do(Received(A, PlaceFound("x", None, A, first=4)))
+    assert calling.ended == []
+    calling.do(Received(B, CallAnswered("x", call.client, call.sequence, b"1", 5)))
+    assert calling.ended == [CallEnded("x", 1, 1, b"1", "")]
+
+
+def test_a_caller_whose_actor_is_nowhere_any_more_is_told_that_it_was_removed():
+    calling = Calling()
+    calling.do(Received(A, PlaceFound("x", None, A, first=4)))
+    assert calling.ended == [CallEnded("x", 1, 1, b"", "x was removed")]
