@@ -17,8 +17,8 @@ from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import FRAME, Channel, frames_of
 from atoll.transport.multipath import Multipath, Via
 from atoll.transport.path_set import Rank
+from atoll.transport.stream_credit import STREAMS_MAX
 from atoll.transport.stream_frames import Buffer
-from atoll.transport.streams import STREAMS_MAX
 
 FRAMES_AN_END = 60
 HARVEST = 2000

@@ -77,6 +77,8 @@ MACHINES = [
     "transport/session.py",
     "transport/session_events.py",
     "transport/session_opening.py",
+    "transport/stream_answers.py",
+    "transport/stream_credit.py",
     "transport/stream_frames.py",
     "transport/stream_halves.py",
     "transport/streams.py",

@@ -4,7 +4,7 @@
     both directions done, or reset on one side and GONE from the other --> StreamClosed, and its number never comes back
 
 A record may be lost, and records of several paths may overtake each other. A receiver takes only what comes next, and
-answers how far it has come (ACK, and GAP at once where something is missing). A sender keeps all until it is
+answers how far it has come (`stream_answers.py`). A sender keeps all until it is
 acknowledged, and `resend` begins anew behind that: when the session goes to another path, and when the echo of a probe
 shows that what was sent before it is lost (`mark`, `echoed`).
 
@@ -17,17 +17,24 @@ peer's, acknowledgements of what was never sent, credit beyond what anybody can 
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from atoll.transport.errors import Congested, Expired, MalformedFrame, UsageError
+from atoll.transport.stream_answers import StreamAnswers
+from atoll.transport.stream_credit import (
+    BUFFER_BYTES,
+    FIRST_WINDOW_BYTES,
+    STREAMS_MAX,
+    WINDOW_BYTES,
+    lend,
+    unread_or_lent,
+)
 from atoll.transport.stream_events import Readable, StreamClosed, StreamEvent, StreamOpened, Writable
 from atoll.transport.stream_frames import (
-    ANSWER_BYTES,
     DATA_HEAD_BYTES,
-    HEAD_BYTES,
     TEXT_BYTES_MAX,
     Buffer,
     StreamVerb,
-    answer_frame,
     data_head,
     read_answer,
     read_data,
@@ -36,26 +43,11 @@ from atoll.transport.stream_frames import (
 )
 from atoll.transport.stream_halves import ReceiveHalf, SendHalf
 
-STREAMS_MAX = 64
-"""Streams that one end has opened and that are not over; the session has twice that."""
-FIRST_WINDOW_BYTES = 65_536
-"""What either end may send before the other has answered; every stream has that at least."""
-WINDOW_BYTES = 4 * 1024 * 1024
-"""What one stream may have on its way: 100 ms at 40 MB/s."""
-BUFFER_BYTES = 16 * 1024 * 1024
-"""All windows of a session together."""
 UNACKNOWLEDGED_BYTES = 4 * 1024 * 1024
 """What a stream keeps until it is acknowledged; a writer waits beyond."""
-ANSWER_PARTS = 4
-"""An acknowledgement follows such a part of the window, or `ANSWER_S`."""
-ANSWER_S = 0.05
-GONE_MAX = 256
-"""Streams that the other end is told about once more; who is not told asks again."""
 NUMBERS = 2**32
 DATA_BYTES_MIN = 256
 """Less room than that in a record is left empty: a head of 22 bytes stands before each piece."""
-
-_SHARED_BYTES = BUFFER_BYTES - 2 * STREAMS_MAX * FIRST_WINDOW_BYTES
 
 
 @dataclass(slots=True)
@@ -77,6 +69,8 @@ class _Stream:
 class StreamSet:
     """All streams of one end of a session. `initiator`: this end opened the session, and its streams are even."""
 
+    answers_kind: ClassVar[type[StreamAnswers]] = StreamAnswers
+
     initiator: bool
     counts: Counter[str] = field(default_factory=Counter)
     _streams: dict[int, _Stream] = field(default_factory=dict)
@@ -88,17 +82,14 @@ class StreamSet:
     """OPENs and RESETs to be sent, in the order of their streams."""
     _sending: OrderedDict[int, None] = field(default_factory=OrderedDict)
     """Streams with something that may be sent, the next one first."""
-    _answers: OrderedDict[int, StreamVerb] = field(default_factory=OrderedDict)
-    _gone: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    _late: set[int] = field(default_factory=set)
-    """Streams that brought something, but not enough for an answer at once."""
-    _answer_at: float | None = None
+    _answers: StreamAnswers = field(init=False)
     _marked: bool = False
     progress: int = 0
     """How often something of ours was acknowledged; it proves the path that brought it."""
 
     def __post_init__(self) -> None:
         self._next_own, self._next_peer = (0, 1) if self.initiator else (1, 0)
+        self._answers = self.answers_kind()
 
     # The user's side
 
@@ -182,7 +173,7 @@ class StreamSet:
             return []
         # Its last acknowledgement must still go out; whoever asks again is told that it is gone.
         if each.receive.answered < each.receive.position:
-            self._tell_gone(stream)
+            self._answers.gone(stream)
         self._drop(stream)
         return [StreamClosed(stream)]
 
@@ -222,7 +213,7 @@ class StreamSet:
     @property
     def answering(self) -> bool:
         """There are answers to be sent."""
-        return bool(self._answers or self._gone)
+        return bool(self._answers)
 
     @property
     def sending(self) -> bool:
@@ -231,19 +222,7 @@ class StreamSet:
 
     def answers(self, room: int) -> list[Buffer]:
         """Give the answers that fit into `room` bytes; they belong on the path that brought the bytes."""
-        frames: list[Buffer] = []
-        while self._answers and room >= ANSWER_BYTES:
-            stream, verb = self._answers.popitem(last=False)
-            half = self._streams[stream].receive
-            half.answered = half.position
-            self._late.discard(stream)
-            frames.append(answer_frame(verb, stream, half.position, half.limit))
-            room -= ANSWER_BYTES
-        while self._gone and room >= HEAD_BYTES:
-            stream, _ = self._gone.popitem(last=False)
-            frames.append(text_frame(StreamVerb.GONE, stream))
-            room -= HEAD_BYTES
-        return frames
+        return self._answers.take(room, lambda stream: self._streams[stream].receive)
 
     def outgoing(self, room: int) -> list[Buffer]:
         """Give frames for at most `room` bytes of a record; streams take turns, record by record."""
@@ -353,27 +332,23 @@ class StreamSet:
         """Answer for every stream: a probe asks what has come before it."""
         for stream, each in self._streams.items():
             if self._peer_knows(stream, each):
-                self._answers.setdefault(stream, StreamVerb.ACK)
+                self._answers.ack(stream)
 
     def tick(self, now: float) -> None:
         """Give the answers that were put off; call it at `deadline`."""
-        if self._answer_at is not None and now >= self._answer_at:
-            self._answer_at = None
-            for stream in sorted(self._late):
-                self._answers.setdefault(stream, StreamVerb.ACK)
-            self._late.clear()
+        self._answers.tick(now)
 
     @property
     def deadline(self) -> float | None:
         """When `tick` wants to be called, at the latest."""
-        return self._answer_at
+        return self._answers.deadline
 
     def check(self) -> None:
         """Assert what must hold between any two calls; for simulations and property tests."""
-        lent = sum(each.receive.limit - each.receive.read_bytes for each in self._streams.values())
+        lent = sum(unread_or_lent(each.receive) for each in self._streams.values())
         assert lent <= BUFFER_BYTES, f"{lent} bytes are lent"  # noqa: S101
         assert len(self._streams) + len(self._resets) <= 2 * STREAMS_MAX  # noqa: S101
-        assert len(self._gone) <= GONE_MAX  # noqa: S101
+        assert self._answers.within_limits  # noqa: S101
         for each in self._streams.values():
             assert each.receive.held <= WINDOW_BYTES  # noqa: S101
             assert each.send.held <= UNACKNOWLEDGED_BYTES  # noqa: S101
@@ -383,9 +358,9 @@ class StreamSet:
             raise MalformedFrame(f"the peer opened stream {stream}, a number of ours")
         if stream < self._next_peer:
             if stream in self._streams:
-                self._answers.setdefault(stream, StreamVerb.ACK)
+                self._answers.ack(stream)
             elif stream not in self._resets:
-                self._tell_gone(stream)
+                self._answers.gone(stream)
             return []
         if stream > self._next_peer or self._count(own=False) >= STREAMS_MAX:
             self.counts["opened_too_early"] += 1
@@ -394,7 +369,7 @@ class StreamSet:
             raise MalformedFrame("a stream was opened to no service")
         self._next_peer += 2
         self._streams[stream] = self._opened_stream(service, opening=False)
-        self._answers[stream] = StreamVerb.ACK
+        self._answers.ack(stream)
         return [StreamOpened(stream, service)]
 
     def _take_data(self, stream: int, piece: memoryview, *, last: bool, now: float) -> list[StreamEvent]:
@@ -408,17 +383,12 @@ class StreamSet:
         if not news:
             self.counts["repeated" if offset + len(data) <= half.received else "beyond_gap"] += 1
             if offset <= half.received:
-                self._answers.setdefault(stream, StreamVerb.ACK)
+                self._answers.ack(stream)
             elif not half.gap:
                 half.gap = True
-                self._answers[stream] = StreamVerb.GAP
+                self._answers.gap(stream)
             return []
-        if last or (half.position - half.answered) * ANSWER_PARTS >= half.lent:
-            self._answers[stream] = StreamVerb.ACK
-        else:
-            self._late.add(stream)
-            if self._answer_at is None:
-                self._answer_at = now + ANSWER_S
+        self._answers.news(stream, half, now)
         return [Readable(stream)]
 
     def _take_stray(self, stream: int) -> None:
@@ -431,7 +401,7 @@ class StreamSet:
                 raise MalformedFrame(f"stream {stream} was never opened")
             self.counts["opened_too_early"] += 1
         else:
-            self._tell_gone(stream)
+            self._answers.gone(stream)
 
     def _take_answer(self, stream: int, received: int, limit: int, *, gap: bool) -> list[StreamEvent]:
         each = self._streams.get(stream)
@@ -467,7 +437,7 @@ class StreamSet:
             self.counts["opened_too_early"] += 1
             return []
         self._known(stream)
-        self._tell_gone(stream)
+        self._answers.gone(stream)
         if self._resets.pop(stream, None) is not None:
             self._orders.pop(stream, None)
         if stream not in self._streams:
@@ -530,28 +500,12 @@ class StreamSet:
         return self._streams[stream].service if verb is StreamVerb.OPEN else self._resets[stream]
 
     def _lend(self, stream: int, each: _Stream) -> None:
-        """Give credit for what was read, as soon as it is a good part of the window."""
-        half = each.receive
-        left = half.limit - half.read_bytes
-        if half.size is not None or (half.lent - left) * ANSWER_PARTS < half.lent:
-            return
-        shared = sum(
-            max(0, other.receive.limit - other.receive.read_bytes - FIRST_WINDOW_BYTES)
-            for other in self._streams.values()
-        )
-        room = _SHARED_BYTES - shared + max(0, left - FIRST_WINDOW_BYTES)
-        window = min(WINDOW_BYTES, FIRST_WINDOW_BYTES + room)
-        if window > left:
-            half.limit, half.lent = half.read_bytes + window, window
-            self._answers.setdefault(stream, StreamVerb.ACK)
-
-    def _tell_gone(self, stream: int) -> None:
-        self._gone[stream] = None
-        if len(self._gone) > GONE_MAX:
-            self._gone.popitem(last=False)
+        """Give credit for what was read, as soon as it is worth a frame."""
+        if lend(each.receive, (other.receive for other in self._streams.values())):
+            self._answers.ack(stream)
 
     def _drop(self, stream: int) -> None:
         self._streams.pop(stream, None)
-        self._late.discard(stream)
-        for table in (self._orders, self._sending, self._answers):
+        self._answers.forget(stream)
+        for table in (self._orders, self._sending):
             table.pop(stream, None)

@@ -11,9 +11,10 @@ from kills import must_kill, must_spare
 from atoll.testing.multipath_world import MultipathFaults, MultipathWorld
 from atoll.transport.multipath import Multipath
 from atoll.transport.path_set import Condition, PathSet, Rank
-from atoll.transport.stream_frames import StreamVerb
+from atoll.transport.stream_answers import StreamAnswers
+from atoll.transport.stream_credit import BUFFER_BYTES
 from atoll.transport.stream_halves import ReceiveHalf, SendHalf
-from atoll.transport.streams import BUFFER_BYTES, StreamSet
+from atoll.transport.streams import StreamSet
 
 SEEDS = range(6)
 
@@ -42,7 +43,7 @@ class ForgetsToLend(StreamSet):
 class LendsEveryStreamTheWholeBuffer(StreamSet):
     def _lend(self, stream, each):
         each.receive.limit = each.receive.read_bytes + BUFFER_BYTES // 2
-        self._answers[stream] = StreamVerb.ACK
+        self._answers.ack(stream)
 
 
 class OpensInAnyOrder(StreamSet):
@@ -51,8 +52,8 @@ class OpensInAnyOrder(StreamSet):
         return super()._take_open(stream, service)
 
 
-class TellsNobodyThatAStreamIsGone(StreamSet):
-    def _tell_gone(self, stream):
+class TellsNobodyThatAStreamIsGone(StreamAnswers):
+    def gone(self, stream):
         pass
 
 
@@ -166,7 +167,7 @@ class EchoesBeforeItAnswers(Multipath):
         events = super().receive(frame, path, via, now)
         # What was put off stays put off: the echo overtakes the answer that it stands for.
         if frame[0] == 3:
-            self.streams._answers.clear()
+            self.streams._answers._due.clear()
         return events
 
 
@@ -192,6 +193,8 @@ def machine(mutant):
         part = with_half("send", mutant)
     elif issubclass(mutant, ReceiveHalf):
         part = with_half("receive", mutant)
+    elif issubclass(mutant, StreamAnswers):
+        part = type(mutant.__name__, (StreamSet,), {"answers_kind": mutant})
     name = next(name for base, name in names.items() if issubclass(part, base))
     return type(mutant.__name__, (Multipath,), {name: part})
 

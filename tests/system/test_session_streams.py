@@ -12,7 +12,8 @@ from atoll.actors.router.messages import EndSessions, ServeStreams
 from atoll.actors.router.streams import open_stream
 from atoll.actors.runtime.errors import AskDeclined
 from atoll.transport.errors import Congested, Unreachable, UsageError
-from atoll.transport.streams import STREAMS_MAX, UNACKNOWLEDGED_BYTES, WINDOW_BYTES
+from atoll.transport.stream_credit import STREAMS_MAX, WINDOW_BYTES
+from atoll.transport.streams import UNACKNOWLEDGED_BYTES
 
 pytestmark = pytest.mark.anyio
 MEGABYTES = 20

@@ -6,9 +6,9 @@ from atoll.transport.errors import MalformedFrame
 from atoll.transport.fragments import Channel, frames_of
 from atoll.transport.multipath import Multipath, Via
 from atoll.transport.path_set import Rank, Switched
+from atoll.transport.stream_credit import FIRST_WINDOW_BYTES
 from atoll.transport.stream_events import StreamOpened
 from atoll.transport.stream_frames import PathVerb, StreamVerb
-from atoll.transport.streams import FIRST_WINDOW_BYTES
 
 ROOM = 4096
 VIAS = {0: Via(Rank.BEARER, "relay-1"), 2: Via(Rank.SIGNALING, "relay-2"), 4: Via(Rank.BEARER, "relay-3")}

@@ -14,6 +14,7 @@ from atoll.transport.records import EVERYWHERE
 from atoll.transport.session import REASON_BYTES_MAX, Session
 from atoll.transport.session_events import Closed, Established, MessageArrived, State
 from atoll.transport.session_opening import SESSION_ID_BYTES
+from atoll.transport.stream_credit import FIRST_WINDOW_BYTES
 from atoll.transport.stream_frames import (
     PathVerb,
     StreamVerb,
@@ -23,7 +24,6 @@ from atoll.transport.stream_frames import (
     probe_frame,
     text_frame,
 )
-from atoll.transport.streams import FIRST_WINDOW_BYTES
 
 MUTATIONS = int(os.environ.get("ATOLL_MUTATIONS", "4000"))
 """Hostile records per stage of a session; more of them are for long runs."""

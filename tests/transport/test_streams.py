@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_ends import ROOM, Ends
 
-from atoll.transport import streams as limits
 from atoll.transport.errors import Congested, UsageError
+from atoll.transport.stream_answers import ANSWER_S
+from atoll.transport.stream_credit import FIRST_WINDOW_BYTES, STREAMS_MAX
 from atoll.transport.stream_events import Readable, StreamClosed, StreamOpened, Writable
 from atoll.transport.stream_frames import StreamVerb
+from atoll.transport.streams import UNACKNOWLEDGED_BYTES
 
 ACTIONS = ("open", "write", "write", "write", "read", "read", "finish", "pull", "deliver", "deliver", "late", "twice")
 LOSSES = ("drop", "lose all", "resend", "probe", "wait")
@@ -143,7 +145,7 @@ def test_nothing_is_sent_beyond_the_credit_and_reading_gives_more():
     data = bytes(range(256)) * 1024
     assert world.ends[0].write(stream, data) == len(data)
     world.carry()
-    assert world.ends[1].held(stream) == (0, limits.FIRST_WINDOW_BYTES)
+    assert world.ends[1].held(stream) == (0, FIRST_WINDOW_BYTES)
     assert world.ends[0].unacknowledged, "it waits for credit, and must go on asking"
     heard = bytearray()
     while piece := world.read_all(1, stream):
@@ -156,8 +158,8 @@ def test_nothing_is_sent_beyond_the_credit_and_reading_gives_more():
 def test_a_writer_waits_when_too_much_is_unacknowledged_and_is_told_to_go_on():
     world, stream = Ends(), 0
     world.opened()
-    taken = world.ends[0].write(stream, bytes(limits.UNACKNOWLEDGED_BYTES + 1))
-    assert taken == limits.UNACKNOWLEDGED_BYTES
+    taken = world.ends[0].write(stream, bytes(UNACKNOWLEDGED_BYTES + 1))
+    assert taken == UNACKNOWLEDGED_BYTES
     assert world.ends[0].write(stream, b"more") == 0
     world.carry()
     assert Writable(stream) in world.events[0]
@@ -165,25 +167,25 @@ def test_a_writer_waits_when_too_much_is_unacknowledged_and_is_told_to_go_on():
 
 def test_all_windows_together_fit_into_the_buffer_and_every_stream_has_its_first():
     world = Ends()
-    own = [world.ends[0].open("echo") for _ in range(limits.STREAMS_MAX)]
+    own = [world.ends[0].open("echo") for _ in range(STREAMS_MAX)]
     world.carry()
     for stream in own:
-        world.ends[0].write(stream, bytes(limits.FIRST_WINDOW_BYTES))
+        world.ends[0].write(stream, bytes(FIRST_WINDOW_BYTES))
     world.carry()
     for stream in own:
-        assert len(world.read_all(1, stream)) == limits.FIRST_WINDOW_BYTES
+        assert len(world.read_all(1, stream)) == FIRST_WINDOW_BYTES
         world.ends[1].check()
     world.carry()
     for stream in own:
-        assert world.ends[0].write(stream, bytes(limits.FIRST_WINDOW_BYTES)) == limits.FIRST_WINDOW_BYTES
+        assert world.ends[0].write(stream, bytes(FIRST_WINDOW_BYTES)) == FIRST_WINDOW_BYTES
     world.carry()
     # Less than a quarter of a window may be read and not lent again yet.
-    assert all(world.ends[1].held(stream)[1] > limits.FIRST_WINDOW_BYTES * 3 // 4 for stream in own)
+    assert all(world.ends[1].held(stream)[1] > FIRST_WINDOW_BYTES * 3 // 4 for stream in own)
 
 
 def test_too_many_streams_are_refused_here_and_wait_there():
     world = Ends()
-    for _ in range(limits.STREAMS_MAX):
+    for _ in range(STREAMS_MAX):
         world.ends[0].open("echo")
     with pytest.raises(Congested, match="64 streams"):
         world.ends[0].open("echo")
@@ -268,7 +270,7 @@ def test_what_came_is_acknowledged_after_a_moment_at_the_latest():
     world.ends[0].write(stream, b"x")
     world.pull(0)
     world.deliver(0)
-    assert world.ends[1].deadline == pytest.approx(world.now + limits.ANSWER_S)
+    assert world.ends[1].deadline == pytest.approx(world.now + ANSWER_S)
     assert not world.ends[1].answering
     world.ends[1].tick(world.ends[1].deadline)
     assert world.ends[1].answering
@@ -292,7 +294,7 @@ def test_many_small_pieces_cost_little_more_than_their_bytes():
 def test_a_stream_in_too_many_pieces_takes_no_more():
     world, stream = Ends(), 0
     world.opened()
-    for _ in range(limits.FIRST_WINDOW_BYTES):
+    for _ in range(FIRST_WINDOW_BYTES):
         world.ends[0].write(stream, b"x")
         world.pull(0)
         if world.ends[0]._streams[stream].blocked:

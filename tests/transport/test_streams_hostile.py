@@ -5,8 +5,8 @@ import struct
 import pytest
 from stream_ends import Ends
 
-from atoll.transport import streams as limits
 from atoll.transport.errors import MalformedFrame
+from atoll.transport.stream_credit import FIRST_WINDOW_BYTES, WINDOW_BYTES
 from atoll.transport.stream_frames import StreamVerb
 
 
@@ -29,7 +29,7 @@ def victim():
     return world.ends[0]
 
 
-WINDOW = limits.FIRST_WINDOW_BYTES
+WINDOW = FIRST_WINDOW_BYTES
 BREACHES = {
     "more than its credit": (StreamVerb.DATA, 1, data(WINDOW - 5), "credit"),
     "far beyond its credit": (StreamVerb.DATA, 1, data(2**64 - 1), "credit"),
@@ -37,7 +37,7 @@ BREACHES = {
     "no offset": (StreamVerb.DATA, 1, b"1234567", "offset"),
     "an acknowledgement of what was never sent": (StreamVerb.ACK, 0, answer(101, 200), "never sent"),
     "an acknowledgement of an end that was not sent": (StreamVerb.GAP, 0, answer(101, 101), "never sent"),
-    "credit that nobody can mean": (StreamVerb.ACK, 0, answer(100, 101 + limits.WINDOW_BYTES), "credit for"),
+    "credit that nobody can mean": (StreamVerb.ACK, 0, answer(100, 101 + WINDOW_BYTES), "credit for"),
     "a number of ours opened": (StreamVerb.OPEN, 2, b"echo", "number of ours"),
     "bytes for a stream of ours never opened": (StreamVerb.DATA, 2, data(0), "never opened"),
     "an answer for a stream of ours never opened": (StreamVerb.ACK, 2, answer(0, 0), "never opened"),
