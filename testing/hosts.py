@@ -1,9 +1,10 @@
-"""Simulated hosts: what one is doing, its drifting clock, its disk, its timers."""
+"""Simulated hosts: what one is doing, its drifting clock, its timers."""
 
 import enum
 from typing import Any
 
-from atoll.actors.runtime.machine import Record, Seconds
+from atoll.actors.runtime.machine import Seconds
+from atoll.testing.disk import Disk
 from atoll.transport.identity import NodeId
 
 
@@ -51,7 +52,7 @@ class Host:
         "turn",
     )
 
-    def __init__(self, index: int, node: NodeId, clock: Clock) -> None:
+    def __init__(self, index: int, node: NodeId, clock: Clock, disk: Disk) -> None:
         self.index = index
         self.node = node
         self.clock = clock
@@ -64,6 +65,6 @@ class Host:
         self.boots = 0
         self.torn: Seconds = 0.0
         """When above zero: die during the next effects that persist, for so long."""
-        self.disk: list[tuple[type[Record], bytes]] = []
+        self.disk = disk
         self.timers: dict[str, tuple[Seconds, int]] = {}
         self.held: list[tuple[Any, ...]] = []

@@ -17,6 +17,7 @@ from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.placement import Placement
 from atoll.actors.runtime.machine import Seconds
+from atoll.testing.disk import Lost
 from atoll.testing.elections import (
     SITE,
     EpochsRiseOnDisk,
@@ -31,7 +32,7 @@ from atoll.testing.faults import FaultPlan
 from atoll.testing.hosts import Host
 from atoll.testing.invariants import Invariant
 from atoll.testing.placement_clients import CLIENT, LinearizablePlaces, PlacementClient, TablesRiseOnDisk
-from atoll.testing.simulator import VIOLATIONS_MAX, Lost, Simulation
+from atoll.testing.simulator import VIOLATIONS_MAX, Simulation
 from atoll.testing.stack import Answered, Asked, Stack
 from atoll.transport.codec import Codec
 from atoll.transport.identity import NodeId

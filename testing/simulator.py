@@ -17,11 +17,8 @@ import math
 import struct
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
-
-import msgspec
 
 from atoll.actors.runtime.machine import (
     Announce,
@@ -39,10 +36,11 @@ from atoll.actors.runtime.machine import (
     TimerFired,
     Told,
 )
+from atoll.testing.disk import DISK_RECORDS_MAX, Disk, Lost
 from atoll.testing.faults import Crash, Cut, Drift, Fault, FaultPlan, Forget, Loss, Pause, Slow, Suspend, Tear, Tell
 from atoll.testing.hosts import Clock, Host, State
 from atoll.testing.invariants import Invariant, Report
-from atoll.transport.codec import Codec, decode_special, encode_special
+from atoll.transport.codec import Codec
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
 
@@ -51,14 +49,11 @@ VIOLATIONS_MAX = 20
 LINK_UP_S = (0.02, 0.5)
 LINK_DOWN_S = (0.1, 3.0)
 """How long it takes until a host hears that a link is up or down; the latter is at most the links' silence."""
-DISK_RECORDS_MAX = 64
-"""A longer disk is compacted to the newest record of each type, as a journal is."""
 RESTART_S = 0.05
 """How long a machine that raised stays down."""
 
 _HEADER = struct.Struct("<dBB")
 _DURABLE = (Persist, Rewrite)
-_records = msgspec.msgpack.Encoder(enc_hook=encode_special)
 
 
 class _Kind(enum.IntEnum):
@@ -69,15 +64,6 @@ class _Kind(enum.IntEnum):
     LINK = 4
     SCRIPT = 5
     STOP = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A journal that a disk may forget the end of: what stands in it, and the record that says so afterwards."""
-
-    kinds: tuple[type[Record], ...]
-    """Empty: everything on the disk."""
-    record: Callable[[str], Record]
 
 
 class Simulation:
@@ -119,7 +105,7 @@ class Simulation:
         self.gaps_s: list[float] = []
         self.violations: list[str] = []
         self.hosts = [
-            Host(index, node, Clock(self.rng.uniform(0, 1e5), faults.rate(self.rng)))
+            Host(index, node, Clock(self.rng.uniform(0, 1e5), faults.rate(self.rng)), Disk(self.disk_records_max))
             for index, node in enumerate(nodes)
         ]
         self.probes = tuple(probes)
@@ -286,7 +272,7 @@ class Simulation:
         rng = Random(f"atoll host {self.seed} {host.index} {host.boots}")
         host.machine = self._factories[host.index](rng)
         self._enter(host, State.UP)
-        restored = [msgspec.msgpack.decode(data, type=kind, dec_hook=decode_special) for kind, data in host.disk]
+        restored = host.disk.restored()
         try:
             effects = host.machine.start(restored, host.clock.local(self.now))
         except Exception as error:  # noqa: BLE001 - as in `_handle`
@@ -322,32 +308,18 @@ class Simulation:
         elif isinstance(effect, Disarm):
             host.timers.pop(effect.name, None)
         elif isinstance(effect, Persist):
-            data = _records.encode(effect.record)
-            host.disk.append((type(effect.record), data))
-            if len(host.disk) > self.disk_records_max:
-                newest = dict(host.disk)
-                host.disk[:] = [pair for pair in host.disk if newest.get(pair[0]) is pair[1]]
-            self._note(_Kind.HEAL, host.index, data)
+            self._note(_Kind.HEAL, host.index, host.disk.persist(effect.record))
             for persisted in self._persisted:
                 persisted(self, host, effect.record)
         elif isinstance(effect, Rewrite):
-            self._rewrite(host, effect)
+            for data in host.disk.rewrite(effect):
+                self._note(_Kind.HEAL, host.index, data)
         elif isinstance(effect, Announce):
             self._note(_Kind.LINK, host.index, repr(effect.fact).encode())
             for announced in self._announced:
                 announced(self, host, effect.fact)
         else:
             self.violate(f"{host.node.short} answers an ask, and nobody asks in a simulation")
-
-    def _rewrite(self, host: Host, effect: Rewrite) -> None:
-        def replaced(kind: type[Record], data: bytes) -> bool:
-            return kind in effect.kinds and msgspec.msgpack.decode(data)[1] == effect.key
-
-        host.disk = [each for each in host.disk if not replaced(*each)]
-        for record in effect.records:
-            data = _records.encode(record)
-            host.disk.append((type(record), data))
-            self._note(_Kind.HEAL, host.index, data)
 
     def _transmit(self, host: Host, effect: Send) -> None:
         if self._encoded[0] is not effect.message:
@@ -406,15 +378,7 @@ class Simulation:
             self._push(self.now + fault.for_s, _Kind.HEAL, host, host.turn)
 
     def _forget(self, host: Host) -> None:
-        """Do to a disk what a damaged journal does, and leave on it what opening such a journal leaves."""
-        damaged = self._losses if len(self._losses) < 2 else [each for each in self._losses if self.rng.random() < 0.6]
-        for journal in damaged:
-            own = [index for index, (kind, _) in enumerate(host.disk) if not journal.kinds or kind in journal.kinds]
-            if own:  # An empty one has nothing to lose, and nobody could tell.
-                gone = set(own[self.rng.randrange(len(own)) :])
-                host.disk = [each for index, each in enumerate(host.disk) if index not in gone]
-                lost = journal.record("as the simulation wants it")
-                host.disk.append((type(lost), _records.encode(lost)))
+        host.disk.damage(self._losses, self.rng)
         for forgot in self._forgot:
             forgot(self, host)
 

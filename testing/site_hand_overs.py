@@ -42,6 +42,7 @@ from atoll.actors.runtime.machine import (
     Send,
     TimerFired,
 )
+from atoll.testing.disk import Lost
 from atoll.testing.elections import (
     SITE,
     EpochsRiseOnDisk,
@@ -57,7 +58,7 @@ from atoll.testing.hand_overs import ACTOR, SimulatedCaller, make_ledger
 from atoll.testing.hosts import Host
 from atoll.testing.invariants import Invariant
 from atoll.testing.placements import ELECTION_RECORDS, LOSSES, PLACEMENT_RECORDS
-from atoll.testing.simulator import VIOLATIONS_MAX, Lost, Simulation
+from atoll.testing.simulator import VIOLATIONS_MAX, Simulation
 from atoll.testing.site_duties import LINKS, Links
 from atoll.testing.stack import Answer, Answered, Asked, Stack, ask
 from atoll.transport.codec import Codec

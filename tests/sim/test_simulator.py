@@ -92,7 +92,7 @@ def test_a_disk_that_forgets_keeps_a_beginning_and_says_so():
         nodes = {A: lambda _: Counter(B), B: lambda _: Counter(A)}
         simulation = Simulation(seed, nodes, plan, codec=Codec([Count]), loss=lambda what: Mark(-1))
         simulation.run(4.0)
-        disk = [msgspec.msgpack.decode(data, type=kind).number for kind, data in simulation.hosts[0].disk]
+        disk = [each.number for each in simulation.hosts[0].disk.restored()]
         assert disk[-1] == -1
         assert disk[:-1] == list(range(1, len(disk)))
         kept.add(len(disk) - 1)
