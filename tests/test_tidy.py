@@ -24,6 +24,7 @@ MACHINES = [
     "actors/blobs/names.py",
     "actors/blobs/receiving.py",
     "actors/blobs/sending.py",
+    "actors/discoverer/addresses.py",
     "actors/discoverer/gossip.py",
     "actors/discoverer/local_health.py",
     "actors/discoverer/membership.py",

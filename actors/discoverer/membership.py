@@ -8,10 +8,10 @@
     alone    --unheard for 10 s, and no seed-->        unknown
 
 Of two nodes the one with the lower id dials, so that two links do not cross; when that one does not come, the other
-dials too. Of a node's addresses the one heard last goes first, as after a change of network it is the living one; the
-others follow when the transport says that it failed. Members go before neighbours, who have a few dials and links
-between them all. On a small site everybody has a link to everybody; on a large one to the next few members by id, which
-holds the site together, to those that are `Wanted`, and for a while to those that are talked to (`talks.py`).
+dials too. A node's addresses are dialled in turn (`addresses.py`), the next when the transport says that one failed.
+Members go before neighbours, who have a few dials and links between them all. On a small site everybody has a link to
+everybody; on a large one to the next few members by id, which holds the site together, to those that are `Wanted`, and
+for a while to those that are talked to (`talks.py`).
 
 A hint is never proof: it cannot end a link, raise a standing, or make this node dial faster than the limits here. The
 machine must never dial its own node, and every table has its limit.
@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TypeAlias
 
+from atoll.actors.discoverer.addresses import Addresses
 from atoll.actors.discoverer.messages import (
     CANDIDATES_MAX,
     DialWanted,
@@ -93,19 +93,6 @@ RING_LINKS = 2
 """On a larger site, members next by id that are always wanted: four links a node with those that want it, which is what
 8 packets a second allow (decision 0017). The ring is chosen anew as soon as somebody is forgotten."""
 
-Place: TypeAlias = tuple[str, int]
-
-
-@dataclass(slots=True)
-class _Candidate:
-    heard_at: Seconds | None
-    static: bool
-    beat: int = 0
-    """Of its node's beats, the last one that came from here; addresses of the newest beat are alive."""
-
-    def live(self, now: Seconds) -> bool:
-        return self.static or (self.heard_at is not None and now - self.heard_at < FORGET_S)
-
 
 @dataclass(slots=True)
 class _Peer:
@@ -124,9 +111,7 @@ class _Peer:
     """Of these, before `alone_since`."""
     standing: Standing | None = None
     linked_at: Seconds = 0.0
-    candidates: dict[Place, _Candidate] = field(default_factory=dict)
-    tried: set[Place] = field(default_factory=set)
-    """In this round."""
+    addresses: Addresses = field(default_factory=Addresses)
     rounds: int = 0
     """That came to nothing, one after the other."""
     dialling_until: Seconds = 0.0
@@ -136,18 +121,6 @@ class _Peer:
     failure: str = ""
     """What the transport said of a dial of this round."""
     why: str = ""
-
-    @property
-    def static(self) -> bool:
-        return any(each.static for each in self.candidates.values())
-
-    def places(self, now: Seconds) -> list[Place]:
-        """Where to dial, most promising first."""
-
-        def promise(place: Place) -> tuple[int, bool, bool, Place]:
-            return -self.candidates[place].beat, not place[0].startswith("127."), "%" in place[0], place
-
-        return sorted((place for place, each in self.candidates.items() if each.live(now)), key=promise)
 
 
 class Membership:
@@ -182,8 +155,7 @@ class Membership:
             if peer is None:
                 # The operator named it, so it is treated like a member until its link says otherwise.
                 peer = self._peers[seed.peer] = _Peer(seed.peer, member=True, alone_since=now)
-            if len(peer.candidates) < CANDIDATES_MAX:
-                peer.candidates[seed.host, seed.port] = _Candidate(None, static=True)
+            peer.addresses.name((seed.host, seed.port))
         return effects + self._look(now)
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
@@ -218,7 +190,7 @@ class Membership:
     def is_coming(self, node: NodeId) -> bool:
         """Tell whether a link to that member is being made only because somebody talks to it."""
         peer = self._peers.get(node)
-        return node in self._talks and peer is not None and peer.standing is None and bool(peer.candidates)
+        return node in self._talks and peer is not None and peer.standing is None and bool(peer.addresses)
 
     def statistics(self, now: Seconds) -> dict[str, int]:
         """Count nodes and links now, and events since the start."""
@@ -239,7 +211,7 @@ class Membership:
             (sum(not peer.member for peer in alone) <= NEIGHBOURS_MAX + len(self._seeds), "too many neighbours"),
             (len(self._dialling) <= DIALS_MAX, "too many dials"),
             (all(self._peers[node].standing is None for node in self._dialling), "dials somebody linked"),
-            (all(len(peer.candidates) <= CANDIDATES_MAX for peer in alone), "too many addresses"),
+            (all(len(peer.addresses) <= CANDIDATES_MAX for peer in alone), "too many addresses"),
         ):
             insist(holds, what)
 
@@ -259,7 +231,7 @@ class Membership:
             self._chosen = None
             effects = [Announce(NodeSeen(heard.peer, heard.label, heard.member_tag))]
         self._note_beacon(peer, heard, now)
-        fresh = self._note_place(peer, (heard.host, heard.port), now)
+        fresh = peer.addresses.hear((heard.host, heard.port), peer.beats, now)
         if peer.standing is not None:
             return effects
         if fresh:
@@ -282,7 +254,7 @@ class Membership:
         peer.label, peer.release = peer.label or hint.label, peer.release or hint.release
         # One that is also heard counts its own beats.
         peer.beats += peer.heard_at is None
-        self._note_place(peer, (hint.host, hint.port), now)
+        peer.addresses.hear((hint.host, hint.port), peer.beats, now)
         return effects if peer.standing is not None else effects + self._consider(peer, now) + self._hurry(peer)
 
     def _on_up(self, fact: PeerUp, now: Seconds) -> list[Effect]:
@@ -297,7 +269,7 @@ class Membership:
             effects = [Announce(NodeSeen(fact.peer, fact.label, member))]
         peer.standing, peer.linked_at, peer.why = fact.standing, now, ""
         peer.label = fact.label or peer.label
-        peer.tried.clear()
+        peer.addresses.begin_round()
         self._dialling.discard(fact.peer)
         if peer.member != member or effects:
             peer.member, self._chosen = member, None
@@ -313,7 +285,7 @@ class Membership:
             peer.not_before = now + self.rng.uniform(0, RELINK_S_MAX)
         else:
             self._end_round(peer, now, "the link broke at once")
-        if not peer.static and not self._has_room(member=peer.member, room_for=0):
+        if not peer.addresses.static and not self._has_room(member=peer.member, room_for=0):
             return self._forget(peer)
         return self._hurry(peer)
 
@@ -333,7 +305,7 @@ class Membership:
             if peer.standing is None and peer.node not in self._dialling:
                 peer.rounds = 0
                 peer.not_before = min(peer.not_before, now + self.rng.uniform(0, RELINK_S_MAX))
-                peer.tried.clear()
+                peer.addresses.begin_round()
         self._hurried = True
         return [*self._look(now), Arm("look", RELINK_S_MAX)]
 
@@ -376,31 +348,15 @@ class Membership:
         if peer.standing is None and heard.member_tag and not peer.member and self._has_room(member=True):
             peer.member, self._chosen = True, None
 
-    @staticmethod
-    def _note_place(peer: _Peer, place: Place, now: Seconds) -> bool:
-        """Remember an address; tell whether it is new."""
-        candidate = peer.candidates.get(place)
-        if candidate is not None:
-            candidate.heard_at, candidate.beat = now, peer.beats
-            return False
-        if len(peer.candidates) >= CANDIDATES_MAX:
-            heard = [(each.heard_at or 0.0, old) for old, each in peer.candidates.items() if not each.static]
-            if not heard:
-                return False
-            del peer.candidates[min(heard)[1]]
-        peer.candidates[place] = _Candidate(now, static=False, beat=peer.beats)
-        return True
-
     # What follows
 
     def _look(self, now: Seconds) -> list[Effect]:
         """Forget who is gone, dial whose time has come."""
         effects = self._end_talks(now)
         for peer in list(self._peers.values()):
-            for place in [place for place, each in peer.candidates.items() if not each.live(now)]:
-                del peer.candidates[place]
+            peer.addresses.forget_old(now)
             unheard = peer.heard_at is None or now - peer.heard_at >= FORGET_S
-            if peer.standing is None and not peer.candidates and unheard and now - peer.alone_since >= FORGET_S:
+            if peer.standing is None and not peer.addresses and unheard and now - peer.alone_since >= FORGET_S:
                 effects += self._forget(peer)
         restless = False
         for peer in sorted(self._peers.values(), key=lambda each: (not each.member, each.node)):
@@ -425,11 +381,9 @@ class Membership:
         if why := self._unwanted(peer) or self._not_yet(peer, under_way, now):
             peer.why = why
             return []
-        left = [place for place in peer.places(now) if place not in peer.tried]
-        if not left:
+        place = peer.addresses.take(now)
+        if place is None:
             return []
-        place = left[0]
-        peer.tried.add(place)
         peer.dialling_until, peer.alone_until = now + DIAL_S, now + HEAD_START_S
         peer.why = f"dialling {place[0]} port {place[1]}"
         self._dialling.add(peer.node)
@@ -438,7 +392,7 @@ class Membership:
 
     def _end_round(self, peer: _Peer, now: Seconds, why: str) -> None:
         peer.rounds += 1
-        peer.tried.clear()
+        peer.addresses.begin_round()
         peer.failure = ""
         pause_s = min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(peer.rounds - 1, 30)) * self.rng.uniform(0.5, 1.0)
         peer.dialling_until, peer.not_before = now, now + pause_s
@@ -447,7 +401,7 @@ class Membership:
 
     def _unwanted(self, peer: _Peer) -> str:
         """Say why no link to that node is wanted; empty when one is."""
-        if peer.static or not peer.member:
+        if peer.addresses.static or not peer.member:
             return ""
         if self._chosen is None:
             self._chosen = self._choose()
@@ -465,7 +419,7 @@ class Membership:
     def _not_yet(self, peer: _Peer, under_way: set[NodeId], now: Seconds) -> str:
         """Say what a dial of a wanted node waits for; empty when it may begin, or go on."""
         waited = now - peer.alone_since >= FALLBACK_S and (
-            peer.beats - peer.beats_before >= FALLBACK_BEATS or peer.static
+            peer.beats - peer.beats_before >= FALLBACK_BEATS or peer.addresses.static
         )
         # The other one has no reason to dial when only we have something to say.
         waited = waited or peer.node in self._talks
@@ -484,9 +438,10 @@ class Membership:
 
     def _under_way(self, now: Seconds) -> set[NodeId]:
         """Give those being dialled, after dropping those whose last address had its time."""
-        for node in [node for node in self._dialling if now >= self._peers[node].dialling_until]:
+        # In the order of their ids: each round that ends draws the pause behind it.
+        for node in sorted(node for node in self._dialling if now >= self._peers[node].dialling_until):
             peer = self._peers[node]
-            if self._unwanted(peer) or all(place in peer.tried for place in peer.places(now)):
+            if self._unwanted(peer) or not peer.addresses.untried(now):
                 self._end_round(peer, now, peer.failure or "no address answered")
         return self._dialling
 
@@ -507,7 +462,7 @@ class Membership:
             peer.release,
             peer.member,
             peer.standing.value if peer.standing is not None else "",
-            tuple(peer.places(now)),
+            tuple(peer.addresses.live(now)),
             round(now - peer.heard_at, 3) if peer.heard_at is not None else -1.0,
             peer.why,
         )

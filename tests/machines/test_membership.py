@@ -12,6 +12,7 @@ from atoll.actors.discoverer.membership import (
     LOOK_S,
     MOVED_S,
     PAUSE_S_MAX,
+    PAUSE_S_MIN,
     RELINK_S_MAX,
     STABLE_S,
 )
@@ -135,6 +136,21 @@ def test_the_pause_between_rounds_grows_and_is_bounded(bench):
     assert gaps[0] < gaps[3] < 2 * PAUSE_S_MAX
     assert max(gaps) <= DIAL_S + PAUSE_S_MAX + 2 * LOOK_S
     assert min(gaps[5:]) >= PAUSE_S_MAX / 2
+
+
+def test_pauses_are_drawn_in_the_order_of_ids_or_a_seed_would_not_replay():
+    class Rising:
+        drawn = 0.0
+
+        def uniform(self, _low, _high):
+            self.drawn += 1.0
+            return self.drawn
+
+    nodes = OTHERS[:8]
+    bench = Bench(seeds=[Seed(who, "192.0.2.7", PORT) for who in reversed(nodes)])
+    bench.machine.rng = Rising()
+    bench.wait(DIAL_S + PAUSE_S_MIN * 8 + 2 * LOOK_S)
+    assert [wanted.peer for _, wanted in bench.dials[8:16]] == nodes
 
 
 def test_a_new_address_cuts_the_pause_short(bench):
