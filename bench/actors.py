@@ -25,7 +25,6 @@ import anyio.lowlevel
 import psutil
 
 from atoll.actors.runtime import Actor, ActorRef, ActorSystem, Address, handles
-from atoll.actors.runtime.parking import Promise, PromiseFactory
 from atoll.bench import bars
 from atoll.bench.actor_ends import (
     ANSWERER,
@@ -50,6 +49,7 @@ from atoll.bench.peers.actors.contender import ALL, OURS, TITLES
 from atoll.bench.processes import Process
 from atoll.bench.report import BenchReport, Row, row
 from atoll.bench.rounds import ROUNDS, WARM_UP_PART, Progress, silent
+from atoll.transport.parking import Promise, PromiseFactory
 
 DURATION_S = 20.0
 STEPS = 18

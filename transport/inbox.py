@@ -8,12 +8,12 @@ them may have together by `crowded`, which its owner asks before it takes more o
 
 from collections import deque
 
-import anyio
 import anyio.lowlevel
 
 from atoll.transport.base import Delivered, LinkEvent
 from atoll.transport.credit import MESSAGE_COST_BYTES, Grant
 from atoll.transport.errors import Unreachable, UsageError
+from atoll.transport.parking import Promise, PromiseFactory, promise_factory
 
 INBOX_BYTES_MAX = 256 * 1024 * 1024
 """What all peers together may have here before those who have more than their share are ended."""
@@ -33,7 +33,9 @@ class Inbox:
         self.bytes = 0
         self._events: deque[tuple[LinkEvent, Grant | None, int]] = deque()
         self._closed = self._reading = False
-        self._arrived: anyio.Event | None = None
+        self._new_promise: PromiseFactory | None = None
+        self._parked: Promise | None = None
+        """The reader, while it waits."""
         self._turn = 0
 
     def crowded(self, grant: Grant, peers: int) -> bool:
@@ -45,14 +47,18 @@ class Inbox:
         cost = weight(event)
         self._events.append((event, grant, cost))
         self.bytes += cost
-        if self._arrived is not None:
-            self._arrived.set()
+        if self._parked is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        parked, self._parked = self._parked, None
+        if parked is not None and not parked.done():
+            parked.set_result(None)
 
     def close(self) -> None:
         """Let the reader know, after the last event, that nothing more comes."""
         self._closed = True
-        if self._arrived is not None:
-            self._arrived.set()
+        self._wake()
 
     async def take(self) -> LinkEvent:
         """Wait for the next event; a cancelled wait takes none.
@@ -71,8 +77,10 @@ class Inbox:
             while not self._events:
                 if self._closed:
                     raise Unreachable("this transport is closed")
-                self._arrived = anyio.Event()
-                await self._arrived.wait()
+                if self._new_promise is None:
+                    self._new_promise = promise_factory()
+                self._parked = self._new_promise()
+                await self._parked
         finally:
             self._reading = False
         # Nothing waits from here on, so that a cancellation loses no event.

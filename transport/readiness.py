@@ -11,6 +11,8 @@ from typing import TypeAlias
 import anyio
 import anyio.lowlevel
 
+from atoll.transport.parking import asyncio_loop
+
 Look: TypeAlias = Callable[[], bool]
 """Takes what has come, a turn's worth at most; True when there may be more already."""
 
@@ -23,11 +25,7 @@ async def keep_looking(descriptor: int, look: Look) -> None:
 
     It never returns; cancel it. What `look` raises is raised here.
     """
-    try:
-        # A trio guest of asyncio has a running asyncio loop, but no task of it.
-        loop = asyncio.get_running_loop() if asyncio.current_task() is not None else None
-    except RuntimeError:
-        loop = None
+    loop = asyncio_loop()
     if loop is not None and not isinstance(loop, _WITHOUT_READERS):
         await _called_by(loop, descriptor, look)
         return

@@ -19,7 +19,6 @@ from typing import Any, Self
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import anyio.to_thread
 
 from atoll.transport.arrivals import Gone
@@ -43,6 +42,7 @@ from atoll.transport.link_table import LinkTable
 from atoll.transport.pulse import Pulse
 from atoll.transport.readiness import keep_looking
 from atoll.transport.tcp_connection import UNREAD_SLACK_BYTES
+from atoll.transport.turns import NextTurn
 from atoll.transport.zmq_router import KeyedRouter
 from atoll.transport.zmq_socket import SocketLimits
 
@@ -100,13 +100,14 @@ class ZeroMqTransport:
         self._pulse = Pulse(silence_s, say=self._say_alive, lost=lambda link: self._table.end(link, _LOST))
         self._accepted: dict[bytes, Connection] = {}
         self._dialled: set[Connection] = set()
+        self._next_turn = NextTurn(self._carry)
         self._due: list[Connection] = []
         self._blocked: set[Connection] = set()
         self._look: set[Connection | None] = set()
         """Sources (None: the router) to look at again: sending may have used up their descriptors' change."""
 
     async def __aenter__(self) -> Self:
-        self._work, self._unrest = anyio.Event(), anyio.Event()
+        self._unrest = anyio.Event()
         self._router = KeyedRouter(
             self._key,
             self._host,
@@ -125,7 +126,7 @@ class ZeroMqTransport:
         self._group.start_soon(keep_looking, frames, partial(self.drain, None))
         self._group.start_soon(self._repeat, self._router.admit, handshakes)
         self._group.start_soon(self._repeat, self._watch_router, watched)
-        self._group.start_soon(self._carry)
+        self._group.start_soon(self._next_turn.run)
         self._group.start_soon(self._sweep)
         self._group.start_soon(self._measure)
         self._group.start_soon(self._pulse.run, self._table.links.values)
@@ -178,7 +179,7 @@ class ZeroMqTransport:
         if not link.due and link not in self._blocked:
             link.due = True
             self._due.append(link)
-            self._work.set()
+            self._next_turn.want()
 
     def receive(self) -> Coroutine[Any, Any, LinkEvent]:
         """Wait for the next event; one reader at a time.
@@ -279,7 +280,7 @@ class ZeroMqTransport:
         source = connection if connection.dealer is not None else None
         connection.said = True
         self._look.add(source)
-        self._work.set()
+        self._next_turn.want()
         if connection.dealer is not None:
             return connection.dealer.try_send(frame)
         try:
@@ -352,19 +353,17 @@ class ZeroMqTransport:
 
     # What goes on by itself.
 
-    async def _carry(self) -> None:
+    def _carry(self) -> bool:
         """Send what is due; one turn of the event loop later, so that messages of one turn share a frame."""
-        while True:
-            await self._work.wait()
-            while self._due or self._look:
-                due, self._due = self._due, []
-                for connection in due:
-                    connection.due = False
-                    self.flush(connection)
-                if self._look and self.drain(source := self._look.pop()):
-                    self._look.add(source)
-                    await anyio.lowlevel.checkpoint()
-            self._work = anyio.Event()
+        while self._due or self._look:
+            due, self._due = self._due, []
+            for connection in due:
+                connection.due = False
+                self.flush(connection)
+            if self._look and self.drain(source := self._look.pop()):
+                self._look.add(source)
+                return True
+        return False
 
     async def _sweep(self) -> None:
         while True:
@@ -374,7 +373,7 @@ class ZeroMqTransport:
             self._router.sweep()
             # A blocked peer is looked after here too: its room may have been told while nobody was looking.
             self._look |= {None} | {each for each in self._blocked if each.dealer is not None}
-            self._work.set()
+            self._next_turn.want()
             now = time.monotonic()
             waiting = [
                 each for each in (*self._accepted.values(), *self._dialled) if each.stage not in {Stage.UP, Stage.ENDED}

@@ -17,8 +17,8 @@ from typing import Protocol, TypeAlias
 import anyio
 
 from atoll.actors.runtime.machine import Seconds
-from atoll.actors.runtime.parking import Promise, PromiseFactory
 from atoll.transport.naps import nap_s
+from atoll.transport.parking import Promise, PromiseFactory
 
 GRAINS_PER_S = 1000
 """Alarms of the same millisecond ring together."""

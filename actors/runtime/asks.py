@@ -15,9 +15,9 @@ import msgspec
 
 from atoll.actors.runtime.errors import AskFailed, AskTimedOut
 from atoll.actors.runtime.machine import Seconds
-from atoll.actors.runtime.parking import Promise
 from atoll.transport.envelope import Envelope, Header
 from atoll.transport.identity import NodeId
+from atoll.transport.parking import Promise
 
 ANSWERS_MAX = 4096
 ANSWERS_BYTES_MAX = 8 * 1024 * 1024

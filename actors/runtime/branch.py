@@ -19,7 +19,6 @@ import anyio.abc
 from atoll.actors.runtime.actor import Restarted
 from atoll.actors.runtime.cell import Cell, Parent, sole_error
 from atoll.actors.runtime.errors import RestartsExhausted, StartFailed
-from atoll.actors.runtime.parking import Promise
 from atoll.actors.runtime.supervisor import (
     ChildSpec,
     Ending,
@@ -31,6 +30,7 @@ from atoll.actors.runtime.supervisor import (
     SupervisorSpec,
 )
 from atoll.transport.errors import UsageError
+from atoll.transport.parking import Promise
 
 if TYPE_CHECKING:
     from atoll.actors.runtime.system import ActorSystem

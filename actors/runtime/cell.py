@@ -28,10 +28,10 @@ from atoll.actors.runtime.errors import (
     StartFailed,
 )
 from atoll.actors.runtime.mailbox import Mailbox
-from atoll.actors.runtime.parking import Promise
 from atoll.actors.runtime.supervisor import ChildSpec, Ending
 from atoll.transport.base import Standing
 from atoll.transport.errors import UsageError
+from atoll.transport.parking import Promise
 
 if TYPE_CHECKING:
     from atoll.actors.runtime.system import ActorSystem

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any
 
 from atoll.actors.runtime.errors import MailboxFull
-from atoll.actors.runtime.parking import Promise, PromiseFactory
+from atoll.transport.parking import Promise, PromiseFactory
 
 MAILBOX_MAX = 1024
 """Messages that wait for one actor before more are refused; at 64 KiB each that is the budget of one slow peer."""

@@ -26,7 +26,6 @@ from atoll.actors.runtime.cell import Cell, sole_error
 from atoll.actors.runtime.errors import AskCongested, AskUnreachable, MailboxFull
 from atoll.actors.runtime.machine import Address, Seconds, Told
 from atoll.actors.runtime.mailbox import MAILBOX_MAX, Mailbox
-from atoll.actors.runtime.parking import PromiseFactory, promise_factory
 from atoll.actors.runtime.supervisor import INTENSITY, PERIOD_S, ChildSpec, Restart, SupervisorSpec
 from atoll.actors.runtime.wire import Wire
 from atoll.transport.base import Standing
@@ -34,6 +33,7 @@ from atoll.transport.codec import Codec
 from atoll.transport.envelope import PATH_CHARACTERS_MAX, Envelope
 from atoll.transport.errors import UsageError
 from atoll.transport.identity import NodeId
+from atoll.transport.parking import PromiseFactory, promise_factory
 
 if TYPE_CHECKING:
     import anyio.abc

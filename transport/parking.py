@@ -29,14 +29,19 @@ class Promise(Protocol):
 PromiseFactory: TypeAlias = Callable[[], Promise]
 
 
+def asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """Give the loop that runs here, if it is one of asyncio's."""
+    try:
+        # A trio guest of asyncio has a running asyncio loop, but no task of it.
+        return asyncio.get_running_loop() if asyncio.current_task() is not None else None
+    except RuntimeError:
+        return None
+
+
 def promise_factory() -> PromiseFactory:
     """Give what makes promises on the loop that runs here."""
-    try:
-        on_asyncio = asyncio.current_task() is not None
-    except RuntimeError:
-        on_asyncio = False
-    # A trio guest of asyncio has a running asyncio loop, but no task of it.
-    return asyncio.get_running_loop().create_future if on_asyncio else _trio_promises()
+    loop = asyncio_loop()
+    return _trio_promises() if loop is None else loop.create_future
 
 
 def _trio_promises() -> PromiseFactory:
