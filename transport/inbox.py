@@ -13,17 +13,13 @@ import anyio.lowlevel
 from atoll.transport.base import Delivered, LinkEvent
 from atoll.transport.credit import MESSAGE_COST_BYTES, Grant
 from atoll.transport.errors import Unreachable, UsageError
+from atoll.transport.identity import NodeId
 from atoll.transport.parking import Promise, PromiseFactory, promise_factory
 
 INBOX_BYTES_MAX = 256 * 1024 * 1024
 """What all peers together may have here before those who have more than their share are ended."""
 EVENTS_PER_TURN_MAX = 256
 """After as many events the reader gives the event loop its turn, though more are there."""
-
-
-def weight(event: LinkEvent) -> int:
-    """Tell how many bytes an event keeps: what its message costs in credit."""
-    return MESSAGE_COST_BYTES + (len(event.data) if isinstance(event, Delivered) else 0)
 
 
 class Inbox:
@@ -42,13 +38,18 @@ class Inbox:
         """Tell whether too much waits here, and this one of `peers` has more than its share of it."""
         return self.bytes > INBOX_BYTES_MAX and grant.held * max(1, peers) > INBOX_BYTES_MAX
 
-    def put(self, event: LinkEvent, grant: Grant | None = None) -> None:
-        """Append an event; `grant` is what a message came in on."""
-        cost = weight(event)
-        self._events.append((event, grant, cost))
-        self.bytes += cost
-        if self._parked is not None:
-            self._wake()
+    def put(self, event: LinkEvent) -> None:
+        """Append an event that is no message."""
+        self._events.append((event, None, MESSAGE_COST_BYTES))
+        self.bytes += MESSAGE_COST_BYTES
+        self._wake()
+
+    def put_messages(self, peer: NodeId, messages: list[bytes], grant: Grant) -> None:
+        """Append what a peer sent in one frame, and came in on its grant: each weighs what it costs in credit."""
+        events = [(Delivered(peer, each), grant, MESSAGE_COST_BYTES + len(each)) for each in messages]
+        self._events += events
+        self.bytes += sum(cost for _, _, cost in events)
+        self._wake()
 
     def _wake(self) -> None:
         parked, self._parked = self._parked, None

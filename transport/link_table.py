@@ -15,7 +15,7 @@ from collections import Counter
 from functools import partial
 from typing import NoReturn, Protocol
 
-from atoll.transport.base import Admission, Delivered, DialFailed, LinkDown, LinkUp
+from atoll.transport.base import Admission, DialFailed, LinkDown, LinkUp
 from atoll.transport.connection import Connection, Dial, Stage
 from atoll.transport.credit import MESSAGE_COST_BYTES, WINDOW_BYTES_MAX, Grant, message_bytes_max, window_for
 from atoll.transport.errors import MalformedFrame, Refused, UsageError
@@ -242,10 +242,9 @@ class LinkTable:
         if peer is None:
             raise MalformedFrame("a message before the greeting")
         messages = connection.assembly.take(kind, frame)
-        if kind is FrameKind.MESSAGES:
-            cost = sum(map(len, messages)) + MESSAGE_COST_BYTES * len(messages)
-        else:
-            cost = len(frame) - 1 + MESSAGE_COST_BYTES * len(messages)
+        total = sum(map(len, messages))
+        carried = total if kind is FrameKind.MESSAGES else len(frame) - 1
+        cost = carried + MESSAGE_COST_BYTES * len(messages)
         if not grant.spend(cost):
             self.counts["overdrawn"] += 1
             raise MalformedFrame(f"it sent {-grant.left} bytes more than it had credit for")
@@ -254,11 +253,10 @@ class LinkTable:
             reason = "too much waits to be read here, and this peer sent the most of it"
             self.end(connection, reason, tell=reason)
             return
-        for message in messages:
-            self._inbox.put(Delivered(peer, message), grant)
         if messages:
+            self._inbox.put_messages(peer, messages, grant)
             self.counts["messages_received"] += len(messages)
-            self.counts["bytes_received"] += sum(map(len, messages))
+            self.counts["bytes_received"] += total
 
     def _lend(self, connection: Connection) -> int:
         """Open a window for a peer whose standing is known."""

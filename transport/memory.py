@@ -24,7 +24,6 @@ import anyio.lowlevel
 from atoll.transport.base import (
     SILENCE_S,
     Admission,
-    Delivered,
     DialFailed,
     LinkDown,
     LinkEvent,
@@ -293,7 +292,7 @@ class MemoryTransport:
         self._counts["messages_received"] += 1
         self._counts["bytes_received"] += len(data)
         end.grant.spend(len(data) + MESSAGE_COST_BYTES)
-        self._inbox.put(Delivered(end.peer, data), end.grant)
+        self._inbox.put_messages(end.peer, [data], end.grant)
 
     def judge(self, other: "MemoryTransport") -> Standing:
         """Judge what another end shows us.

@@ -226,7 +226,7 @@ class ZeroMqTransport:
         for _ in range(FRAMES_PER_TURN_MAX):
             if not (self._take_accepted() if source is None else self._take_dialled(source)):
                 # Room at a peer is told like a frame, and was told, if at all, before the receiving found nothing.
-                if self._flush_blocked(source):
+                if self._blocked and self._flush_blocked(source):
                     return True
                 # What was sent meanwhile was sent before this look.
                 self._look.discard(source)
@@ -245,8 +245,7 @@ class ZeroMqTransport:
         return sent
 
     def _take_accepted(self) -> bool:
-        event = self._router.receive_nowait()
-        if event is None:
+        if self._router.is_idle() or (event := self._router.receive_nowait()) is None:
             return False
         connection = self._accepted.get(event.connection)
         if isinstance(event, Gone):

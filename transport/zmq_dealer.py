@@ -14,7 +14,7 @@ from atoll.transport.errors import Unreachable
 from atoll.transport.identity import NodeId
 from atoll.transport.keys import NodeKey
 from atoll.transport.tcp_connection import STRANGER_BYTES_MAX, UnreadMeter, mark_of, own_address_of, shut_down
-from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits, frame_of
+from atoll.transport.zmq_socket import HANDSHAKE_FAILED, LINGER_MS, SocketLimits, frame_of, is_empty
 
 _DEALER_EVENTS = (
     zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | HANDSHAKE_FAILED
@@ -78,10 +78,9 @@ class Dealer:
 
     def receive_nowait(self) -> bytes | None:
         """Give the next frame, or None when nothing more has come."""
-        try:
-            frame = frame_of(self._sock, self._sock.recv(_NOW, copy=False))
-        except zmq.Again:
+        if is_empty(self._sock):
             return None
+        frame = frame_of(self._sock, self._sock.recv(_NOW, copy=False))
         if self._meter is not None:
             self._meter.note_frame(len(frame))
         return frame

@@ -17,6 +17,10 @@ HANDSHAKE_FAILED = (
 )
 
 
+# Plain numbers: pyzmq is slower with members of its enums.
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
+
+
 class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What peers can make a socket keep; no socket is without."""
 
@@ -51,6 +55,11 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
 def endpoint(host: str, port: int) -> str:
     """Write host and port as people and libzmq read them; an IPv6 literal gets its brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_empty(sock: "zmq.Socket[bytes]") -> bool:
+    """Tell whether receiving would find nothing; an `Again` takes pyzmq three times as long."""
+    return not int(sock.get(_EVENTS)) & _READABLE
 
 
 def frame_of(sock: "zmq.Socket[bytes]", message: zmq.Frame) -> bytes:

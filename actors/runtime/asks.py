@@ -90,7 +90,8 @@ class Answers:
         if key in self._kept:
             return False, self._kept[key]
         self._kept[key] = None
-        self._bound()
+        if len(self._kept) > self._count_max:
+            self._bound()
         return True, None
 
     def keep(self, asker: NodeId, correlation: bytes, envelope: Envelope) -> None:
@@ -99,7 +100,8 @@ class Answers:
         if key in self._kept and self._kept[key] is None:
             self._kept[key] = envelope
             self._bytes += len(envelope.body)
-            self._bound()
+            if self._bytes > self._bytes_max:
+                self._bound()
 
     def forget(self, asker: NodeId, correlation: bytes) -> None:
         """Let the question be asked anew: it was refused before anything was done."""

@@ -11,7 +11,7 @@ with time for `stopped`.
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -267,7 +267,7 @@ class ActorSystem:
             if isinstance(message, Delivery) and message.reply_to is not None:
                 message.reply_to.fail(AskUnreachable(f"no actor {address.path} lives here"))
 
-    async def ask(
+    def ask(
         self,
         target: Address | ActorRef,
         message: Any,
@@ -276,8 +276,8 @@ class ActorSystem:
         reply_type: Any = None,
         attempts: int = 1,
         traceparent: str = "",
-    ) -> Any:
-        """Send a message and wait for the answer.
+    ) -> Coroutine[Any, Any, Any]:
+        """Send a message and wait for the answer. Await it; nothing is sent before.
 
         An answer of a user's type from another node is read as `reply_type`, or as what a handler of this process
         returns for such a message, or stays plain data. Where `reply_type` is a message of the codec, no other one is
@@ -292,7 +292,7 @@ class ActorSystem:
             raise UsageError(f"an ask needs time, and 1 to {ATTEMPTS_MAX} attempts: {timeout_s} s, {attempts}")
         address = target.address if isinstance(target, ActorRef) else target
         if address.node != self.node_id:
-            return await self._wire.ask(
+            return self._wire.ask(
                 address,
                 message,
                 timeout_s=timeout_s,
@@ -300,6 +300,9 @@ class ActorSystem:
                 attempts=attempts,
                 traceparent=traceparent,
             )
+        return self._ask_here(address, message, timeout_s)
+
+    async def _ask_here(self, address: Address, message: Any, timeout_s: Seconds) -> Any:
         cell = self._cells.get(address.path)
         if cell is None:
             raise AskUnreachable(f"no actor {address.path} lives here")

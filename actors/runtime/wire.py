@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from atoll.actors.runtime.actor import ActorRef, Delivery, reply_type_of
 from atoll.actors.runtime.alarms import Bell
 from atoll.actors.runtime.asks import Answers, Ask, RemoteReply
@@ -105,36 +107,53 @@ class Wire:
         body = self._encode(message)
         ask = Ask(system.new_promise(), target.path, timeout_s)
         begun = system.clock()
-        alarms: list[tuple[int, Bell]] = [(system.alarms.set(begun + timeout_s, ask), ask)]
+        header = Header(
+            VERSION,
+            Kind.ASK,
+            system.node_id,
+            "",
+            target.node,
+            target.path,
+            correlation,
+            max(1, round(timeout_s * 1000)),
+            traceparent,
+        )
+        envelope = Envelope(header, body)
+        self._asks[correlation] = (target.node, ask, envelope)
+        grain = system.alarms.set(begun + timeout_s, ask)
+        repeats: list[tuple[int, Bell]] = []
         try:
-            for attempt in range(attempts):
-                left_s = timeout_s * (1 - attempt / attempts)
-                header = Header(
-                    VERSION,
-                    Kind.ASK,
-                    system.node_id,
-                    "",
-                    target.node,
-                    target.path,
-                    correlation,
-                    max(1, round(left_s * 1000)),
-                    traceparent,
-                )
-                envelope = Envelope(header, body)
-                send = _Send(self, envelope, ask)
-                if attempt == 0:
-                    self._asks[correlation] = (target.node, ask, envelope)
-                    send.ring()
-                else:
-                    alarms.append((system.alarms.set(begun + timeout_s - left_s, send), send))
+            self._attempt(envelope, ask)
+            if attempts > 1:
+                repeats = self._repeats(envelope, ask, begun, attempts)
             answer = await ask.promise
         finally:
             self._asks.pop(correlation, None)
-            for grain, bell in alarms:
+            system.alarms.cancel(grain, ask)
+            for grain, bell in repeats:
                 system.alarms.cancel(grain, bell)
         if ask.failure is not None:
             raise ask.failure
         return self._read_reply(target.path, answer, reply_type_of(message) if reply_type is None else reply_type)
+
+    def _attempt(self, envelope: Envelope, ask: Ask) -> None:
+        """Send; an ask that finds no way fails at once."""
+        try:
+            self._send(envelope)
+        except Unreachable as error:
+            ask.fail(AskUnreachable(str(error)))
+        except Congested as error:
+            ask.fail(AskCongested(str(error)))
+
+    def _repeats(self, envelope: Envelope, ask: Ask, begun: Seconds, attempts: int) -> list[tuple[int, Bell]]:
+        """Set alarms for all attempts but the first, which tell how much time is left then."""
+        repeats: list[tuple[int, Bell]] = []
+        for attempt in range(1, attempts):
+            left_s = ask.timeout_s * (1 - attempt / attempts)
+            header = structs.replace(envelope.header, deadline_ms=max(1, round(left_s * 1000)))
+            repeat = _Repeat(self._attempt, Envelope(header, envelope.body), ask)
+            repeats.append((self._system.alarms.set(begun + ask.timeout_s - left_s, repeat), repeat))
+        return repeats
 
     def awaits(self, node: NodeId) -> bool:
         """Tell whether an ask waits for an answer of `node`."""
@@ -314,22 +333,14 @@ def _correlations() -> Iterator[bytes]:
             yield block[start : start + CORRELATION_BYTES]
 
 
-class _Send:
-    """One attempt at an ask: rings at its time, and sends."""
+class _Repeat:
+    """A further attempt at an ask: rings at its time, and sends."""
 
-    __slots__ = ("_ask", "_envelope", "_wire")
+    __slots__ = ("_ask", "_attempt", "_envelope")
 
-    def __init__(self, wire: Wire, envelope: Envelope, ask: Ask) -> None:
-        self._wire = wire
-        self._envelope = envelope
-        self._ask = ask
+    def __init__(self, attempt: Callable[[Envelope, Ask], None], envelope: Envelope, ask: Ask) -> None:
+        self._attempt, self._envelope, self._ask = attempt, envelope, ask
 
     def ring(self) -> None:
-        """Send; an ask that finds no way fails at once."""
-        wire = self._wire
-        try:
-            wire._send(self._envelope)  # noqa: SLF001 - same module
-        except Unreachable as error:
-            self._ask.fail(AskUnreachable(str(error)))
-        except Congested as error:
-            self._ask.fail(AskCongested(str(error)))
+        """Send once more."""
+        self._attempt(self._envelope, self._ask)
