@@ -16,9 +16,10 @@ this far; what is old, unasked for or about strangers changes nothing and is cou
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
+from atoll.actors.discoverer.belief import Belief
 from atoll.actors.discoverer.gossip import GossipQueue
 from atoll.actors.discoverer.local_health import LocalHealth
 from atoll.actors.discoverer.messages import (
@@ -40,6 +41,7 @@ from atoll.actors.discoverer.messages import (
     Rumour,
     Rumours,
 )
+from atoll.actors.discoverer.probe_turns import ProbeTurns
 from atoll.actors.discoverer.relayed_pings import RelayedPing, RelayedPings
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.actors.router.messages import PeerDown, PeerUp
@@ -59,28 +61,6 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.identity import NodeId
 
 MEMBERS_MAX = 1024
-
-
-@dataclass(slots=True)
-class _Member:
-    node: NodeId
-    since: Seconds
-    heard_at: Seconds
-    life: Life = Life.ALIVE
-    incarnation: int = 0
-    """0: not told yet."""
-    linked: bool = False
-    ours: bool = False
-    """There was a link since it was last dead: then its silence means something here."""
-    accusers: dict[NodeId, None] = field(default_factory=dict)
-    until: Seconds = math.inf
-    asked: int = 0
-    """How often since it is suspected."""
-    why: str = ""
-
-    @property
-    def gone(self) -> bool:
-        return self.life in (Life.DEAD, Life.LEFT)
 
 
 @dataclass(slots=True)
@@ -109,14 +89,12 @@ class Suspicion:
         self.health = self.health_kind()
         self.gossip = self.gossip_kind(own)
         self.counts: Counter[str] = Counter()
-        self._members: dict[NodeId, _Member] = {}
-        self._turn: list[NodeId] = []
-        self._urgent: list[NodeId] = []
+        self._members: dict[NodeId, Belief] = {}
+        self._turns = ProbeTurns(self._members, rng)
         self._probe: _Probe | None = None
         self._relayed = RelayedPings()
         self._sequence = 0
         self._tick_due: Seconds = math.inf
-        self._fill = 0
         self._leaving = False
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
@@ -203,11 +181,7 @@ class Suspicion:
             member.linked = False
             if not member.gone:
                 # The transport had no ack from it either; others are asked in the next period.
-                self._hurry(peer)
-
-    def _hurry(self, node: NodeId) -> None:
-        if node not in self._urgent:
-            self._urgent.append(node)
+                self._turns.hurry(peer)
 
     def _leave(self) -> list[Effect]:
         self._leaving = True
@@ -235,10 +209,10 @@ class Suspicion:
         crowded = len(self._members) >= self.settings.crowd
         return self.health.stretch(self.settings.period_s * (2 if crowded else 1))
 
-    def _expired(self, member: _Member, now: Seconds) -> bool:
+    def _expired(self, member: Belief, now: Seconds) -> bool:
         return member.until <= now and (not member.linked or member.asked >= self.settings.asks_min)
 
-    def _stale(self, member: _Member, now: Seconds) -> bool:
+    def _stale(self, member: Belief, now: Seconds) -> bool:
         if member.gone:
             return now - member.since >= self.settings.dead_kept_s
         return not member.ours and now - member.heard_at >= self.settings.unheard_s
@@ -274,7 +248,7 @@ class Suspicion:
         return self._suspect(member, member.incarnation, self.own, why, now)
 
     def _begin_probe(self) -> list[Effect]:
-        target = self._next_target()
+        target = self._turns.take()
         if target is None:
             return []
         self.counts["probes"] += 1
@@ -283,21 +257,6 @@ class Suspicion:
             return self._go_round()
         ping = Ping(self._probe.sequence, self._gossip_for(target.node))
         return [Send(target.node, ping), Arm("direct", self.health.stretch(self.settings.direct_s))]
-
-    def _next_target(self) -> _Member | None:
-        """Take the members in turn, in an order drawn anew each round, so that none waits longer than two rounds."""
-        while self._urgent:
-            member = self._members.get(self._urgent.pop(0))
-            if member is not None and not member.gone:
-                return member
-        for _ in range(2):
-            while self._turn:
-                member = self._members.get(self._turn.pop())
-                if member is not None and member.ours and not member.gone:
-                    return member
-            self._turn = sorted(node for node, each in self._members.items() if each.ours and not each.gone)
-            self.rng.shuffle(self._turn)
-        return None
 
     def _next_sequence(self) -> int:
         self._sequence = self._sequence % SEQUENCE_MAX + 1
@@ -341,18 +300,9 @@ class Suspicion:
         if member is not None and member.life is Life.SUSPECT and all(each.node != to for each in rumours):
             # The buddy system: whoever pings a suspect says so.
             rumours = (Rumour(to, Life.SUSPECT, member.incarnation, self.own), *rumours[: GOSSIP_MAX - 1])
-        if len(rumours) < GOSSIP_MAX and (filler := self._first_hand()) is not None:
-            rumours = (*rumours, filler)
+        if len(rumours) < GOSSIP_MAX and (known := self._turns.first_hand()) is not None:
+            rumours = (*rumours, Rumour(known.node, Life.ALIVE, known.incarnation, self.own))
         return rumours
-
-    def _first_hand(self) -> Rumour | None:
-        """Give in turn what this node knows by a link of its own, so that who came late learns of everybody."""
-        for _ in range(min(4, len(self._turn))):
-            self._fill = (self._fill + 1) % len(self._turn)
-            member = self._members.get(self._turn[self._fill])
-            if member is not None and member.linked and member.life is Life.ALIVE and member.incarnation:
-                return Rumour(member.node, Life.ALIVE, member.incarnation, self.own)
-        return None
 
     # Messages
 
@@ -438,16 +388,16 @@ class Suspicion:
         member.incarnation = rumour.incarnation
         return self._bury(member, rumour.life, rumour.by, why, now)
 
-    def _outdated(self, rumour: Rumour, member: _Member) -> bool:
+    def _outdated(self, rumour: Rumour, member: Belief) -> bool:
         if rumour.incarnation != member.incarnation:
             return rumour.incarnation < member.incarnation
         # In one incarnation the worse news wins: alive, suspect, dead, left.
         return rumour.life < member.life or (rumour.life == member.life and rumour.life is not Life.SUSPECT)
 
-    def _witnessed(self, member: _Member) -> bool:
+    def _witnessed(self, member: Belief) -> bool:
         """A link that is up outweighs a rumour of death: the member is probed, and suspected like any other."""
         if member.linked:
-            self._hurry(member.node)
+            self._turns.hurry(member.node)
         return member.linked
 
     def _hear_of_self(self, rumour: Rumour) -> list[Effect]:
@@ -460,15 +410,15 @@ class Suspicion:
         self.gossip.spread(Rumour(self.own, Life.ALIVE, self.incarnation, self.own))
         return []
 
-    def _enter(self, node: NodeId, now: Seconds) -> _Member | None:
+    def _enter(self, node: NodeId, now: Seconds) -> Belief | None:
         if len(self._members) >= MEMBERS_MAX:
             self.counts["refused"] += 1
             return None
-        member = self._members[node] = _Member(node, since=now, heard_at=now)
+        member = self._members[node] = Belief(node, since=now, heard_at=now)
         return member
 
     def _revive(
-        self, member: _Member, incarnation: int, why: str, now: Seconds, rumour: Rumour | None = None
+        self, member: Belief, incarnation: int, why: str, now: Seconds, rumour: Rumour | None = None
     ) -> list[Effect]:
         before = member.life
         member.incarnation, member.heard_at = incarnation, now
@@ -476,11 +426,10 @@ class Suspicion:
             self.gossip.spread(rumour)
         if before is Life.ALIVE:
             return []
-        member.life, member.since, member.until, member.why = Life.ALIVE, now, math.inf, why
-        member.accusers.clear()
+        member.turn(Life.ALIVE, why, now)
         return [Announce(MemberAlive(member.node, why))]
 
-    def _suspect(self, member: _Member, incarnation: int, by: NodeId, why: str, now: Seconds) -> list[Effect]:
+    def _suspect(self, member: Belief, incarnation: int, by: NodeId, why: str, now: Seconds) -> list[Effect]:
         rumour = Rumour(member.node, Life.SUSPECT, incarnation, by)
         if member.life is Life.SUSPECT and incarnation == member.incarnation:
             if by not in member.accusers and len(member.accusers) <= self.settings.confirmations:
@@ -489,8 +438,8 @@ class Suspicion:
                 # The first few confirmations are news to everybody; more would change nothing.
                 self.gossip.spread(rumour)
             return []
-        member.life, member.incarnation, member.since, member.why = Life.SUSPECT, incarnation, now, why
-        member.accusers, member.asked = {by: None}, 0
+        member.turn(Life.SUSPECT, why, now)
+        member.incarnation, member.accusers[by] = incarnation, None
         member.until = now + self._timeout_s(0)
         self.gossip.spread(rumour)
         self.counts["suspicions"] += 1
@@ -502,9 +451,8 @@ class Suspicion:
     def _timeout_s(self, confirmations: int) -> Seconds:
         return self.settings.suspicion_s(len(self._members) + 1, confirmations)
 
-    def _bury(self, member: _Member, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
-        member.life, member.since, member.until, member.why = life, now, math.inf, why
-        member.accusers.clear()
+    def _bury(self, member: Belief, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
+        member.turn(life, why, now)
         member.ours = member.linked
         self.gossip.spread(Rumour(member.node, life, member.incarnation, by))
         if life is Life.LEFT:

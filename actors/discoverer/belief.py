@@ -1,0 +1,40 @@
+"""What one node believes of another member: whether it lives, since when, who says otherwise, and why."""
+
+import math
+from dataclasses import dataclass, field
+
+from atoll.actors.discoverer.messages import Life
+from atoll.actors.runtime.machine import Seconds
+from atoll.transport.identity import NodeId
+
+
+@dataclass(slots=True)
+class Belief:
+    """Of one member; `Suspicion` decides when it changes."""
+
+    node: NodeId
+    since: Seconds
+    heard_at: Seconds
+    life: Life = Life.ALIVE
+    incarnation: int = 0
+    """0: not told yet."""
+    linked: bool = False
+    ours: bool = False
+    """There was a link since it was last dead: then its silence means something here."""
+    accusers: dict[NodeId, None] = field(default_factory=dict)
+    until: Seconds = math.inf
+    """When a suspicion ends, at the latest."""
+    asked: int = 0
+    """How often since it is suspected."""
+    why: str = ""
+
+    @property
+    def gone(self) -> bool:
+        """It is dead, or has left."""
+        return self.life in (Life.DEAD, Life.LEFT)
+
+    def turn(self, life: Life, why: str, now: Seconds) -> None:
+        """Believe something else from now on; nobody has accused it of that yet."""
+        self.life, self.since, self.until, self.why = life, now, math.inf, why
+        self.accusers.clear()
+        self.asked = 0
