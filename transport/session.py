@@ -475,7 +475,9 @@ class Session:
     ) -> None:
         if kind == Channel.CLOSE:
             self._end()
-            events.append(Closed(_shown(bytes(piece[:REASON_BYTES_MAX])), by_peer=True))
+            # A stranger's reason ends up in logs and terminals.
+            reason = printable(bytes(piece[:REASON_BYTES_MAX]).decode(errors="replace"))
+            events.append(Closed(reason, by_peer=True))
         elif kind == Channel.KEYS and self._rehandshake is not None:
             self._rehandshake.receive(flags, number, piece, self._now)
         else:
@@ -495,9 +497,3 @@ class Session:
         self._outbox.clear()
         for each in self._assemblies:
             each.clear()
-
-
-def _shown(reason: bytes) -> str:
-    """Make a stranger's reason fit to be shown: it ends up in logs and terminals."""
-    text = reason.decode(errors="replace")
-    return printable(text)
