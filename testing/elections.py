@@ -6,7 +6,8 @@ faults stop, there is one within three leases.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -61,6 +62,51 @@ def simulated_notary(node: NodeId) -> Notary:
         sign=lambda data: _signature(node, data),
         verify=lambda signer, data, signature: signature == _signature(signer, data),
     )
+
+
+def scores_of(seed: int, nodes: Sequence[NodeId], *, cloud: bool = False) -> dict[NodeId, Score]:
+    """Draw how fit each node is; `cloud`: they all reach one."""
+    rng = Random(f"scores {seed}")
+    return {node: Score(mains=rng.random() < 0.5, cloud=cloud, memory_class=rng.randrange(4)) for node in nodes}
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedSite:
+    """Who is on a simulated site, and what the election of each begins with.
+
+    The voters are named, and stay; a site that `chooses` changes its roster as members come, go and leave.
+    """
+
+    scores: Mapping[NodeId, Score]
+    roster: Roster
+    chooses: bool
+
+    @classmethod
+    def drawn(
+        cls, seed: int, nodes: Sequence[NodeId], *, voters: int, chooses: bool, cloud: bool = False
+    ) -> "SimulatedSite":
+        """Let the first `voters` nodes vote, and draw how fit each is; see `scores_of`."""
+        return cls(scores_of(seed, nodes, cloud=cloud), Roster.found(SITE, tuple(nodes[:voters])), chooses)
+
+    def election(
+        self, node: NodeId, rng: Random, kind: type[Election] = Election, settings: ElectionSettings | None = None
+    ) -> Election:
+        """Make a node's election, as it is after a start."""
+        return kind(
+            node,
+            # Members without a vote have joined: they learn the roster from the others.
+            self.roster if node in self.roster.voters else Roster(),
+            rng=rng,
+            notary=simulated_notary(node),
+            score=self.scores[node],
+            settings=settings or ElectionSettings(),
+            named=() if self.chooses else self.roster.voters,
+        )
+
+
+def reachability(peer: NodeId, up: bool) -> MemberReachable | MemberUnreachable:  # noqa: FBT001 - the simulator calls it
+    """Tell an election that its link to a member came up, or went down."""
+    return MemberReachable(peer) if up else MemberUnreachable(peer)
 
 
 class OneLeaseHolder(Invariant):
@@ -260,17 +306,14 @@ class Recovery(Invariant):
             simulation.violate(f"in the end they name {[(s.supernode, s.confirmed, s.role) for s in named]}")
 
 
+def safety() -> list[Invariant]:
+    """Make one of each that holds wherever an election runs, whatever runs beside it."""
+    return [OneLeaseHolder(), OneSupernodePerEpoch(), EpochsRiseOnDisk(), OneRosterEach()]
+
+
 def invariants() -> list[Invariant]:
-    """Make one of each that every election must keep."""
-    return [
-        OneLeaseHolder(),
-        OneSupernodePerEpoch(),
-        OneVotePerEpoch(),
-        EpochsRiseOnDisk(),
-        OneRosterEach(),
-        ChangesWaitForThePlacement(),
-        Service(),
-    ]
+    """Make one of each that an election by itself must keep."""
+    return [*safety(), OneVotePerEpoch(), ChangesWaitForThePlacement(), Service()]
 
 
 def election_simulation(
@@ -287,33 +330,27 @@ def election_simulation(
 ) -> Simulation:
     """Prepare a site of so many voters and members without a vote; with `until_s` in the plan, recovery is checked.
 
-    The voters are named, and stay; a site that `chooses` changes its roster as members come, go and leave. What
-    is `aimed` watches the simulation too, to apply faults where they hurt.
+    What `chooses` means is told at `SimulatedSite`. What is `aimed` watches the simulation too, to apply faults where
+    they hurt.
     """
     plan = faults or FaultPlan()
     used = settings or ElectionSettings()
     nodes = [simulated_node(number) for number in range(voters + bystanders)]
-    roster = Roster.found(SITE, nodes[:voters])
-    scores = Random(f"scores {seed}")
+    site = SimulatedSite.drawn(seed, nodes, voters=voters, chooses=chooses)
 
-    def maker(node: NodeId, score: Score) -> Callable[[Random], Election]:
-        # Members without a vote have joined: they learn the roster from the others.
-        known = roster if node in roster.voters else Roster()
-        return lambda rng: kind(
-            node, known, rng=rng, notary=simulated_notary(node), score=score, settings=used, named=named
-        )
+    def maker(node: NodeId) -> Callable[[Random], Election]:
+        return lambda rng: site.election(node, rng, kind, used)
 
-    named = () if chooses else roster.voters
     probes = [*invariants(), *aimed]
     if math.isfinite(plan.until_s):
         probes.append(Recovery(plan.until_s, 3 * used.lease_s))
     return Simulation(
         seed,
-        {node: maker(node, Score(mains=scores.random() < 0.5, memory_class=scores.randrange(4))) for node in nodes},
+        {node: maker(node) for node in nodes},
         plan,
         probes,
         codec=CODEC,
-        reachability=lambda peer, up: MemberReachable(peer) if up else MemberUnreachable(peer),
+        reachability=reachability,
         focus=lambda machine: machine.reign is not None,
         loss=Amnesia,
         violations_max=violations_max,

@@ -10,23 +10,17 @@ from typing import Any
 
 from atoll.actors.elector import messages as elector
 from atoll.actors.elector.election import Election
-from atoll.actors.elector.messages import MemberReachable, MemberUnreachable
-from atoll.actors.elector.roster import Roster
-from atoll.actors.elector.score import Score
 from atoll.actors.elector.settings import ElectionSettings
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.placement import Placement
 from atoll.actors.runtime.machine import Seconds
 from atoll.testing.disk import Lost
 from atoll.testing.elections import (
-    SITE,
-    EpochsRiseOnDisk,
-    OneLeaseHolder,
-    OneRosterEach,
-    OneSupernodePerEpoch,
     Service,
+    SimulatedSite,
+    reachability,
+    safety,
     simulated_node,
-    simulated_notary,
 )
 from atoll.testing.faults import FaultPlan
 from atoll.testing.hosts import Host
@@ -103,36 +97,25 @@ def placement_simulation(
     plan = faults or FaultPlan()
     used = settings or ElectionSettings()
     nodes = tuple(simulated_node(number) for number in range(voters + bystanders))
-    roster = Roster.found(SITE, nodes[:voters])
-    named = () if chooses else roster.voters
-    scores = Random(f"scores {seed}")
+    site = SimulatedSite.drawn(seed, nodes, voters=voters, chooses=chooses)
 
-    def maker(node: NodeId, score: Score) -> Callable[[Random], PlacingHost]:
-        known = roster if node in roster.voters else Roster()
+    def maker(node: NodeId) -> Callable[[Random], PlacingHost]:
         return lambda rng: PlacingHost(
-            Election(node, known, rng=rng, notary=simulated_notary(node), score=score, settings=used, named=named),
+            site.election(node, rng, settings=used),
             kind(node, rng=rng),
             PlacementClient(node, nodes, CODEC, rng, pause_s=pause_s, patience_s=patience_s),
         )
 
-    probes: list[Invariant] = [
-        OneLeaseHolder(),
-        OneSupernodePerEpoch(),
-        EpochsRiseOnDisk(),
-        OneRosterEach(),
-        Service(),
-        LinearizablePlaces(),
-        TablesRiseOnDisk(),
-    ]
+    probes: list[Invariant] = [*safety(), Service(), LinearizablePlaces(), TablesRiseOnDisk()]
     if math.isfinite(plan.until_s):
         probes.append(Serving(plan.until_s, 5 * used.lease_s))
     return Simulation(
         seed,
-        {node: maker(node, Score(mains=scores.random() < 0.5, memory_class=scores.randrange(4))) for node in nodes},
+        {node: maker(node) for node in nodes},
         plan,
         probes,
         codec=CODEC,
-        reachability=lambda peer, up: MemberReachable(peer) if up else MemberUnreachable(peer),
+        reachability=reachability,
         focus=lambda machine: machine.reign is not None,
         loss=LOSSES,
         violations_max=violations_max,

@@ -27,8 +27,6 @@ from atoll.actors.duties.messages import (
 from atoll.actors.elector import messages as elector
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.messages import MemberReachable, MemberUnreachable, ScoreChanged
-from atoll.actors.elector.roster import Roster
-from atoll.actors.elector.score import Score
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.placement import Placement
 from atoll.actors.router.messages import PeerDown, PeerUp
@@ -46,14 +44,11 @@ from atoll.actors.runtime.machine import (
     Told,
 )
 from atoll.testing.elections import (
-    SITE,
-    EpochsRiseOnDisk,
-    OneLeaseHolder,
-    OneRosterEach,
-    OneSupernodePerEpoch,
     Service,
+    SimulatedSite,
+    reachability,
+    safety,
     simulated_node,
-    simulated_notary,
 )
 from atoll.testing.faults import FaultPlan
 from atoll.testing.hosts import Host
@@ -270,21 +265,14 @@ def site_simulation(
     """
     plan = faults or FaultPlan()
     nodes = tuple(simulated_node(number) for number in range(voters + bystanders))
-    roster = Roster.found(SITE, nodes[:voters])
-    scores = Random(f"scores {seed}")
+    site = SimulatedSite.drawn(seed, nodes, voters=voters, chooses=chooses, cloud=True)
+    fittest = sorted(nodes, key=lambda node: (site.scores[node], node), reverse=True)
     starts = dict.fromkeys(nodes, 0)
 
-    def maker(node: NodeId, score: Score) -> Callable[[Random], SiteHost]:
+    def maker(node: NodeId) -> Callable[[Random], SiteHost]:
         def make(rng: Random) -> SiteHost:
             starts[node] += 1
-            election = kind(
-                node,
-                roster if node in roster.voters else Roster(),
-                rng=rng,
-                notary=simulated_notary(node),
-                score=score,
-                named=() if chooses else roster.voters,
-            )
+            election = site.election(node, rng, kind)
             its_board = board(NodeRecord(node, node.short, "home"), DUTIES)
             suspicion = Suspicion(node, incarnation=starts[node] * 1000, rng=rng)
             doers = Doers(its_board, rng, 1.0 if node in fittest[:broken] else fails)
@@ -292,25 +280,16 @@ def site_simulation(
 
         return make
 
-    watching: list[Invariant] = [
-        OneLeaseHolder(),
-        OneSupernodePerEpoch(),
-        EpochsRiseOnDisk(),
-        OneRosterEach(),
-        Service(),
-        *probes,
-    ]
+    watching: list[Invariant] = [*safety(), Service(), *probes]
     if math.isfinite(plan.until_s):
         watching.append(EachDutyOnce())
-    fitness = {node: Score(mains=scores.random() < 0.5, cloud=True, memory_class=scores.randrange(4)) for node in nodes}
-    fittest = sorted(nodes, key=lambda node: (fitness[node], node), reverse=True)
     return Simulation(
         seed,
-        {node: maker(node, fitness[node]) for node in nodes},
+        {node: maker(node) for node in nodes},
         plan,
         watching,
         codec=CODEC,
-        reachability=lambda peer, up: MemberReachable(peer) if up else MemberUnreachable(peer),
+        reachability=reachability,
         focus=lambda machine: machine.reign is not None or bool(machine.doers.doing),
         loss=LOSSES,
         violations_max=violations_max,

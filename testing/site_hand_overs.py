@@ -14,10 +14,7 @@ from typing import Any
 from atoll.actors.discoverer import messages as discoverer
 from atoll.actors.discoverer.suspicion import Suspicion
 from atoll.actors.elector import messages as elector
-from atoll.actors.elector.election import Election
-from atoll.actors.elector.messages import MemberReachable, MemberUnreachable, ScoreChanged
-from atoll.actors.elector.roster import Roster
-from atoll.actors.elector.score import Score
+from atoll.actors.elector.messages import ScoreChanged
 from atoll.actors.hand_over import messages as hand_over
 from atoll.actors.hand_over import site_messages
 from atoll.actors.hand_over.client import Callers
@@ -44,13 +41,10 @@ from atoll.actors.runtime.machine import (
 )
 from atoll.testing.disk import Lost
 from atoll.testing.elections import (
-    SITE,
-    EpochsRiseOnDisk,
-    OneLeaseHolder,
-    OneRosterEach,
-    OneSupernodePerEpoch,
+    SimulatedSite,
+    reachability,
+    safety,
     simulated_node,
-    simulated_notary,
 )
 from atoll.testing.faults import FaultPlan
 from atoll.testing.hand_over_invariants import ExactlyOnce, OneGenerationServes, Progress, SameReply
@@ -206,12 +200,6 @@ class SiteWorld:
         return self.nodes[: min(3, self.voters)]
 
 
-def scores_of(seed: int, nodes: Sequence[NodeId]) -> dict[NodeId, Score]:
-    """Draw how fit each host is."""
-    rng = Random(f"scores {seed}")
-    return {node: Score(mains=rng.random() < 0.5, memory_class=rng.randrange(4)) for node in nodes}
-
-
 def refuse_all(_actor: str, _kind: str) -> None:
     """Make no application."""
 
@@ -240,38 +228,20 @@ def site_hand_over_simulation(
 ) -> SiteHandOverSimulation:
     """Prepare a site; with `until_s` in the plan, it is checked that everybody gets answers afterwards."""
     world = of or site_world()
-    scores = scores_of(seed, world.nodes)
-    roster = Roster.found(SITE, world.nodes[: world.voters])
+    site = SimulatedSite.drawn(seed, world.nodes, voters=world.voters, chooses=world.chooses)
     once, relocations = ExactlyOnce(), Relocations()
-    probes: list[Invariant] = [
-        OneLeaseHolder(),
-        OneSupernodePerEpoch(),
-        EpochsRiseOnDisk(),
-        OneRosterEach(),
-        once,
-        SameReply(),
-        OneGenerationServes(),
-        relocations,
-    ]
+    probes: list[Invariant] = [*safety(), once, SameReply(), OneGenerationServes(), relocations]
     if math.isfinite(faults.until_s):
         probes.append(Progress(faults.until_s, within_s))
     starts = dict.fromkeys(world.nodes, 0)
 
-    def maker(node: NodeId, score: Score) -> Callable[[Random], HandOverHost]:
+    def maker(node: NodeId) -> Callable[[Random], HandOverHost]:
         def make_host(rng: Random) -> HandOverHost:
             starts[node] += 1
-            election = Election(
-                node,
-                roster if node in roster.voters else Roster(),
-                rng=rng,
-                notary=simulated_notary(node),
-                score=score,
-                named=() if world.chooses else roster.voters,
-            )
             make = refuse_all if node in world.broken else make_ledger
             hosting = world.hosting_kind(node, rng=rng, make=make, compact_bytes=COMPACT_BYTES)
             parts: dict[str, Machine] = {
-                elector.PATH: election,
+                elector.PATH: site.election(node, rng),
                 placement.PATH: Placement(node, rng=rng),
                 LINKS: Links(),
                 discoverer.SUSPICION: Suspicion(node, incarnation=starts[node] * 1000, rng=rng),
@@ -289,11 +259,11 @@ def site_hand_over_simulation(
 
     simulation = SiteHandOverSimulation(
         seed,
-        {node: maker(node, scores[node]) for node in world.nodes},
+        {node: maker(node) for node in world.nodes},
         faults,
         probes,
         codec=CODEC,
-        reachability=lambda peer, up: MemberReachable(peer) if up else MemberUnreachable(peer),
+        reachability=reachability,
         focus=lambda machine: machine.reign is not None or bool(machine.hosting.owners),
         loss=(*LOSSES, Lost(STORE_RECORDS, lambda damage: LogLost("", damage))),
         violations_max=violations_max,

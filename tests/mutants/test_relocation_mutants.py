@@ -8,9 +8,10 @@ from kills import must_kill, must_spare
 
 from atoll.actors.hand_over.relocating import Relocating
 from atoll.actors.hand_over.relocation import Relocation
+from atoll.testing.elections import scores_of
 from atoll.testing.faults import Crash, FaultPlan
 from atoll.testing.hand_over_invariants import Progress
-from atoll.testing.site_hand_overs import scores_of, site_hand_over_simulation, site_world
+from atoll.testing.site_hand_overs import site_hand_over_simulation, site_world
 
 SEEDS = range(6)
 FOR_GOOD_S = 1e6
