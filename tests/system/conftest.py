@@ -1,12 +1,15 @@
-"""What the tests of commands share: a served gateway and an image to push; and those of routers: a world of them."""
+"""What tests of several files share: a served gateway and an image to push; worlds of routers, blobs and images."""
 
 import contextlib
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from blob_hosts import living_world, small_and_quick
 from cli_probe import Node, Opened
 from gateway_probe import KEY, image_tar
 from http_probe import serving
+from image_site import World as ImageWorld
+from image_site import quick
 from router_world import World
 from small_node import OTHER_TV, PHONE, TV
 
@@ -45,3 +48,17 @@ async def world(anyio_backend, monkeypatch):
     monkeypatch.setattr(ways, "WIDEN_PAUSES_S", ())
     monkeypatch.setattr(ways, "WIDEN_AT_ONCE_PAUSES_S", ())
     return World()
+
+
+@pytest.fixture
+async def blob_world(tmp_path, monkeypatch, anyio_backend):
+    del anyio_backend
+    small_and_quick(monkeypatch)
+    async with living_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def image_world(tmp_path, monkeypatch):
+    quick(monkeypatch)
+    return ImageWorld(tmp_path)

@@ -5,7 +5,7 @@ import os
 
 import anyio
 import pytest
-from blob_hosts import CHUNK, living_world, small_and_quick
+from blob_hosts import CHUNK
 from blob_talks import opened
 from waiting import until
 
@@ -24,16 +24,9 @@ from atoll.transport.base import Standing
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    small_and_quick(monkeypatch)
-
-
 @pytest.fixture
-async def world(tmp_path, anyio_backend):
-    del anyio_backend
-    async with living_world(tmp_path) as world:
-        yield world
+def world(blob_world):
+    return blob_world
 
 
 async def test_what_is_larger_than_the_quota_is_refused_for_good(world):

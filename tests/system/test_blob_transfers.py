@@ -2,7 +2,7 @@
 
 import anyio
 import pytest
-from blob_hosts import CHUNK, living_world, small_and_quick
+from blob_hosts import CHUNK
 from blob_talks import fetched, opened, states, until_gone, until_state
 from waiting import until
 
@@ -25,16 +25,9 @@ from atoll.transport.talk import StreamLost
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    small_and_quick(monkeypatch)
-
-
 @pytest.fixture
-async def world(tmp_path, anyio_backend):
-    del anyio_backend
-    async with living_world(tmp_path) as world:
-        yield world
+def world(blob_world):
+    return blob_world
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, 20 * CHUNK + 7])

@@ -4,7 +4,7 @@ import os
 
 import anyio
 import pytest
-from blob_hosts import CHUNK, living_world, small_and_quick, stream_pair
+from blob_hosts import CHUNK, stream_pair
 from blob_talks import heard_to_the_end, opened
 from waiting import until
 
@@ -28,16 +28,9 @@ from atoll.transport.base import Standing
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    small_and_quick(monkeypatch)
-
-
 @pytest.fixture
-async def world(tmp_path, anyio_backend):
-    del anyio_backend
-    async with living_world(tmp_path) as world:
-        yield world
+def world(blob_world):
+    return blob_world
 
 
 NAMES = ["../up", "/etc/passwd", "", "a\0b", "é" * 200, ".profile", "NUL", "a/b", "..", "x\n"]

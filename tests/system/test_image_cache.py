@@ -2,7 +2,7 @@
 
 import anyio
 import pytest
-from image_site import Mute, World, archive_of, digest_of, quick, until_ready
+from image_site import Mute, archive_of, digest_of, until_ready
 
 from atoll.actors.container_manager import messages as container_messages
 from atoll.actors.container_manager.container_manager import order
@@ -25,9 +25,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    quick(monkeypatch)
-    return World(tmp_path)
+def world(image_world):
+    return image_world
 
 
 async def test_what_the_cache_keeps_outlives_its_owner(world):

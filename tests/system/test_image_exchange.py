@@ -4,7 +4,7 @@ import contextlib
 
 import anyio
 import pytest
-from image_site import Mute, World, archive_of, digest_of, quick
+from image_site import Mute, archive_of, digest_of
 
 from atoll.actors.container_manager.errors import LimitReached, UsageFault
 from atoll.actors.image_exchange import exchange as exchange_module
@@ -25,9 +25,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    quick(monkeypatch)
-    return World(tmp_path)
+def world(image_world):
+    return image_world
 
 
 async def test_an_image_of_another_member_is_pulled_without_a_cache(world):

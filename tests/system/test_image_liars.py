@@ -4,7 +4,7 @@ import contextlib
 
 import anyio
 import pytest
-from image_site import CODEC, World, archive_of, digest_of, quick, until_ready
+from image_site import CODEC, archive_of, digest_of, until_ready
 
 from atoll.actors.container_manager.errors import ImageRefused
 from atoll.actors.image_exchange.errors import NotDelivered
@@ -31,9 +31,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    quick(monkeypatch)
-    return World(tmp_path)
+def world(image_world):
+    return image_world
 
 
 class Liar(Actor):
