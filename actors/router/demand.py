@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from atoll.actors.router.routes import BEARER_RETRY_S
 from atoll.transport.identity import NodeId
 
 WINDOW_S = 5.0
@@ -36,6 +37,8 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     served_bytes_s: float = 262_144.0
     idle_s: float = 60.0
     """A bearer that nobody has used for so long is let go."""
+    retry_s: float = BEARER_RETRY_S
+    """After a bearer came to nothing, or was let go, so long no other is asked for."""
 
 
 @dataclass(slots=True)

@@ -105,11 +105,12 @@ class Router(Actor):
         self._make_transport = transport
         self._transport: Transport
         self._cloud = cloud
-        self.routes = RouteTable(key.node_id)
+        thresholds = thresholds or Thresholds()
+        self.routes = RouteTable(key.node_id, bearer_retry_s=thresholds.retry_s)
         self._links: dict[NodeId, LinkSeen] = {}
         self._conversations = Conversations(key, self._judge, self._on_turn)
         self._upkeep: Upkeep
-        self._demand = Demand(thresholds or Thresholds())
+        self._demand = Demand(thresholds)
         self._circuits = CircuitsThere()
         self._bearers: Bearers
         self._punches: Punches

@@ -72,8 +72,9 @@ class _Peer:
 class RouteTable:
     """The routes of one node to all others. Times are seconds of one clock that the caller brings."""
 
-    def __init__(self, own: NodeId) -> None:
+    def __init__(self, own: NodeId, *, bearer_retry_s: float = BEARER_RETRY_S) -> None:
         self._own = own
+        self._bearer_retry_s = bearer_retry_s
         self._peers: OrderedDict[NodeId, _Peer] = OrderedDict()
 
     def __len__(self) -> int:
@@ -130,7 +131,7 @@ class RouteTable:
         """Note that the bearer, or the attempt at one, came to nothing."""
         if (entry := self._peers.get(peer)) is not None:
             entry.bearer_relay, entry.bearer_lost, entry.bearer_pending = "", reason, False
-            entry.bearer_not_before = now + BEARER_RETRY_S
+            entry.bearer_not_before = now + self._bearer_retry_s
 
     def called_us(self, peer: NodeId, relay: str) -> None:
         """Note that a session which the peer opened over SEP leads back to it."""

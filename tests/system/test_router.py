@@ -187,7 +187,7 @@ async def test_who_serves_much_over_signaling_offers_its_callers_bearers(world):
 
 
 async def test_a_bearer_that_nobody_uses_is_let_go_and_the_next_call_has_another(world):
-    world.thresholds = Thresholds(calls_s=0.0, idle_s=0.5)
+    world.thresholds = Thresholds(calls_s=0.0, idle_s=0.5, retry_s=0.5)
     async with world.node() as tv, world.node(OFFICE) as server:
         await met(tv, server)
         await wait_route(tv, server.node_id, Way.BEP)

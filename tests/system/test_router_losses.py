@@ -16,7 +16,7 @@ from router_world import (
     wait_route,
 )
 
-from atoll.actors.router import routes as routes_module
+from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound
 from atoll.actors.router.routes import Way
 from atoll.actors.runtime.errors import AskFailed, AskUnreachable
@@ -72,8 +72,8 @@ async def test_when_the_first_relay_is_dead_already_the_spare_opens(world):
         assert world.asked(BearerRequest) == 1
 
 
-async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_for_later(world, monkeypatch):
-    monkeypatch.setattr(routes_module, "BEARER_RETRY_S", 0.2)
+async def test_without_any_bearer_calls_go_on_by_signaling_and_another_is_asked_for_later(world):
+    world.thresholds = Thresholds(calls_s=0.0, retry_s=0.2)
     world.relays, world.bearer_relays = ["relay-2"], ["relay-1"]
     world.dead.add("relay-1")
     async with world.node() as tv, world.node(OFFICE) as server:
