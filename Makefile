@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test mutants lab lab-long check sim nightly soak trials bench format clean
+.PHONY: demo test deep mutants lab lab-long check sim nightly soak trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -17,9 +17,15 @@ demo: $(READY)
 	$(VENV)/bin/atoll demo --once
 
 # In a new clone one process rewrites the assertions of all tests, or six would do so side by side.
+# What takes many seeds, cases or examples runs a part of them here, and all in `make deep`.
 test: $(READY)
 	@$(PY) -m pytest --collect-only -q > /dev/null || true
 	$(PY) -m pytest -n 6 --dist worksteal
+
+# What a commit must pass beyond `make test`: what that runs a part of, whole. Every simulation with its seeds, 200 of the
+# election, properties with all examples, and what takes long without waiting.
+deep: $(READY)
+	$(PY) -m pytest --deep -m "deep or partly" -n logical --dist worksteal
 
 # Every mutant of every machine; `make test` tries three of the election.
 mutants: $(READY)
@@ -48,14 +54,14 @@ check: $(READY)
 
 # An hour of two cores: more seeds of everything simulated, a day of 50 nodes, 100 site-hours, moves of actors.
 sim: $(READY)
-	$(PY) -m pytest tests/sim tests/mutants --all-mutants --sim-seeds 500 --sim-seconds 40 --timeout 3600 -n logical --dist worksteal
+	$(PY) -m pytest tests/sim tests/mutants --deep --all-mutants --sim-seeds 500 --sim-seconds 40 --timeout 3600 -n logical --dist worksteal
 	$(PY) -m atoll.testing.site_hours_main --hours 100
 	$(PY) -m atoll.testing.hand_over_runs_main --moves 20000 --crashes 2000
 
 # A night: four times the seeds of `make sim`; a million moves and a hundred thousand crashes of migratable actors, half
 # an hour of one core; then the election, about fourteen hours of one core.
 nightly: $(READY)
-	$(PY) -m pytest tests/sim --sim-seeds 2000 --sim-seconds 40 --timeout 3600 -n logical --dist worksteal
+	$(PY) -m pytest tests/sim --deep --sim-seeds 2000 --sim-seconds 40 --timeout 3600 -n logical --dist worksteal
 	$(PY) -m atoll.testing.hand_over_runs_main
 	$(PY) -m atoll.testing.site_hours_main --hours 10000
 

@@ -1,13 +1,27 @@
-"""What every test shares: the three event loops, and how much of the long suites is wanted."""
+"""What every test shares: the three event loops, and how much of the long suites is wanted.
+
+The quick suite runs a part of what takes many seeds, cases or examples: a test asks for it with the fixture `enough`,
+simulations with `seeds` (tests/sim), properties by their profile and `examples.py`. Such a test is marked `partly`
+here, and `make deep` runs those and the ones marked `deep` whole. So nothing is cut that `make deep` leaves out.
+"""
 
 import gc
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
+QUICK_PART = 4
+"""The quick suite runs one in so many."""
+EXAMPLES = settings.default.max_examples
 # How long an example takes says how busy the host is, and nothing about the code.
-settings.register_profile("busy host", deadline=None)
-settings.load_profile("busy host")
+settings.register_profile("deep", deadline=None, max_examples=EXAMPLES)
+settings.register_profile("quick", deadline=None, max_examples=EXAMPLES // QUICK_PART)
+
+
+def pytest_configure(config):
+    # Before any test is imported: its decorators read the profile.
+    settings.load_profile("deep" if config.getoption("--deep") else "quick")
+
 
 LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -22,6 +36,24 @@ def anyio_backend(request):
     return request.param
 
 
+@pytest.fixture
+def enough(request):
+    """Give `enough(count)`: how many of them this run has to do, at least `least`."""
+    deep = request.config.getoption("--deep")
+    return lambda count, least=1: count if deep else max(least, -(-count // QUICK_PART))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "enough" in getattr(item, "fixturenames", ()) or is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("partly")
+    deep = [item for item in items if item.get_closest_marker("deep")]
+    if deep and not config.getoption("--deep"):
+        config.hook.pytest_deselected(items=deep)
+        items[:] = [item for item in items if not item.get_closest_marker("deep")]
+
+
 def pytest_collection_finish():
     """Keep what thousands of collected tests are made of out of every later collection: a tenth of the suite's time."""
     gc.collect()
@@ -29,7 +61,8 @@ def pytest_collection_finish():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--sim-seeds", type=int, help="how many seeds each simulation runs; the quick suite has its own")
+    parser.addoption("--deep", action="store_true", help="run whole what the quick suite runs a part of")
+    parser.addoption("--sim-seeds", type=int, help="how many seeds each simulation runs; the suites have their own")
     parser.addoption("--sim-seed", type=int, help="the one seed to run, to replay a failure")
     parser.addoption("--sim-seconds", type=float, help="simulated seconds of each seed")
     parser.addoption("--write-traces", action="store_true", help="write tests/traces anew")

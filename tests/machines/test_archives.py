@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -376,7 +377,7 @@ def test_gzip_that_was_cut_off_is_refused_at_every_byte(place):
     images.close()
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_archive_is_refused_or_read_and_nothing_else(data):
     whole = bytearray(data.draw(st.sampled_from([GOOD["plain"], GOOD["oci"], GOOD["macOS's files"], GOOD["gzip"]])))

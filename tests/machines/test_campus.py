@@ -2,6 +2,8 @@
 
 from random import Random
 
+import pytest
+
 from atoll.actors.discoverer.membership import RING_LINKS, Membership
 from atoll.actors.discoverer.messages import DialWanted, Wanted
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
@@ -58,6 +60,7 @@ class Campus:
             self.take(node, machine.handle(TimerFired("look"), self.now))
 
 
+@pytest.mark.deep
 def test_a_campus_at_rest_sends_at_most_eight_packets_per_node_and_second():
     campus = Campus()
     supernode, *more = Random(1).sample(campus.nodes, VOTERS)

@@ -1,6 +1,7 @@
 """The SEP switch: whatever comes in whatever order, its rules hold and nothing is left of who is gone."""
 
 from circuit_switch import NOW, OK_TICKET, ROLES, Switch
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -81,7 +82,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.switch.counted("labels") == self.switch.counted("circuits") == 0
 
 
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+AnyOrder.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 TestAnyOrder = AnyOrder.TestCase

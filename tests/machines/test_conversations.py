@@ -2,6 +2,7 @@
 
 import pytest
 from conversing_nodes import World, established
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -286,7 +287,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(STEPS)
 def test_whatever_happens_to_paths_messages_arrive_at_most_once_in_order_and_turns_make_sense(steps):
     world = World()

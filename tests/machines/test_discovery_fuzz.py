@@ -23,9 +23,9 @@ def test_hostile_beacons_are_refused_and_counted_and_the_genuine_ones_among_them
     assert min(counts[verdict] for verdict in ("forged", "replayed", "heard")) > 20
 
 
-def test_hostile_suspicion_messages_find_nothing_wrong():
+def test_hostile_suspicion_messages_find_nothing_wrong(enough):
     fuzz = SuspicionFuzz(1)
-    fuzz.run(6000)
+    fuzz.run(enough(6000))
     assert fuzz.findings == []
     kinds = {kind.__name__ for kind in MESSAGES} - {ListSeen.__name__, SeenNodes.__name__}
     assert {fate.split()[0] for fate in fuzz.fates} == kinds | {"malformed"}

@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 from election_inputs import fire, receive, tell
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -452,7 +453,7 @@ INPUT = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(st.tuples(INPUT, st.floats(0, 0.5)), max_size=40), st.booleans())
 def test_no_order_of_inputs_breaks_the_machine_or_lowers_its_epoch_on_disk(steps, restarted):
     election, _ = machine(restored=[Ballot(2, B, 1)] if restarted else [])

@@ -20,9 +20,9 @@ from atoll.transport.codec import Message
 from atoll.transport.errors import MalformedFrame
 
 
-def test_hostile_messages_find_nothing_wrong_in_any_role():
+def test_hostile_messages_find_nothing_wrong_in_any_role(enough):
     fuzz = ElectionFuzz(1)
-    fuzz.run(4000)
+    fuzz.run(enough(4000))
     assert fuzz.findings == []
     assert {fate.split(":")[0] for fate in fuzz.fates} == {role.value for role in Role}
     read = {fate.split(": ")[1].removesuffix(" refused") for fate in fuzz.fates} - {"no message"}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +59,7 @@ def test_what_a_relay_says_is_read_back(event):
     assert frames.read_event(frames.event_frame(event)) == event
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=64) | st.sampled_from([f for f in FRAMES.values() if f[0] > 0x80]).map(lambda f: f[:-1]))
 def test_whatever_is_read_as_a_frame_writes_the_same_bytes_again(data):
     try:

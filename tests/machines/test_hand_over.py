@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+from examples import examples
 from hand_over_net import A, B, C, Notebook, found
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,7 +166,7 @@ def test_a_full_table_of_answers_forgets_only_who_was_silent_for_long():
 
 
 @given(st.binary(max_size=3 * PART_BYTES_MAX))
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_a_state_is_the_sum_of_its_parts(state):
     assert b"".join(parts_of(state)) == state
 
@@ -193,7 +194,7 @@ def values_for(kind):
 
 
 @given(st.lists(st.one_of([values_for(kind) for kind in MESSAGES]), max_size=40))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_no_message_crashes_a_host_or_a_store(messages):
     store, host = LogStore(rng=Random(1)), Hosting(A, rng=Random(2), make=lambda *_: Notebook())
     host.handle(Told(Found("x", "k", (A, B))), 0.0)

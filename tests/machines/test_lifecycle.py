@@ -1,6 +1,7 @@
 """The life of one container, without workers or clocks."""
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,7 +205,7 @@ FACTS = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(FACTS, max_size=60), st.randoms(use_true_random=False))
 def test_every_call_is_answered_once_and_no_call_is_without_a_timer(steps, rng):
     life = cold(calls_max=4)

@@ -1,5 +1,6 @@
 """Membership: whose turn it is to dial, where, and when again."""
 
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from membership_bench import HIGH, LOW, OTHERS, OWN, PORT, Bench
@@ -307,7 +308,7 @@ def play(bench, steps, linked):
 
 
 @given(STEPS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_whatever_happened_a_node_that_is_heard_is_dialled_before_long(steps):
     bench, linked = Bench(), set()
     play(bench, steps, linked)
@@ -321,7 +322,7 @@ def test_whatever_happened_a_node_that_is_heard_is_dialled_before_long(steps):
 
 
 @given(STEPS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_whatever_happens_nobody_linked_is_dialled_and_nobody_is_dialled_in_a_rush(steps):
     bench, linked = Bench(), set()
     for step in steps:

@@ -1,6 +1,7 @@
 """Pairing: who is joined with whom, who must go, and what stays counted."""
 
 import pytest
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -233,5 +234,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.open) == self.pairing.waiting + 2 * self.pairing.live
 
 
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+AnyOrder.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -153,7 +154,7 @@ def test_a_move_that_was_under_way_goes_on_under_the_next_supernode():
     assert (place.holder, place.source, place.turn) == (DESK, TV, 5)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_a_duty_is_always_somewhere_while_somebody_is_able(data):
     nodes = [NodeId(bytes([number]) * 32) for number in range(1, 5)]
@@ -215,4 +216,4 @@ class Convergence(RuleBasedStateMachine):
 
 
 TestConvergence = Convergence.TestCase
-TestConvergence.settings = settings(max_examples=30, stateful_step_count=12)
+TestConvergence.settings = settings(max_examples=examples(30), stateful_step_count=12)

@@ -58,11 +58,11 @@ def test_two_such_nats_are_not_tried_at_all():
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_hostile_peer_or_stranger_gets_nothing_done_that_must_not_be(role):
-    came_to = [PunchAdversary(seed, role).run() for seed in range(300)]
+def test_a_hostile_peer_or_stranger_gets_nothing_done_that_must_not_be(role, enough):
+    came_to = [PunchAdversary(seed, role).run() for seed in range(enough(300, least=150))]
     # The genuine peer is found often enough for the other checks to mean something.
-    assert sum(each.used for each in came_to) > 60
-    assert sum(bool(each.failed) for each in came_to) > 60
+    assert sum(each.used for each in came_to) > len(came_to) / 5
+    assert sum(bool(each.failed) for each in came_to) > len(came_to) / 5
 
 
 def test_a_port_that_always_refuses_is_dialled_again_so_many_times_and_the_reason_is_said():

@@ -1,5 +1,6 @@
 """Where a supernode wants the migratable actors of its site, and who keeps their logs."""
 
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,7 +139,7 @@ def hosts():
         max_size=12,
     )
 )
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_whatever_is_known_a_decision_names_a_host_that_is_fit_and_stores_that_can_be(steps):
     relocating, now = Relocating(A), 0.0
     for after, there, gone, voters, generation, where in steps:

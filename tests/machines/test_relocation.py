@@ -1,5 +1,6 @@
 """The machine that looks after actors whose host is gone: whom it hears, when it acts, what it asks."""
 
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,7 +140,7 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), EVENTS), max_size=40))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_no_order_of_events_crashes_it_and_no_swap_is_asked_by_another_than_the_supernode(events):
     machine, now, presides = Relocation(A), 0.0, False
     for after, event in events:

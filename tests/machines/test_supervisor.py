@@ -1,6 +1,7 @@
 """The decision of a supervisor, without anything that runs."""
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +103,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.sampled_from(Strategy),
     st.lists(st.sampled_from(Restart), min_size=4, max_size=4),

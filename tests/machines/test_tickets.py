@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_keys import ISSUER, RELAY, STRANGER
@@ -123,13 +124,13 @@ def test_every_flipped_bit_is_refused():
         assert isinstance(verdict(bytes(flipped)), Reason), f"bit {bit}"
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=300))
 def test_no_bytes_crash_the_judge(data):
     assert isinstance(verdict(data), Reason)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     role=st.sampled_from(list(Role)),
     subject=st.binary(min_size=16, max_size=16),

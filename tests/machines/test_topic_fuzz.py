@@ -10,9 +10,9 @@ from atoll.actors.topics.messages import MESSAGES
 from atoll.testing.topic_fuzz import TopicFuzz
 
 
-def test_hostile_messages_about_topics_find_nothing_wrong():
+def test_hostile_messages_about_topics_find_nothing_wrong(enough):
     fuzz = TopicFuzz(1)
-    fuzz.run(8000)
+    fuzz.run(enough(8000))
     assert fuzz.findings == []
     heard = {fate.split()[1] for fate in fuzz.fates if fate != "no message"}
     assert heard == {kind.__name__ for kind in MESSAGES}

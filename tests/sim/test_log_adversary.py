@@ -16,7 +16,7 @@ WORLDS = (
 )
 
 
-@pytest.mark.seeds(9)
+@pytest.mark.seeds(9, least=len(WORLDS))
 def test_no_order_of_steps_that_is_allowed_loses_doubles_or_changes_what_was_answered(seed):
     assert not games_lost(seed, games=40, **WORLDS[seed % len(WORLDS)])
 

@@ -31,7 +31,7 @@ WORLDS = (
 )
 
 
-@pytest.mark.seeds(10)
+@pytest.mark.seeds(10, least=len(WORLDS))
 def test_no_order_of_steps_that_is_allowed_breaks_the_compare_and_set(seed):
     assert not games_lost(seed, games=40, **WORLDS[seed % len(WORLDS)])
 

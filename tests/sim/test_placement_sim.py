@@ -38,8 +38,8 @@ def test_places_are_swapped_one_after_the_other_despite_every_fault(seed, sim_se
 
 
 @pytest.mark.parametrize("start", range(0, 20, 10))
-def test_the_placement_answers_again_soon_after_the_faults_stop(start):
-    for seed in range(start, start + 10):
+def test_the_placement_answers_again_soon_after_the_faults_stop(start, enough):
+    for seed in range(start, start + enough(10)):
         plan = FaultPlan(every_s=OFTEN, until_s=4.0)
         simulation = site_of(seed, plan)
         report = simulation.run(9.0)

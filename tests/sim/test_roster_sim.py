@@ -71,8 +71,8 @@ def test_a_site_grows_to_an_odd_number_of_voters_and_its_supernode_never_loses_i
     assert len(rosters.pop().voters) == voters
 
 
-def test_a_site_that_people_reform_at_two_nodes_at_once_ends_with_one_roster():
-    for seed in range(20):
+def test_a_site_that_people_reform_at_two_nodes_at_once_ends_with_one_roster(enough):
+    for seed in range(enough(20)):
         simulation = site_of(seed, QUIET)
         simulation.run(5.0)
         for host in simulation.hosts[:2]:

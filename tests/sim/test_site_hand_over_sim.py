@@ -46,7 +46,9 @@ def test_nothing_acknowledged_is_lost_while_journals_are_damaged(seed, request):
     assert not report.violations, f"{report.violations[0]}; {replay(request, seed)}"
 
 
-@pytest.mark.parametrize("dies", [0, 1], ids=["the founder", "another"])
+@pytest.mark.parametrize(
+    "dies", [pytest.param(0, id="the founder"), pytest.param(1, id="another", marks=pytest.mark.deep)]
+)
 def test_an_actor_whose_host_died_for_good_is_served_elsewhere(dies):
     plan = FaultPlan(weights={}, script=[(10.0, Crash(dies, FOR_GOOD_S))])
     simulation = site_hand_over_simulation(3, plan, site_world(5, move_s=0.0))
@@ -62,7 +64,7 @@ def test_an_actor_whose_host_died_for_good_is_served_elsewhere(dies):
     assert len(owners) == 1
 
 
-@pytest.mark.parametrize("voters", [2, 3])
+@pytest.mark.parametrize("voters", [2, pytest.param(3, marks=pytest.mark.deep)])
 def test_a_store_that_leaves_the_site_is_replaced_by_another_voter(voters):
     """It is struck off the roster; the supernode asks the owner to keep the log elsewhere, one store at a time."""
     script = [(8.0, Tell(1, Leave("it is sold"))), (14.0, Crash(1, FOR_GOOD_S))]

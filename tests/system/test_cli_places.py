@@ -10,6 +10,7 @@ import threading
 import anyio
 import pytest
 from cli_probe import alone, failed, fine, serve
+from examples import examples
 from gateway_probe import KEY, image_tar
 from http_probe import WAIT_S
 from hypothesis import HealthCheck, given, settings
@@ -197,7 +198,7 @@ json_values = st.recursive(
 
 
 # On a fresh clone the first text waits for hypothesis to read all of Unicode.
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(["type", "detail", "title", "remedy", "candidates", "status"]), json_values),
     st.sampled_from(["", "urn:atoll:problem:", "urn:atoll:problem:unknown-name"]),

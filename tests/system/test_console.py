@@ -4,6 +4,7 @@ import errno
 import logging
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("logs")
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\\nr\n\r\0 ")), max_size=5))
 def test_what_was_written_is_there_after_a_restart_to_the_letter(folder, texts):
     with Vault(folder) as vault:

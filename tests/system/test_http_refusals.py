@@ -7,6 +7,7 @@ from collections import Counter
 import anyio
 import anyio.to_thread
 import pytest
+from examples import examples
 from http_apps import echo, reply
 from http_probe import WAIT_S, fetch, read_until, serving, talk, until_closed
 from hypothesis import given, settings
@@ -149,7 +150,7 @@ REQUESTS = (
 
 
 @given(st.lists(st.integers(1, len(REQUESTS) - 1), max_size=6))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 async def test_requests_are_read_the_same_however_they_are_cut(cuts):
     async with serving(echo) as (port, _), await anyio.connect_tcp("127.0.0.1", port) as stream:
         edges = [0, *sorted(set(cuts)), len(REQUESTS)]
@@ -167,7 +168,7 @@ async def test_requests_are_read_the_same_however_they_are_cut(cuts):
     st.lists(st.tuples(st.integers(0, len(REQUESTS) - 1), st.binary(max_size=4)), min_size=1, max_size=4)
     | st.binary(max_size=200)
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 async def test_mangled_requests_are_answered_or_closed_and_hurt_nobody(mangled):
     data = mangled
     if isinstance(mangled, list):

@@ -5,6 +5,7 @@ from random import Random
 
 import msgspec
 import pytest
+from examples import examples
 from faulty_disk import FaultyDisk, PowerCut
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,7 +136,7 @@ class Tried:
         assert found in [{key: notes for key, notes in each.items() if notes} for each in (self.before, self.after)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(STEPS, st.integers(0), st.booleans())
 def test_after_a_power_cut_at_any_step_there_is_what_was_or_what_was_to_be(tmp_path_factory, steps, seed, listed):
     loss, rng, folder = Lost if listed else None, Random(seed), tmp_path_factory.mktemp("disks")

@@ -4,6 +4,7 @@ import os
 
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -294,7 +295,7 @@ def test_a_damaged_record_is_kept_through_compaction(path):
     assert (restored[0], restored[-1]) == (Lost("once"), Ballot(99))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.integers(0, 2**40), max_size=8), st.data())
 def test_whatever_one_byte_does_a_beginning_comes_back_and_nothing_false(tmp_path_factory, numbers, data):
     path = tmp_path_factory.mktemp("journal") / "j"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import until
@@ -405,7 +406,7 @@ async def test_malformed_and_misdirected_envelopes_are_counted_and_answered():
         assert two.there.statistics()["handled"] == 1
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=40), st.binary(max_size=20)), max_size=20))
 def test_no_body_crashes_an_actor_or_the_system(frames):
     async def main():

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,7 +272,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.dictionaries(st.text(), PLAIN | st.lists(st.dictionaries(st.text(), PLAIN), min_size=1, max_size=3)))
 def test_toml_that_is_written_reads_the_same(plain):
     assert tomllib.loads(to_toml(plain)) == plain

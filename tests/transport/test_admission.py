@@ -4,6 +4,7 @@ import contextlib
 
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +85,7 @@ def test_a_cloud_shows_nothing_and_lets_its_registry_judge():
     assert asked == [(PEER, b"right"), (PEER, b"spent")]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=200) | st.builds(lambda kind, body: bytes([kind]) + body, st.integers(0, 6), st.binary()))
 def test_no_bytes_make_the_reading_of_frames_fail_otherwise_than_as_malformed(frame):
     for read in (kind_of, read_hello, read_ready, lambda each: Assembly().take(kind_of(each), each)):
@@ -94,7 +95,7 @@ def test_no_bytes_make_the_reading_of_frames_fail_otherwise_than_as_malformed(fr
     assert read_bye(b"\5" + frame).isprintable()
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.sampled_from([0, 1, 100, 5000, 262_144, 262_145, 800_000]), max_size=25))
 def test_what_a_backlog_takes_an_assembly_gives_back(sizes):
     backlog, assembly, got = Backlog(), Assembly(), []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from beacon_samples import BAD, ELSEWHERE, OTHER, OWN, PEER, SITE, beacon
+from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def test_a_packet_is_read_as_it_was_written():
     st.text(max_size=80),
     st.sampled_from([None, SITE]),
 )
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_every_packet_fits_and_can_be_read(numbers, label, release, site):
     port, boot, sequence = numbers
     data = BeaconPacket(PEER.node_id, port, boot, sequence, label, release).encode(PEER, site)
@@ -96,7 +97,7 @@ def test_a_label_that_would_play_with_a_terminal_is_refused(label):
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"ATL\x01" + tail))
 @example(b"")
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_any_bytes_are_either_malformed_or_forged(data):
     ear = BeaconEar(OWN.node_id, 1, SITE)
     assert ear.hear(data, HOST, 0.0) is None
@@ -104,7 +105,7 @@ def test_any_bytes_are_either_malformed_or_forged(data):
 
 
 @given(st.integers(0, 8 * len(beacon()) - 1), st.sampled_from([SITE, None, ELSEWHERE]))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_one_flipped_bit_is_always_noticed(bit, site):
     data = bytearray(beacon(site=site))
     data[bit % (8 * len(data)) // 8] ^= 1 << bit % 8
@@ -113,7 +114,7 @@ def test_one_flipped_bit_is_always_noticed(bit, site):
 
 
 @given(st.integers(0, len(beacon()) - 1))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_truncated_packet_is_malformed(length):
     with pytest.raises(MalformedBeacon):
         BeaconPacket.decode(beacon()[:length])
@@ -304,7 +305,7 @@ PACKETS = {
 
 
 @given(EVENTS)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_no_order_of_replays_is_ever_heard_as_news(events):
     """What is heard is newer, or the same beat at another address, or an earlier boot after a long silence."""
     ear, now, last = BeaconEar(OWN.node_id, 9, SITE), 0.0, {}

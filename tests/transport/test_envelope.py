@@ -4,6 +4,7 @@ import struct
 
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,7 +69,7 @@ def test_what_is_wrong_with_an_envelope_is_said(data, why):
         decode_envelope(data)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.tuples(st.integers(2, 90), st.integers(0, 255)), min_size=1, max_size=5), st.binary(max_size=80))
 def test_no_bytes_of_a_peer_do_worse_than_being_malformed(changes, noise):
     altered = bytearray(encode_envelope(Envelope(header(), b"body")))

@@ -1,6 +1,7 @@
 """Byte streams of a session: whatever is lost, late or doubled, the bytes that are read are those that were written."""
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_ends import ROOM, Ends
@@ -97,7 +98,7 @@ class Users:
         raise AssertionError("streams are never over")
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(STEPS)
 def test_any_loss_order_and_repetition_leaves_the_bytes_as_they_were_written(steps):
     users = Users()
