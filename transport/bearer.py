@@ -17,6 +17,8 @@ the session. This module knows no ticket: to it they are bytes.
 import errno
 import socket
 import struct
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 import anyio.abc
@@ -36,6 +38,8 @@ KEEPALIVE_IDLE_S = 20
 """Under the 30 s after which the most impatient common NATs forget a connection."""
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
+
+S = TypeVar("S", bound=anyio.abc.ByteStream)
 
 
 class BearerRefused(Refused):
@@ -183,12 +187,25 @@ async def dial_bearer(
         Expired: No answer within `timeout_s`.
         MalformedFrame: What answers is no relay.
     """
+    return await show_ticket(ticket, lambda: connect_bearer(host, port), f"{whose} {host}:{port}", timeout_s=timeout_s)
+
+
+async def show_ticket(
+    ticket: bytes, connect: Callable[[], Awaitable[S]], where: str, *, timeout_s: float = DIAL_TIMEOUT_S
+) -> S:
+    """Connect, show the ticket, and wait until the other half of the tunnel is there too.
+
+    `where` is for the errors: whose door that is. `timeout_s` bounds everything.
+
+    Raises:
+        BearerRefused, Unreachable, Expired, MalformedFrame: As `dial_bearer` says.
+        UsageError: The ticket has a wrong length.
+    """
     preamble = encode_preamble(ticket)
-    where = f"{whose} {host}:{port}"
-    stream: anyio.abc.SocketStream | None = None
+    stream: S | None = None
     try:
         with anyio.fail_after(timeout_s):
-            stream = await connect_bearer(host, port)
+            stream = await connect()
             await stream.send(preamble)
             await read_answer(stream)
     except TimeoutError as error:
@@ -203,6 +220,6 @@ async def dial_bearer(
     return stream
 
 
-async def _drop(stream: anyio.abc.SocketStream | None) -> None:
+async def _drop(stream: anyio.abc.ByteStream | None) -> None:
     if stream is not None:
         await anyio.aclose_forcefully(stream)

@@ -18,8 +18,8 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import WebSocketException
 from websockets.uri import WebSocketURI
 
-from atoll.transport.bearer import DIAL_TIMEOUT_S, encode_preamble, make_bearer_ready, raw_socket_of, read_answer
-from atoll.transport.errors import Expired, MalformedFrame, Refused, Unreachable, UsageError
+from atoll.transport.bearer import DIAL_TIMEOUT_S, make_bearer_ready, raw_socket_of, show_ticket
+from atoll.transport.errors import MalformedFrame, Refused, UsageError
 from atoll.transport.websocket_bytes import MESSAGE_BYTES_MAX, WebSocketBytes
 
 WEBSOCKET_PATH = "/bearer"
@@ -57,28 +57,12 @@ async def dial_websocket_bearer(
         MalformedFrame: What answers is no relay.
         UsageError: The ticket or the fingerprint has a wrong length.
     """
-    preamble = encode_preamble(ticket)
     if fingerprint is not None and len(fingerprint) != FINGERPRINT_BYTES:
         raise UsageError(f"a certificate's fingerprint has {FINGERPRINT_BYTES} bytes, not {len(fingerprint)}")
     where = f"the relay's WebSocket port {host}:{port}"
-    stream: WebSocketBytes | None = None
-    try:
-        with anyio.fail_after(timeout_s):
-            stream = await open_websocket(host, port, fingerprint, context)
-            await stream.send(preamble)
-            await read_answer(stream)
-    except TimeoutError as error:
-        await _drop(stream)
-        raise Expired(f"{where} gave no answer within {timeout_s:g} s; the other end may not have dialled") from error
-    except ssl.SSLCertVerificationError as error:
-        raise Refused(f"{where} shows a certificate that is not trusted here: {error.verify_message}") from error
-    except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-        await _drop(stream)
-        raise Unreachable(f"{where} cannot be reached: {error or 'it closed the connection'}") from error
-    except BaseException:
-        await _drop(stream)
-        raise
-    return stream
+    return await show_ticket(
+        ticket, lambda: open_websocket(host, port, fingerprint, context), where, timeout_s=timeout_s
+    )
 
 
 async def open_websocket(
@@ -110,6 +94,10 @@ async def open_websocket(
         if fingerprint is not None:
             _check_pinned(tls, fingerprint)
         return await _handshake(tls, host, port, path)
+    except ssl.SSLCertVerificationError as error:
+        await anyio.aclose_forcefully(tcp)
+        where = f"the relay's WebSocket port {host}:{port}"
+        raise Refused(f"{where} shows a certificate that is not trusted here: {error.verify_message}") from error
     except BaseException:
         await anyio.aclose_forcefully(tcp)
         raise
@@ -135,8 +123,3 @@ async def _handshake(tls: TLSStream, host: str, port: int, path: str) -> WebSock
         words = error if isinstance(error, WebSocketException) else "its answer is no HTTP"
         raise MalformedFrame(f"{host}:{port} does not speak WebSocket; is this a relay's port? ({words})")
     return WebSocketBytes(tls, protocol, events[1:])
-
-
-async def _drop(stream: WebSocketBytes | None) -> None:
-    if stream is not None:
-        await stream.cut()

@@ -16,14 +16,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import anyio
 import anyio.abc
 
 from atoll.actors.tunnel_relay.relay_address import WebDoor
-from atoll.transport.bearer import connect_bearer, encode_preamble, read_answer
-from atoll.transport.errors import Expired, PeerError, Unreachable
+from atoll.transport.bearer import connect_bearer, show_ticket
+from atoll.transport.errors import PeerError, Unreachable
 
 log = logging.getLogger("atoll.tunnel_relay")
 
@@ -35,8 +34,6 @@ CLOSED_MAX = 64
 CONNECT_S = 10.0
 LOCAL_PIECE_BYTES = 65_536
 _FAILURES = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, PeerError)
-
-S = TypeVar("S")
 
 
 @dataclass(slots=True)
@@ -71,25 +68,14 @@ class Doors:
             Expired: No answer within `timeout_s`.
             MalformedFrame: What answers is no relay.
         """
-        preamble = encode_preamble(ticket)
-        stream: anyio.abc.ByteStream | None = None
-        where = f"the relay's bearer port {host}:{port}"
-        try:
-            with anyio.fail_after(timeout_s):
-                stream, through = await self._connect(host, port, web)
-                await stream.send(preamble)
-                await read_answer(stream)
-        except TimeoutError as error:
-            await _drop(stream)
-            raise Expired(
-                f"{where} gave no answer within {timeout_s:g} s; the other end may not have dialled"
-            ) from error
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            await _drop(stream)
-            raise Unreachable(f"{where} cannot be reached: {error or 'it closed the connection'}") from error
-        except BaseException:
-            await _drop(stream)
-            raise
+        through = ""
+
+        async def connect() -> anyio.abc.ByteStream:
+            nonlocal through
+            stream, through = await self._connect(host, port, web)
+            return stream
+
+        stream = await show_ticket(ticket, connect, f"the relay's bearer port {host}:{port}", timeout_s=timeout_s)
         return stream, through
 
     async def _connect(self, host: str, port: int, web: WebDoor | None) -> tuple[anyio.abc.ByteStream, str]:
@@ -188,8 +174,3 @@ async def _pass_on(source: anyio.abc.ByteStream, sink: anyio.abc.ByteStream, bot
             await sink.send(await source.receive(LOCAL_PIECE_BYTES))
     except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
         both.cancel()
-
-
-async def _drop(stream: anyio.abc.ByteStream | None) -> None:
-    if stream is not None:
-        await anyio.aclose_forcefully(stream)
