@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atoll.cli.connection import ANSWER_S, connection, segment
-from atoll.cli.options import json_option
+from atoll.cli.options import json_option, within_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.tables import millis, print_facts, print_table, shown
 
@@ -81,15 +81,7 @@ def _unsure(why: str) -> None:
 @command.command("move")
 @click.argument("name", metavar="NAME")
 @click.option("--to", metavar="NODE", required=True, help="A member of the site, by its name or id.")
-@click.option(
-    "--within",
-    "within_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0.1, 300),
-    default=10.0,
-    show_default=True,
-    help="How long it may take.",
-)
+@within_option("How long it may take.")
 @json_option
 def move(name: str, to: str, within_s: float, *, as_json: bool) -> None:
     """Move an actor with its state to another member that knows its class, and say how long it paused."""
@@ -116,17 +108,21 @@ def remove(name: str, *, yes: bool, force: bool, as_json: bool) -> None:
 
     node = connection()
     if not yes:
-        view = node.ask("GET", f"{_BASE}/{segment(name)}").view(ActorReply).actor
-        logs = ", ".join(shown(each.name) for each in view.stores)
-        click.echo(
-            f"{shown(view.name)} is a {view.kind} {shown(view.class_name) or 'actor'} on {shown(view.host.name)}.\n"
-            f"Its state is lost{f', and its log on {logs}' if logs else ''}. Programs that host it from then on begin "
-            "a new one, which is empty."
-        )
+        click.echo(_loss(node.ask("GET", f"{_BASE}/{segment(name)}").view(ActorReply).actor))
         raise Failed("nothing was changed", "say it again with --yes")
     answer = node.ask("DELETE", f"{_BASE}/{segment(name)}{'?force=true' if force else ''}")
-    view_of_removed = answer.view(ActorRemovedReply)
+    removed = answer.view(ActorRemovedReply)
     if as_json:
         print_json(answer.plain())
     else:
-        click.echo(f"{shown(view_of_removed.name)} was removed")
+        click.echo(f"{shown(removed.name)} was removed")
+
+
+def _loss(view: "ActorView") -> str:
+    """Say what is lost when the actor is removed."""
+    logs = ", ".join(shown(each.name) for each in view.stores)
+    return (
+        f"{shown(view.name)} is a {view.kind} {shown(view.class_name) or 'actor'} on {shown(view.host.name)}.\n"
+        f"Its state is lost{f', and its log on {logs}' if logs else ''}. Programs that host it from then on begin "
+        "a new one, which is empty."
+    )

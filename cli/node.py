@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atoll.cli.options import json_option
+from atoll.cli.options import json_option, within_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.process import config_of, flags_given, loading, process_options
 from atoll.cli.tables import print_facts, print_table, size, span
@@ -130,15 +130,7 @@ def _host(host: "HostView") -> "list[tuple[str, object]]":
 
 
 @command.command("drain")
-@click.option(
-    "--within",
-    "within_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0.1, 300),
-    default=10.0,
-    show_default=True,
-    help="How long others may take to take everything over.",
-)
+@within_option("How long others may take to take everything over.")
 @click.option("--undo", is_flag=True, help="Let it hold duties and preside again.")
 @json_option
 def drain(within_s: float, *, undo: bool, as_json: bool) -> None:

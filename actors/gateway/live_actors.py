@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import anyio
 
@@ -128,7 +129,14 @@ def _view(place: ActorPlace, told: dict[str, HostedActor] | str, names: dict[Nod
     )
 
 
-def _bare(place: ActorPlace, host: NodeRef, ref: Callable[[NodeId], NodeRef], state: str, why: str) -> ActorView:
+def _bare(
+    place: ActorPlace,
+    host: NodeRef,
+    ref: Callable[[NodeId], NodeRef],
+    state: Literal["unhosted", "unknown"],
+    why: str,
+) -> ActorView:
+    """Say what the placement knows, where the host says nothing of the actor."""
     return ActorView(
         name=place.actor,
         class_name="",
@@ -136,6 +144,6 @@ def _bare(place: ActorPlace, host: NodeRef, ref: Callable[[NodeId], NodeRef], st
         host=host,
         generation=place.placed.generation,
         stores=list(map(ref, place.placed.stores)),
-        state="unhosted" if state == "unhosted" else "unknown",
+        state=state,
         why=why,
     )

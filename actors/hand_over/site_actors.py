@@ -54,7 +54,7 @@ LABEL_S = 3.0
 
 
 class SiteActors:
-    """Hosts, finds and moves migratable actors from one node."""
+    """Hosts, finds, moves and removes migratable actors from one node."""
 
     def __init__(self, system: ActorSystem, repertoire: Repertoire) -> None:
         self._system = system
@@ -166,7 +166,7 @@ class SiteActors:
         raise Unreachable(f"whether {name} is removed is not known after {timeout_s:g} s: {why}")
 
     async def _take_out(self, name: str, placed: Placed) -> str:
-        """Remove the place of an actor whose host says nothing; gives why it is there still, or nothing."""
+        """Remove the place of an actor whose host says nothing; gives why it is there still, or an empty string."""
         found: PlaceFound = await self._ask_here(PLACEMENT, FindPlace(name))
         asked = found.supernode or self._system.node_id
         try:

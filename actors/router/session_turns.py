@@ -140,7 +140,7 @@ class SessionTurns(msgspec.Struct, frozen=True, kw_only=True):
             self.ways.resume(peer)
 
     def _note_way(self, peer: NodeId) -> None:
-        """Let the route follow the path that the session uses."""
+        """Let the route follow the path that the session uses; from a bearer, a punched one is worth a try."""
         conversation = self.conversations.with_peer(peer)
         if conversation is None or not conversation.established:
             self.routes.session_over(peer)

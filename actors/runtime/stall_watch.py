@@ -38,7 +38,8 @@ class Stillness:
     def __init__(self, now: float, cpu_s: float = 0.0) -> None:
         self._beaten_at = self._looked_at = now
         self._cpu_s = cpu_s
-        self._still = 0.0
+        self._still_s = 0.0
+        """What was said last of how long the loop stands still; 0 while it runs."""
 
     def beat(self, now: float) -> None:
         """Note that the loop runs."""
@@ -56,10 +57,10 @@ class Stillness:
         if unseen_s >= STILL_S and used_s < BUSY_RATIO * unseen_s:
             self._beaten_at = max(self._beaten_at, now)
         if (still_s := now - self._beaten_at) >= STILL_S:
-            told, self._still = self._still, still_s
-            return "" if told else f"this process has stood still for {still_s:.1f} s: {stack()}"
-        if self._still:
-            lasted_s, self._still = self._still, 0.0
+            was_said, self._still_s = self._still_s > 0, still_s
+            return "" if was_said else f"this process has stood still for {still_s:.1f} s: {stack()}"
+        if self._still_s:
+            lasted_s, self._still_s = self._still_s, 0.0
             return f"it goes on, after it stood still for about {lasted_s:.0f} s"
         if unseen_s >= STILL_S and used_s >= BUSY_RATIO * unseen_s:
             return f"this process stood still for about {unseen_s:.1f} s, in something that holds Python's lock"

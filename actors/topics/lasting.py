@@ -25,8 +25,8 @@ class Lasting:
     actors: dict[str, Subscription] = field(default_factory=dict)
     """Some of these, by the actor that is told."""
 
-    def part(self) -> None:
-        """Have nobody who closes a subscription reach into a life that is over."""
+    def detach(self) -> None:
+        """Part them from a life that is over: whoever closes a subscription until the next one is only struck off."""
         for each in self.here:
             each.on_close = self.here.remove
 

@@ -183,7 +183,7 @@ class Topics(Actor):
 
     async def stopped(self) -> None:
         """Tell whoever reads that nothing more comes; after a crash they wait for the next life."""
-        self._lasting.part()
+        self._lasting.detach()
         if self.is_ending:
             self._lasting.end("the topics of this node ended; subscribe again")
 
