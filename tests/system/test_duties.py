@@ -22,8 +22,9 @@ from atoll.actors.duties.messages import (
 )
 from atoll.actors.duties.offer import Offer
 from atoll.actors.elector.messages import DrainWanted, Resign, SupernodeLost
+from atoll.actors.hand_over.messages import HOSTING
 from atoll.actors.router.messages import PeerDown
-from atoll.actors.runtime import Address
+from atoll.actors.runtime import Actor, Address, Declined
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.tunnel_relay.messages import ServeSite, SiteServed, StopServing
 from atoll.transport.base import Standing
@@ -168,6 +169,19 @@ async def test_a_node_that_drains_alone_says_what_stays(world):
         assert (await tv.described()).draining
         assert not (await tv.system.ask(tv.system.find(PATH), Drain(draining=False))).draining
         await until(lambda: not tv.actor(PATH).board.describe().draining)
+
+
+class Declines(Actor):
+    async def receive(self, _delivery):
+        raise Declined("not now")
+
+
+async def test_a_drain_that_cannot_ask_for_hosted_actors_says_so(world):
+    async with world.node("tv") as tv:
+        await tv.system.spawn(Declines, HOSTING)
+        answer = await tv.system.ask(tv.system.find(PATH), Drain())
+        assert [each.what for each in answer.stayed] == ["hosted actors"]
+        assert "not now" in answer.stayed[0].why
 
 
 async def answered(node, message, answers):
