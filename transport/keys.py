@@ -102,7 +102,8 @@ class SiteKeys:
         return cls(os.urandom(SITE_SECRET_BYTES))
 
     def _derive(self, label: bytes, length: int = 32) -> bytes:
-        # RFC 5869 without salt, as far as its first block, 32 bytes: `cryptography` would take 9 MB for no more.
+        """Derive at most 32 bytes for one use, named by `label`: RFC 5869 without salt, as far as its first block."""
+        # By hand: `cryptography` would take 9 MB for no more.
         extracted = hmac.digest(bytes(32), self.secret, "sha256")
         return hmac.digest(extracted, b"atoll site " + label + b"\x01", "sha256")[:length]
 

@@ -9,9 +9,9 @@ SLACK_S = 1e-6
 
 
 def nap_s(seconds: float) -> float:
-    """Round up what is given to `anyio.move_on_after` again and again, to whole ticks.
+    """Give a time that a loop waits for again and again, rounded up to whole ticks: at most 1 ms more.
 
-    uvloop rounds to the nearest tick, and anyio, awake a fraction too soon, waits again for 0 ms until the next one:
-    hundreds of turns of the loop a second in a node that does nothing.
+    For `anyio.move_on_after`: uvloop rounds to the nearest tick, and anyio, awake a fraction too soon, waits again for
+    0 ms until the next one: hundreds of turns of the loop a second in a node that does nothing.
     """
     return max(0.0, math.ceil(seconds * TICKS_PER_S) / TICKS_PER_S - SLACK_S)

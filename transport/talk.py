@@ -61,7 +61,7 @@ class Talk:
             await self._stream.send(frame_record(self._codec.encode(message)))
             self._saying = False
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise StreamLost(f"the stream ended: {error or type(error).__name__}") from error
+            raise StreamLost(f"the stream broke: {error or 'its connection is gone'}") from error
 
     async def finish(self, within_s: float) -> None:
         """Say that nothing follows, and wait until the other end has heard it, or for so long."""
@@ -85,9 +85,9 @@ class Talk:
                 while not self._arrived:
                     self._arrived.extend(self._records.feed(await self._stream.receive(PIECE_BYTES)))
         except anyio.EndOfStream as error:
-            raise StreamEnded("the stream ended: EndOfStream") from error
+            raise StreamEnded("the other end closed the stream") from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise StreamLost(f"the stream ended: {error or type(error).__name__}") from error
+            raise StreamLost(f"the stream broke: {error or 'its connection is gone'}") from error
         except TimeoutError:
             raise StreamLost(f"the other end said nothing for {within_s:g} s") from None
         except MalformedFrame:

@@ -18,7 +18,7 @@ from atoll.actors.runtime import AskFailed
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
 
-HOSTED_SHARE = 0.8
+HOSTED_RATIO = 0.8
 """Of the time for a drain, for users' actors: the rest is for saying what became of them."""
 
 
@@ -38,7 +38,7 @@ class Draining:
         began = self.system.clock()
         with anyio.move_on_after(within_s):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._give_hosted, within_s * HOSTED_SHARE)
+                tasks.start_soon(self._give_hosted, within_s * HOSTED_RATIO)
                 for duty in sorted(self.board.describe().held):
                     await self.wait(partial(self._given, duty))
                     to = self.board.holder(duty)

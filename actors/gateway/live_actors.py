@@ -21,10 +21,10 @@ HOST_S = 1.0
 """For a host to say how its actors are; without an answer their places are shown all the same."""
 HOSTS_AT_ONCE = 16
 REMOVE_S = 10.0
-_STILL = "say it again; if its host is gone for good, with `--force`"
-_LIST = "list them with `atoll actor list`"
-_STAYS = "see how it is with `atoll actor show NAME`; a program there has to host it, too: node.host(Class, NAME)"
-_LIST_NODES = "take one of `atoll site show`"
+_SAY_IT_AGAIN = "say it again; if its host is gone for good, with `--force`"
+_LIST_ACTORS = "list them with `atoll actor list`"
+_LOOK_AT_IT = "see how it is with `atoll actor show NAME`; a program there has to host it, too: node.host(Class, NAME)"
+_TAKE_A_MEMBER = "take one of `atoll site show`"
 
 
 @dataclass(slots=True)
@@ -54,18 +54,18 @@ class LiveActors:
                 return place, listed
         # Who has heard of no place may have heard of nothing: that is said, too.
         unsure = f", as far as this node knows: {listed.why}" if listed.why else ""
-        raise UnknownName(f"no actor of this site that moves is called {name[:100]}{unsure}", _LIST)
+        raise UnknownName(f"no actor of this site that moves is called {name[:100]}{unsure}", _LIST_ACTORS)
 
     async def move(self, name: str, to: str, within_s: float) -> ActorMovedReply:
         """Move one to a member."""
         await self._place(name)
         target = await self.find(to)
         if target.standing != "member":
-            raise Unacceptable(f"{target.name} is no member of this site: actors move within it", _LIST_NODES)
+            raise Unacceptable(f"{target.name} is no member of this site: actors move within it", _TAKE_A_MEMBER)
         try:
             ended = await self.actors.move(name, NodeId.parse(target.id), within_s)
         except Refused as error:
-            raise Conflict(str(error), _STAYS) from error
+            raise Conflict(str(error), _LOOK_AT_IT) from error
         host = NodeRef(id=target.id, short=target.short, name=target.name)
         return ActorMovedReply(name=name, host=host, paused_ms=round(ended.paused_ms, 1))
 
@@ -75,7 +75,7 @@ class LiveActors:
         try:
             await self.actors.remove(name, REMOVE_S, force=force)
         except Unreachable as error:
-            raise Conflict(str(error), _STILL) from error
+            raise Conflict(str(error), _SAY_IT_AGAIN) from error
         return ActorRemovedReply(name=name)
 
     async def _views(self, places: tuple[ActorPlace, ...]) -> tuple[ActorView, ...]:
