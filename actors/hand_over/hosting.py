@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-import msgspec
-
 from atoll.actors.hand_over.application import Applications
 from atoll.actors.hand_over.arrivals import Arrivals
 from atoll.actors.hand_over.claims import Claim, Claims
@@ -32,11 +30,8 @@ from atoll.actors.hand_over.messages import (
     CALLERS,
     HOSTING,
     LOG_STORE,
-    WHY_CHARACTERS_MAX,
     Appended,
     Call,
-    CallDeferred,
-    CallRedirected,
     Fenced,
     Forget,
     Installed,
@@ -55,11 +50,13 @@ from atoll.actors.hand_over.messages import (
     TakePlace,
 )
 from atoll.actors.hand_over.move import ARRIVAL_S, POLL_S, RESEND_S, Arrival, Departure, Owner, Step
-from atoll.actors.hand_over.orders import Applied, Ceased, Found, Move, Moved, Remove, Removed, Serving, StoresChanged
+from atoll.actors.hand_over.orders import Applied, Ceased, Found, Move, Moved, Remove, Removed, StoresChanged
+from atoll.actors.hand_over.reception import Reception
 from atoll.actors.hand_over.removals import Removals
 from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
 from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
 from atoll.actors.hand_over.soft import SoftOwner
+from atoll.actors.hand_over.tenures import OWNERS_MAX, Tenures
 from atoll.actors.hand_over.tombstones import Tombstones
 from atoll.actors.placement.messages import Placed, PlaceFound, PlaceSwapped
 from atoll.actors.runtime.machine import (
@@ -77,23 +74,8 @@ from atoll.actors.runtime.machine import (
 )
 from atoll.transport.identity import NodeId
 
-OWNERS_MAX = 1024
 ASK_S = 0.1
 """Until the placement is asked again."""
-UNABLE_S = 30.0
-"""Before an actor is begun again that this host could not run; another generation is tried at once."""
-UNABLE_MS = 500
-SOON_MS = 50
-BEGINS_MS = 5
-"""For a call that comes while an owner begins: a round trip or two, and callers see all of it as the move's pause."""
-
-
-class Unable(msgspec.Struct, frozen=True):
-    """Up to which generation, for how long, and why this host does not begin an actor again."""
-
-    generation: int
-    until: Seconds
-    why: str
 
 
 class Hosting:
@@ -112,25 +94,21 @@ class Hosting:
     ) -> None:
         """`placement`: where the register is asked; this node's own actor of that name by default."""
         self.own = own
-        self.owners: dict[str, Owner] = {}
+        self.tenures = Tenures((self.durable_kind, self.soft_kind), rng=rng, make=make, limits=limits)
+        self.owners = self.tenures.owners
         self.claims = self.claims_kind(own, placement)
         self.departures = self.departures_kind(self.claims)
         self.removals = self.removals_kind(self.claims)
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
         self.renewals = self.renewals_kind()
-        self.kinds: dict[str, str] = {}
-        """What kind an actor is that this node was told to host."""
         self.paused_ms: dict[str, float] = {}
         """For how long actors took no calls when they moved here, as their sources say."""
         self.ignored = 0
-        self._rng = rng
-        self._make = make
-        self._limits = limits
         self._armed: dict[str, Seconds] = {}
-        self._unable: dict[str, Unable] = {}
+        self._reception = Reception(self.tenures, self.tombstones, self.claims)
         self._takes: dict[type, Any] = {
-            Call: self._on_call,
+            Call: self._reception.call,
             PlaceFound: self._on_place_found,
             PlaceSwapped: self._on_place_swapped,
             TakePlace: self._on_take_place,
@@ -249,10 +227,7 @@ class Hosting:
         actor, placed, lost_to = owner.actor, owner.placed, owner.lost_to
         effects = self._release(owner, owner.why, now)
         if lost_to is None:
-            # Beginning once more would end alike, and cost a generation each time that somebody calls.
-            self._unable[actor] = Unable(placed.generation, now + UNABLE_S, owner.why)
-            if len(self._unable) > OWNERS_MAX:
-                del self._unable[next(iter(self._unable))]
+            self.tenures.cannot(owner, now)
         if actor in self.claims or lost_to is None:
             return effects
         if lost_to == placed.generation:
@@ -360,47 +335,27 @@ class Hosting:
         if self.tombstones.confirm(actor, placed, now):
             return []
         if placed.host == self.own:
-            unable = self._unable.get(actor)
-            if unable is not None and placed.generation <= unable.generation and now < unable.until:
-                return []
-            return self._begin(actor, placed, now, Claim(kind=self.kinds.get(actor, "")))
+            return self._begin(actor, placed, now, Claim()) if self.tenures.may_begin(actor, placed, now) else []
         arrival = self.arrivals.here.get(actor)
         overtaken = arrival is not None and placed.generation >= arrival.offer.wanted.generation
         self.tombstones.put(actor, placed, now)
         return self.arrivals.drop(actor) if overtaken else []
 
-    def _begin(self, actor: str, placed: Placed, _now: Seconds, claim: Claim) -> list[Effect]:
+    def _begin(self, actor: str, placed: Placed, now: Seconds, claim: Claim) -> list[Effect]:
         """Own the actor in this generation, which the placement has committed to this host."""
-        if len(self.owners) >= OWNERS_MAX:
+        if self.tenures.full:
             self.ignored += 1
             return []
         self.tombstones.clear(actor)
-        self._unable.pop(actor, None)
         arrival = self.arrivals.here.get(actor)
         effects: list[Effect] = []
-        handed, kind = claim.handed, claim.kind or self.kinds.get(actor, "")
+        handed, kind = claim.handed, self.tenures.kind_of(actor, claim)
         if arrival is not None:
             if handed is None and arrival.kept and arrival.offer.wanted == placed:
                 handed, kind = arrival.handed, arrival.offer.kind
             # Before anybody is served: after a crash this state would be an old one.
             effects += self.arrivals.drop(actor)
-        effects.append(Announce(Serving(actor, placed.generation, "begins")))
-        if placed.stores:
-            life = claim.life or self._new_life()
-            owner = self.durable_kind(
-                actor,
-                placed,
-                life=life,
-                make=self._make,
-                kind=kind,
-                handed=handed,
-                heard=claim.heard,
-                **self._limits,
-            )
-            self.owners[actor] = owner
-            return effects + owner.begin()
-        soft = self.owners[actor] = self.soft_kind(actor, placed, make=self._make, kind=kind, handed=handed)
-        return effects + soft.begin(_now)
+        return effects + self.tenures.begin(actor, placed, claim, now, handed=handed, kind=kind)
 
     # Stores that lost their log, and other stores: a new generation, committed after what is known of them.
 
@@ -434,24 +389,7 @@ class Hosting:
             self.renewals.freeze(owner, now)
         return []
 
-    # Calls, and what stores say.
-
-    def _on_call(self, sender: NodeId, call: Call, now: Seconds) -> list[Effect]:
-        owner = self.owners.get(call.actor)
-        if owner is not None and owner.serving:
-            return owner.call(sender, call, now)
-        gone_to = self.tombstones.find(call.actor, now)
-        if gone_to is not None:
-            return [Send(sender, CallRedirected(call.actor, call.client, call.sequence, gone_to), CALLERS)]
-        if owner is None and (unable := self._unable.get(call.actor)) is not None:
-            if now < unable.until:
-                late = CallDeferred(call.actor, call.client, call.sequence, UNABLE_MS, unable.why[:WHY_CHARACTERS_MAX])
-                return [Send(sender, late, CALLERS), *self.claims.look(call.actor, now)]
-            del self._unable[call.actor]
-        why = owner.why if owner is not None else "this host asks where the actor is"
-        after_ms = SOON_MS if owner is None else BEGINS_MS
-        deferred = Send(sender, CallDeferred(call.actor, call.client, call.sequence, after_ms, why), CALLERS)
-        return [deferred, *(self.claims.look(call.actor, now) if owner is None else [])]
+    # What stores say.
 
     def _on_store(self, sender: NodeId, message: Any, now: Seconds) -> list[Effect]:
         owner = self.owners.get(message.actor)
@@ -460,16 +398,13 @@ class Hosting:
         return owner.receive(sender, message, now) if isinstance(owner, DurableOwner) else []
 
     def _found(self, actor: str, kind: str, stores: tuple[NodeId, ...], _now: Seconds) -> list[Effect]:
-        self.kinds[actor] = kind
+        self.tenures.kinds[actor] = kind
         claim = self.claims.get(actor)
         if actor in self.owners or (claim is not None and not claim.only_asks):
             return []
         if stores:
-            return self.claims.open(actor, Claim(kind=kind, founds=stores, life=self._new_life()))
+            return self.claims.open(actor, Claim(kind=kind, founds=stores, life=self.tenures.new_life()))
         return self.claims.open(actor, Claim(None, Placed(1, self.own), kind=kind))
-
-    def _new_life(self) -> int:
-        return self._rng.randrange(1, 2**52)
 
     # Moves: this host as the source.
 
