@@ -52,6 +52,10 @@ class Caller:
         """The longest reply that anybody had when it asked."""
         self.life = self.known_in = 0
         """Of the actor: when it asked, and when it got its client number."""
+        self.since = 1
+        """A generation of the actor in that life, which it says with each call."""
+        self.answered_in = -1
+        """The life that answered its client number last."""
         self.reply = b""
 
 
@@ -82,6 +86,10 @@ class ChainedReplies:
         """Say to which life of the actor a generation belongs."""
         return sum(generation > end for end in self._ends)
 
+    def _first_of(self, life: int) -> int:
+        """Give the generation with which a life of the actor begins."""
+        return self._ends[life - 1] + 1 if life else 1
+
     def idle(self) -> Caller | None:
         """Give one that waits for nothing."""
         idle = [caller for caller in self.callers if not caller.waits]
@@ -101,7 +109,7 @@ class ChainedReplies:
     def call_of(self, caller: Caller) -> Call:
         """Give what a caller asked last."""
         operation = b"%d.%d " % (caller.number, caller.asked)
-        return Call(self._actor, caller.client, caller.sequence, operation)
+        return Call(self._actor, caller.client, caller.sequence, operation, caller.since)
 
     def caller_of(self, client: int) -> Caller | None:
         """Give the caller of a client number; None where it has another one by now."""
@@ -109,11 +117,14 @@ class ChainedReplies:
         return caller if caller.client == client else None
 
     def _refused(self, caller: Caller, message: CallRefused) -> None:
-        if message.unknown and caller.known_in < self.life:
-            if caller.waits:
-                caller.client, caller.sequence, caller.known_in = caller.client + CALLERS, 1, self.life
-        else:
+        # Who died before it served is not known to have begun: the next one did, and knows nobody either.
+        later = message.began > caller.since and caller.answered_in != self.life_of(message.began)
+        if not (message.unknown and (later or (not message.began and caller.known_in < self.life))):
             self._violations.append(f"{message.client}.{message.sequence} was refused: {message.why}")
+        elif caller.waits:
+            since = message.began or self._first_of(self.life)
+            caller.client, caller.sequence, caller.since = caller.client + CALLERS, 1, since
+            caller.known_in, caller.answered_in = self.life_of(since), -1
 
     def told(self, message: Message) -> None:
         """Hear what a caller hears."""
@@ -134,7 +145,7 @@ class ChainedReplies:
             if reply != caller.reply:
                 self._violations.append(f"{name} is {reply!r} now, and was {caller.reply!r}")
             return
-        caller.waits, caller.reply = False, reply
+        caller.waits, caller.reply, caller.answered_in = False, reply, life
         self.answered += 1
         longest, after = self._longest.get(life, b""), caller.after if caller.life == life else b""
         if life < caller.life:

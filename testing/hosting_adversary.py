@@ -117,7 +117,8 @@ class HostingAdversary(Adversary):
         self.placed: Placed | None = None
         self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
         self.retired = 0
-        self._stores = stores
+        self.stores = stores
+        """How many keep the log."""
         self.moved = self.forgotten = self.crashed = self.dropped = self.emptied = 0
         self._permitted: set[tuple[NodeId, int]] = set()
         """Stores that a host told, rightly, to forget what they have of lower generations than that."""
@@ -127,6 +128,77 @@ class HostingAdversary(Adversary):
             self._boot(player)
         first = self.players[nodes[0]]
         self._tell(first, Told(Found(ACTOR, KIND, nodes[:stores])))
+
+    # Moves of an opening
+
+    def hold(self, *kinds: type[Message]) -> list[Letter]:
+        """Take these letters out of the post."""
+        held = [letter for letter in self.letters if isinstance(letter.message, kinds)]
+        self.letters = [letter for letter in self.letters if letter not in held]
+        return held
+
+    def flow(self, *hosts: int, only: tuple[type[Message], ...] = (Message,)) -> None:
+        """Deliver what these hosts, callers and the register say to each other, of these kinds; lose all the rest."""
+        nodes = {_CALLER, _REGISTER, _REGISTER_OF_STORES, *(self._player(host).node for host in hosts)}
+        rest: list[Letter] = []
+        while self.letters:
+            letter = self.letters.pop(0)
+            if {letter.sender, letter.target} <= nodes and isinstance(letter.message, only):
+                self._take(letter)
+            elif not isinstance(letter.message, only):
+                rest.append(letter)
+        self.letters = rest
+
+    def hand_over(self, letters: Sequence[Letter]) -> None:
+        """Deliver letters that were held; they may come once more."""
+        for letter in letters:
+            self._take(letter)
+
+    def order(self, host: int, fact: Any) -> None:
+        """Tell a host to host the actor, to move it, or to remove it."""
+        self._tell(self._player(host), Told(fact))
+
+    def wait(self, host: int) -> None:
+        """Let time pass until a host looks after the actor, if it does."""
+        player = self._player(host)
+        if ACTOR in player.timers:
+            self.now = max(self.now, player.timers.pop(ACTOR))
+            self._tell(player, TimerFired(ACTOR))
+
+    def seat(self, host: int) -> None:
+        """Name that host in the placement."""
+        assert self.placed is not None  # noqa: S101 - for mypy
+        self.placed = self.placed.next_at(self._player(host).node)
+        self._post(Letter(_REGISTER, self.placed.host, TakePlace(ACTOR, self.placed), HOSTING))
+
+    def change(self, host: int, *stores: int) -> None:
+        """Want the log of what a host owns on these stores."""
+        known = self._player(host).hosting.owners[ACTOR].placed.stores
+        wanted = StoresWanted(ACTOR, known, self.nodes(*stores))
+        self._tell(self._player(host), Received(_CALLER, wanted))
+
+    def look(self, *stores: int) -> None:
+        """Let stores ask what they need not keep, and have answers."""
+        for store in stores:
+            self._tell(self._player(store), TimerFired(LOOK), LOG_STORE)
+
+    def force(self) -> None:
+        """Remove the place without asking its host."""
+        assert self.placed is not None  # noqa: S101 - for mypy
+        self._answer(RemovePlace(ACTOR, self.placed))
+
+    def ask(self, caller: int, host: int) -> None:
+        """Let a caller ask that host for its next operation, or again."""
+        who = self.judge.callers[caller]
+        call = self.judge.call_of(who) if who.waits else self.judge.begin(who)
+        self._post(Letter(_CALLER, self._player(host).node, call, HOSTING))
+
+    def nodes(self, *hosts: int) -> tuple[NodeId, ...]:
+        """Name hosts."""
+        return tuple(sorted(self._player(host).node for host in hosts))
+
+    def _player(self, host: int) -> HostPlayer:
+        return list(self.players.values())[host]
 
     # Hosts
 
@@ -262,15 +334,14 @@ class HostingAdversary(Adversary):
     def _found(self) -> None:
         """Host it, as a program does that starts."""
         nodes = list(self.players)
-        self._tell(self._somebody(), Told(Found(ACTOR, KIND, tuple(sorted(self.rng.sample(nodes, self._stores))))))
+        self._tell(self._somebody(), Told(Found(ACTOR, KIND, tuple(sorted(self.rng.sample(nodes, self.stores))))))
 
     # The placement
 
     def _replace(self) -> None:
         """Name another host, as a supernode does that takes one for dead."""
         if self.placed is not None:
-            self.placed = self.placed.next_at(self._somebody().node)
-            self._post(Letter(_REGISTER, self.placed.host, TakePlace(ACTOR, self.placed), HOSTING))
+            self.seat(self.rng.randrange(len(self.players)))
 
     def _register(self, letter: Letter) -> None:
         path = LOG_STORE if letter.target == _REGISTER_OF_STORES else HOSTING
@@ -287,17 +358,8 @@ class HostingAdversary(Adversary):
         elif done:
             self.placed, self.retired = None, max(self.retired, message.expected.generation + 1)
             self.judge.removed(self.retired)
-            # A copy of a client's first call, answered already, would be a new call to the next actor of that name. It
-            # is on its way for less than the placement and a founder need.
-            self.letters = [each for each in self.letters if not self._is_old(each.message)]
         # What is refused where nothing stands may have been done before, and removed since.
         return PlaceSwapped(ACTOR, done, self.placed, decided=done or self.placed is not None, first=self._first())
-
-    def _is_old(self, message: Message) -> bool:
-        if not isinstance(message, Call):
-            return False
-        caller = self.judge.caller_of(message.client)
-        return caller is None or not caller.waits or message.sequence < caller.sequence
 
     def _first(self) -> int:
         return self.retired + 1 if self.placed is None else 0

@@ -4,13 +4,15 @@
                    asking --CallDeferred, or silence--> asks again, with the same sequence
                    asking --CallRedirected, or the placement says where--> asks there
                    asking --CallRefused, or GIVE_UP_S over--> failed: a new client number for the next call
-                   asking --CallRefused: the client is unknown--> asks once more, under a new client number
+                   asking --CallRefused: the client is unknown--> asks anew, under a new client number
                    asking --the placement has no such actor any more--> failed: it was removed
 
 One client number has one operation outstanding at a time; calls at the same time get numbers of their own. A number is
 never used again after a failure: nobody could say which operation its next sequence follows.
 
 An actor that was removed, and began anew, knows nothing of the clients of the one before: for it, theirs is a new call.
+Each number says in which generation the actor was known when it was taken, so that a late call of the one before is not
+taken for a new one; nor is a number ever told to be of another generation than at first, for some copy may be applied.
 """
 
 from collections.abc import Sequence
@@ -89,12 +91,15 @@ class Caller:
     sequence: int = 0
     key: int = 0
     operation: bytes = b""
-    since: Seconds = 0.0
+    begun: Seconds = 0.0
+    """When it was asked what is asked now."""
     silent: int = 0
     asked: int = 0
     """In which generation the actor was asked last."""
+    since: int = 0
+    """In which generation the actor was known when this number was used first."""
     unknown: bool = False
-    """It was told already that nothing is known of its client: once is enough."""
+    """It was told already that nothing is known of its client: once is enough, unless the actor began later still."""
 
 
 class Callers:
@@ -143,7 +148,7 @@ class Callers:
         idle = self._idle.get(actor)
         caller = idle.pop() if idle else Caller(actor, self._rng.randrange(1, 2**52))
         caller.sequence += 1
-        caller.operation, caller.key, caller.since, caller.silent = operation, key, now, 0
+        caller.operation, caller.key, caller.begun, caller.silent = operation, key, now, 0
         self._asking[caller.client] = caller
         return self._ask(caller)
 
@@ -153,11 +158,12 @@ class Callers:
         if placed is None:
             return [self.inquiry.find(caller.actor), arm]
         caller.asked = placed.generation
-        call = Call(caller.actor, caller.client, caller.sequence, caller.operation)
+        caller.since = caller.since or placed.generation
+        call = Call(caller.actor, caller.client, caller.sequence, caller.operation, caller.since)
         return [Send(placed.host, call, HOSTING), arm]
 
     def _silence(self, caller: Caller, now: Seconds) -> list[Effect]:
-        if now - caller.since >= self._give_up_s:
+        if now - caller.begun >= self._give_up_s:
             waited = f"no answer within {self._give_up_s:g} s; whether it was applied is not known"
             return self._fail(caller, waited)
         caller.silent += 1
@@ -181,26 +187,30 @@ class Callers:
         match message:
             case CallAnswered(reply=reply):
                 return self._end(caller, reply)
-            case CallDeferred(after_ms=after_ms) if now - caller.since < self._give_up_s:
+            case CallDeferred(after_ms=after_ms) if now - caller.begun < self._give_up_s:
                 return [Arm(str(caller.client), after_ms / 1000)]
             case CallRedirected(placed=placed):
                 self._learn(caller.actor, placed)
                 # Another call may have learned it before this one.
                 news = self.places[caller.actor].generation > caller.asked
                 return self._ask(caller) if news else self._hint(event.sender, caller)
-            case CallRefused(unknown=True) if not caller.unknown and now - caller.since < self._give_up_s:
-                return self._ask_anew(caller)
+            case CallRefused(unknown=True, began=began) if self._may_ask_anew(caller, began, now):
+                return self._ask_anew(caller, began)
             case CallDeferred(why=why) | CallRefused(why=why):
                 return self._fail(caller, why)
         self.ignored += 1
         return []
 
-    def _ask_anew(self, caller: Caller) -> list[Effect]:
+    def _may_ask_anew(self, caller: Caller, began: int, now: Seconds) -> bool:
+        """Tell whether a new number may be known: each time that it is asked so the actor is a later one."""
+        return (not caller.unknown or began > caller.since) and now - caller.begun < self._give_up_s
+
+    def _ask_anew(self, caller: Caller, began: int) -> list[Effect]:
         """Ask under a new number, and find the actor first: it was removed, or another one has its name now."""
         del self._asking[caller.client]
         self._forget(caller.actor)
-        fresh = Caller(caller.actor, self._rng.randrange(1, 2**52), 1, caller.key, caller.operation, caller.since)
-        fresh.unknown = True
+        fresh = Caller(caller.actor, self._rng.randrange(1, 2**52), 1, caller.key, caller.operation, caller.begun)
+        fresh.since, fresh.unknown = began, True
         self._asking[fresh.client] = fresh
         return [Disarm(str(caller.client)), *self._ask(fresh)]
 

@@ -47,7 +47,7 @@ from atoll.actors.hand_over.messages import (
 )
 from atoll.actors.hand_over.reading import Reading
 from atoll.actors.hand_over.replication import Replica, Replication
-from atoll.actors.hand_over.state import ActorState, Answers, decode_state, encode_state
+from atoll.actors.hand_over.state import ActorState, Answers, decode_state, encode_state, stranger
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Seconds, Send, insist
 from atoll.transport.errors import MalformedFrame
@@ -115,6 +115,8 @@ class DurableOwner:
         self.application: Application | None = None
         self.answers = Answers()
         self.committed = 0
+        self.began = 0
+        """In which generation the actor began empty."""
         self.stores = self.replication_kind(actor, placed, life, heard or {})
         self._make = make
         self._handed = handed
@@ -179,7 +181,7 @@ class DurableOwner:
         """Give the state as it is now; ask only when `settled`."""
         insist(self.settled, "a state that no majority has must not leave its owner")
         data = self.application.snapshot()  # type: ignore[union-attr]
-        return Handed(self.log.last, encode_state(ActorState(self.kind, data, self.answers_kept())))
+        return Handed(self.log.last, encode_state(ActorState(self.kind, data, self.answers_kept(), self.began)))
 
     def answers_kept(self) -> Any:
         """Give the table of answers for a snapshot."""
@@ -321,6 +323,7 @@ class DurableOwner:
             self.end(f"its snapshot cannot be read: {error}")
             return []
         self.kind = kinds[-1] if kinds else state.kind or self.kind
+        self.began = state.began if snapshot else entries[0].generation if entries else self.placed.generation
         application = self._make(self.actor, self.kind)
         if application is None:
             self.end(f"no actor of the kind {self.kind} is known here")
@@ -399,17 +402,21 @@ class DurableOwner:
         """Take an operation: apply it once, log it, answer when a majority has it."""
         if self.phase is not Phase.SERVING:
             return self._defer(sender, call, self.why)
+        if (refusal := self.stranger(call)) is not None:
+            return [Send(sender, refusal, CALLERS)]
         if (repeated := self.repeated(sender, call)) is not None:
             return repeated
         forgets = self.answers.room_for(call.client, now)
         if forgets is None:
             return self._defer(sender, call, "too many clients at once", 1000)
-        if self.frozen:
-            return self._defer(sender, call, "it is about to move")
         full = len(self._waiting) >= PIPELINE_MAX
-        if full or self._compaction_due():
-            return self._defer(sender, call, "its stores are behind")
+        if self.frozen or full or self._compaction_due():
+            return self._defer(sender, call, "it is about to move" if self.frozen else "its stores are behind")
         return self._log(sender, call, forgets, now)
+
+    def stranger(self, call: Call) -> CallRefused | None:
+        """Refuse what was asked of an actor that had this name before."""
+        return stranger(call, self.began)
 
     def repeated(self, sender: NodeId, call: Call) -> list[Effect] | None:
         """Answer what was answered before; None for a new operation."""

@@ -311,6 +311,8 @@ class Call(Message, frozen=True, array_like=True, tag="hand_over.call"):
     client: Annotated[int, msgspec.Meta(ge=1, lt=2**52)]
     sequence: Annotated[int, msgspec.Meta(ge=1, le=GENERATION_MAX)]
     operation: Operation
+    since: Generation = 0
+    """The generation of the actor that its client knew when it took this number; 0: it does not say."""
 
 
 class CallAnswered(Message, frozen=True, array_like=True, tag="hand_over.call_answered"):
@@ -352,6 +354,8 @@ class CallRefused(Message, frozen=True, array_like=True, tag="hand_over.call_ref
     why: Why
     unknown: bool = False
     """The actor knows nothing of this client: it was removed, or another one has its name now."""
+    began: Generation = 0
+    """Not 0: in this generation the actor began empty, after the client had taken its number."""
 
 
 class MoveWanted(Message, frozen=True, array_like=True, tag="hand_over.move_wanted"):

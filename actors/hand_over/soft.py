@@ -12,7 +12,7 @@ from typing import Any
 from atoll.actors.hand_over.application import Application, Applications, OperationFailed
 from atoll.actors.hand_over.durable import Handed, Phase
 from atoll.actors.hand_over.messages import CALLERS, Call, CallAnswered, CallDeferred, CallRefused, Entry, Position
-from atoll.actors.hand_over.state import ActorState, Answers, decode_state, encode_state
+from atoll.actors.hand_over.state import ActorState, Answers, decode_state, encode_state, stranger
 from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Seconds, Send, insist
 from atoll.transport.errors import MalformedFrame
@@ -36,6 +36,8 @@ class SoftOwner:
         self.frozen = False
         self.why = "begins"
         self.lost_to: int | None = None
+        self.began = placed.generation
+        """In which generation the actor began empty."""
         self.answers = Answers()
         self.application: Application | None = None
         self._make = make
@@ -81,6 +83,7 @@ class SoftOwner:
             self.end(f"the state that was sent along cannot be read: {error}")
             return []
         self.kind = state.kind or self.kind
+        self.began = state.began if self._handed is not None else self.placed.generation
         self.application = self._make(self.actor, self.kind)
         if self.application is None:
             self.end(f"no actor of the kind {self.kind} is known here")
@@ -99,7 +102,7 @@ class SoftOwner:
         """Give the state as it is now; ask only when `settled`."""
         insist(self.settled and self.application is not None, "an operation is in hand")
         data = self.application.snapshot()  # type: ignore[union-attr]
-        return Handed(Position(), encode_state(ActorState(self.kind, data, self.answers_kept())))
+        return Handed(Position(), encode_state(ActorState(self.kind, data, self.answers_kept(), self.began)))
 
     def answers_kept(self) -> Any:
         """Give the table of answers for a snapshot."""
@@ -115,6 +118,8 @@ class SoftOwner:
 
     def call(self, sender: NodeId, call: Call, now: Seconds) -> list[Effect]:
         """Take an operation, once."""
+        if (refusal := self.stranger(call)) is not None:
+            return [Send(sender, refusal, CALLERS)]
         known = self.answers.known(call.client)
         in_hand = self._sequences.get(call.client)
         if in_hand is not None and call.sequence == in_hand[0]:
@@ -132,6 +137,10 @@ class SoftOwner:
             unknown = known is None and in_hand is None
             return [Send(sender, CallRefused(self.actor, call.client, call.sequence, why, unknown), CALLERS)]
         return self._apply(sender, call, now)
+
+    def stranger(self, call: Call) -> CallRefused | None:
+        """Refuse what was asked of an actor that had this name before."""
+        return stranger(call, self.began)
 
     def _apply(self, sender: NodeId, call: Call, now: Seconds) -> list[Effect]:
         insist(self.application is not None, "an owner that serves has an application")

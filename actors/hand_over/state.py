@@ -7,11 +7,15 @@ The table of answers holds CLIENTS_MAX clients. When it is full, the client that
 forgotten, if it has been silent for `FORGET_S`; otherwise the new one has to wait. A client gives up its operation
 long before that (`client.GIVE_UP_S`), so nobody who is forgotten still retries. Who was forgotten stands in the log,
 so that every host forgets the same.
+
+An actor that begins empty, because the one before was removed, or was soft and died, knows none of the clients of that
+one. So the state says in which generation it began, and a call whose client is older belongs to the one before: else a
+late copy of a client's first call, answered long ago, would be a new one.
 """
 
 import msgspec
 
-from atoll.actors.hand_over.messages import Entry, Kind, Nonce, Operation
+from atoll.actors.hand_over.messages import Call, CallRefused, Entry, Generation, Kind, Nonce, Operation
 from atoll.actors.runtime.machine import Seconds
 from atoll.transport.errors import MalformedFrame
 
@@ -34,6 +38,8 @@ class ActorState(msgspec.Struct, frozen=True, array_like=True):
     kind: Kind
     data: bytes
     answers: tuple[Answered, ...]
+    began: Generation = 0
+    """In which generation the actor began empty; 0 where it was written by who did not say so."""
 
 
 _decoder = msgspec.msgpack.Decoder(ActorState)
@@ -54,6 +60,14 @@ def decode_state(data: bytes) -> ActorState:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MalformedFrame(f"not the state of an actor: {error}") from error
+
+
+def stranger(call: Call, began: int) -> CallRefused | None:
+    """Refuse a call to the actor that had this name before `began`; no later one takes it either."""
+    if not 0 < call.since < began:
+        return None
+    why = f"it was asked of generation {call.since}, and this actor began in {began}"
+    return CallRefused(call.actor, call.client, call.sequence, why, unknown=True, began=began)
 
 
 class Answers:

@@ -54,11 +54,11 @@ EXAMPLES = (
     hand_over.Forget("boiler", 8),
     hand_over.RemovalWanted("boiler"),
     hand_over.RemovalEnded("boiler", "it is elsewhere"),
-    hand_over.Call(*CALL, b"warm"),
+    hand_over.Call(*CALL, b"warm", 6),
     hand_over.CallAnswered(*CALL, b"21", 7),
     hand_over.CallDeferred(*CALL, 20, "it is about to move"),
     hand_over.CallRedirected(*CALL, THERE),
-    hand_over.CallRefused(*CALL, "over", True),
+    hand_over.CallRefused(*CALL, "over", True, 7),
     hand_over.MoveWanted("boiler", B),
     hand_over.MoveEnded("boiler", B, 12.5, ""),
 )

@@ -2,15 +2,17 @@
 
 from random import Random
 
+import msgspec
 import pytest
-from hand_over_net import A, B, C, Notebook
+from hand_over_net import A, B, C, Notebook, found
 
 from atoll.actors.hand_over.client import Callers, PlaceCall
 from atoll.actors.hand_over.departures import WISH_S
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.messages import Call, CallAnswered, CallDeferred, CallRefused
 from atoll.actors.hand_over.move import FREEZE_S
-from atoll.actors.hand_over.orders import CallEnded, Found, Remove, Removed
+from atoll.actors.hand_over.orders import CallEnded, Found, Move, Remove, Removed
+from atoll.actors.hand_over.state import ActorState, decode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace
 from atoll.actors.runtime.machine import Announce, Received, TimerFired, Told
 
@@ -55,6 +57,10 @@ class HostOfOne:
     def call(self, sequence=1, operation=b"a", now=0.0):
         self.do(Received(C, Call("x", 9, sequence, operation)), now)
         return self.sent[0] if self.sent else None
+
+    def late_call(self, since):
+        self.do(Received(C, Call("x", 9, 1, b"a", since)))
+        return self.sent[0]
 
     @property
     def owner(self):
@@ -157,6 +163,40 @@ def test_an_actor_that_is_about_to_begin_is_not_removed():
     assert [each.fact.why for each in effects if isinstance(each, Announce)] == ["it is about to change"]
 
 
+def test_a_late_copy_of_the_first_call_to_the_actor_before_is_refused(host):
+    refused = host.late_call(since=2)
+    assert isinstance(refused, CallRefused)
+    assert (refused.unknown, refused.began) == (True, 5)
+    assert host.owner.application.text == b""
+    assert isinstance(host.late_call(since=5), CallAnswered)
+    assert isinstance(host.late_call(since=2), CallRefused), "even if it looks like one that was answered"
+
+
+def test_a_call_of_a_node_that_does_not_say_since_when_is_taken(host):
+    assert isinstance(host.late_call(since=0), CallAnswered)
+
+
+def test_an_actor_remembers_in_which_generation_it_began_wherever_it_is_and_however_its_log_is_compacted():
+    for stores in ((), (A, B, C)):
+        net = found(stores)
+        net.call(A, Call("x", 9, 1, b"a", 1))
+        net.tell(A, Move("x", B))
+        assert net.hosts[B].owners["x"].began == 1
+        assert net.call(B, Call("x", 9, 2, b"b", 1)) == CallAnswered("x", 9, 2, b"2", 2)
+    owner = net.hosts[B].owners["x"]
+    net.carry(B, owner._compact(wanted=True))
+    assert owner.log.base.index > 0
+    net.places["x"] = Placed(3, C, (A, B, C))
+    net.carry(C, net.hosts[C].handle(Received(A, PlaceFound("x", net.places["x"], A)), 0.0))
+    assert net.hosts[C].owners["x"].serving
+    assert net.hosts[C].owners["x"].began == 1
+
+
+def test_a_state_of_a_node_that_did_not_say_when_it_began_is_read():
+    old = msgspec.msgpack.encode(("Boiler", b"data", ()))
+    assert decode_state(old) == ActorState("Boiler", b"data", (), 0)
+
+
 class Calling:
     """A caller of x that heard of it in generation 2, and is told that its client is not known."""
 
@@ -164,8 +204,11 @@ class Calling:
         self.callers = Callers(C, rng=Random(1))
         self.do(Told(PlaceCall("x", b"a", 1)))
         self.do(Received(A, PlaceFound("x", Placed(2, A))))
+        self.refused()
+
+    def refused(self, began=0):
         (call,) = self.sent
-        self.do(Received(A, CallRefused("x", call.client, call.sequence, "1 follows nothing", unknown=True)))
+        self.do(Received(A, CallRefused("x", call.client, call.sequence, "not known", unknown=True, began=began)))
 
     def do(self, event):
         effects = self.callers.handle(event, 0.0)
@@ -188,3 +231,20 @@ def test_a_caller_whose_actor_is_nowhere_any_more_is_told_that_it_was_removed():
     calling = Calling()
     calling.do(Received(A, PlaceFound("x", None, A, first=4)))
     assert calling.ended == [CallEnded("x", 1, 1, b"", "x was removed")]
+
+
+def test_a_caller_says_of_its_number_always_the_same_generation_and_of_a_new_one_the_newer():
+    """Else of two copies of one call one might be applied, and the other be said to be unknown."""
+    calling = Calling()
+    calling.do(Received(A, PlaceFound("x", Placed(5, B))))
+    (first,) = calling.sent
+    assert first.since == 5
+    calling.do(Received(A, PlaceFound("x", Placed(6, A))))
+    assert calling.sent == [first]
+    calling.refused(began=9)
+    calling.do(Received(A, PlaceFound("x", Placed(9, B))))
+    (second,) = calling.sent
+    assert second.since == 9
+    assert second.client != first.client
+    calling.refused(began=9)
+    assert [each.failed for each in calling.ended] == ["not known"], "it is asked anew for a later actor only"
