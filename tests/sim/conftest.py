@@ -11,8 +11,6 @@ HERE = Path(__file__).parent
 SEEDS = 200
 """Where a test does not say `@pytest.mark.seeds(N)`; or `seeds(N, MAX)`, where each takes long."""
 QUICK_PART = 4
-LONG_FROM = 500
-"""With so many seeds, those marked `long` run too."""
 
 
 def pytest_generate_tests(metafunc):
@@ -36,7 +34,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent == HERE and "seed" in item.fixturenames:
             item.add_marker("partly")
-    if (config.getoption("--sim-seeds") or 0) >= LONG_FROM:
+    if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
     if long:

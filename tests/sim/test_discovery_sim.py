@@ -17,8 +17,6 @@ from atoll.testing.faults import Crash, Cut, FaultPlan, Loss
 
 DAY_H = 24
 NODES = 50
-MANY = 1000
-"""Seeds that only `make sim` asks for."""
 QUIET = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0)
 
 
@@ -42,8 +40,8 @@ def test_at_most_one_false_death_in_a_day_of_50_nodes_with_loss_and_pauses(capsy
 
 
 @pytest.mark.parametrize(("nodes", "bound_s"), [(2, 20.0), (5, 20.0), (12, 20.0), (NODES, 25.0)])
-def test_a_death_is_known_to_everybody_within_the_bound(nodes, bound_s, request):
-    for seed in range(20 if (request.config.getoption("--sim-seeds") or 0) >= MANY else 1):
+def test_a_death_is_known_to_everybody_within_the_bound(nodes, bound_s, enough):
+    for seed in range(enough(4)):
         found = time_to_find(seed, nodes=nodes)
         assert found.last_s <= bound_s, f"seed {seed}: {found}"
 

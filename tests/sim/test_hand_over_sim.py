@@ -17,7 +17,7 @@ def replay(request, seed):
 
 
 QUICK_SEEDS = 2
-"""Each takes half a second; `make sim` has thousands."""
+"""Each takes half a second; `make nightly` has thousands."""
 
 
 def all_wanted(request):

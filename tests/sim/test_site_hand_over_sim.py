@@ -12,7 +12,7 @@ SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0),
 DEATHS = {**EVERYTHING, "crash": 4.0}
 FOR_GOOD_S = 1e6
 QUICK_SEEDS = 1
-"""Each takes two seconds; `make sim` has thousands."""
+"""Each takes two seconds; `make nightly` has thousands."""
 LONG_SEEDS_MAX = 300
 
 
