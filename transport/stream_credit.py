@@ -28,11 +28,14 @@ def unread_or_lent(half: ReceiveHalf) -> int:
     return half.limit - half.read_bytes
 
 
+def is_low(half: ReceiveHalf) -> bool:
+    """Tell whether so much of a stream's credit is used up that more is worth a frame."""
+    return half.size is None and (half.lent - unread_or_lent(half)) * LEND_PARTS >= half.lent
+
+
 def lend(half: ReceiveHalf, everybody: Iterable[ReceiveHalf]) -> bool:
-    """Give a stream of `everybody` credit for what was read of it, if it is worth a frame; True when it got some."""
+    """Give a stream of `everybody` credit for what was read of it, where the buffer has room; True when it got some."""
     left = unread_or_lent(half)
-    if half.size is not None or (half.lent - left) * LEND_PARTS < half.lent:
-        return False
     shared = sum(max(0, unread_or_lent(each) - FIRST_WINDOW_BYTES) for each in everybody)
     room = _SHARED_BYTES - shared + max(0, left - FIRST_WINDOW_BYTES)
     window = min(WINDOW_BYTES, FIRST_WINDOW_BYTES + room)

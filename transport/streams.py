@@ -26,6 +26,7 @@ from atoll.transport.stream_credit import (
     FIRST_WINDOW_BYTES,
     STREAMS_MAX,
     WINDOW_BYTES,
+    is_low,
     lend,
     unread_or_lent,
 )
@@ -158,7 +159,7 @@ class StreamSet:
         """
         each = self._open_stream(stream)
         piece = each.receive.read(bytes_max)
-        if piece:
+        if piece and is_low(each.receive):
             self._lend(stream, each)
         return piece
 
@@ -500,7 +501,7 @@ class StreamSet:
         return self._streams[stream].service if verb is StreamVerb.OPEN else self._resets[stream]
 
     def _lend(self, stream: int, each: _Stream) -> None:
-        """Give credit for what was read, as soon as it is worth a frame."""
+        """Give credit for what was read."""
         if lend(each.receive, (other.receive for other in self._streams.values())):
             self._answers.ack(stream)
 
