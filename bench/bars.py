@@ -28,7 +28,6 @@ ACTORS = {
     "ask, 64 in flight": Bar(300e3),
     "spawn and first message": Bar(30, at_most=True),
     "actor that has just worked": Bar(4000, at_most=True),
-    "actor that rests after its work": Bar(4000, at_most=True),
     "ask another process by link, p50": Bar(300, at_most=True),
     "ask another process by link, 256 in flight": Bar(50e3),
     "tell another process by link": Bar(150e3),

@@ -111,6 +111,8 @@ class ActorRef:
         self, message: Any, *, timeout_s: Seconds = ASK_TIMEOUT_S, reply_type: Any = None
     ) -> Coroutine[Any, Any, Any]:
         """Send and wait for the answer; see `ActorSystem.ask`. Await it."""
+        if self._mailbox is not None and timeout_s > 0:
+            return self._system.ask_here(self.address, message, timeout_s)
         return self._system.ask(self, message, timeout_s=timeout_s, reply_type=reply_type)
 
     async def wait_room(self) -> None:

@@ -17,8 +17,8 @@ import anyio
 import anyio.abc
 
 from atoll.actors.runtime.actor import Restarted
-from atoll.actors.runtime.cell import Cell, Parent, sole_error
-from atoll.actors.runtime.errors import RestartsExhausted, StartFailed
+from atoll.actors.runtime.cell import Cell, Parent
+from atoll.actors.runtime.errors import RestartsExhausted, StartFailed, sole_error
 from atoll.actors.runtime.supervisor import (
     ChildSpec,
     Ending,
@@ -29,6 +29,7 @@ from atoll.actors.runtime.supervisor import (
     Supervision,
     SupervisorSpec,
 )
+from atoll.actors.runtime.workers import Workers
 from atoll.transport.errors import UsageError
 from atoll.transport.parking import Promise
 
@@ -52,6 +53,7 @@ class Branch:
         self.children: dict[str, Child] = {}
         self.turn = 0
         self.group: anyio.abc.TaskGroup
+        self.workers: Workers
         self._endings: deque[tuple[Child, int, Ending, BaseException | None]] = deque()
         self._ready: Promise | None = None
         self._running = self._starting = False
@@ -102,6 +104,7 @@ class Branch:
         self._running = self._starting = True
         try:
             async with anyio.create_task_group() as self.group:
+                self.workers = Workers(self.group, self._system.new_promise)
                 self._error = await self._start_specified()
                 self._starting = False
                 if started is not None:

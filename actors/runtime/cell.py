@@ -1,12 +1,12 @@
 """One actor's place in a system: its mailbox, and one life after the other.
 
-    idle (no task) --a message--> running --nothing to do between two looks--> idle
+    idle (no task) --a message--> ready --a worker comes--> running --nothing left to do--> idle
     down --start()--> starting --started() returned--> running --done, stopped or crashed--> stopped() --> down
     starting --started() raised--> stopped() --> down, and whoever started it gets the error
 
 The cell survives restarts, the actor object does not. An actor that overrides neither `started` nor `stopped` and never
-uses `tasks` has a task only while there is something to do: idle, it costs an object and a queue. The cell decides
-nothing about restarts; it reports to its `Parent`.
+uses `tasks` borrows a task while there is something to do (`workers.py`): idle, it costs an object and a queue. The
+cell decides nothing about restarts; it reports to its `Parent`.
 """
 
 import logging
@@ -26,9 +26,11 @@ from atoll.actors.runtime.errors import (
     AskUnreachable,
     Declined,
     StartFailed,
+    sole_error,
 )
 from atoll.actors.runtime.mailbox import Mailbox
 from atoll.actors.runtime.supervisor import ChildSpec, Ending
+from atoll.actors.runtime.workers import Workers
 from atoll.transport.base import Standing
 from atoll.transport.errors import UsageError
 from atoll.transport.parking import Promise
@@ -46,25 +48,19 @@ STOPPED_S = 5.0
 """What `Actor.stopped` has to clean up."""
 
 
-def sole_error(error: BaseException) -> BaseException:
-    """Unwrap groups that hold a single error: the group says nothing that it does not say."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
 class Parent(Protocol):
     """What a cell needs of the branch it grows on."""
 
     group: anyio.abc.TaskGroup
+    workers: Workers
 
     def child_ended(self, child: Any, turn: int, ending: Ending, error: BaseException | None) -> None:
         """A running child ended by itself."""
         ...
 
 
-class _FirstMessage:
-    """Stands in for a parked reader: waking it starts the actor's task."""
+class _NextMessage:
+    """Stands in for a parked reader: waking it lets the actor have a task."""
 
     __slots__ = ("_cell",)
 
@@ -75,10 +71,15 @@ class _FirstMessage:
         return False
 
     def set_result(self, _result: Any, /) -> None:
-        self._cell.begin()
+        cell = self._cell
+        cell.running = True
+        workers = cell.parent.workers
+        workers.ready.append(cell)
+        if not workers.called:
+            workers.call()
 
     def __await__(self) -> Any:
-        raise UsageError("nobody waits for a first message")
+        raise UsageError("nobody waits for the next message of an actor without a task")
 
 
 class Cell:
@@ -86,13 +87,12 @@ class Cell:
 
     __slots__ = (
         "_factory",
-        "_handled_at_look",
         "_killed",
+        "_next_message",
         "_over",
+        "_plain",
         "_ready",
-        "_resting",
         "_rests",
-        "_running",
         "_scope",
         "_stopping",
         "_system",
@@ -105,6 +105,7 @@ class Cell:
         "parent",
         "ref",
         "restart",
+        "running",
         "turn",
     )
 
@@ -118,11 +119,14 @@ class Cell:
         self.ref = ref
         self.actor: Actor | None = None
         self.handlers: Handlers | None = None
+        self._plain: dict[type, Callable[[Any, Any], Any]] = {}
+        """Handlers of messages that are not looked at before."""
         self.open_to: tuple[Standing, ...] = ()
         """Who may reach the actor from another node; a tuple, as hashing an enum member is slow."""
         self.turn = 0
         """Counts the lives, so that the end of an earlier one is recognised as such."""
-        self._running = False
+        self.running = False
+        """Whether the actor has a task now, or is about to have one."""
         self._stopping: Ending | None = None
         self._killed = False
         self._ready: Promise | None = None
@@ -130,14 +134,8 @@ class Cell:
         self._scope: anyio.CancelScope | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._rests = False
-        """Whether the task may end while there is nothing to do."""
-        self._resting = False
-        self._handled_at_look = -1
-
-    @property
-    def running(self) -> bool:
-        """Whether the actor has a task now."""
-        return self._running
+        """Whether the actor needs no task while there is nothing to do."""
+        self._next_message = _NextMessage(self)
 
     @property
     def is_ending(self) -> bool:
@@ -151,16 +149,6 @@ class Cell:
             raise UsageError(f"{self.name} has no tasks before it is started, nor after it ended")
         self._rests = False
         return self._tasks
-
-    def look(self) -> None:
-        """Let the task end if the actor did nothing since the last look."""
-        handled, before = self.mailbox.handled, self._handled_at_look
-        self._handled_at_look = handled
-        if self._rests and self._running and handled == before and self.mailbox.parked is not None:
-            # Ends the loop as `leave` does; `_ended` sees that the actor only rests.
-            self._stopping = self._stopping or Ending.NORMAL
-            self._resting = True
-            self.mailbox.wake()
 
     async def start(self) -> Exception | None:
         """Begin a new life and wait until `started` returned; give the error if it did not."""
@@ -176,12 +164,15 @@ class Cell:
         actor.system, actor.ref, actor._cell = self._system, self.ref, self  # noqa: SLF001 - the runtime's own field
         self.actor, self.open_to = actor, tuple(actor.open_to)
         kind = type(actor)
+        # A bare item is the message of a plain tell; only an actor that overrides `receive` sees it as a Delivery.
+        self._plain = self.handlers.by_type if kind.receive is Actor.receive else {}
         self._rests = kind.started is Actor.started and kind.stopped is Actor.stopped
         if self._rests:
             self._rest()
             return None
         self._ready = ready = self._system.new_promise()
-        self.begin()
+        self.running = True
+        self.parent.group.start_soon(self._live, name=self.name)
         try:
             return await ready  # type: ignore[no-any-return]
         except BaseException:
@@ -190,24 +181,28 @@ class Cell:
             raise
 
     def _rest(self) -> None:
-        self.mailbox.parked = _FirstMessage(self)
+        self.mailbox.parked = self._next_message
         if self.mailbox.items:
             self.mailbox.wake()
 
-    def begin(self) -> None:
-        """Give the actor its task."""
-        self._running = True
-        self.parent.group.start_soon(self._live, name=self.name)
+    def _hold(self, tasks: anyio.abc.TaskGroup) -> None:
+        self._tasks, self._scope = tasks, tasks.cancel_scope
+        if self._killed:
+            self._scope.cancel()
+
+    def torn_down(self) -> None:
+        """End because the whole branch is torn down: there is nobody left to restart anything."""
+        self._stopping, self._over = Ending.ORDERED, self._over or anyio.Event()
+        self.ended(None)
 
     def leave(self) -> None:
         """End after the message in hand, by the actor's own wish."""
         self._stopping = self._stopping or Ending.NORMAL
-        self._resting = False
         self.mailbox.wake()
 
     async def stop(self, *, force: bool = False) -> None:
         """End it and wait until it has ended; `force` does not wait for the message in hand."""
-        if not self._running:
+        if not self.running:
             self.mailbox.parked = None
             return
         self._stopping = Ending.ORDERED
@@ -241,7 +236,7 @@ class Cell:
                     self._tasks = tasks
                     await actor.started()
                     self._report_start(None)
-                    await self._work(actor)
+                    await self.work(tasks)
                     tasks.cancel_scope.cancel()
             finally:
                 self._scope = self._tasks = None
@@ -249,11 +244,9 @@ class Cell:
         except Exception as raised:  # noqa: BLE001 - handed to whoever started the actor, or to its supervisor
             error = sole_error(raised)
         except BaseException:
-            # The whole branch is torn down, and there is nobody left to restart anything.
-            self._stopping, self._over = Ending.ORDERED, self._over or anyio.Event()
+            self.torn_down()
             raise
-        finally:
-            self._ended(error)
+        self.ended(error)
 
     async def _clean_up(self, actor: Actor) -> None:
         try:
@@ -272,13 +265,10 @@ class Cell:
         if ready is not None and not ready.done():
             ready.set_result(error)
 
-    def _ended(self, error: BaseException | None) -> None:
-        self._running = False
-        resting, self._resting = self._resting, False
-        if resting and error is None and self._over is None and not self._killed:
-            self._stopping = None
-            self._rest()
-            return
+    def ended(self, error: BaseException | None) -> None:
+        """Note the end of this life, and tell whom it concerns."""
+        self.running = False
+        self._tasks = self._scope = None
         starting = self._ready is not None
         self._report_start(error or StartFailed(f"{self.name} was stopped while it started"))
         if self._over is not None:
@@ -289,13 +279,21 @@ class Cell:
             ending = Ending.CRASHED if error is not None else (self._stopping or Ending.NORMAL)
             self.parent.child_ended(self, self.turn, ending, error)
 
-    async def _work(self, actor: Actor) -> None:
-        """Handle messages until the actor is asked to end. The hot path: see bench/actors before changing it."""
-        mailbox, items = self.mailbox, self.mailbox.items
-        # A bare item is the message of a plain tell; only an actor that overrides `receive` sees it as a Delivery.
-        handlers = self.handlers.by_type if self.handlers and type(actor).receive is Actor.receive else {}
+    async def work(self, tasks: anyio.abc.TaskGroup) -> bool:
+        """Handle messages until there are none and the actor rests: True; or until it ends, and `ended` is to follow.
+
+        The hot path: see bench/actors before changing it.
+        """
+        self._hold(tasks)
+        actor, mailbox, items, handlers = self.actor, self.mailbox, self.mailbox.items, self._plain
+        assert actor is not None  # noqa: S101 - `start` set it; for mypy
         while self._stopping is None:
             if not items:
+                if self._rests:
+                    self._tasks = self._scope = None
+                    self.running = False
+                    mailbox.parked = self._next_message
+                    return True
                 await mailbox.wait_item()
                 continue
             for _ in range(BATCH):
@@ -318,6 +316,7 @@ class Cell:
             mailbox.tell_room()
             if items:
                 await anyio.lowlevel.checkpoint()
+        return False
 
     async def _take(self, actor: Actor, item: Any) -> None:
         """Handle one item that is more than a plain message with a handler."""
@@ -327,14 +326,9 @@ class Cell:
             return
         reply_to = delivery.reply_to
         try:
-            if type(actor).receive is Actor.receive and self.handlers is not None:
-                kind = type(delivery.message)
-                handler = self.handlers.by_type.get(kind) or self.handlers.find(kind)
-                if handler is None:
-                    raise NotUnderstood(f"{self.name} takes no {type(delivery.message).__name__}")  # noqa: TRY301 - told like every refusal
-                answer = await handler(actor, delivery.message)
-            else:
-                answer = await actor.receive(delivery)
+            handler = self._plain.get(type(delivery.message))
+            # `receive` knows what to do with messages that have no handler of their own class.
+            answer = await (actor.receive(delivery) if handler is None else handler(actor, delivery.message))
             if reply_to is not None and answer is not LATER:
                 reply_to.answer(answer)
         except BaseException as error:

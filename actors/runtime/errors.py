@@ -96,3 +96,10 @@ class RestartsExhausted(TransportError):
 
 class JournalFailed(WorldError):
     """A record could not be made durable; nothing that depends on it may happen."""
+
+
+def sole_error(error: BaseException) -> BaseException:
+    """Unwrap groups that hold a single error: the group says nothing that it does not say."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -22,8 +22,8 @@ from atoll.actors.runtime.actor import ASK_TIMEOUT_S, Actor, ActorRef, Delivery,
 from atoll.actors.runtime.alarms import Alarms, Clock, lease_clock
 from atoll.actors.runtime.asks import Ask
 from atoll.actors.runtime.branch import Branch, Child
-from atoll.actors.runtime.cell import Cell, sole_error
-from atoll.actors.runtime.errors import AskCongested, AskUnreachable, MailboxFull
+from atoll.actors.runtime.cell import Cell
+from atoll.actors.runtime.errors import AskCongested, AskUnreachable, MailboxFull, sole_error
 from atoll.actors.runtime.machine import Address, Seconds, Told
 from atoll.actors.runtime.mailbox import MAILBOX_MAX, Mailbox
 from atoll.actors.runtime.supervisor import INTENSITY, PERIOD_S, ChildSpec, Restart, SupervisorSpec
@@ -45,8 +45,6 @@ log = logging.getLogger("atoll.actors")
 DEAD_LETTERS_MAX = 100
 """Kept to be looked at; all are counted."""
 ATTEMPTS_MAX = 10
-LOOK_FOR_IDLE_S = 10.0
-"""Between two looks for actors that did nothing and can give up their task for now."""
 _NAME = re.compile(r"[A-Za-z0-9_.~:-]+(/[A-Za-z0-9_.~:-]+)*")
 
 
@@ -131,15 +129,8 @@ class ActorSystem:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(self.alarms.run, name="alarms")
-                group.start_soon(self._look_for_idle, name="looking for idle actors")
                 await root.run(started=task_status.started)
                 group.cancel_scope.cancel()
-
-    async def _look_for_idle(self) -> None:
-        while True:
-            await anyio.sleep(LOOK_FOR_IDLE_S)
-            for cell in self._cells.values():
-                cell.look()
 
     async def spawn(
         self,
@@ -300,9 +291,10 @@ class ActorSystem:
                 attempts=attempts,
                 traceparent=traceparent,
             )
-        return self._ask_here(address, message, timeout_s)
+        return self.ask_here(address, message, timeout_s)
 
-    async def _ask_here(self, address: Address, message: Any, timeout_s: Seconds) -> Any:
+    async def ask_here(self, address: Address, message: Any, timeout_s: Seconds) -> Any:
+        """Ask an actor of this node; for the runtime, which has checked the arguments."""
         cell = self._cells.get(address.path)
         if cell is None:
             raise AskUnreachable(f"no actor {address.path} lives here")

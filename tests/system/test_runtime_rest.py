@@ -47,8 +47,7 @@ async def test_one_busy_actor_does_not_starve_another():
         assert running.statistics()["mailboxes"]["busy"]["handled"] >= 1
 
 
-async def test_an_idle_actor_gives_up_its_task_and_takes_it_again_with_its_state(monkeypatch):
-    monkeypatch.setattr("atoll.actors.runtime.system.LOOK_FOR_IDLE_S", 0.005)
+async def test_an_idle_actor_gives_up_its_task_and_takes_it_again_with_its_state():
     async with system() as running:
         ref = await running.spawn(Counter, "counter")
         assert running.statistics()["tasks"] == 0
@@ -64,8 +63,7 @@ async def test_an_idle_actor_gives_up_its_task_and_takes_it_again_with_its_state
         assert running.find("counter") is None
 
 
-async def test_an_actor_with_background_tasks_or_a_message_in_hand_keeps_its_task(monkeypatch):
-    monkeypatch.setattr("atoll.actors.runtime.system.LOOK_FOR_IDLE_S", 0.001)
+async def test_an_actor_with_background_tasks_or_a_message_in_hand_keeps_its_task():
     gate = anyio.Event()
     ticks = []
 
@@ -93,14 +91,12 @@ async def test_an_actor_with_background_tasks_or_a_message_in_hand_keeps_its_tas
         await until(lambda: running.statistics()["tasks"] == 1)
 
 
-async def test_an_actor_that_stops_itself_while_it_is_about_to_rest_is_stopped():
+async def test_an_actor_that_stops_itself_while_it_rests_is_stopped():
     async with system() as running:
         ref = await running.spawn(Counter, "counter")
         await ref.ask(Add(1))
         cell = running.cell("counter")
-        await until(lambda: cell.mailbox.parked is not None)
-        cell.look()
-        cell.look()
+        await until(lambda: not cell.running)
         cell.actor.stop()
         await until(lambda: running.statistics()["mailboxes"]["counter"]["starts"] == 2)
         assert await ref.ask(Total()) == 0
