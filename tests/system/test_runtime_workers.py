@@ -46,23 +46,30 @@ async def test_an_actor_that_waits_in_a_handler_holds_up_nobody_and_the_tasks_th
         assert await waiting[0].ask(Add(2)) == 2
 
 
+class Setter(Actor):
+    @handles
+    async def set(self, message: Add) -> None:
+        whose.set("the setter's")
+
+
+class Getter(Actor):
+    @handles
+    async def get(self, message: Add) -> str:
+        return whose.get()
+
+
 async def test_what_a_handler_leaves_in_its_context_is_not_seen_by_other_actors():
-    class Setter(Actor):
-        @handles
-        async def set(self, message: Add) -> None:
-            whose.set("the setter's")
-
-    class Getter(Actor):
-        @handles
-        async def get(self, message: Add) -> str:
-            return whose.get()
-
     async with system() as running:
         setter = await running.spawn(Setter, "setter")
         getter = await running.spawn(Getter, "getter")
         for _ in range(3):
             await setter.ask(Add(1))
             assert await getter.ask(Add(1)) == "nobody's"
+
+
+async def test_an_actor_does_not_see_the_context_of_whoever_told_the_first_message():
+    async with system() as running:
+        getter = await running.spawn(Getter, "getter")
         token = whose.set("the asker's")
         try:
             assert await getter.ask(Add(1)) == "nobody's"
