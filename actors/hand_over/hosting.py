@@ -372,7 +372,8 @@ class Hosting:
         if not self.renewals.frozen(actor):
             if effects := self.renewals.expired(owner, now):
                 return effects
-            return self.claims.look(actor, now) if self.renewals.due(owner, now) else []
+            asks = self.renewals.due(owner, now) or self.renewals.doubtful(owner, now)
+            return self.claims.look(actor, now) if asks else []
         claim = self.renewals.claim_of(owner, now)
         if claim is None:
             return []

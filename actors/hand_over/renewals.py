@@ -26,6 +26,8 @@ RENEW_S = 1.0
 CHANGE_S = 10.0
 """For how long it is tried to keep a log on other stores; whoever wants it says so again."""
 CHANGE_AGAIN_S = 0.2
+DOUBT_S = 5.0
+"""How long an owner asks its stores in vain until it asks the placement whether it is still one, and between two."""
 REMEMBERED_MAX = 1024
 """Actors of which it is remembered when they were renewed last."""
 
@@ -46,6 +48,8 @@ class Renewals:
         self._frozen: dict[str, Seconds] = {}
         """Actors that take nothing more until nothing is in hand, and since when."""
         self._asked: dict[str, Seconds] = {}
+        self._in_vain: dict[str, Seconds] = {}
+        """Owners that cannot serve yet, and since when, or when they last asked why."""
 
     def frozen(self, actor: str) -> bool:
         """Tell whether an actor waits for what is in hand."""
@@ -62,6 +66,7 @@ class Renewals:
     def drop(self, actor: str, why: str) -> list[Effect]:
         """Forget everything about an owner that ends."""
         self._frozen.pop(actor, None)
+        self._in_vain.pop(actor, None)
         change = self.changes.pop(actor, None)
         return [] if change is None else [Announce(StoresChanged(actor, change.stores, why))]
 
@@ -81,6 +86,16 @@ class Renewals:
         self._asked[actor] = now
         if len(self._asked) > REMEMBERED_MAX:
             del self._asked[next(iter(self._asked))]
+        return True
+
+    def doubtful(self, owner: DurableOwner, now: Seconds) -> bool:
+        """Tell whether an owner may be over that gets nowhere: stores that have dropped its log cannot say so."""
+        if owner.serving:
+            self._in_vain.pop(owner.actor, None)
+            return False
+        if now - self._in_vain.setdefault(owner.actor, now) < DOUBT_S:
+            return False
+        self._in_vain[owner.actor] = now
         return True
 
     def _wanted(self, owner: DurableOwner) -> bool:

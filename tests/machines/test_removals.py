@@ -9,12 +9,13 @@ from hand_over_net import A, B, C, Notebook, found
 from atoll.actors.hand_over.client import Callers, PlaceCall
 from atoll.actors.hand_over.departures import WISH_S
 from atoll.actors.hand_over.hosting import Hosting
-from atoll.actors.hand_over.messages import Call, CallAnswered, CallDeferred, CallRefused
+from atoll.actors.hand_over.messages import Call, CallAnswered, CallDeferred, CallRefused, TakePlace
 from atoll.actors.hand_over.move import FREEZE_S
+from atoll.actors.hand_over.renewals import DOUBT_S
 from atoll.actors.hand_over.orders import CallEnded, Found, Move, Remove, Removed
 from atoll.actors.hand_over.state import ActorState, decode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace
-from atoll.actors.runtime.machine import Announce, Received, TimerFired, Told
+from atoll.actors.runtime.machine import Announce, Received, Send, TimerFired, Told
 
 
 class Slow(Notebook):
@@ -195,6 +196,24 @@ def test_an_actor_remembers_in_which_generation_it_began_wherever_it_is_and_howe
 def test_a_state_of_a_node_that_did_not_say_when_it_began_is_read():
     old = msgspec.msgpack.encode(("Boiler", b"data", ()))
     assert decode_state(old) == ActorState("Boiler", b"data", (), 0)
+
+
+def test_an_owner_that_asks_its_stores_in_vain_asks_the_placement_whether_it_is_over():
+    """It may have been removed by force before it heard that it has the place; nobody else would tell it."""
+    machine = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
+    machine.handle(Received(B, TakePlace("x", Placed(5, A, (B, C)))), 0.0)
+    machine.handle(Received(A, PlaceFound("x", Placed(5, A, (B, C)), A)), 0.0)
+    asked = []
+    for tenths in range(1, 121):
+        effects = machine.handle(TimerFired("x"), tenths / 10)
+        if any(isinstance(each, Send) and each.message == FindPlace("x") for each in effects):
+            asked.append(tenths / 10)
+            machine.handle(Received(A, PlaceFound("x", Placed(5, A, (B, C)), A)), tenths / 10)
+    assert len(asked) == 2
+    assert asked[0] >= DOUBT_S
+    assert machine.owners["x"].placed.generation == 5
+    machine.handle(Received(A, PlaceFound("x", None, A, first=7)), 13.0)
+    assert "x" not in machine.owners
 
 
 class Calling:
