@@ -1,4 +1,8 @@
-"""What must never happen to the calls of migratable actors, whatever crashes: told from what callers and hosts say."""
+"""What must never happen to the calls of migratable actors, whatever crashes: told from what callers and hosts say.
+
+An actor that is removed begins another life, empty: in each life every acknowledged operation is applied once, nothing
+of the one before is in it, and who asks after a removal is not answered by the life before.
+"""
 
 import struct
 from dataclasses import dataclass
@@ -32,6 +36,35 @@ class Acknowledged:
     number: int
     reply: bytes
     failed: str
+    generation: int = 0
+    """That answered it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRemoved:
+    """Fact out, at the register: the actor has no place any more, and these generations are used up."""
+
+    up_to: int
+
+
+class Lives:
+    """The lives of the actor, one after each removal."""
+
+    def __init__(self) -> None:
+        self._ends: list[int] = []
+
+    @property
+    def now(self) -> int:
+        """Count the removals."""
+        return len(self._ends)
+
+    def end(self, up_to: int) -> None:
+        """Hear that a life is over, and which generations are used up."""
+        self._ends.append(up_to)
+
+    def of(self, generation: int) -> int:
+        """Say to which life a generation belongs."""
+        return sum(generation > end for end in self._ends)
 
 
 class ExactlyOnce(Invariant):
@@ -44,14 +77,22 @@ class ExactlyOnce(Invariant):
         """Of stores."""
         self.last_s = 0.0
         """When something was acknowledged last."""
-        self._totals: dict[int, tuple[int, int]] = {}
-        self._highest = 0
-        self._begun: dict[int, tuple[int, int]] = {}
-        """Caller to the number of its call, and the highest total when it began."""
+        self.lives = Lives()
+        self.told_of_removal = 0
+        """Callers that heard that the actor was removed."""
+        self._totals: dict[tuple[int, int], tuple[int, int]] = {}
+        self._highest: dict[int, int] = {}
+        """Life to the highest total that was acknowledged."""
+        self._own: dict[tuple[int, int], int] = {}
+        """Life and caller to how many operations of its own were acknowledged."""
+        self._begun: dict[int, tuple[int, int, dict[int, int]]] = {}
+        """Caller to the number of its call, the life and the highest totals when it began."""
 
     def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
         if isinstance(fact, CallBegun):
-            self._begun[fact.caller] = (fact.number, self._highest)
+            self._begun[fact.caller] = (fact.number, self.lives.now, dict(self._highest))
+        elif isinstance(fact, PlaceRemoved):
+            self.lives.end(fact.up_to)
         elif isinstance(fact, Acknowledged):
             self._check(simulation, host, fact)
         elif isinstance(fact, Moved) and not fact.why:
@@ -61,19 +102,27 @@ class ExactlyOnce(Invariant):
 
     def _check(self, simulation: Simulation, host: Host, fact: Acknowledged) -> None:
         who = f"operation {fact.number} of the caller at {host.node.short}"
+        number, began_in, highest_then = self._begun[fact.caller]
+        if fact.failed.endswith("was removed") and self.lives.now:
+            self.told_of_removal += 1
+            return
         if fact.failed:
             simulation.violate(f"{who} is refused: {fact.failed}")
             return
         total, own = REPLY.unpack(fact.reply)
-        number, highest = self._begun[fact.caller]
-        other = self._totals.setdefault(total, (fact.caller, fact.number))
+        life = self.lives.of(fact.generation)
+        highest = highest_then.get(life, 0)
+        other = self._totals.setdefault((life, total), (fact.caller, fact.number))
+        self._own[life, fact.caller] = expected = self._own.get((life, fact.caller), 0) + 1
+        if life < began_in:
+            simulation.violate(f"{who} is answered by an actor that was removed before it began")
         if other != (fact.caller, fact.number):
             simulation.violate(f"{who} is the {total}th, and so was another one, which is lost")
-        if own != fact.number or number != fact.number:
+        if own != expected or number != fact.number:
             simulation.violate(f"{who} is the {own}th of its caller that was applied")
         if total <= highest:
             simulation.violate(f"{who} is the {total}th, but the {highest}th was acknowledged before it began")
-        self._highest = max(self._highest, total)
+        self._highest[life] = max(self._highest.get(life, 0), total)
         self.acknowledged += 1
         self.last_s = simulation.now
 

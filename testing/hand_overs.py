@@ -29,15 +29,16 @@ from atoll.actors.hand_over.messages import (
     HOSTING,
     LOG_STORE,
     STORE_RECORDS,
+    CallAnswered,
     LogLost,
     StoresWanted,
     TakePlace,
 )
-from atoll.actors.hand_over.orders import CallEnded, Found, Move
+from atoll.actors.hand_over.orders import CallEnded, Found, Move, Remove
 from atoll.actors.hand_over.retention import LOOK
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.messages import PATH as PLACEMENT
-from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
+from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace, SwapPlace
 from atoll.actors.runtime.machine import (
     Announce,
     Arm,
@@ -61,6 +62,7 @@ from atoll.testing.hand_over_invariants import (
     CallBegun,
     ExactlyOnce,
     OneGenerationServes,
+    PlaceRemoved,
     Progress,
     SameReply,
 )
@@ -113,6 +115,13 @@ class RegisterKept(msgspec.Struct, frozen=True, array_like=True, tag="testing.re
     placed: Placed
 
 
+class RegisterRetired(msgspec.Struct, frozen=True, array_like=True, tag="testing.register_retired"):
+    """What the register has on disk of an actor that was removed: the generations that are used up."""
+
+    actor: str
+    generation: int
+
+
 @dataclass(frozen=True, slots=True)
 class Replace:
     """Fact in, at the register: that is where the actor is now."""
@@ -137,6 +146,7 @@ class Register:
         """`hints`: it tells whom it names; without, they have to find out."""
         self._hints = hints
         self.places: dict[str, Placed] = {}
+        self.retired = 0
         self._hosts = hosts
         self._rng = rng
         self._replace_s = replace_s
@@ -145,6 +155,9 @@ class Register:
         for record in restored:
             if isinstance(record, RegisterKept):
                 self.places[record.actor] = record.placed
+            elif isinstance(record, RegisterRetired):
+                self.places.pop(record.actor, None)
+                self.retired = record.generation
         return self._again()
 
     def check(self) -> None:
@@ -157,9 +170,13 @@ class Register:
         if isinstance(event, Received):
             if isinstance(event.message, FindPlace):
                 actor = event.message.actor
-                return [Send(event.sender, PlaceFound(actor, self.places.get(actor)), HOSTING)]
+                return [
+                    Send(event.sender, PlaceFound(actor, self.places.get(actor), first=self._first(actor)), HOSTING)
+                ]
             if isinstance(event.message, SwapPlace):
                 return self._swap(event.sender, event.message)
+            if isinstance(event.message, RemovePlace):
+                return self._remove(event.sender, event.message)
         elif isinstance(event, TimerFired):
             effects = self._again()
             for actor, placed in tuple(self.places.items()):
@@ -179,10 +196,27 @@ class Register:
 
     def _swap(self, sender: NodeId, message: SwapPlace) -> list[Effect]:
         current = self.places.get(message.actor)
-        done = current == message.expected
+        done = current == message.expected and (current is not None or message.wanted.generation == self.retired + 1)
         effects = self._put(message.actor, message.wanted) if done else []
-        answer = PlaceSwapped(message.actor, done, self.places.get(message.actor))
-        return [*effects, Send(sender, answer, HOSTING)]
+        return [*effects, self._answer(sender, message.actor, done=done)]
+
+    def _remove(self, sender: NodeId, message: RemovePlace) -> list[Effect]:
+        actor = message.actor
+        effects: list[Effect] = []
+        done = self.places.get(actor) == message.expected
+        if done:
+            del self.places[actor]
+            self.retired = max(self.retired, message.expected.generation + 1)
+            effects = [Persist(RegisterRetired(actor, self.retired)), Announce(PlaceRemoved(self.retired))]
+        return [*effects, self._answer(sender, actor, done=done)]
+
+    def _answer(self, sender: NodeId, actor: str, *, done: bool) -> Send:
+        current = self.places.get(actor)
+        decided = done or current is not None
+        return Send(sender, PlaceSwapped(actor, done, current, decided=decided, first=self._first(actor)), HOSTING)
+
+    def _first(self, actor: str) -> int:
+        return 0 if actor in self.places else self.retired + 1
 
 
 class SimulatedHost:
@@ -207,7 +241,7 @@ class SimulatedHost:
             effects += self._of(path, machine.start(kept, now))
         if self.hosting is not None and self.hosting.own == self._world.founder:
             effects.append(Arm("found", 0.01))
-        return [*effects, *self._restock_later()]
+        return [*effects, *self._restock_later(), *self._remove_later()]
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         if isinstance(event, Received):
@@ -224,6 +258,8 @@ class SimulatedHost:
                 looks = self._look(now)
                 stores = self._rng.sample(self._world.hosts, self._rng.randint(1, self._world.stores_max))
                 effects = [*self._restock(tuple(stores), now), *self._restock_later(), *looks]
+            elif event.name == "remove":
+                effects = [*self._remove(now), *self._remove_later()]
             elif event.name in ("found", "move"):
                 effects = self._operate(event.name, now)
             else:
@@ -253,6 +289,17 @@ class SimulatedHost:
                 target = self._rng.choice([node for node in world.hosts if node != self.hosting.own])
                 effects += self._of(HOSTING, self.hosting.handle(Told(Move(actor, target)), now))
         return effects
+
+    def _remove_later(self) -> list[Effect]:
+        every_s = self._world.remove_s if self.hosting is not None else None
+        return [Arm("remove", self._rng.uniform(*every_s))] if every_s else []
+
+    def _remove(self, now: Seconds) -> list[Effect]:
+        """Remove what is owned here, or host it, as a program that starts; and see what need not be kept."""
+        world = self._world
+        stores = tuple(sorted(self._rng.sample(world.hosts, len(world.stores))))
+        fact = Remove(ACTOR) if self.hosting.owners else Found(ACTOR, "ledger", stores)
+        return [*self._of(HOSTING, self.hosting.handle(Told(fact), now)), *self._look(now)]
 
     def _restock(self, stores: tuple[NodeId, ...], now: Seconds) -> list[Effect]:
         """Want the log of what is owned here on other stores, whether they are there or not."""
@@ -312,8 +359,10 @@ class SimulatedCaller:
         effects = []
         for effect in self._callers.handle(event, now):
             if isinstance(effect, Announce) and isinstance(effect.fact, CallEnded):
-                ended = effect.fact
-                effects.append(Announce(Acknowledged(self._caller, ended.key, ended.reply, ended.failed)))
+                ended, answer = effect.fact, event.message if isinstance(event, Received) else None
+                generation = answer.generation if isinstance(answer, CallAnswered) else 0
+                acknowledged = Acknowledged(self._caller, ended.key, ended.reply, ended.failed, generation)
+                effects.append(Announce(acknowledged))
                 effects.append(Arm("think", self._rng.expovariate(1 / self._think_s)))
             else:
                 effects.append(effect)
@@ -335,6 +384,8 @@ class World:
     restock_s: tuple[float, float] | None = None
     """How often each host wants what it owns kept on other stores, `stores_max` at most."""
     stores_max: int = 3
+    remove_s: tuple[float, float] | None = None
+    """How often each host removes what it owns, or begins it where nothing is owned."""
     retains: bool = False
     """Stores ask what they need not keep, each time that other ones are wanted."""
     compact_bytes: int = 1500
@@ -374,7 +425,7 @@ class World:
 
     def _register(self, rng: Random) -> SimulatedHost:
         register = Register(self.hosts, rng, self.replace_s, hints=self.hints)
-        return SimulatedHost({PLACEMENT: (register, (RegisterKept,))}, rng, self)
+        return SimulatedHost({PLACEMENT: (register, (RegisterKept, RegisterRetired))}, rng, self)
 
     def _caller(self, node: NodeId) -> Callable[[Random], Any]:
         def make(rng: Random) -> SimulatedCaller:

@@ -2,7 +2,8 @@
 
     it delivers, doubles or drops any message; takes the actor to another host, with its state or without, while the
     owner before goes on; starts a host again in the generation that it has; crashes a store, also between two effects,
-    or damages its log; changes the set of stores; lets callers ask any owner that there is, again and again
+    or damages its log; changes the set of stores; lets callers ask any owner that there is, again and again; removes
+    the actor, founds the next one of its name on any stores, and tells a store of it or not
 
 The placement is a register that never errs: each tenure has a generation of its own, or is another life of the newest.
 What an owner may claim for itself it claims as `renewals.py` has it.
@@ -11,13 +12,14 @@ What callers hear is judged by `chained_replies.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from atoll.actors.hand_over.durable import DurableOwner, Handed, Phase
 from atoll.actors.hand_over.log_store import LogStore
-from atoll.actors.hand_over.messages import LOG_STORE, Call, LogLost, Seal
-from atoll.actors.placement.messages import Placed
+from atoll.actors.hand_over.messages import LOG_STORE, Call, Fenced, FoundingsOver, LogBegun, LogLost, Seal, Sealed
+from atoll.actors.placement.messages import Placed, PlaceFound
 from atoll.actors.runtime.machine import Effect, Input, Persist, Received, Record, Rewrite, Send
 from atoll.testing.adversary import Adversary, Letter, game_lost
 from atoll.testing.chained_replies import ChainedReplies, Operations
@@ -30,6 +32,7 @@ TO_THE_NEWEST = 0.7
 """How often a caller asks the owner that it is to ask."""
 STAYS = 0.6
 """How often a store is in the next set, too."""
+CALLS_KEPT = 12
 COMPACT_BYTES = 600
 """Some eight operations."""
 ODDS: Mapping[str, float] = {
@@ -46,8 +49,13 @@ ODDS: Mapping[str, float] = {
     "tear": 0.7,
     "forget": 0.15,
     "change": 0,
+    "remove": 0,
+    "found": 0,
+    "tell": 0,
+    "ask_late": 0,
 }
 """How often each step is chosen."""
+_REGISTER = simulated_node(91)
 
 
 class Keeper:
@@ -59,6 +67,15 @@ class Keeper:
         self.disk: list[Record] = []
         self.tears = False
         """It dies in the midst of its next effects."""
+
+
+@dataclass(slots=True)
+class Founding:
+    """A host begins the next actor of that name."""
+
+    placed: Placed
+    life: int
+    begun: set[NodeId] = field(default_factory=set)
 
 
 class LogAdversary(Adversary):
@@ -90,8 +107,16 @@ class LogAdversary(Adversary):
         self.owners: dict[NodeId, DurableOwner] = {}
         self.leaving: tuple[DurableOwner, NodeId, Handed] | None = None
         """A state that is with its next host, which has not claimed the actor yet."""
+        self.calls: list[Call] = []
+        """What was asked last; copies of it may come late."""
+        self.founding: Founding | None = None
+        self.removed = False
+        """It has no place now."""
         self.judge = ChainedReplies(ACTOR, self.rng, self.violations)
-        self.tenures = self.forgotten = self.changes = 0
+        self.tenures = self.forgotten = self.changes = self.removals = self.dropped = 0
+        self.first = 1
+        """The generation with which the next actor of that name begins."""
+        self._retains = (odds or {}).get("tell", 0) > 0
         nodes = tuple(self.keepers)
         for keeper in self.keepers.values():
             self._boot(keeper)
@@ -174,12 +199,15 @@ class LogAdversary(Adversary):
 
     def _take_over(self) -> None:
         """Place the actor on some host because the one before seems dead."""
+        if self.removed:
+            return
         host = self.rng.choice(list(self.keepers))
         self._begin(self.placed.next_at(host))
 
     def _begin_again(self) -> None:
         """Start the host again that has the actor: another life in the same generation."""
-        self._begin(self.placed)
+        if not self.removed:
+            self._begin(self.placed)
 
     def _move(self) -> None:
         """Freeze the owner and give its state away; or let the next host claim it."""
@@ -223,7 +251,9 @@ class LogAdversary(Adversary):
     def _newest(self) -> DurableOwner | None:
         """Give the owner of the newest tenure, if it has not ended."""
         owner = self.owners.get(self.placed.host)
-        lives = owner is not None and owner.placed == self.placed and owner.phase is not Phase.ENDED
+        lives = (
+            not self.removed and owner is not None and owner.placed == self.placed and owner.phase is not Phase.ENDED
+        )
         return owner if lives else None
 
     def _retry(self) -> None:
@@ -236,12 +266,17 @@ class LogAdversary(Adversary):
     # Stores
 
     def _boot(self, keeper: Keeper) -> None:
-        keeper.machine = self.store_kind(rng=Random(self.rng.random()))
+        own = keeper.node if self._retains else None
+        keeper.machine = self.store_kind(rng=Random(self.rng.random()), own=own, placement=_REGISTER)
         keeper.tears = False
         self._write(keeper, keeper.machine.start(list(keeper.disk), self.now))
 
     def _handle(self, keeper: Keeper, event: Input) -> None:
+        before = keeper.machine.logs.get(ACTOR)
+        sealed = before.generation if before is not None else 0
         effects = keeper.machine.handle(event, self.now)
+        if sealed and ACTOR not in keeper.machine.logs and self.judge.life_of(sealed) == self.judge.life:
+            self.violations.append(f"the log of generation {sealed} is dropped, and its actor was not removed")
         try:
             keeper.machine.check()
         except AssertionError as error:
@@ -260,9 +295,10 @@ class LogAdversary(Adversary):
             match effect:
                 case Persist(record):
                     keeper.disk.append(record)
-                case Rewrite(records=records):  # Of the one actor that there is.
-                    keeper.disk[:] = records
-                case Send(target, message, path):
+                case Rewrite(key=key, records=records):
+                    self.dropped += key == ACTOR and not records
+                    keeper.disk[:] = [*(each for each in keeper.disk if getattr(each, "actor", key) != key), *records]
+                case Send(target, message, path) if target in self.keepers:
                     self._post(Letter(keeper.node, target, message, path))
 
     def _crash(self) -> None:
@@ -277,15 +313,69 @@ class LogAdversary(Adversary):
     def _lose(self, keeper: Keeper) -> None:
         if keeper.disk:
             self.forgotten += 1
-            keeper.disk[:] = [*keeper.disk[:1], LogLost(ACTOR, "as the adversary wants it")]
+            of_all = [each for each in keeper.disk if isinstance(each, FoundingsOver)]
+            begun = [each for each in keeper.disk if isinstance(each, LogBegun)]
+            keeper.disk[:] = [*of_all, *begun[:1], LogLost(ACTOR, "as the adversary wants it")]
             self._boot(keeper)
+
+    # Removals
+
+    def _remove(self) -> None:
+        """End the actor as its owner does that was asked to, and take its place away."""
+        owner = self._newest()
+        if owner is not None and owner.settled and not self.removed:
+            owner.end("it was removed")
+            self.removed, self.first, self.leaving = True, self.placed.generation + 2, None
+            self.removals += 1
+            self.judge.removed(self.first - 1)
+
+    def _found(self) -> None:
+        """Begin to found the next one, or say again what founds it; as `claims.py` does."""
+        if not self.removed:
+            return
+        if self.founding is None or self.rng.random() < STAYS / 10:
+            count = self.rng.randint(1, min(3, len(self.keepers)))
+            stores = tuple(sorted(self.rng.sample(list(self.keepers), count)))
+            host = self.rng.choice(list(self.keepers))
+            self.founding = Founding(Placed(self.first, host, stores), self.rng.randrange(2, 2**40))
+        placed = self.founding.placed
+        for node in placed.stores:
+            if node not in self.founding.begun:
+                seal = Seal(ACTOR, placed.generation, self.founding.life, founds=True, kind="operations")
+                self._post(Letter(placed.host, node, seal, LOG_STORE))
+        if len(self.founding.begun) > len(placed.stores) // 2:
+            self._begin_founded(self.founding)
+
+    def _begun(self, founding: Founding, store: NodeId, message: Message) -> None:
+        if not isinstance(message, Sealed | Fenced) or store not in founding.placed.stores:
+            return
+        ours = (message.generation, message.life) == (founding.placed.generation, founding.life)
+        if ours and (isinstance(message, Fenced) or message.voice):
+            founding.begun.add(store)
+            if len(founding.begun) == len(founding.placed.stores):
+                self._begin_founded(founding)
+
+    def _begin_founded(self, founding: Founding) -> None:
+        self.founding, self.removed = None, False
+        placed = founding.placed
+        begun = tuple(store for store in placed.stores if store in founding.begun)
+        self._begin(Placed(placed.generation, placed.host, begun), life=founding.life)
+
+    def _tell(self) -> None:
+        """Tell a store that the actor is nowhere; it may hear of it when the next one is there."""
+        if self.removed:
+            nowhere = PlaceFound(ACTOR, None, first=self.first)
+            self._post(Letter(_REGISTER, self.rng.choice(list(self.keepers)), nowhere, LOG_STORE))
 
     # Letters
 
     def _take(self, letter: Letter) -> None:
         if letter.path == LOG_STORE:
             self._handle(self.keepers[letter.target], Received(letter.sender, letter.message))
-        elif (owner := self.owners.get(letter.target)) is not None:
+            return
+        if self.founding is not None and letter.target == self.founding.placed.host:
+            self._begun(self.founding, letter.sender, letter.message)
+        if (owner := self.owners.get(letter.target)) is not None:
             self._carry_out(owner, owner.receive(letter.sender, letter.message, self.now))
 
     def _part(self) -> None:
@@ -301,10 +391,16 @@ class LogAdversary(Adversary):
         if (caller := self.judge.asked()) is not None:
             self._call(self.judge.call_of(caller), self._somebody())
 
+    def _ask_late(self) -> None:
+        """Let a copy of a call come that was asked long ago."""
+        if self.calls:
+            self._call(self.rng.choice(self.calls), self._somebody(), again=True)
+
     def _somebody(self) -> DurableOwner | None:
         return self._newest() if self.rng.random() < TO_THE_NEWEST else self.rng.choice(list(self.owners.values()))
 
-    def _call(self, call: Call, owner: DurableOwner | None) -> None:
+    def _call(self, call: Call, owner: DurableOwner | None, *, again: bool = False) -> None:
+        self.calls = self.calls if again else [*self.calls[-CALLS_KEPT:], call]
         if owner is not None:
             self._carry_out(owner, owner.call(owner.placed.host, call, self.now))
 

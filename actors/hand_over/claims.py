@@ -145,8 +145,8 @@ class Claims:
     def store_begun(self, store: NodeId, message: Sealed | Fenced) -> list[Effect]:
         """Hear that a store has begun a log, or has one already; when all have, the actor is claimed.
 
-        A majority is enough, but not at once: a store left out has no voice before the next generation, and until then
-        the loss of one more would stop the actor.
+        A majority is enough, but not at once: a store left out has no voice before the next generation, or is not even
+        in the set before somebody wants it there, and until then the loss of one more would stop the actor.
         """
         claim = self._open.get(message.actor)
         if claim is None or store not in claim.founds or claim.wanted is not None:
@@ -161,4 +161,13 @@ class Claims:
         return self.ask(message.actor, claim)
 
     def _want(self, claim: Claim) -> None:
-        claim.wanted = Placed(claim.first, self._own, claim.founds)
+        claim.wanted = Placed(claim.first, self._own, self.stores_of(claim))
+
+    def stores_of(self, claim: Claim) -> tuple[NodeId, ...]:
+        """Place an actor on stores that have begun its log, alone, once anything was removed.
+
+        Another may have the log of the actor of that name that was removed, with a voice; it is taught later.
+        """
+        if claim.first == 1:
+            return claim.founds
+        return tuple(store for store in claim.founds if store in claim.begun)

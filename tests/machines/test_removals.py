@@ -9,10 +9,19 @@ from hand_over_net import A, B, C, Notebook, found
 from atoll.actors.hand_over.client import Callers, PlaceCall
 from atoll.actors.hand_over.departures import WISH_S
 from atoll.actors.hand_over.hosting import Hosting
-from atoll.actors.hand_over.messages import Call, CallAnswered, CallDeferred, CallRefused, TakePlace
+from atoll.actors.hand_over.messages import (
+    Call,
+    CallAnswered,
+    CallDeferred,
+    CallRefused,
+    Position,
+    Seal,
+    Sealed,
+    TakePlace,
+)
 from atoll.actors.hand_over.move import FREEZE_S
-from atoll.actors.hand_over.renewals import DOUBT_S
 from atoll.actors.hand_over.orders import CallEnded, Found, Move, Remove, Removed
+from atoll.actors.hand_over.renewals import DOUBT_S
 from atoll.actors.hand_over.state import ActorState, decode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace
 from atoll.actors.runtime.machine import Announce, Received, Send, TimerFired, Told
@@ -214,6 +223,18 @@ def test_an_owner_that_asks_its_stores_in_vain_asks_the_placement_whether_it_is_
     assert machine.owners["x"].placed.generation == 5
     machine.handle(Received(A, PlaceFound("x", None, A, first=7)), 13.0)
     assert "x" not in machine.owners
+
+
+def test_an_actor_is_placed_on_the_stores_that_have_begun_it_and_on_no_other():
+    """One that is away may still have the log of the actor that was removed, with a voice."""
+    machine = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
+    machine.handle(Told(Found("x", "Notebook", (A, B, C))), 0.0)
+    seals = machine.handle(Received(A, PlaceFound("x", None, A, first=3)), 0.0)
+    (life,) = {each.message.life for each in seals if isinstance(each, Send) and isinstance(each.message, Seal)}
+    for store in (A, B):
+        machine.handle(Received(store, Sealed("x", 3, life, 9, True, Position(), 0)), 0.0)
+    effects = machine.handle(TimerFired("x"), 1.0)
+    assert [each.message.wanted for each in effects if isinstance(each, Send)] == [Placed(3, A, (A, B))]
 
 
 class Calling:

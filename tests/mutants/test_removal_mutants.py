@@ -7,6 +7,7 @@ does, and the adversary goes on from there.
 import pytest
 from kills import must_kill, must_spare
 
+from atoll.actors.hand_over.claims import Claims
 from atoll.actors.hand_over.durable import DurableOwner
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
@@ -172,6 +173,15 @@ class HostsTakeCallsOfTheOneBefore(Hosting):
     durable_kind = TakesCallsOfTheOneBefore
 
 
+class PlacesOnStoresThatHaveNotBegun(Claims):
+    def stores_of(self, claim):
+        return claim.founds
+
+
+class PlacesWhereNothingHasBegun(Hosting):
+    claims_kind = PlacesOnStoresThatHaveNotBegun
+
+
 FIRST = (0, 1, 2)
 
 
@@ -233,6 +243,27 @@ def an_owner_that_was_replaced_finds_its_stores_founded_again(game):
         game.flow(*FIRST)
 
 
+def a_store_was_away_when_the_actor_was_removed_and_the_next_one_founded(game):
+    """It still has the log of the one before, with a voice."""
+    is_begun(game)
+    game.ask(0, 0)
+    game.flow(*FIRST)
+    game.order(0, Remove(ACTOR))
+    game.flow(0, 1)
+    game.order(0, Found(ACTOR, KIND, game.nodes(*FIRST)))
+    game.flow(0, 1, only=(FindPlace, PlaceFound))
+    game.flow(0, 1, only=(Seal, Sealed))
+    game.wait(0)
+    game.flow(0, only=(SwapPlace, PlaceSwapped))
+    game.flow(0, 2)
+    game.flow(*FIRST)
+    for _ in range(3):
+        game.wait(0)
+        game.flow(*FIRST)
+        game.ask(1, 0)
+        game.flow(*FIRST)
+
+
 def a_first_call_comes_once_more_when_the_next_actor_of_that_name_has_begun(game):
     game.flow(*FIRST)
     game.ask(0, 0)
@@ -263,7 +294,12 @@ CALLED_LATE = {
     "opening": a_first_call_comes_once_more_when_the_next_actor_of_that_name_has_begun,
     "odds": {"found": 3, "ask": 25, "remove": 1, **QUIET},
 }
+STORE_AWAY = {
+    "opening": a_store_was_away_when_the_actor_was_removed_and_the_next_one_founded,
+    "odds": {"found": 1, "look": 1},
+}
 NEMESES = {
+    PlacesWhereNothingHasBegun: ("kind", STORE_AWAY),
     FoundsWhatIsOver: ("store_kind", FOUNDED_LATE),
     EmptiedLogsHaveNoSeal: ("store_kind", FOUNDED_AGAIN),
     HostsTakeCallsOfTheOneBefore: ("kind", CALLED_LATE),

@@ -2,6 +2,8 @@
 
 import pytest
 
+from atoll.actors.hand_over.log_store import LogStore
+from atoll.actors.hand_over.messages import LOG_STORE
 from atoll.actors.placement.messages import Placed
 from atoll.testing.faults import EVERYTHING, Crash, FaultPlan, Forget
 from atoll.testing.hand_overs import Replace, Restock, hand_over_simulation, world
@@ -93,6 +95,57 @@ def test_stores_do_forget_there():
         if any(machine.parts["log_store"].dropped for machine in machines):
             return
     raise AssertionError("in six worlds no store has forgotten anything")
+
+
+def where_actors_are_removed(seed, until_s, **more):
+    """Each life of the actor begins empty, on stores that may have dropped the one before, or be away."""
+    plan = FaultPlan(every_s=(0.05, 2.0), until_s=until_s, **SHORT)
+    restock_s = (0.05, 0.5) if seed % 4 < 2 else None
+    removed = {"restock_s": restock_s, "remove_s": (0.2, 2.0), "retains": True}
+    of = world(4 + seed % 2, 1 + seed % 3, 3, move_s=(0.02, 0.2)[seed % 2], **removed, **more)
+    return hand_over_simulation(seed, plan, of)
+
+
+def logs_of_removed(simulation, up_to):
+    """Name the stores that keep what was removed."""
+    stores = [host.machine.parts[LOG_STORE] for host in simulation.hosts[: len(simulation.world.hosts)] if host.machine]
+    return [kept for store in stores for kept in store.logs.values() if kept.generation <= up_to]
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_what_is_removed_is_gone_and_nothing_is_lost_that_its_next_life_acknowledged(seed, seconds, request):
+    simulation = where_actors_are_removed(seed, seconds - 5)
+    simulation.run(seconds - 4)
+    register = simulation.hosts[len(simulation.world.hosts)].machine.parts["placement"]
+    retired = register.retired
+    check(simulation, 4, request, seed)
+    assert simulation.once.lives.now > 1, replay(request, seed)
+    assert logs_of_removed(simulation, retired) == [], replay(request, seed)
+
+
+def test_callers_are_told_of_removals_there():
+    told = 0
+    for seed in range(4):
+        simulation = where_actors_are_removed(seed, 10.0)
+        simulation.run(15.0)
+        told += simulation.once.told_of_removal
+    assert told > 10
+
+
+class NeverDrops(LogStore):
+    def is_removed(self, kept, first):
+        return False
+
+
+def test_a_store_that_never_drops_what_was_removed_is_noticed_there():
+    kept = []
+    for seed in range(4):
+        simulation = where_actors_are_removed(seed, 6.0, store_kind=NeverDrops)
+        simulation.run(7.0)
+        retired = simulation.hosts[len(simulation.world.hosts)].machine.parts["placement"].retired
+        simulation.run(4.0)
+        kept += logs_of_removed(simulation, retired)
+    assert kept
 
 
 FOR_GOOD_S = 1e6
