@@ -96,11 +96,20 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
+BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Where statements hold other statements."""
+
+
 @cache
 def syntax(path):
-    """Give the imports and classes of a file. The other nodes of all files together kept the garbage collector busy."""
-    kinds = (ast.Import, ast.ImportFrom, ast.ClassDef)
-    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+    """Give all statements of a file: to go through its expressions, too, takes longer than to parse it."""
+    found, left = [], [ast.parse(path.read_text())]
+    while left:
+        node = left.pop()
+        found.append(node)
+        for name in BODIES:
+            left += getattr(node, name, ())
+    return found
 
 
 def imports(path):
