@@ -100,7 +100,12 @@ def move(name: str, to: str, within_s: float, *, as_json: bool) -> None:
 @command.command("remove")
 @click.argument("name", metavar="NAME")
 @click.option("--yes", is_flag=True, help="Do it; without this it is only told what would be lost.")
-@click.option("--force", is_flag=True, help="Do it although its host gives no answer.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Do it although its host gives no answer. One that is only cut off may answer calls until it hears of it, and "
+    "these are lost.",
+)
 @json_option
 def remove(name: str, *, yes: bool, force: bool, as_json: bool) -> None:
     """End an actor for good: its state is lost, and its log on all nodes that keep it."""
