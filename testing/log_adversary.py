@@ -137,9 +137,12 @@ class LogAdversary(Adversary):
         self._begin_again()
 
     def ask(self, caller: int) -> None:
-        """Let a caller ask the owner, or ask again."""
+        """Let a caller ask the owner, or ask again; who is not known asks anew at once, as `client.py` does."""
         who = self.judge.callers[caller]
+        client = who.client
         self._call(self.judge.call_of(who) if who.waits else self.judge.begin(who), self._newest())
+        if who.client != client:
+            self._call(self.judge.call_of(who), self._newest())
 
     def retry(self, host: int | None = None) -> None:
         """Let the newest owner, or the one on that node, send again what was not answered."""
