@@ -25,11 +25,11 @@ test: $(READY)
 # What a commit must pass beyond `make test`: what that runs a part of, whole. Every simulation with its seeds, 200 of the
 # election, properties with all examples, and what takes long without waiting.
 deep: $(READY)
-	$(PY) -m pytest --deep -m "deep or partly" -n logical --dist worksteal
+	$(PY) -m pytest --deep -m "deep or partly" --timeout 300 -n logical --dist worksteal
 
-# Every mutant of every machine; `make test` tries three of the election.
+# Every mutant of every machine; `make test` tries three of the election. Some take a minute of a slow core.
 mutants: $(READY)
-	$(PY) -m pytest tests/mutants --all-mutants -n 2
+	$(PY) -m pytest tests/mutants --all-mutants --timeout 300 -n 2
 
 # Clusters of real processes, in network namespaces where this host lets us: the demo, faults, the documents' commands.
 lab: $(READY)

@@ -140,7 +140,7 @@ async def test_dead_addresses_hold_up_no_living_one(place):
 
 
 async def test_a_dial_of_many_addresses_fails_once_and_when_all_have_failed():
-    async with Node() as node:
+    async with Node(handshake_s=0.4) as node:
         peer = NodeKey.generate().node_id
         with black_holes(2) as holes:
             for port in holes:

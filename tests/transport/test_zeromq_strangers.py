@@ -37,7 +37,7 @@ async def test_garbage_over_tcp_is_counted_and_harms_nobody():
         CURVE + b"\x04\x20\x05HELLO" + bytes(26),
         CURVE + b"\x06\xff\xff\xff\xff\xff\xff\xff\xff",
     ]
-    async with Node() as node, Node() as friend:
+    async with Node(handshake_s=1.0) as node, Node() as friend:
         await join(friend, node)
         with contextlib.ExitStack() as stack:
             for each in garbage:
@@ -78,7 +78,7 @@ async def test_who_says_hello_and_nothing_more_is_cut():
 
 
 async def test_a_flood_of_handshakes_and_idle_connections_leaves_good_peers_their_links():
-    async with Node() as node, Node() as friend, Node() as late:
+    async with Node(handshake_s=1.0) as node, Node() as friend, Node() as late:
         await join(friend, node)
         files = open_files()
         with contextlib.ExitStack() as stack:
