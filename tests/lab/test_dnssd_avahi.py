@@ -35,7 +35,7 @@ BUS = """<busconfig><type>system</type><listen>unix:path={bus}</listen><auth>EXT
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
 </policy></busconfig>"""
 AVAHI = """[server]
-host-name=television
+host-name={host}
 use-ipv6=no
 [publish]
 publish-hinfo=no
@@ -86,7 +86,8 @@ async def avahi(lab, place, folder):
     folder.mkdir(exist_ok=True)
     bus, conf = folder / "bus", folder / "avahi.conf"
     (folder / "bus.conf").write_text(BUS.format(bus=bus))
-    conf.write_text(AVAHI)
+    # Two of one name go on renaming themselves for a minute now and then.
+    conf.write_text(AVAHI.format(host=f"television-of-{place}"))
     options = {
         "env": {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={bus}"},
         "stdin": None,

@@ -18,7 +18,6 @@ def test_a_short_run_reports_every_figure(monkeypatch):
         "ask, 1 in flight",
         "ask, 64 in flight",
         "spawn",
-        "actor that rests after its work",
         "ask another process, p50",
         "ask another process, 256 in flight",
         "tell another process",
