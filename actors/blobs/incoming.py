@@ -158,6 +158,8 @@ class Taking:
     async def say_taken(self) -> None:
         """Say that it is here already."""
         self._counts["taken_before"] += 1
+        # Until the stream ends it is listed: nobody must be asked about it meanwhile.
+        self._incoming.decide(accept=True)
         await self._talk.say(BlobTaken())
         await self._talk.finish(LAST_WORD_S)
 

@@ -186,6 +186,10 @@ async def test_an_offer_that_is_repeated_after_the_blob_was_fetched_takes_nothin
     async with await opened(world, one, two) as talk:
         await talk.say(offer)
         assert await talk.hear(5) == BlobTaken()
+        assert states(await two.described()) != {"file.bin": "waiting"}, "nobody is asked for what he has"
+        with pytest.raises(UnknownBlob):
+            await two.ask(DecideBlob(state.digest, accept=True))
+    await until_gone(two)
     again = await one.sent(path, two)
     assert again.order != state.order
     assert two.counts["blobs_taken"] == 1, "another command means another blob"
