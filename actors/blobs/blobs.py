@@ -33,6 +33,7 @@ from atoll.actors.blobs.orders import (
     BlobsDescribed,
     DecideBlob,
     DescribeBlobs,
+    EndHeard,
     IncomingState,
     OutgoingState,
     ReadBlob,
@@ -71,7 +72,7 @@ RECEIVER_S = 20.0
 """How long after its last word a command is believed to wait for blobs."""
 RECEIVERS_MAX = 64
 ENDED_KEPT_S = 60.0
-"""How long the end of an order waits for somebody to ask about it."""
+"""How long the end of an order waits for somebody who hears it."""
 EXPIRY_LOOK_S = 600.0
 
 _Asked = TypeVar("_Asked")
@@ -192,6 +193,13 @@ class Blobs(Actor):
         return replace(incoming.state)
 
     @handles
+    async def forget_the_end(self, heard: EndHeard) -> None:
+        """Let go of an order whose end was heard."""
+        outgoing = self._outgoing.get(heard.order)
+        if outgoing is not None and outgoing.ended:
+            del self._outgoing[heard.order]
+
+    @handles
     async def withdraw(self, wanted: WithdrawBlob) -> OutgoingState:
         """Call an order back."""
         outgoing = self._outgoing.get(wanted.order)
@@ -262,9 +270,7 @@ class Blobs(Actor):
             changed = outgoing.changed
             with anyio.move_on_after(wanted.wait_s):
                 await changed.wait()
-        if outgoing.ended:
-            # Told once: who says it again after that means a new order.
-            self._outgoing.pop(outgoing.state.order, None)
+        # Kept though it ended, until `EndHeard`: a command that was killed is answered, too, and hears nothing.
         if reply_to is not None:
             reply_to.answer(replace(outgoing.state))
 

@@ -61,6 +61,12 @@ class SendBlob(msgspec.Struct, frozen=True):
     wait_s: float = 10.0
 
 
+class EndHeard(msgspec.Struct, frozen=True):
+    """Whoever sent it knows how the order ended: the same words mean a new one from now on; answered with None."""
+
+    order: bytes
+
+
 class WithdrawBlob(msgspec.Struct, frozen=True):
     """Call an order back; answered with its last `OutgoingState`, or declined."""
 

@@ -51,7 +51,8 @@ class BlobRoutes(msgspec.Struct, frozen=True):
         if not path.is_absolute() or "\0" in wanted.path:
             raise Problem("bad-input", "the path is not absolute", "write it from the root on: the node runs elsewhere")
         sending = await self.node.blobs.send(wanted.path, wanted.node, wanted.name or path.name, wanted.wait_ms / 1000)
-        return json_reply(SendingReply(sending=sending))
+        reply = json_reply(SendingReply(sending=sending))
+        return _End(reply, lambda: self.node.blobs.end_heard(sending.order)) if sending.ended else reply
 
     async def receive(self, request: Request) -> Response:
         """Wait for offers, and accept them if that is wanted."""
@@ -92,6 +93,26 @@ def _told(request: Request, reply: BlobsReply) -> BlobsReply:
         return reply
     incoming = [structs.replace(each, path="") for each in reply.incoming]
     return structs.replace(reply, incoming=incoming)
+
+
+class _End(Response):
+    """How an order ended; noted as heard by a client that is still there.
+
+    A command that was killed asks anew, and must get this end: to the node it would be a second order, and the file
+    would be sent once more.
+    """
+
+    def __init__(self, reply: Response, heard: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(reply.body, reply.status_code, media_type=reply.media_type)
+        self._heard = heard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; noted behind the header, which fails where nobody is, and before the client can ask anew."""
+        del scope, receive
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await self._heard()
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 class _Content(Response):

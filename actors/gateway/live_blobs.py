@@ -14,6 +14,7 @@ from atoll.actors.blobs.orders import (
     BlobsDescribed,
     DecideBlob,
     DescribeBlobs,
+    EndHeard,
     IncomingState,
     OutgoingState,
     ReadBlob,
@@ -54,6 +55,10 @@ class LiveBlobs:
         assert peer is not None  # noqa: S101 - for mypy: a node was named
         state: OutgoingState = await self._order(SendBlob(path, peer, name, wait_s), wait_s)
         return _sending_view(state, await self.names())
+
+    async def end_heard(self, order_id: str) -> None:
+        """Note that the client has the end of its order."""
+        await self._order(EndHeard(bytes.fromhex(order_id)))
 
     async def withdraw(self, order_id: str) -> SendingView:
         """Call an order to send back."""

@@ -74,6 +74,10 @@ class BlobPort(Protocol):
         """Send a file of this host, or go on with that; say how far it is after a step, or after `wait_s`."""
         ...
 
+    async def end_heard(self, order_id: str) -> None:
+        """Note that the client has the end of its order: the same `send` means a new one from now on."""
+        ...
+
     async def withdraw(self, order_id: str) -> SendingView: ...
 
     async def receive(self, receiver: str, source: str, wait_s: float, *, accept: bool) -> BlobsReply:

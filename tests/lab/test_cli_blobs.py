@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import threading
 from pathlib import Path
 
 import pytest
-from anyio import create_task_group
+from anyio import connect_unix, create_task_group, fail_after
 from anyio.from_thread import start_blocking_portal
 from blob_hosts import CHUNK, World, small_and_quick
 from cli_probe import Opened, failed, fine
@@ -14,6 +15,7 @@ from http_probe import serving
 from small_node import SmallNode, node_view
 from waiting import until
 
+from atoll.actors.blobs.folder import Part
 from atoll.actors.blobs.manifest import address_of
 from atoll.actors.gateway.app import make_app
 from atoll.actors.gateway.authority import Kind, Principal
@@ -30,15 +32,16 @@ NAMES = {1: "tv", 2: "phone"}
 
 
 class Blobs(LiveBlobs):
-    """Notes what commands were told."""
+    """Notes what commands asked and were told."""
 
-    def __init__(self, system, find, names, told):
-        super().__init__(system, find, names)
-        self.told = told
+    def __init__(self, node):
+        super().__init__(node.host.system, node.find, node.names)
+        self.node = node
 
     async def send(self, *arguments):
+        self.node.asked += 1
         view = await super().send(*arguments)
-        self.told.append(view.state)
+        self.node.told.append(view.state)
         return view
 
 
@@ -49,11 +52,12 @@ class Node(SmallNode):
         super().__init__()
         self.world = world
         self.host = host
+        self.asked = 0
         self.told = []
 
     @property
     def blobs(self):
-        return Blobs(self.host.system, self.find, self.names, self.told)
+        return Blobs(self)
 
     async def find(self, name):
         for number, each in NAMES.items():
@@ -298,3 +302,42 @@ def test_what_is_on_its_way_is_listed_and_can_be_called_back(gates):
     order = sending["order"]
     status, back = world.portal.call(fetch_json, tv.path, "DELETE", f"/atoll/v1/blobs/outgoing/{order}", None)
     assert (status, back["sending"]["order"]) == (200, order)
+
+
+@accepting
+def test_a_command_that_is_killed_and_begun_again_hears_the_end_of_its_own_order(gates, tmp_path, monkeypatch):
+    tv, phone, world = gates
+    path, (one, two) = world.file(), world.numbered.values()
+    body = json.dumps({"path": str(path), "node": "phone", "wait_ms": 10_000}).encode()
+    head = f"POST /atoll/v1/blobs/send HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    go_on, write = threading.Event(), Part.write
+
+    def write_later(part, index, data):
+        assert go_on.wait(20)
+        write(part, index, data)
+
+    monkeypatch.setattr(Part, "write", write_later)
+
+    async def begin_and_be_killed():
+        state = ""
+        with fail_after(20):
+            while state != "sending":
+                _, reply = await fetch_json(tv.path, "POST", "/atoll/v1/blobs/send", body)
+                state = reply["sending"]["state"]
+        # In the middle of its asking: there is no news before the end.
+        before = tv.node.asked
+        async with await connect_unix(tv.path) as stream:
+            await stream.send(f"{head}content-type: application/json\r\n\r\n".encode() + body)
+            await until(lambda: tv.node.asked > before)
+        go_on.set()
+        await until(lambda: tv.node.told[-1] == "taken")
+        return reply["sending"]["order"]
+
+    order = world.portal.call(begin_and_be_killed)
+    again = json.loads(fine(tv("send", path, "phone", "--json")))["sending"]
+    assert (again["state"], again["order"]) == ("taken", order)
+    (tmp_path / "inbox").mkdir()
+    fine(phone("receive", "--to", tmp_path / "inbox", "--once", "--yes"))
+    assert (two.counts["offers"], two.counts["chunks_taken"], one.counts["chunks_given"]) == (1, 21, 21)
+    another = json.loads(fine(tv("send", path, "phone", "--json")))["sending"]
+    assert another["order"] != order, "who has heard the end and sends again means it"

@@ -12,7 +12,7 @@ from atoll.actors.blobs import incoming, manifest, outgoing, receiving
 from atoll.actors.blobs.blobs import Blobs
 from atoll.actors.blobs.folder import BlobFolder
 from atoll.actors.blobs.messages import MESSAGES, PATH, SERVICE
-from atoll.actors.blobs.orders import AwaitBlobs, DescribeBlobs, SendBlob
+from atoll.actors.blobs.orders import AwaitBlobs, DescribeBlobs, EndHeard, SendBlob
 from atoll.actors.container_manager.container_manager import order
 from atoll.actors.router.messages import StreamArrived
 from atoll.actors.runtime import MESSAGES as RUNTIME_MESSAGES
@@ -98,6 +98,7 @@ class Host:
         with anyio.fail_after(30):
             while not (state := await self.send(path, peer, name, 1.0)).ended:
                 pass
+        await self.ask(EndHeard(state.order))
         return state
 
     async def wait(self, *, accept=True, source=None, wait_s=0.05):
