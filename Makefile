@@ -52,7 +52,7 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy -p atoll
 
-# What takes minutes in one piece, half an hour of two cores: a day of 50 nodes, 100 site-hours, moves of actors.
+# What takes minutes in one piece: a day of 50 nodes, 100 site-hours, moves of actors.
 sim: $(READY)
 	$(PY) -m pytest tests/sim --deep --long -m long --timeout 3600 -n logical
 	$(PY) -m atoll.testing.site_hours_main --hours 100
