@@ -283,6 +283,11 @@ class Blobs(Actor):
         except Refused as error:
             raise BadFile(f"{error}; send it under another one") from error
         if len(self._outgoing) >= OUTGOING_MAX:
+            # Ends that nobody has heard yet must not keep anybody from sending; the oldest goes.
+            ended = next((order for order, each in self._outgoing.items() if each.ended), None)
+            if ended is not None:
+                del self._outgoing[ended]
+        if len(self._outgoing) >= OUTGOING_MAX:
             raise TooMany(f"{OUTGOING_MAX} files are being sent already; wait for one, or call one back")
         outgoing = Outgoing(
             order=nacl.utils.random(ORDER_BYTES),

@@ -17,7 +17,7 @@ from atoll.actors.blobs.messages import (
     BlobOffered,
     BlobWaits,
 )
-from atoll.actors.blobs.orders import AwaitBlobs, RemoveBlob
+from atoll.actors.blobs.orders import AwaitBlobs, RemoveBlob, WithdrawBlob
 from atoll.testing.blob_world import manifest_of
 from atoll.transport.base import Standing
 
@@ -94,6 +94,17 @@ async def test_no_more_files_are_sent_at_once_than_the_limit_says(world, monkeyp
         await one.send(world.file(f"f{number}", seed=number), two)
     with pytest.raises(TooMany):
         await one.send(world.file("f2", seed=2), two)
+
+
+async def test_ends_that_nobody_has_heard_keep_nobody_from_sending(world, monkeypatch):
+    monkeypatch.setattr(blobs_module, "OUTGOING_MAX", 2)
+    one, two = await world.host(1), await world.host(2)
+    for number in range(2):
+        state = await one.send(world.file(f"f{number}", seed=number), two)
+        await one.ask(WithdrawBlob(state.order))
+    await until(lambda: all(each.ended for each in one.made[-1]._outgoing.values()))
+    await one.send(world.file("f2", seed=2), two)
+    assert [each.name for each in (await one.described()).outgoing] == ["f1", "f2"], "the oldest end is let go"
 
 
 async def test_no_more_streams_of_a_peer_are_heard_than_its_share(world, monkeypatch):
