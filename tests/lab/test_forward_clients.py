@@ -122,14 +122,11 @@ async def in_thread(function, *arguments):
 async def test_redis_and_iperf3_go_through_a_relay_and_its_death(folder, monkeypatch):
     needed("redis-server", "redis-cli", "redis-benchmark", "iperf3")
     redis, iperf = free_port(), free_port()
-    with (
-        running(redis, "redis-server", "--port", str(redis), "--save", "", "--bind", "127.0.0.1", cwd=folder),
-        running(iperf, "iperf3", "--server", "--bind", "127.0.0.1", "--port", str(iperf)),
-    ):
+    with running(redis, "redis-server", "--port", str(redis), "--save", "", "--bind", "127.0.0.1", cwd=folder):
         async with sites(folder, monkeypatch, redis, iperf) as (cluster, at):
             with forwarding(at, f"{FAR}:{redis}") as (port, _), forwarding(at, f"{FAR}:{iperf}") as (tests, _):
                 await in_thread(talk_to_redis, port)
-                await in_thread(measure_with_iperf, tests)
+                await in_thread(measure_with_iperf, iperf, tests)
                 await lose_the_relay_in_use(cluster, port)
 
 
@@ -143,10 +140,30 @@ def talk_to_redis(port):
     assert "requests per second" in report
 
 
-def measure_with_iperf(port):
+@contextlib.contextmanager
+def one_iperf_server(port):
+    """Run an iperf3 server for one client.
+
+    Between two clients it closes its listener and opens it again, and refuses or resets whoever comes meanwhile, a
+    probe of whether it listens too: so each client has a server of its own, that says itself when it listens.
+    """
+    command = ("iperf3", "--server", "--bind", "127.0.0.1", "--port", str(port), "--forceflush")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            while f"listening on {port}" not in line:
+                assert line, f"iperf3 ended with {process.wait()}"
+                line = process.stdout.readline()
+            yield
+        finally:
+            process.kill()
+
+
+def measure_with_iperf(served, port):
     for extra in ([], ["--reverse"], ["--parallel", "4"]):
         command = ["iperf3", "--client", "127.0.0.1", "--port", str(port), "--time", "1", "--json", *extra]
-        report = json.loads(said(*command))
+        with one_iperf_server(served):
+            report = json.loads(said(*command))
         assert "error" not in report, (command, report["error"])
         assert report["end"]["sum_received"]["bytes"] > 1_000_000
 
