@@ -133,7 +133,7 @@ class HostingActor(SiteShell):
         """Take orders of this node and of members; everything else is the machine's."""
         match delivery.message:
             case MoveWanted() | RemovalWanted() as wanted if delivery.reply_to is not None:
-                self._order(wanted, delivery.reply_to)
+                self._take_order(wanted, delivery.reply_to)
                 return LATER
             case HostActor(actor) if delivery.standing is None:
                 # Once more, perhaps: it may have been removed since.
@@ -150,7 +150,7 @@ class HostingActor(SiteShell):
                 return HostingDescribed(tuple(map(self._describe, sorted(self.hosting.owners)[:ACTORS_MAX])))
         return await super().receive(delivery)
 
-    def _order(self, wanted: MoveWanted | RemovalWanted, asked: ReplyTo) -> None:
+    def _take_order(self, wanted: MoveWanted | RemovalWanted, asked: ReplyTo) -> None:
         if isinstance(wanted, MoveWanted):
             self.tasks.start_soon(self._obey, wanted, asked)
         else:

@@ -124,8 +124,8 @@ class LogStore:
         """`own`: this node, which then asks what it need not keep; `placement`: where, by default its own actor."""
         self._rng = rng
         self.retention = None if own is None else Retention(own, placement)
-        self.over = 0
-        """Generations up to this are used up by actors that were removed: nobody founds one with them any more."""
+        self.generation_floor = 0
+        """The highest generation of an actor that was removed: nobody founds one with it, or a lower one, any more."""
         self.dropped = 0
         """Logs that were of no use any more."""
         self._log_bytes_max = log_bytes_max
@@ -153,7 +153,7 @@ class LogStore:
                 lost.update(dict.fromkeys([record.actor] if record.actor else self.logs))
                 self.forgetful = self.forgetful or not record.actor
             elif isinstance(record, FoundingsOver):
-                self.over = record.generation
+                self.generation_floor = record.generation
             elif isinstance(record, LogBegun):
                 lost.pop(record.actor, None)
                 self._restore(record)
@@ -272,7 +272,7 @@ class LogStore:
 
     def founds(self, message: Seal) -> bool:
         """Tell whether a log that begins now is whole: nothing can have been acknowledged before it was founded."""
-        return message.founds and not self.forgetful and message.generation > self.over
+        return message.founds and not self.forgetful and message.generation > self.generation_floor
 
     def is_voice(self, kept: KeptLog) -> bool:
         """Tell whether the end of this log proves anything."""
@@ -400,9 +400,9 @@ class LogStore:
     def _drop(self, kept: KeptLog, first: int) -> list[Effect]:
         """Forget the log of an actor that was removed; in this order, for a crash in between."""
         effects: list[Effect] = []
-        if first - 1 > self.over:
-            self.over = first - 1
-            effects.append(Rewrite("", STORE_RECORDS, (FoundingsOver("", self.over),)))
+        if first - 1 > self.generation_floor:
+            self.generation_floor = first - 1
+            effects.append(Rewrite("", STORE_RECORDS, (FoundingsOver("", self.generation_floor),)))
         del self.logs[kept.actor]
         self.size_bytes -= kept.log.size_bytes
         self.dropped += 1

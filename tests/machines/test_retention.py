@@ -93,7 +93,7 @@ def test_a_crash_while_a_log_is_dropped_leaves_it_or_the_number(kept, count):
     kept.founded()
     kept.hear(PlaceFound("ledger", None, A, first=3), count=count)
     kept.start()
-    assert ("ledger" in kept.store.logs, kept.store.over) == ((True, 0), (True, 2), (False, 2))[count]
+    assert ("ledger" in kept.store.logs, kept.store.generation_floor) == ((True, 0), (True, 2), (False, 2))[count]
     kept.hear(PlaceFound("ledger", None, A, first=3))
     assert kept.disk == [FoundingsOver("", 2)]
 
