@@ -15,9 +15,9 @@ from atoll.actors.tunnel_relay.frames import Accepted, Undelivered
 from atoll.actors.tunnel_relay.reasons import Reason
 from atoll.actors.tunnel_relay.tickets import Role
 from atoll.testing.relay_program import HOST, PATIENCE_S, relay_program
-from atoll.transport.bearer import dial_bearer
+from atoll.transport.bearer import dial_bearer, show_ticket
 from atoll.transport.errors import Unreachable
-from atoll.transport.websocket_bearer import dial_websocket_bearer, fingerprint_of
+from atoll.transport.websocket_bearer import fingerprint_of, open_websocket
 
 ATOLL = [sys.executable, "-c", "from atoll.cli import main; main()"]
 LABEL = b"l" * 16
@@ -74,7 +74,9 @@ def test_websockets_with_the_certificate_in_the_state_directory(tmp_path, worker
         offer, call = relay.tickets()
         with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as group:
-                group.start_soon(dial, "here", dial_websocket_bearer(HOST, port, offer, fingerprint=pinned))
+                group.start_soon(
+                    dial, "here", show_ticket(offer, lambda: open_websocket(HOST, port, pinned), "the relay")
+                )
                 group.start_soon(dial, "there", dial_bearer(HOST, relay.port, call))
             async with ends["there"], ends["here"]:
                 await ends["here"].send(b"through a port like 443")
