@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.connection import ANSWER_S, connection, segment
+from atoll.cli.connection import ANSWER_S, connection, remedied, segment
 from atoll.cli.options import json_option, within_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.tables import millis, print_facts, print_table, shown
@@ -115,7 +115,9 @@ def remove(name: str, *, yes: bool, force: bool, as_json: bool) -> None:
     if not yes:
         click.echo(_loss(node.ask("GET", f"{_BASE}/{segment(name)}").view(ActorReply).actor))
         raise Failed("nothing was changed", "say it again with --yes")
-    answer = node.ask("DELETE", f"{_BASE}/{segment(name)}{'?force=true' if force else ''}")
+    again = "say it again when a majority of the voters is in reach: see `atoll site show`"
+    with remedied("conflict", again if force else "say it again; if its host is gone for good, with --force"):
+        answer = node.ask("DELETE", f"{_BASE}/{segment(name)}{'?force=true' if force else ''}")
     removed = answer.view(ActorRemovedReply)
     if as_json:
         print_json(answer.plain())

@@ -13,7 +13,7 @@ import shlex
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -287,6 +287,17 @@ def for_each(names: Iterable[str], do: Callable[[str], None]) -> None:
             failed = error
     if failed is not None:
         raise failed
+
+
+@contextlib.contextmanager
+def remedied(problem: str, remedy: str) -> Iterator[None]:
+    """Say what to do about that problem in the words of a command: the gateway's are those of HTTP."""
+    try:
+        yield
+    except ProblemAnswer as error:
+        if error.name != problem:
+            raise
+        raise ProblemAnswer(error.message, remedy, status=error.status, name=error.name) from error
 
 
 def segment(name: str) -> str:

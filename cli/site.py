@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.connection import Answer, connection
+from atoll.cli.connection import Answer, connection, remedied
 from atoll.cli.options import json_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.tables import print_facts, print_table, shown
@@ -47,7 +47,9 @@ def reform(reason: str, *, yes: bool, force: bool, as_json: bool) -> None:
             "meet: be sure that they are gone."
         )
         raise Failed("nothing was changed", "say it again with --yes")
-    _print(_post("reform", {"force": force}, reason), as_json=as_json)
+    with remedied("conflict", "if you are sure that it must be, say it again with --force"):
+        answer = _post("reform", {"force": force}, reason)
+    _print(answer, as_json=as_json)
 
 
 @command.command("leave")

@@ -14,14 +14,15 @@ from atoll.actors.hand_over.site_actors import SiteActors
 from atoll.actors.hand_over.site_messages import DescribeHosting, HostedActor, HostingDescribed
 from atoll.actors.placement.messages import ActorPlace, PlacesListed
 from atoll.actors.runtime.errors import AskFailed
-from atoll.transport.errors import Refused, Unreachable
+from atoll.transport.errors import Refused, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 
 HOST_S = 1.0
 """For a host to say how its actors are; without an answer their places are shown all the same."""
 HOSTS_AT_ONCE = 16
 REMOVE_S = 10.0
-_SAY_IT_AGAIN = "say it again; if its host is gone for good, with `--force`"
+_ASK_BY_FORCE = "ask again; if its host is gone for good, with `?force=true`"
+_LOOK_AT_SITE = "ask again when a majority of the voters is in reach: see `atoll site show`"
 _LIST_ACTORS = "list them with `atoll actor list`"
 _LOOK_AT_IT = "see how it is with `atoll actor show NAME`; a program there has to host it, too: node.host(Class, NAME)"
 _TAKE_A_MEMBER = "take one of `atoll site show`"
@@ -66,6 +67,8 @@ class LiveActors:
             ended = await self.actors.move(name, NodeId.parse(target.id), within_s)
         except Refused as error:
             raise Conflict(str(error), _LOOK_AT_IT) from error
+        except UsageError as error:
+            raise UnknownName(str(error), _LIST_ACTORS) from error
         host = NodeRef(id=target.id, short=target.short, name=target.name)
         return ActorMovedReply(name=name, host=host, paused_ms=round(ended.paused_ms, 1))
 
@@ -75,7 +78,10 @@ class LiveActors:
         try:
             await self.actors.remove(name, REMOVE_S, force=force)
         except Unreachable as error:
-            raise Conflict(str(error), _SAY_IT_AGAIN) from error
+            raise Conflict(str(error), _LOOK_AT_SITE if force else _ASK_BY_FORCE) from error
+        except UsageError as error:
+            # It was listed by a node that had not heard yet that somebody else removed it.
+            raise UnknownName(str(error), _LIST_ACTORS) from error
         return ActorRemovedReply(name=name)
 
     async def _views(self, places: tuple[ActorPlace, ...]) -> tuple[ActorView, ...]:

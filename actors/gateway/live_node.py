@@ -185,7 +185,7 @@ class LiveNode(LiveContainers):
                 Address(self.own.node, ELECTOR), ElectorReform(reason, force), timeout_s=ASK_ELECTOR_S
             )
         except AskDeclined as error:
-            raise Conflict(str(error), "if you are sure that it must be, say so with `--force`") from error
+            raise Conflict(str(error), 'if you are sure that it must be, ask with `"force": true`') from error
         return await self.site()
 
     async def drain(self, *, draining: bool, within_s: float) -> DrainReply:

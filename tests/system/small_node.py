@@ -41,7 +41,7 @@ class SmallActors:
     async def remove(self, name, *, force):
         await self.show(name)
         if name == "tide" and not force:
-            raise Conflict("whether tide is removed is not known after 10 s", "say it again, with `--force`")
+            raise Conflict("whether tide is removed is not known after 10 s", "ask again, with `?force=true`")
         self.removed.append((name, force))
         return ActorRemovedReply(name=name)
 
@@ -234,7 +234,7 @@ class SmallNode:
 
     async def reform_site(self, reason, *, force):
         if self.majority_lives and not force:
-            raise Conflict("phone is supernode with a majority of the voters", "if you are sure, say so with `--force`")
+            raise Conflict("phone is supernode with a majority of the voters", "if you are sure, say so in the body")
         self.site_orders.append(("reform", reason, force))
         self.roster_version = 1
         return await self.site()

@@ -60,6 +60,6 @@ def test_an_actor_is_removed_only_by_who_says_so_twice(gate):
 
 
 def test_an_actor_whose_host_says_nothing_is_removed_by_force_only(gate):
-    failed(gate("actor", "remove", "tide", "--yes"), "whether tide is removed is not known", "--force")
+    failed(gate("actor", "remove", "tide", "--yes"), "whether tide is removed is not known", "with --force")
     assert gate.json("actor", "remove", "tide", "--yes", "--force")["name"] == "tide"
     assert gate.node.actors.removed == [("tide", True)]

@@ -175,7 +175,7 @@ def test_a_site_is_reformed_only_by_who_says_so_twice(gate):
 
 def test_a_site_whose_majority_lives_is_reformed_only_by_force(gate):
     gate.node.majority_lives = True
-    failed(gate("site", "reform", "--yes"), "phone is supernode with a majority of the voters", "--force")
+    failed(gate("site", "reform", "--yes"), "phone is supernode with a majority of the voters", "again with --force")
     fine(gate("site", "reform", "--yes", "--force"))
     assert gate.node.site_orders == [("reform", "a person says so", True)]
 
