@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 import msgspec
+from msgspec import structs
 
 from atoll.actors.container_manager.addresses import Addresses
 from atoll.actors.container_manager.admission import TIME_LIMIT, new_record
@@ -369,8 +370,7 @@ class Containers:
 
     async def _set_started(self, instance: Instance, *, started: bool) -> None:
         if instance.record.started != started:
-            fields = {each: getattr(instance.record, each) for each in instance.record.__struct_fields__}
-            record = ContainerRecord(**{**fields, "started": started})
+            record = structs.replace(instance.record, started=started)
             await self._on_disk(self._images.put_container, record)
             instance.record = record
 

@@ -40,16 +40,14 @@ INDEX_VERSION = 1
 DAMAGED_FOLDERS_MAX = 100
 
 
-class ImageRecord(msgspec.Struct, frozen=True):
-    """One image as the index keeps it."""
+class _ProgramRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What belongs to a client, has a name, and runs a program."""
 
     client: str
     name: str
-    version: str
     runtime: str
     digest: str
-    """64 hexadecimal digits."""
-    size_bytes: int
+    """Of the image: 64 hexadecimal digits."""
     created_ms: int
     program_digest: str = ""
     """SHA-256 of the program, which is looked at before each use; empty in records of older versions."""
@@ -64,6 +62,13 @@ class ImageRecord(msgspec.Struct, frozen=True):
         """The name of the program's file."""
         return f"{self.digest}.{self.runtime}"
 
+
+class ImageRecord(_ProgramRecord, frozen=True, kw_only=True):
+    """One image as the index keeps it."""
+
+    version: str
+    size_bytes: int
+
     def info(self) -> ImageInfo:
         """Say it to others."""
         return ImageInfo(
@@ -77,32 +82,16 @@ class ImageRecord(msgspec.Struct, frozen=True):
         )
 
 
-class ContainerRecord(msgspec.Struct, frozen=True):
+class ContainerRecord(_ProgramRecord, frozen=True, kw_only=True):
     """One container as the index keeps it; it holds on to its image's digest even when the name moves on."""
 
-    client: str
-    name: str
     image: str
     image_id: str
-    runtime: str
-    digest: str
     base_path: str
-    created_ms: int
     env: tuple[tuple[str, str], ...] = ()
     started: bool = True
     storage: str = ""
     """The name of its storage file."""
-    program_digest: str = ""
-
-    @property
-    def id(self) -> str:
-        """The id that clients use."""
-        return f"{self.client}-{self.name}"
-
-    @property
-    def program(self) -> str:
-        """The name of the program's file."""
-        return f"{self.digest}.{self.runtime}"
 
 
 class _Index(msgspec.Struct, frozen=True):
