@@ -193,11 +193,13 @@ class SiteWorld:
     """The site chooses its voters itself: who leaves is struck off, and others come in."""
     broken: tuple[NodeId, ...] = ()
     """Hosts that say they could run the actor, and cannot."""
+    soft: bool = False
+    """It has no log, and dies with its host."""
 
     @property
     def stores(self) -> tuple[NodeId, ...]:
         """Who keeps the log at first."""
-        return self.nodes[: min(3, self.voters)]
+        return () if self.soft else self.nodes[: min(3, self.voters)]
 
 
 def refuse_all(_actor: str, _kind: str) -> None:

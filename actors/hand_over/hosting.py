@@ -54,7 +54,7 @@ from atoll.actors.hand_over.orders import Applied, Ceased, Found, Move, Moved, R
 from atoll.actors.hand_over.reception import Reception
 from atoll.actors.hand_over.removals import Removals
 from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
-from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised
+from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised, OwnerDoubted
 from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.hand_over.tenures import OWNERS_MAX, Tenures
 from atoll.actors.hand_over.tombstones import Tombstones
@@ -115,6 +115,7 @@ class Hosting:
             StoresWanted: self._on_stores_wanted,
             MayForget: self._on_may_forget,
             MoveAdvised: self._on_move_advised,
+            OwnerDoubted: self._on_owner_doubted,
             MayMove: self._on_may_move,
             MoveWelcome: self._on_welcome,
             OfferState: self._on_offer,
@@ -445,6 +446,9 @@ class Hosting:
         if owner is None or owner.placed.generation != message.generation:
             return []
         return self._begin_move(message.actor, message.target, now)
+
+    def _on_owner_doubted(self, _sender: NodeId, message: OwnerDoubted, now: Seconds) -> list[Effect]:
+        return self.claims.look(message.actor, now) if message.actor in self.owners else []
 
     def _gone(self, departure: Departure, now: Seconds) -> list[Effect]:
         """Leave a tombstone: the move is committed."""

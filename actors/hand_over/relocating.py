@@ -5,6 +5,7 @@
     owned     --a store left the roster, or one is missing-->  its host is asked to keep the log elsewhere
     not owned --its host lives-->                          its host is told; not within TAKE_S: placed elsewhere
     any       --its host is neither heard nor gone-->      stays
+    any       --another host owns it, from before-->       that one is told to ask the placement
 
 What is decided is only asked for: the placement swaps what it has, and the owner changes its stores, or not. So nothing
 is lost by a wrong decision, and none has to be remembered by the next supernode.
@@ -21,7 +22,7 @@ import msgspec
 from atoll.actors.duties.placing import BETTER_FOR_S, TAKE_S
 from atoll.actors.elector.score import Score, why_best
 from atoll.actors.hand_over.messages import StoresWanted, TakePlace
-from atoll.actors.hand_over.site_messages import MoveAdvised
+from atoll.actors.hand_over.site_messages import MoveAdvised, OwnerDoubted
 from atoll.actors.placement.messages import ActorPlace, Placed
 from atoll.actors.runtime.machine import Seconds
 from atoll.transport.identity import NodeId
@@ -56,7 +57,7 @@ class Tell(msgspec.Struct, frozen=True):
     """Tell a host this."""
 
     host: NodeId
-    message: TakePlace | MoveAdvised | StoresWanted
+    message: TakePlace | MoveAdvised | StoresWanted | OwnerDoubted
 
 
 Decision: TypeAlias = Elsewhere | Tell
@@ -103,7 +104,23 @@ class Relocating:
         self._watched = {actor: each for actor, each in self._watched.items() if actor in there}
         for place in listed:
             decisions += self._decide_one(place.actor, place.placed, site, now)
-        return decisions
+        return [*decisions, *self._doubts({each.actor: each.placed for each in listed}, site)]
+
+    def _doubts(self, places: Mapping[str, Placed], site: Site) -> list[Decision]:
+        """Tell hosts that own what is elsewhere by now, or nowhere: a soft actor has no stores that would.
+
+        One that was cut off hears of nothing else: its callers have their answers, and its host asks nobody.
+        """
+        return [
+            Tell(node, OwnerDoubted(actor))
+            for node, host in site.hosts.items()
+            for actor, generation in host.owned.items()
+            if self.is_over(generation, places.get(actor))
+        ]
+
+    def is_over(self, generation: int, placed: Placed | None) -> bool:
+        """Tell whether what a host owns may be over. What it told may be older than the list, and the other way."""
+        return placed is None or generation < placed.generation
 
     def _decide_one(self, actor: str, placed: Placed, site: Site, now: Seconds) -> Sequence[Decision]:
         watched = self._watched.setdefault(actor, _Watched(placed.host))

@@ -1,7 +1,7 @@
 """What the supernode and the hosts of a site say to each other about who runs which migratable actor.
 
 host      --HostHere-->                              supernode    on every change, and every REPORT_S
-supernode --TakePlace, StoresWanted, MoveAdvised-->  host
+supernode --TakePlace, StoresWanted, MoveAdvised, OwnerDoubted-->  host
 anybody   --DescribeHosting-->                       host         --HostingDescribed--> anybody
 """
 
@@ -47,6 +47,12 @@ class MoveAdvised(Message, frozen=True, array_like=True, tag="hand_over.move_adv
     target: NodeId
 
 
+class OwnerDoubted(Message, frozen=True, array_like=True, tag="hand_over.owner_doubted"):
+    """The placement does not say that you own this actor: ask it. Nothing is done on this word alone."""
+
+    actor: ActorName
+
+
 class DescribeHosting(Message, frozen=True, array_like=True, tag="hand_over.describe_hosting"):
     """Ask a host what it has; answered with `HostingDescribed`."""
 
@@ -74,7 +80,7 @@ class HostingDescribed(Message, frozen=True, array_like=True, tag="hand_over.hos
     actors: Annotated[tuple[HostedActor, ...], msgspec.Meta(max_length=ACTORS_MAX)]
 
 
-MESSAGES: tuple[type[Message], ...] = (HostHere, MoveAdvised, DescribeHosting, HostingDescribed)
+MESSAGES: tuple[type[Message], ...] = (HostHere, MoveAdvised, OwnerDoubted, DescribeHosting, HostingDescribed)
 
 
 class HostOffers(msgspec.Struct, frozen=True):

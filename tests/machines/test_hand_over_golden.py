@@ -25,6 +25,7 @@ DIGEST = bytes(range(32))
 SITE_EXAMPLES = (
     site_messages.HostHere(Score(mains=True), ("Boiler",), (site_messages.ActorOwned("boiler", 7, "Boiler"),), True),
     site_messages.MoveAdvised("boiler", 7, B),
+    site_messages.OwnerDoubted("boiler"),
     site_messages.DescribeHosting(),
     site_messages.HostingDescribed((site_messages.HostedActor("boiler", "Boiler", HERE, "waiting", "asks", 12.5),)),
 )

@@ -8,7 +8,7 @@ from atoll.actors.duties.placing import BETTER_FOR_S, TAKE_S
 from atoll.actors.elector.score import Score
 from atoll.actors.hand_over.messages import StoresWanted, TakePlace
 from atoll.actors.hand_over.relocating import RESTOCK_S, Candidate, Elsewhere, Relocating, Site, Tell
-from atoll.actors.hand_over.site_messages import MoveAdvised
+from atoll.actors.hand_over.site_messages import MoveAdvised, OwnerDoubted
 from atoll.actors.placement.messages import ActorPlace, Placed
 from atoll.testing.elections import simulated_node
 
@@ -85,6 +85,15 @@ def test_a_host_that_owns_it_keeps_it_while_no_other_is_fitter_for_long():
     advised = relocating.decide(PLACES, there, 2 * BETTER_FOR_S)
     assert told(advised, MoveAdvised) == [(A, MoveAdvised("x", 4, B))]
     assert relocating.decide(PLACES, there, 2 * BETTER_FOR_S + 1) == []
+
+
+def test_a_host_that_owns_what_is_elsewhere_by_now_or_nowhere_is_told_to_ask():
+    relocating, there = Relocating(B), site({A: host(generation=4), C: host(generation=3)})
+    assert told(relocating.decide(PLACES, there, 0.0), OwnerDoubted) == [(C, OwnerDoubted("x"))]
+    assert told(relocating.decide([], there, 0.0), OwnerDoubted) == [(A, OwnerDoubted("x")), (C, OwnerDoubted("x"))]
+    # A list that is older than the host's word says nothing.
+    ahead = site({A: host(generation=4), C: host(generation=5)})
+    assert told(relocating.decide(PLACES, ahead, 0.0), OwnerDoubted) == []
 
 
 def test_a_store_that_left_the_roster_is_replaced_by_one_voter_at_a_time():

@@ -22,6 +22,7 @@ from atoll.actors.hand_over.messages import (
 from atoll.actors.hand_over.move import FREEZE_S
 from atoll.actors.hand_over.orders import CallEnded, Found, Move, Remove, Removed
 from atoll.actors.hand_over.renewals import DOUBT_S
+from atoll.actors.hand_over.site_messages import OwnerDoubted
 from atoll.actors.hand_over.state import ActorState, decode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, RemovePlace
 from atoll.actors.runtime.machine import Announce, Received, Send, TimerFired, Told
@@ -63,6 +64,9 @@ class HostOfOne:
 
     def fire(self, now):
         self.do(TimerFired("x"), now)
+
+    def doubt(self):
+        self.do(Received(B, OwnerDoubted("x")))
 
     def call(self, sequence=1, operation=b"a", now=0.0):
         self.do(Received(C, Call("x", 9, sequence, operation)), now)
@@ -288,3 +292,17 @@ def test_a_caller_says_of_its_number_always_the_same_generation_and_of_a_new_one
     assert second.client != first.client
     calling.refused(began=9)
     assert [each.failed for each in calling.ended] == ["not known"], "it is asked anew for a later actor only"
+
+
+@pytest.mark.parametrize("answer", [{"placed": Placed(6, B)}, {"placed": None, "first": 7}], ids=["moved", "removed"])
+def test_an_owner_that_is_doubted_asks_the_placement_and_goes_by_its_word_alone(host, answer):
+    host.doubt()
+    assert host.sent == [FindPlace("x")]
+    assert host.owner.serving
+    host.place(Placed(5, A))
+    assert host.owner.serving
+    host.doubt()
+    host.place(**answer)
+    assert host.owner is None
+    host.doubt()
+    assert host.sent == [], "what is not owned here is not asked for"

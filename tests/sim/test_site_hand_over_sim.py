@@ -3,7 +3,8 @@
 import pytest
 
 from atoll.actors.elector.messages import Leave
-from atoll.testing.faults import EVERYTHING, Crash, FaultPlan, Tell
+from atoll.actors.hand_over.orders import Move
+from atoll.testing.faults import EVERYTHING, Crash, Cut, FaultPlan, Tell
 from atoll.testing.hand_over_invariants import Progress
 from atoll.testing.hand_overs import ACTOR
 from atoll.testing.site_hand_overs import site_hand_over_simulation, site_world
@@ -83,6 +84,18 @@ def test_a_store_that_leaves_the_site_is_replaced_by_another_voter(voters):
 
 def owns(host):
     return host.machine is not None and ACTOR in host.machine.hosting.owners
+
+
+def test_a_soft_actor_that_was_cut_off_and_replaced_ends_when_its_host_is_back():
+    """It has no stores that would refuse it, its callers have their answers, and its host asks nobody."""
+    alone = frozenset(pair for other in range(4) for pair in ((4, other), (other, 4)))
+    world = site_world(5, soft=True, move_s=0.0)
+    script = [(5.0, Tell(0, Move(ACTOR, world.nodes[4]))), (10.0, Cut(alone, 25.0))]
+    simulation = site_hand_over_simulation(3, FaultPlan(weights={}, script=script), world, violations_max=10**6)
+    simulation.run(34.9)
+    assert [host.index for host in simulation.hosts if owns(host)] == [0, 4], "while it is cut off there are two"
+    simulation.run(10.0)
+    assert [host.index for host in simulation.hosts if owns(host)] == [0]
 
 
 def test_a_host_that_starts_again_soon_goes_on_with_what_it_had():
