@@ -173,7 +173,9 @@ class Leadership:
         """Write what was read again, under this epoch, before anybody is told of it."""
         if adopted is None:
             return self._launch(self.table_kind(), 0, [], now)
-        return self._launch(self.table_kind(adopted.places, adopted.retired), adopted.version, [], now)
+        table = self.table_kind(adopted.places, adopted.retired)
+        table.lift(adopted.incarnation, self.lease.incarnation)
+        return self._launch(table, adopted.version, [], now)
 
     def change(self, reply_to: Any, change: Change, now: Seconds) -> list[Effect]:
         """Take a swap or a removal for the next write."""

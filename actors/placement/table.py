@@ -3,6 +3,7 @@
     no place      --swap, expecting none-->                   the first generation that is not retired: 1, at first
     generation g  --swap, expecting exactly that-->           generation g + 1
     generation g  --removal, expecting exactly that-->        no place, and all up to g + 1 are retired
+    generation g  --a person has reformed the site-->         a generation above all that the site before can reach
 
 A generation rises by exactly one with each swap, so the generations of an actor form one chain. It must never take a
 swap that expects anything else than what stands there: whoever asks has not seen the last one.
@@ -17,9 +18,14 @@ or forget. The price: new actors begin with higher generations than 1, which mea
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from atoll.actors.placement.messages import ACTORS_MAX, ActorPlace, Placed, RemovePlace, SwapPlace
+from atoll.actors.elector.roster import FIRST_INCARNATION
+from atoll.actors.placement.messages import ACTORS_MAX, GENERATION_MAX, ActorPlace, Placed, RemovePlace, SwapPlace
 
 Change: TypeAlias = SwapPlace | RemovePlace
+REFORM_BITS = 20
+"""Of generations in one incarnation of a site; one more swap a second would take twelve days."""
+DRAWN_BITS_LEFT_OUT = 12
+"""Of an incarnation, so that four thousand reforms have room below `GENERATION_MAX`."""
 
 
 class PlaceTable:
@@ -101,9 +107,29 @@ class PlaceTable:
             del self._placed[change.actor]
             self.retired = self.retired_by(change.expected)
 
+    def lift(self, before: int, after: int) -> None:
+        """Raise the generation of each place: the site was reformed, from incarnation `before` to `after`.
+
+        This copy may be older than what the voters did that were given up, and these may come back: whoever owns an
+        actor by their word must find that it is over. The higher incarnation wins, and has the higher generations.
+        Which generation new actors begin with stays: an actor that this copy does not know may still have its log.
+        """
+        above = max(0, floor_of(after) - floor_of(before))
+        self._placed = {
+            actor: Placed(placed.generation + above, placed.host, placed.stores)
+            for actor, placed in self._placed.items()
+        }
+
     def retired_by(self, removed: Placed) -> int:
         """Say which generations are used up with that removal: a swap of its owner may be on its way, to the next."""
         return max(self.retired, removed.generation + 1)
+
+
+def floor_of(incarnation: int) -> int:
+    """Give the generation above which those of that incarnation of a site are; it rises with incarnations."""
+    floor = max(0, incarnation - FIRST_INCARNATION) >> DRAWN_BITS_LEFT_OUT << REFORM_BITS
+    # Who makes up an incarnation has the site's secret, and must not bring up what cannot be written down all the same.
+    return min(floor, GENERATION_MAX // 2)
 
 
 def describe(placed: Placed | None) -> str:

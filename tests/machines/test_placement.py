@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.actors.elector.messages import LeaseEnded, LeaseRenewed, PlacementSettled, Resign, SupernodeElected
+from atoll.actors.elector.roster import FIRST_INCARNATION, INCARNATION_STEP
 from atoll.actors.placement.messages import (
     ACTORS_MAX,
     Accepted,
@@ -28,7 +29,7 @@ from atoll.actors.placement.messages import (
 )
 from atoll.actors.placement.placement import ASKERS_MAX, Placement
 from atoll.actors.placement.register import Register
-from atoll.actors.placement.table import PlaceTable
+from atoll.actors.placement.table import REFORM_BITS, PlaceTable, floor_of
 from atoll.actors.runtime.machine import Announce, Persist, Received, Reply, Send, TimerFired, Told
 from atoll.testing.elections import simulated_node
 
@@ -38,8 +39,8 @@ OLD = Accepted(4, 9, 1, 1, (ActorPlace("ledger", FIRST),))
 NEWER = Accepted(5, 7, 1, 1, (ActorPlace("ledger", SECOND),))
 
 
-def lease(epoch=6, until=10.0, version=1, voters=(A, B, C)):
-    return LeaseRenewed(epoch, until, 1, version, voters)
+def lease(epoch=6, until=10.0, version=1, voters=(A, B, C), incarnation=1):
+    return LeaseRenewed(epoch, until, incarnation, version, voters)
 
 
 def machine(*restored):
@@ -324,3 +325,35 @@ def test_a_full_table_takes_no_new_actor_but_swaps_the_old():
 def test_a_swap_that_cannot_be_meant_is_refused_with_its_reason(wanted, says):
     table = PlaceTable([ActorPlace("ledger", FIRST)])
     assert says in table.refusal(SwapPlace("ledger", FIRST, wanted))
+
+
+def place_after_a_reform(copy, incarnation):
+    """Give where the actor is, once A has reformed the site with this copy."""
+    placement = machine(copy)
+    tell(placement, lease(epoch=2**20, voters=(A,), incarnation=incarnation))
+    (answer,) = replied(ask(placement, FindPlace("ledger")))
+    return answer.placed
+
+
+def test_a_reform_raises_the_generations_above_what_those_may_have_done_that_were_given_up():
+    """B and C were only away: they know of later generations than this copy, and come back."""
+    copy = Accepted(4, 9, FIRST_INCARNATION, 3, (ActorPlace("ledger", Placed(5, A, (A, B, C))),))
+    there = Placed(5 + 10**5, B, (A, B, C))
+    once, later = (FIRST_INCARNATION + INCARNATION_STEP + drawn for drawn in (77, 10**6))
+    mine, other = place_after_a_reform(copy, once), place_after_a_reform(copy, later)
+    assert there.generation < mine.generation < other.generation, "of two reforms at once the one that wins is higher"
+    assert (mine.host, mine.stores) == (A, (A, B, C))
+    assert mine.generation - 5 == floor_of(once)
+
+
+def test_who_leads_next_in_an_incarnation_raises_nothing_again():
+    incarnation = FIRST_INCARNATION + INCARNATION_STEP
+    copy = Accepted(4, 9, incarnation, 3, (ActorPlace("ledger", FIRST),))
+    assert place_after_a_reform(copy, incarnation) == FIRST
+
+
+@given(st.lists(st.integers(0, 2**52), min_size=2, max_size=2))
+def test_floors_of_generations_rise_with_incarnations_in_whole_steps(incarnations):
+    low, high = map(floor_of, sorted(incarnations))
+    assert low <= high
+    assert low % 2**REFORM_BITS == high % 2**REFORM_BITS == 0
