@@ -42,7 +42,8 @@ def command(file: str, node: str, name: str | None, *, as_json: bool) -> None:
     What NODE has of it already is not sent again, whoever was interrupted before.
     """
     with _path_of(file, name) as path:
-        answer, sent = _sent(path, node, name or path.name, as_json=as_json)
+        words = () if file == "-" else (str(path), node, *(("--name", name) if name else ()))
+        answer, sent = _sent(path, node, name or path.name, words, as_json=as_json)
     if sent.state != "taken":
         raise Failed(f"{sent.name} was not sent: {sent.why or sent.state}", _REMEDIES.get(sent.state, "try again"))
     if as_json:
@@ -70,12 +71,14 @@ def _path_of(file: str, name: str | None) -> Iterator[Path]:
         yield Path(spooled.name)
 
 
-def _sent(path: Path, node: str, name: str, *, as_json: bool) -> _Given:
+def _sent(path: Path, node: str, name: str, words: tuple[str, ...], *, as_json: bool) -> _Given:
+    """Send it to the end; `words` would send it again, none what came from a pipe."""
     from atoll.actors.gateway.blob_views import SendingReply
 
     given: _Given | None = None
     told_to_receive = False
-    asked = {"path": str(path), "node": node, "name": name, "wait_ms": wait_ms(as_json=as_json)}
+    # The first answer comes at once: who interrupts has to know what to call back.
+    asked = {"path": str(path), "node": node, "name": name, "wait_ms": 0}
     try:
         with steps(name, as_json=as_json, watched=is_watched(as_json=as_json)) as told:
             while given is None or not given[1].ended:
@@ -83,6 +86,7 @@ def _sent(path: Path, node: str, name: str, *, as_json: bool) -> _Given:
                 answer = connection().ask_again("POST", "/atoll/v1/blobs/send", asked, away_s=away_s)
                 given = answer, answer.view(SendingReply).sending
                 sending = given[1]
+                asked |= {"order": sending.order, "wait_ms": wait_ms(as_json=as_json)}
                 _tell(told, sending)
                 if sending.state == "waiting" and not told_to_receive:
                     told_to_receive = True
@@ -90,7 +94,8 @@ def _sent(path: Path, node: str, name: str, *, as_json: bool) -> _Given:
     except KeyboardInterrupt:
         if given is not None:
             _withdraw(given[1].order)
-            suggest("called back; to go on", atoll(), "send", str(path), node)
+            if words:
+                suggest("called back; to go on", atoll(), "send", *words)
         raise
     return given
 

@@ -42,6 +42,7 @@ from atoll.actors.blobs.orders import (
     WithdrawBlob,
 )
 from atoll.actors.blobs.outgoing import OpenStream, Outgoing
+from atoll.actors.blobs.source import FileMark, mark_of
 from atoll.actors.container_manager.container_manager import decline
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.actors.router.messages import PATH as ROUTER
@@ -261,8 +262,9 @@ class Blobs(Actor):
     # Sending
 
     async def _send(self, wanted: SendBlob, reply_to: ReplyTo | None) -> None:
+        mark = await anyio.to_thread.run_sync(mark_of, wanted.path)
         try:
-            outgoing = self._order_for(wanted)
+            outgoing = self._order_for(wanted, mark)
         except ContainerError as error:
             decline(reply_to, error)
             return
@@ -274,10 +276,9 @@ class Blobs(Actor):
         if reply_to is not None:
             reply_to.answer(replace(outgoing.state))
 
-    def _order_for(self, wanted: SendBlob) -> Outgoing:
-        for each in self._outgoing.values():
-            if (each.state.path, each.state.peer, each.state.name) == (wanted.path, wanted.peer, wanted.name):
-                return each
+    def _order_for(self, wanted: SendBlob, mark: FileMark | None) -> Outgoing:
+        if (known := self._known(wanted, mark)) is not None:
+            return known
         try:
             check_name(wanted.name)
         except Refused as error:
@@ -294,6 +295,7 @@ class Blobs(Actor):
             path=Path(wanted.path),
             peer=wanted.peer,
             name=wanted.name,
+            mark=mark,
             open_stream=self._open_stream,
             no_way=(AskFailed,),
             clock=self.system.clock,
@@ -302,6 +304,14 @@ class Blobs(Actor):
         self._outgoing[outgoing.state.order] = outgoing
         self.tasks.start_soon(self._run, outgoing)
         return outgoing
+
+    def _known(self, wanted: SendBlob, mark: FileMark | None) -> Outgoing | None:
+        """Find the order that is meant: who follows one has its end; who begins means the file as it is now."""
+        said = (wanted.path, wanted.peer, wanted.name)
+        same = [each for each in self._outgoing.values() if (each.state.path, each.state.peer, each.state.name) == said]
+        followed = (each for each in same if each.state.order == wanted.order)
+        begun = (each for each in same if each.mark == mark and not each.called_back)
+        return next(followed, None) or next(begun, None)
 
     async def _run(self, outgoing: Outgoing) -> None:
         await outgoing.run()

@@ -53,12 +53,18 @@ class IncomingState:
 
 
 class SendBlob(msgspec.Struct, frozen=True):
-    """Send a file of this host, or go on with that; answered with `OutgoingState` after a step, or after `wait_s`."""
+    """Send a file of this host, or go on with that; answered with `OutgoingState` after a step, or after `wait_s`.
+
+    Who does not know the order yet goes on with one of the same words, if the file is what it was, and nobody has
+    called that order back.
+    """
 
     path: str
     peer: NodeId
     name: str
     wait_s: float = 10.0
+    order: bytes = b""
+    """The order that was answered before; empty: none."""
 
 
 class EndHeard(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from atoll.actors.blobs.manifest import Manifest
 from atoll.actors.blobs.messages import REASON_CHARACTERS_MAX, BlobOffered, BlobWithdrawn
 from atoll.actors.blobs.orders import OutgoingState
 from atoll.actors.blobs.sending import Ended, Outcome, Read, Say, Sending, SendingEffect
-from atoll.actors.blobs.source import Source
+from atoll.actors.blobs.source import FileMark, Source
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.transport.errors import MalformedFrame, TransportError
 from atoll.transport.identity import NodeId
@@ -56,12 +56,15 @@ class Outgoing:
         path: Path,
         peer: NodeId,
         name: str,
+        mark: FileMark | None,
         open_stream: OpenStream,
         no_way: tuple[type[Exception], ...],
         clock: Callable[[], float],
         counts: Counter[str],
     ) -> None:
         self.state = OutgoingState(order=order, path=str(path), peer=peer, name=name)
+        self.mark = mark
+        """Of the file when it was ordered."""
         self.changed = anyio.Event()
         """Set, and replaced, at every step that is worth telling."""
         self._path = path
@@ -78,6 +81,11 @@ class Outgoing:
     def ended(self) -> bool:
         """Tell whether nothing follows."""
         return self.state.ended
+
+    @property
+    def called_back(self) -> bool:
+        """Tell whether somebody wants it no more."""
+        return bool(self._withdrawn)
 
     def withdraw(self, reason: str) -> None:
         """Call it back; `run` ends soon."""

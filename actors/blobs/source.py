@@ -4,9 +4,30 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from atoll.actors.blobs.errors import BadFile
 from atoll.actors.blobs.manifest import BLOB_BYTES_MAX, Manifest, chunk_bytes_of, chunk_count, chunk_digest
+
+
+class FileMark(NamedTuple):
+    """What a file is known by without reading it; another one means that it was written, or put in its place."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+    """Nobody can set it back, as copies do with the other."""
+
+
+def mark_of(path: str) -> FileMark | None:
+    """Look at a file; None where there is none that can be looked at."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a path that cannot be one raises ValueError in all versions
+    except (OSError, ValueError):
+        return None
+    return FileMark(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Source:

@@ -50,7 +50,8 @@ class BlobRoutes(msgspec.Struct, frozen=True):
         path = PurePath(wanted.path)
         if not path.is_absolute() or "\0" in wanted.path:
             raise Problem("bad-input", "the path is not absolute", "write it from the root on: the node runs elsewhere")
-        sending = await self.node.blobs.send(wanted.path, wanted.node, wanted.name or path.name, wanted.wait_ms / 1000)
+        name, wait_s = wanted.name or path.name, wanted.wait_ms / 1000
+        sending = await self.node.blobs.send(wanted.path, wanted.node, name, wait_s, order_id=wanted.order)
         reply = json_reply(SendingReply(sending=sending))
         return _End(reply, lambda: self.node.blobs.end_heard(sending.order)) if sending.ended else reply
 

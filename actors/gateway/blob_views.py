@@ -80,6 +80,8 @@ class SendFile(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     name: str = ""
     """What the other node shall call it; empty: the file's own."""
+    order: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The order that the answer before named; empty to begin."""
     wait_ms: WaitMs = 10_000
 
 

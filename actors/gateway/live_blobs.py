@@ -49,11 +49,12 @@ class LiveBlobs:
         """List everything that comes, lies here, and goes."""
         return await self._reply(await self._order(DescribeBlobs()))
 
-    async def send(self, path: str, node: str, name: str, wait_s: float) -> SendingView:
+    async def send(self, path: str, node: str, name: str, wait_s: float, *, order_id: str) -> SendingView:
         """Send a file of this host to the node of that name, or wait on for that."""
         peer = await self._peer(node)
         assert peer is not None  # noqa: S101 - for mypy: a node was named
-        state: OutgoingState = await self._order(SendBlob(path, peer, name, wait_s), wait_s)
+        wanted = SendBlob(path, peer, name, wait_s, _order_of(order_id))
+        state: OutgoingState = await self._order(wanted, wait_s)
         return _sending_view(state, await self.names())
 
     async def end_heard(self, order_id: str) -> None:
@@ -62,11 +63,7 @@ class LiveBlobs:
 
     async def withdraw(self, order_id: str) -> SendingView:
         """Call an order to send back."""
-        try:
-            wanted = bytes.fromhex(order_id)
-        except ValueError as error:
-            raise UnknownName("that is no order of a blob", "list them with GET /atoll/v1/blobs") from error
-        return _sending_view(await self._order(WithdrawBlob(wanted)), await self.names())
+        return _sending_view(await self._order(WithdrawBlob(_order_of(order_id))), await self.names())
 
     async def receive(self, receiver: str, source: str, wait_s: float, *, accept: bool) -> BlobsReply:
         """Wait for blobs, of one node or of any."""
@@ -117,6 +114,13 @@ def _digest(text: str) -> bytes:
         return read_address(text)
     except UsageError as error:
         raise Unacceptable(str(error), "list the blobs with GET /atoll/v1/blobs") from error
+
+
+def _order_of(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise UnknownName("that is no order of a blob", "list them with GET /atoll/v1/blobs") from error
 
 
 def _blob_view(state: IncomingState, names: Mapping[NodeId, str]) -> BlobView:

@@ -70,8 +70,8 @@ class BlobPort(Protocol):
 
     async def list(self) -> BlobsReply: ...
 
-    async def send(self, path: str, node: str, name: str, wait_s: float) -> SendingView:
-        """Send a file of this host, or go on with that; say how far it is after a step, or after `wait_s`."""
+    async def send(self, path: str, node: str, name: str, wait_s: float, *, order_id: str) -> SendingView:
+        """Send a file of this host, or go on with that order; say how far it is after a step, or after `wait_s`."""
         ...
 
     async def end_heard(self, order_id: str) -> None:

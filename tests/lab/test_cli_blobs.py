@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from waiting import until
 
 from atoll.actors.blobs.folder import Part
 from atoll.actors.blobs.manifest import address_of
+from atoll.actors.blobs.source import Source
 from atoll.actors.gateway.app import make_app
 from atoll.actors.gateway.authority import Kind, Principal
 from atoll.actors.gateway.http_server import bind_tcp, bind_unix
@@ -38,9 +41,9 @@ class Blobs(LiveBlobs):
         super().__init__(node.host.system, node.find, node.names)
         self.node = node
 
-    async def send(self, *arguments):
+    async def send(self, *arguments, **named):
         self.node.asked += 1
-        view = await super().send(*arguments)
+        view = await super().send(*arguments, **named)
         self.node.told.append(view.state)
         return view
 
@@ -302,6 +305,41 @@ def test_what_is_on_its_way_is_listed_and_can_be_called_back(gates):
     order = sending["order"]
     status, back = world.portal.call(fetch_json, tv.path, "DELETE", f"/atoll/v1/blobs/outgoing/{order}", None)
     assert (status, back["sending"]["order"]) == (200, order)
+
+
+@accepting
+def test_who_interrupts_while_the_file_is_read_calls_it_back(gates, monkeypatch):
+    tv, _, world = gates
+    go_on, read = threading.Event(), Source._read
+
+    def read_later(*arguments):
+        assert go_on.wait(20)
+        return read(*arguments)
+
+    def interrupt():
+        deadline = time.monotonic() + 2
+        while tv.node.asked < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    async def steps():
+        return [each.step for each in (await world.numbered[1].described()).outgoing]
+
+    monkeypatch.setattr(Source, "_read", read_later)
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    path = world.file()
+    done = tv("send", path, "phone", "--name", "a film")
+    interrupting.join()
+    go_on.set()
+    assert f"called back; to go on: atoll --at {tv.path} send {path} phone --name 'a film'" in done.stderr
+
+    async def until_called_back():
+        with fail_after(20):
+            while await steps() != ["withdrawn"]:
+                await world.numbered[1].wait(accept=False)
+
+    world.portal.call(until_called_back)
 
 
 @accepting

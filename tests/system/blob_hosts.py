@@ -90,14 +90,14 @@ class Host:
     async def ask(self, message):
         return await order(self.system.ref(Address(self.id, PATH)), message, timeout_s=20)
 
-    async def send(self, path, peer, name=None, wait_s=0.2):
-        return await self.ask(SendBlob(str(path), peer.id, path.name if name is None else name, wait_s))
+    async def send(self, path, peer, name=None, wait_s=0.2, order=b""):
+        return await self.ask(SendBlob(str(path), peer.id, path.name if name is None else name, wait_s, order))
 
-    async def sent(self, path, peer, name=None):
-        """Send, until that has ended, and say how."""
+    async def sent(self, path, peer, name=None, order=b""):
+        """Send, or follow that order, until that has ended, and say how."""
         with anyio.fail_after(30):
-            while not (state := await self.send(path, peer, name, 1.0)).ended:
-                pass
+            while not (state := await self.send(path, peer, name, 1.0, order)).ended:
+                order = state.order
         await self.ask(EndHeard(state.order))
         return state
 

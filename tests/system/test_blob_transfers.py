@@ -1,5 +1,7 @@
 """Blobs from node to node on real loops and a real disk: cut, killed, changed, called back."""
 
+import os
+
 import anyio
 import pytest
 from blob_hosts import CHUNK
@@ -139,13 +141,13 @@ async def test_a_sender_that_is_killed_goes_on_when_it_is_called_again(world):
 async def test_a_file_that_changes_is_found_out_and_its_sender_told(world):
     one, two = await world.host(1), await world.host(2)
     path = world.file(size=40 * CHUNK)
-    await one.send(path, two)
+    state = await one.send(path, two)
     await until_state(one, path, two, "waiting")
     with path.open("r+b") as file:
         file.seek(30 * CHUNK)
         file.write(b"changed")
     await two.wait()
-    state = await one.sent(path, two)
+    state = await one.sent(path, two, order=state.order)
     assert state.step == "changed"
     assert "changed while it was sent" in state.why
     await until(lambda: not two.counts["blobs_taken"] and not list(two.folder.iterdir()))
@@ -154,12 +156,12 @@ async def test_a_file_that_changes_is_found_out_and_its_sender_told(world):
 async def test_a_file_that_is_replaced_is_sent_as_it_was(world):
     one, two = await world.host(1), await world.host(2)
     path, before = world.file(), world.file().read_bytes()
-    await one.send(path, two)
+    state = await one.send(path, two)
     await until_state(one, path, two, "waiting")
     path.unlink()
     path.write_bytes(b"another one")
     await two.wait()
-    state = await one.sent(path, two)
+    state = await one.sent(path, two, order=state.order)
     assert state.step == "taken"
     assert await fetched(two, state.digest) == before
 
@@ -171,8 +173,40 @@ async def test_an_order_that_is_called_back_is_withdrawn_there_too(world):
     await until_state(one, path, two, "waiting")
     state = (await one.described()).outgoing[0]
     await one.ask(WithdrawBlob(state.order))
-    assert (await one.sent(path, two)).step == "withdrawn"
+    assert (await one.sent(path, two, order=state.order)).step == "withdrawn"
     await until_gone(two)
+
+
+async def test_who_sends_again_what_was_called_back_means_it(world):
+    one, two = await world.host(1), await world.host(2)
+    path = world.file()
+    state = await one.send(path, two)
+    await until_state(one, path, two, "waiting")
+    await one.ask(WithdrawBlob(state.order))
+    await two.wait()
+    again = await one.sent(path, two)
+    assert (again.step, again.order != state.order) == ("taken", True)
+
+
+@pytest.mark.parametrize("change", ["written", "replaced, as old as before", "not at all"])
+async def test_a_command_that_begins_means_the_file_as_it_is_now(world, change):
+    one, two = await world.host(1), await world.host(2, accept=(Standing.MEMBER,))
+    path, before = world.file(), world.file().read_bytes()
+    with anyio.fail_after(20):
+        # Its command is killed, so that nobody hears the end.
+        while not (killed := await one.send(path, two)).ended:
+            pass
+    if change == "written":
+        with path.open("r+b") as file:
+            file.write(b"other")
+    elif change != "not at all":
+        found = path.stat()
+        (path.parent / "other").write_bytes(before[::-1])
+        (path.parent / "other").replace(path)
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    state = await one.sent(path, two)
+    assert (state.order == killed.order) == (change == "not at all")
+    assert await fetched(two, state.digest) == path.read_bytes()
 
 
 async def test_an_offer_that_is_repeated_after_the_blob_was_fetched_takes_nothing_twice(world):
