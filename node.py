@@ -316,11 +316,12 @@ class Node:
         self._running()
         return await self._site_actors.move(name, to, timeout_s)
 
-    async def remove(self, name: str, *, timeout_s: float = MOVE_S, force: bool = False) -> None:
+    async def remove(self, name: str, *, timeout_s: float = MOVE_S, force: bool = False, founded: int = 0) -> None:
         """End a migratable actor of the site for good: its state and its log are lost, on all nodes.
 
         Calls that wait are told so. Nothing begins it anew but a program that says `host` from then on; what it begins
-        is empty.
+        is empty. `founded`: the generation in which it was founded, as `atoll actor show` says. Then only that one is
+        ended, however often this is said again: another one of that name, begun since, stays.
 
         Raises:
             Unreachable: Nobody can say where it is, or it is not known whether it was removed in time: say it again.
@@ -328,7 +329,7 @@ class Node:
             UsageError: There is no such actor.
         """
         self._running()
-        await self._site_actors.remove(name, timeout_s, force=force)
+        await self._site_actors.remove(name, timeout_s, force=force, founded=founded)
 
     async def find(self, name: str, *, scope: str = "site", timeout_s: float = 5.0) -> ActorRef:
         """Find an actor by its name: here, on the `site`, or anywhere in the `account`, and open a way to it.

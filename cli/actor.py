@@ -11,7 +11,7 @@ from atoll.cli.output import Failed, print_json
 from atoll.cli.tables import millis, print_facts, print_table, shown
 
 if TYPE_CHECKING:
-    from atoll.actors.gateway.actor_views import ActorView
+    from atoll.actors.gateway.actor_views import ActorRemovedReply, ActorView
 
 _BASE = "/atoll/v1/actors"
 _HEADERS = {"content-type": "application/json"}
@@ -67,6 +67,7 @@ def _facts(view: "ActorView") -> list[tuple[str, object]]:
         ("kind", view.kind),
         ("host", f"{view.host.name} {view.host.short}"),
         ("state", f"{view.state}: {view.why}" if view.why else view.state),
+        ("founded", f"in generation {view.founded}" if view.founded else "not known"),
         ("generation", view.generation),
         ("stores", ", ".join(each.name for each in view.stores) or "none: its state is with its host"),
         ("last pause", millis(view.paused_ms)),
@@ -106,23 +107,40 @@ def move(name: str, to: str, within_s: float, *, as_json: bool) -> None:
     help="Do it although its host gives no answer. One that is only cut off may answer calls until it hears of it, and "
     "these are lost.",
 )
+@click.option(
+    "--founded",
+    metavar="GENERATION",
+    type=click.IntRange(min=1),
+    help="Only the one that was founded in that generation, as `show` says: one of that name begun later stays.",
+)
 @json_option
-def remove(name: str, *, yes: bool, force: bool, as_json: bool) -> None:
+def remove(name: str, *, yes: bool, force: bool, founded: int | None, as_json: bool) -> None:
     """End an actor for good: its state is lost, and its log on all nodes that keep it."""
     from atoll.actors.gateway.actor_views import ActorRemovedReply, ActorReply
 
     node = connection()
-    if not yes:
-        click.echo(_loss(node.ask("GET", f"{_BASE}/{segment(name)}").view(ActorReply).actor))
-        raise Failed("nothing was changed", "say it again with --yes")
-    again = "say it again when a majority of the voters is in reach: see `atoll site show`"
-    with remedied("conflict", again if force else "say it again; if its host is gone for good, with --force"):
-        answer = node.ask("DELETE", f"{_BASE}/{segment(name)}{'?force=true' if force else ''}")
+    path = f"{_BASE}/{segment(name)}"
+    if founded is None or not yes:
+        actor = node.ask("GET", path).view(ActorReply).actor
+        founded = founded or actor.founded
+        if not yes:
+            click.echo(_loss(actor))
+            raise Failed("nothing was changed", "say it again with --yes")
+    say_it_again = f"say it again with --founded {founded}" if founded else "say it again"
+    again = f"{say_it_again} when a majority of the voters is in reach: see `atoll site show`"
+    with remedied("conflict", again if force else f"{say_it_again}; if its host is gone for good, with --force, too"):
+        answer = node.ask("DELETE", f"{path}?force={str(force).lower()}&founded={founded}")
     removed = answer.view(ActorRemovedReply)
     if as_json:
         print_json(answer.plain())
     else:
-        click.echo(f"{shown(removed.name)} was removed")
+        click.echo(f"{shown(removed.name)} was removed{_since(removed)}")
+
+
+def _since(removed: "ActorRemovedReply") -> str:
+    if removed.founded_since is None:
+        return ""
+    return f" before; another one of that name was founded since, in generation {removed.founded_since}, and stays"
 
 
 def _loss(view: "ActorView") -> str:

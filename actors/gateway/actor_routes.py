@@ -11,6 +11,7 @@ from atoll.actors.gateway.door import Door
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.problems import Problem
 from atoll.actors.gateway.replies import json_reply
+from atoll.actors.placement.messages import GENERATION_MAX
 
 
 class ActorRoutes(msgspec.Struct, frozen=True):
@@ -46,4 +47,8 @@ class ActorRoutes(msgspec.Struct, frozen=True):
         force = request.query_params.get("force", "false")
         if force not in {"true", "false"}:
             raise Problem("bad-input", f"`force={force[:20]}` is neither true nor false", "leave it out, or say true")
-        return json_reply(await self.node.actors.remove(request.path_params["actor"], force=force == "true"))
+        founded = request.query_params.get("founded", "0")
+        if not (founded.isascii() and founded.isdecimal() and len(founded) <= len(str(GENERATION_MAX))):
+            raise Problem("bad-input", f"`founded={founded[:20]}` is no generation", "take that of `GET`")
+        name = request.path_params["actor"]
+        return json_reply(await self.node.actors.remove(name, force=force == "true", founded=int(founded)))

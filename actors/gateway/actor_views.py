@@ -19,6 +19,8 @@ class ActorView(View, frozen=True, kw_only=True):
     host: NodeRef
     generation: int
     """Rises with each move."""
+    founded: int = 0
+    """In which generation it was founded: another one of that name, later, has another. 0 where that is not known."""
     stores: list[NodeRef]
     """Who keeps its log; none for a soft one."""
     state: Literal["running", "frozen", "moving", "waiting", "unhosted", "unknown"]
@@ -67,3 +69,5 @@ class ActorRemovedReply(Reply, frozen=True, kw_only=True):
     """An actor that is no more."""
 
     name: str
+    founded_since: int | None = None
+    """In which generation another one of that name was founded, which stays; null where there is none."""

@@ -21,7 +21,10 @@ HOST_S = 1.0
 """For a host to say how its actors are; without an answer their places are shown all the same."""
 HOSTS_AT_ONCE = 16
 REMOVE_S = 10.0
-_ASK_BY_FORCE = "ask again; if its host is gone for good, with `?force=true`"
+_ASK_BY_FORCE = (
+    "ask again, with `?founded=` and that generation, so that no later actor of that name is ended; if its host is "
+    "gone for good, with `?force=true`, too"
+)
 _LOOK_AT_SITE = "ask again when a majority of the voters is in reach: see `atoll site show`"
 _LIST_ACTORS = "list them with `atoll actor list`"
 _LOOK_AT_IT = "see how it is with `atoll actor show NAME`; a program there has to host it, too: node.host(Class, NAME)"
@@ -72,17 +75,18 @@ class LiveActors:
         host = NodeRef(id=target.id, short=target.short, name=target.name)
         return ActorMovedReply(name=name, host=host, paused_ms=round(ended.paused_ms, 1))
 
-    async def remove(self, name: str, *, force: bool) -> ActorRemovedReply:
+    async def remove(self, name: str, *, force: bool, founded: int) -> ActorRemovedReply:
         """End one for good."""
-        await self._place(name)
+        if not founded:
+            await self._place(name)
         try:
-            await self.actors.remove(name, REMOVE_S, force=force)
+            since = await self.actors.remove(name, REMOVE_S, force=force, founded=founded)
         except Unreachable as error:
             raise Conflict(str(error), _LOOK_AT_SITE if force else _ASK_BY_FORCE) from error
         except UsageError as error:
             # It was listed by a node that had not heard yet that somebody else removed it.
             raise UnknownName(str(error), _LIST_ACTORS) from error
-        return ActorRemovedReply(name=name)
+        return ActorRemovedReply(name=name, founded_since=since or None)
 
     async def _views(self, places: tuple[ActorPlace, ...]) -> tuple[ActorView, ...]:
         names = await self.names()
@@ -128,6 +132,7 @@ def _view(place: ActorPlace, told: dict[str, HostedActor] | str, names: dict[Nod
         kind="durable" if hosted.placed.stores else "soft",
         host=host,
         generation=hosted.placed.generation,
+        founded=place.founded,
         stores=list(map(ref, hosted.placed.stores)),
         state="frozen" if behind else hosted.state,
         why=hosted.why,
@@ -149,6 +154,7 @@ def _bare(
         kind="durable" if place.placed.stores else "soft",
         host=host,
         generation=place.placed.generation,
+        founded=place.founded,
         stores=list(map(ref, place.placed.stores)),
         state=state,
         why=why,

@@ -46,6 +46,7 @@ _FILTER_PARAMETER = {
     "required": True,
     "schema": {"type": "array", "items": {"type": "string"}},
 }
+_FOUNDED = {"name": "founded", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}}
 _FORCE = {"name": "force", "in": "query", "schema": {"type": "boolean", "default": False}}
 _TAR = {"type": "string", "format": "binary"}
 _IMAGE_CONTENT = {
@@ -116,7 +117,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         errors=(400, 404, 409),
     ),
     ("DELETE", "/atoll/v1/actors/{actor:path}"): Operation(
-        summary="End one for good", reply=actor_views.ActorRemovedReply, parameters=[_FORCE], errors=(400, 404, 409)
+        summary="End one for good",
+        reply=actor_views.ActorRemovedReply,
+        parameters=[_FORCE, _FOUNDED],
+        errors=(400, 404, 409),
     ),
     ("GET", "/atoll/v1/forwards"): Operation(
         summary="Ports of other nodes that this host listens at", reply=forward_views.ForwardsReply

@@ -116,8 +116,11 @@ class ActorPort(Protocol):
         """Move one to a member; raise `Conflict` where it stays, with the reason."""
         ...
 
-    async def remove(self, name: str, *, force: bool) -> ActorRemovedReply:
-        """End one for good; raise `Conflict` where it is not known whether it has ended."""
+    async def remove(self, name: str, *, force: bool, founded: int) -> ActorRemovedReply:
+        """End one for good; raise `Conflict` where it is not known whether it has ended.
+
+        `founded`: only the one that was founded in that generation; 0: whichever has the name.
+        """
         ...
 
 

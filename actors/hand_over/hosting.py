@@ -164,8 +164,8 @@ class Hosting:
                 return self._found(actor, kind, stores, now)
             case Move(actor, target):
                 return self._begin_move(actor, target, now)
-            case Remove(actor):
-                return self._begin_removal(actor, now)
+            case Remove(actor, founded):
+                return self._begin_removal(actor, founded, now)
             case Applied(actor, number, reply):
                 owner = self.owners.get(actor)
                 return owner.applied(number, reply, now) if isinstance(owner, SoftOwner) else []
@@ -257,11 +257,11 @@ class Hosting:
             return self._ask_again(message.actor) if asks_elsewhere else []
         if message.placed is None:
             return [*self._learn_removal(message.actor, message.first, now), *self.claims.nowhere(message)]
-        return self._hear_place(message.actor, message.placed, now)
+        return self._hear_place(message.actor, message.placed, now, message.founded)
 
-    def _hear_place(self, actor: str, placed: Placed, now: Seconds) -> list[Effect]:
-        effects, here = self._learn(actor, placed, now), placed.host == self.own
-        return [*effects, *self.removals.heard(actor, placed, self.owners.get(actor), now, here=here)]
+    def _hear_place(self, actor: str, placed: Placed, now: Seconds, founded: int | None = None) -> list[Effect]:
+        effects, here, owner = self._learn(actor, placed, now), placed.host == self.own, self.owners.get(actor)
+        return [*effects, *self.removals.heard(actor, placed, owner, now, here=here, founded=founded)]
 
     def _on_place_swapped(self, _sender: NodeId, message: PlaceSwapped, now: Seconds) -> list[Effect]:
         actor = message.actor
@@ -418,10 +418,10 @@ class Hosting:
             return [Announce(Moved(actor, target, 0.0, "it is here already, or about to change"))]
         return self.departures.want(owner, target, now)
 
-    def _begin_removal(self, actor: str, now: Seconds) -> list[Effect]:
+    def _begin_removal(self, actor: str, founded: int, now: Seconds) -> list[Effect]:
         if self._is_about_to_change(actor):
             return [Announce(Removed(actor, "it is about to change"))]
-        return self.removals.want(actor, now)
+        return self.removals.want(actor, now, founded)
 
     def _is_about_to_change(self, actor: str) -> bool:
         claim = self.claims.get(actor)

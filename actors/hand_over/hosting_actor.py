@@ -154,7 +154,7 @@ class HostingActor(SiteShell):
         if isinstance(wanted, MoveWanted):
             self.tasks.start_soon(self._obey, wanted, asked)
         else:
-            self._remove(wanted.actor, asked)
+            self._remove(wanted, asked)
 
     def input_of(self, delivery: Delivery) -> Input | None:
         """Note what concerns this shell alone, and decline offers to a node that is drained."""
@@ -289,12 +289,12 @@ class HostingActor(SiteShell):
 
     # Removals on order
 
-    def _remove(self, actor: str, asked: ReplyTo) -> None:
+    def _remove(self, wanted: RemovalWanted, asked: ReplyTo) -> None:
         if sum(map(len, self._removing.values())) >= WAITING_MAX:
             asked.fail(AskDeclined(f"{WAITING_MAX} wait for the end of a removal already: ask again later"))
             return
-        self._removing.setdefault(actor, []).append(asked)
-        self.handle(Told(Remove(actor)))
+        self._removing.setdefault(wanted.actor, []).append(asked)
+        self.handle(Told(Remove(wanted.actor, wanted.founded)))
 
     def _removed(self, actor: str, why: str) -> None:
         """Tell who waits, and host it no more: only a program that says so again begins it anew."""

@@ -369,6 +369,8 @@ class RemovalWanted(Message, frozen=True, array_like=True, tag="hand_over.remova
     """Ask the host of an actor to end it for good; answered with `RemovalEnded`."""
 
     actor: ActorName
+    founded: Generation = 0
+    """Only the one that was founded in that generation (`ActorPlace.founded`); 0: whichever has the name."""
 
 
 class RemovalEnded(Message, frozen=True, array_like=True, tag="hand_over.removal_ended"):

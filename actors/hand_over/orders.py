@@ -16,6 +16,8 @@ class Remove(msgspec.Struct, frozen=True):
     """Fact in: end the actor for good."""
 
     actor: str
+    founded: int = 0
+    """Only the one that was founded in that generation; 0: whichever has the name."""
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
     wanted   --the placement is asked, and names this host--> freezing
              --not within WISH_S, or it names another one-->  given up
+             --the one that was meant is gone, and another of its name has begun-->  given up
     freezing --nothing is in hand, or FREEZE_S is over-->     asking
     asking   --the placement has no such actor any more-->    removed
              --the placement says something newer-->          given up: it is elsewhere, or went on here
@@ -41,6 +42,8 @@ class Removal:
     """One that is not over."""
 
     since: Seconds
+    founded: int = 0
+    """In which generation the one was founded that is meant; 0: whichever has the name."""
     step: Ending = Ending.WANTED
     expected: Placed | None = None
     """What is to be removed, once the placement has said it."""
@@ -57,15 +60,17 @@ class Removals:
     def __contains__(self, actor: str) -> bool:
         return actor in self._here
 
-    def want(self, actor: str, now: Seconds) -> list[Effect]:
+    def want(self, actor: str, now: Seconds, founded: int = 0) -> list[Effect]:
         """Begin to end an actor; ask the placement first, so that it does not stand still for nothing."""
         if actor in self._here:
             return []
-        self._here[actor] = Removal(now)
+        self._here[actor] = Removal(now, founded)
         return self._claims.look(actor, now)
 
-    def heard(self, actor: str, placed: Placed, owner: Owner | None, now: Seconds, *, here: bool) -> list[Effect]:
-        """Hear where an actor is, unless that was so before what is known already."""
+    def heard(
+        self, actor: str, placed: Placed, owner: Owner | None, now: Seconds, *, here: bool, founded: int | None
+    ) -> list[Effect]:
+        """Hear where an actor is, unless that was so before what is known already; `founded` is None if not told."""
         removal = self._here.get(actor)
         if removal is None or self._is_older(placed, owner, removal) or self.is_over(actor, placed.generation):
             return []
@@ -73,11 +78,20 @@ class Removals:
             return self.over(actor, f"it is on {placed.host.short} now")
         if removal.expected is not None and placed.generation > removal.expected.generation:
             return self.over(actor, f"it goes on in generation {placed.generation}")
+        if removal.step is Ending.WANTED and removal.founded:
+            if founded is None:
+                return []
+            if self.is_another(removal, founded):
+                return self.over(actor, f"it is another one, which was founded in generation {founded}")
         if removal.step is Ending.WANTED and (owner is None or owner.placed == placed):
             removal.step, removal.since, removal.expected = Ending.FREEZING, now, placed
             if owner is not None:
                 self.freeze(owner)
         return []
+
+    def is_another(self, removal: Removal, founded: int) -> bool:
+        """Tell whether the actor that has the name is not the one that is meant, as far as that is known."""
+        return founded not in (0, removal.founded)
 
     def _is_older(self, placed: Placed, owner: Owner | None, removal: Removal) -> bool:
         """Tell whether this host knows of a later generation: the answer comes late."""

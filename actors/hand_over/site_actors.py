@@ -79,7 +79,7 @@ class SiteActors:
         """
         if not self.hosts(name):
             try:
-                placed = await self._place(name)
+                placed = (await self._place(name)).placed
             except Unreachable as error:
                 raise Unreachable(f"no node of this site offers an actor {name}; {error}") from error
             if placed is None:
@@ -87,7 +87,7 @@ class SiteActors:
             self._system.tell(Address(self._system.node_id, CALLERS), PlaceKnown(name, placed))
         return MigratableRef(self._system, name)
 
-    async def _place(self, name: str, *, certain: bool = False) -> Placed | None:
+    async def _place(self, name: str, *, certain: bool = False) -> PlaceFound:
         """Ask this node's placement, and the supernode where that one names it."""
         why = "no member of this site answers"
         node = self._system.node_id
@@ -101,7 +101,7 @@ class SiteActors:
                 node = self._system.node_id
                 continue
             if not found.why or (found.placed is not None and not certain):
-                return found.placed
+                return found
             why = found.why
             if found.supernode is None or found.supernode == node:
                 break
@@ -142,28 +142,38 @@ class SiteActors:
             raise Refused(f"{name} stays where it is: {why}")
         raise Unreachable(f"{name} was not moved within {timeout_s:g} s: {why}")
 
-    async def remove(self, name: str, timeout_s: float, *, force: bool = False) -> None:
-        """End an actor for good, wherever it is; see `Node.remove`."""
-        why, ordered = "no answer", False
+    async def remove(self, name: str, timeout_s: float, *, force: bool = False, founded: int = 0) -> int:
+        """End an actor for good, wherever it is; see `Node.remove`.
+
+        Gives 0, or in which generation another one of that name was founded since, which stays.
+        """
+        why, meant, ordered = "no answer", founded, founded > 0
         with anyio.move_on_after(timeout_s):
             while True:
-                placed = await self._place(name, certain=True)
+                found = await self._place(name, certain=True)
+                placed = found.placed
                 if placed is None and not ordered:
                     raise UsageError(f"no migratable actor of this site is called {name}")
                 if placed is None:
-                    return
-                ordered = True
+                    return 0
+                if 0 < found.founded < founded:
+                    raise UsageError(f"{name} was founded in generation {found.founded}, and none in {founded} yet")
+                if 0 < meant < found.founded:
+                    return found.founded
+                meant, ordered = meant or found.founded, True
+                order = RemovalWanted(name, meant)
                 try:
-                    ended = await self.ask_host(placed.host, RemovalWanted(name), RemovalEnded, min(timeout_s, HOST_S))
+                    ended = await self.ask_host(placed.host, order, RemovalEnded, min(timeout_s, HOST_S))
                     why = ended.why
                 except AskFailed as error:
                     why = f"its host {placed.host.short} says nothing: {error}"
                     if force:
                         why = await self._take_out(name, placed)
                 if not why:
-                    return
+                    return 0
                 await anyio.sleep(LOOK_AGAIN_S)
-        raise Unreachable(f"whether {name} is removed is not known after {timeout_s:g} s: {why}")
+        which = f" (the one that was founded in generation {meant})" if meant else ""
+        raise Unreachable(f"whether {name}{which} is removed is not known after {timeout_s:g} s: {why}")
 
     async def _take_out(self, name: str, placed: Placed) -> str:
         """Remove the place of an actor whose host says nothing; gives why it is there still, or an empty string."""
@@ -183,7 +193,7 @@ class SiteActors:
         return swapped.why or "the placement says no"
 
     async def _try_to_move(self, name: str, target: NodeId, timeout_s: float) -> MoveEnded:
-        placed = await self._place(name, certain=True)
+        placed = (await self._place(name, certain=True)).placed
         if placed is None:
             raise UsageError(f"no migratable actor of this site is called {name}")
         if placed.host == target:

@@ -52,6 +52,8 @@ class ActorPlace(msgspec.Struct, frozen=True, array_like=True):
 
     actor: ActorName
     placed: Placed
+    founded: FirstGeneration = 0
+    """The generation in which it got its first place: another one of that name, later, has another. 0: not known."""
 
 
 Places: TypeAlias = Annotated[tuple[ActorPlace, ...], msgspec.Meta(max_length=ACTORS_MAX)]
@@ -75,6 +77,8 @@ class PlaceFound(Message, frozen=True, array_like=True, tag="placement.found"):
     """Why the answer is only what this node heard last; empty when it is certain."""
     first: FirstGeneration = 0
     """Not 0: it has no place for certain, and would begin with this generation."""
+    founded: FirstGeneration = 0
+    """As in `ActorPlace`."""
 
 
 class SwapPlace(Message, frozen=True, array_like=True, tag="placement.swap"):

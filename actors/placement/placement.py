@@ -181,7 +181,9 @@ class Placement:
         table = leads.committed.table
         if isinstance(message, FindPlace):
             actor = message.actor
-            return PlaceFound(actor, table.find(actor), self.own, first=table.first_of(actor))
+            return PlaceFound(
+                actor, table.find(actor), self.own, first=table.first_of(actor), founded=table.founded(actor)
+            )
         return PlacesListed(table.places(), self.own, "", len(leads.committed.holders))
 
     def _hint(self, message: Question | Change, why: str) -> Message:
@@ -190,7 +192,8 @@ class Placement:
         if isinstance(message, SwapPlace | RemovePlace):
             return PlaceSwapped(message.actor, False, table.find(message.actor), why, elsewhere, decided=False)
         if isinstance(message, FindPlace):
-            return PlaceFound(message.actor, table.find(message.actor), elsewhere, why)
+            actor = message.actor
+            return PlaceFound(actor, table.find(actor), elsewhere, why, founded=table.founded(actor))
         return PlacesListed(table.places(), elsewhere, why)
 
     def _list(self, now: Seconds) -> PlacesListed:

@@ -32,7 +32,9 @@ class PlaceTable:
     """One version of the table; copy it to make the next."""
 
     def __init__(self, places: Iterable[ActorPlace] = (), retired: int = 0) -> None:
-        self._placed = {each.actor: each.placed for each in places}
+        listed = tuple(places)
+        self._placed = {each.actor: each.placed for each in listed}
+        self._founded = {each.actor: each.founded for each in listed}
         self.retired = retired
         """Generations up to this are used up by what was removed."""
 
@@ -52,9 +54,13 @@ class PlaceTable:
         """Give where an actor is; None where it has no place."""
         return self._placed.get(actor)
 
+    def founded(self, actor: str) -> int:
+        """Give the generation in which an actor got its first place; 0 where that is not known, or it has none."""
+        return self._founded.get(actor, 0)
+
     def places(self) -> tuple[ActorPlace, ...]:
         """Give all, sorted by name."""
-        return tuple(ActorPlace(actor, self._placed[actor]) for actor in sorted(self._placed))
+        return tuple(ActorPlace(actor, self._placed[actor], self._founded[actor]) for actor in sorted(self._placed))
 
     def copy(self) -> "PlaceTable":
         """Make one that can be changed without changing this."""
@@ -102,9 +108,11 @@ class PlaceTable:
     def change(self, change: Change) -> None:
         """Put what is wanted there, or nothing; ask for the `refusal` first."""
         if isinstance(change, SwapPlace):
+            if change.expected is None:
+                self._founded[change.actor] = change.wanted.generation
             self._placed[change.actor] = change.wanted
         else:
-            del self._placed[change.actor]
+            del self._placed[change.actor], self._founded[change.actor]
             self.retired = self.retired_by(change.expected)
 
     def lift(self, before: int, after: int) -> None:

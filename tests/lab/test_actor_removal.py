@@ -59,6 +59,26 @@ async def test_a_removed_actor_leaves_no_file_and_one_of_its_name_begins_empty(s
         assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 1), "the old reference means the new one"
 
 
+async def test_a_removal_that_is_repeated_after_a_lost_answer_leaves_the_next_actor_of_that_name(site):
+    async with site.all_nodes(Tide) as nodes:
+        await nodes[1].find("tide")
+        await settled(site, "tide")
+        (first,) = (await nodes[1]._site_actors.places()).places
+        await nodes[2].remove("tide", timeout_s=WITHIN_S, founded=first.founded)
+        await nodes[2].remove("tide", timeout_s=WITHIN_S, founded=first.founded)
+        tide = nodes[0].host(Tide, "tide")
+        assert await tide.ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+        await nodes[2].remove("tide", timeout_s=WITHIN_S, founded=first.founded)
+        assert await tide.ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
+        (second,) = (await nodes[1]._site_actors.places()).places
+        assert second.founded > first.founded
+        with pytest.raises(UsageError, match=f"founded in generation {second.founded}, and none in"):
+            await nodes[2].remove("tide", timeout_s=WITHIN_S, founded=second.founded + 1)
+        await nodes[2].remove("tide", timeout_s=WITHIN_S, founded=second.founded)
+        with pytest.raises(AskFailed, match="tide was removed"):
+            await tide.ask(Add("a"), timeout_s=WITHIN_S)
+
+
 def site_index(site, actor):
     """Give a node that was not told to host an actor, or is told no more: the one that had it."""
     return next(number for number in range(3) if actor not in site.shell(f"n{number}")._repertoire.hosted)
@@ -75,7 +95,7 @@ async def test_a_store_that_was_away_forgets_a_removed_actor_when_it_is_back(sit
         await until(lambda: kept(site, "ledger") == ["n2"], WITHIN_S)
         async with site.node(2):
             await until(lambda: kept(site, "ledger") == [], WITHIN_S)
-            assert site.store("n2").over > 0
+            assert site.store("n2").generation_floor > 0
             node.host(Ledger, "ledger")
             assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
             await site.filled("ledger")

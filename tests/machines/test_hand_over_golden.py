@@ -53,7 +53,7 @@ EXAMPLES = (
     hand_over.LogDoubted("boiler"),
     hand_over.MayForget("boiler", 8),
     hand_over.Forget("boiler", 8),
-    hand_over.RemovalWanted("boiler"),
+    hand_over.RemovalWanted("boiler", 5),
     hand_over.RemovalEnded("boiler", "it is elsewhere"),
     hand_over.Call(*CALL, b"warm", 6),
     hand_over.CallAnswered(*CALL, b"21", 7),

@@ -357,3 +357,17 @@ def test_floors_of_generations_rise_with_incarnations_in_whole_steps(incarnation
     low, high = map(floor_of, sorted(incarnations))
     assert low <= high
     assert low % 2**REFORM_BITS == high % 2**REFORM_BITS == 0
+
+
+def test_a_place_says_in_which_generation_its_actor_was_founded_and_the_next_of_that_name_has_another():
+    table = PlaceTable()
+    for change in (SwapPlace("x", None, FIRST), SwapPlace("x", FIRST, SECOND)):
+        assert not table.refusal(change)
+        table.change(change)
+    assert (table.founded("x"), table.places()) == (1, (ActorPlace("x", SECOND, 1),))
+    table.change(RemovePlace("x", SECOND))
+    assert table.founded("x") == 0
+    again = PlaceTable(table.places(), table.retired)
+    again.change(SwapPlace("x", None, Placed(4, A)))
+    again.lift(FIRST_INCARNATION, FIRST_INCARNATION + INCARNATION_STEP)
+    assert PlaceTable(again.places()).founded("x") == 4, "a reform founds nobody"

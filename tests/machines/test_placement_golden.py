@@ -35,11 +35,11 @@ from atoll.transport.errors import MalformedFrame
 GOLDEN = Path(__file__).parent.parent / "golden" / "placement.txt"
 A, B, C = (simulated_node(number) for number in range(3))
 FIRST, SECOND = Placed(1, A, (A, B, C)), Placed(2, B, (A, B, C))
-TABLE = (ActorPlace("ledger", SECOND),)
+TABLE = (ActorPlace("ledger", SECOND, 1),)
 ACCEPTED = Accepted(7, 12, 1, 3, TABLE, 5)
 EXAMPLES = (
     FindPlace("ledger"),
-    PlaceFound("ledger", SECOND, A),
+    PlaceFound("ledger", SECOND, A, founded=1),
     SwapPlace("ledger", FIRST, SECOND),
     PlaceSwapped("ledger", False, SECOND, "its generation is 2, not 1", A),
     RemovePlace("ledger", SECOND),
@@ -97,5 +97,7 @@ def test_what_is_beyond_a_limit_is_not_read(message):
 
 def test_a_full_table_fits_into_a_message_and_a_record():
     stores = tuple(simulated_node(number) for number in range(STORES_MAX))
-    full = tuple(ActorPlace(f"{number:03d}" + "ä" * 61, Placed(2**53, A, stores)) for number in range(ACTORS_MAX))
+    full = tuple(
+        ActorPlace(f"{number:03d}" + "ä" * 61, Placed(2**53, A, stores), 2**53) for number in range(ACTORS_MAX)
+    )
     assert len(CODEC.encode(Write(Accepted(7, 12, 1, 3, full)))) < 280 * 1024

@@ -306,3 +306,26 @@ def test_an_owner_that_is_doubted_asks_the_placement_and_goes_by_its_word_alone(
     assert host.owner is None
     host.doubt()
     assert host.sent == [], "what is not owned here is not asked for"
+
+
+def test_an_order_that_comes_again_ends_no_actor_that_was_founded_since(host):
+    """Its answer was lost, and somebody has begun the next one of that name meanwhile."""
+    host.do(Told(Remove("x", founded=2)))
+    host.do(Received(A, PlaceFound("x", Placed(5, A), A, founded=5)))
+    assert [each.why for each in host.removed] == ["it is another one, which was founded in generation 5"]
+    assert host.owner.serving
+    assert not host.owner.frozen
+
+
+def test_an_order_waits_for_an_answer_that_says_which_actor_has_the_place(host):
+    host.do(Told(Remove("x", founded=5)))
+    host.swapped(Placed(5, A))
+    assert not host.owner.frozen
+    host.do(Received(A, PlaceFound("x", Placed(5, A), A, founded=5)))
+    assert host.sent == [RemovePlace("x", Placed(5, A))]
+
+
+def test_where_nobody_knows_who_was_founded_when_the_one_of_that_name_ends(host):
+    host.do(Told(Remove("x", founded=2)))
+    host.place(Placed(5, A))
+    assert host.sent == [RemovePlace("x", Placed(5, A))]

@@ -17,6 +17,8 @@ from atoll.actors.gateway.views import NodeRef
 from atoll.transport.errors import Congested, Expired, Refused, Unreachable
 
 TAKEN_PORT = 4444
+EARLIER = 2
+"""In which generation the ledger before the one of this name was founded, which was removed."""
 TV, PHONE, OTHER_TV = "t" * 52, "p" * 52, "o" * 52
 
 
@@ -36,14 +38,14 @@ class SmallActors:
         self.moves = []
         """(name, where to, within_s) of every order to move one."""
         self.removed = []
-        """(name, force) of every order to remove one."""
+        """(name, force, founded) of every order to remove one."""
 
-    async def remove(self, name, *, force):
+    async def remove(self, name, *, force, founded):
         await self.show(name)
         if name == "tide" and not force:
             raise Conflict("whether tide is removed is not known after 10 s", "ask again, with `?force=true`")
-        self.removed.append((name, force))
-        return ActorRemovedReply(name=name)
+        self.removed.append((name, force, founded))
+        return ActorRemovedReply(name=name, founded_since=4 if founded == EARLIER else None)
 
     def _views(self):
         tv, phone = (NodeRef(id=each, short=each[:10], name=name) for each, name in ((TV, "tv"), (PHONE, "phone")))
@@ -54,6 +56,7 @@ class SmallActors:
             kind="durable",
             host=host,
             generation=7,
+            founded=4,
             stores=[tv, phone],
             state="running",
             why="",

@@ -27,7 +27,7 @@ def test_what_is_not_certain_is_said(gate):
 def test_an_actor_is_shown_by_its_name_whatever_is_in_it(gate):
     text = fine(gate("actor", "show", "books/ledger"))
     assert "class       Ledger\n" in text
-    assert "generation  7\nstores      tv, phone\nlast pause  12.5 ms\n" in text
+    assert "founded     in generation 4\ngeneration  7\nstores      tv, phone\nlast pause  12.5 ms\n" in text
     assert "stores      none: its state is with its host" in fine(gate("actor", "show", "tide"))
     failed(gate("actor", "show", "nobody"), "no actor of this site that moves is called nobody", "atoll actor list")
 
@@ -55,11 +55,21 @@ def test_an_actor_is_removed_only_by_who_says_so_twice(gate):
     assert "books/ledger is a durable Ledger on tv.\nIts state is lost, and its log on tv, phone." in asked.stdout
     assert gate.node.actors.removed == []
     assert fine(gate("actor", "remove", "books/ledger", "--yes")) == "books/ledger was removed\n"
-    assert gate.node.actors.removed == [("books/ledger", False)]
+    assert gate.node.actors.removed == [("books/ledger", False, 4)], "the one that it has seen"
     failed(gate("actor", "remove", "nobody", "--yes"), "no actor of this site", "atoll actor list")
 
 
 def test_an_actor_whose_host_says_nothing_is_removed_by_force_only(gate):
     failed(gate("actor", "remove", "tide", "--yes"), "whether tide is removed is not known", "with --force")
     assert gate.json("actor", "remove", "tide", "--yes", "--force")["name"] == "tide"
-    assert gate.node.actors.removed == [("tide", True)]
+    assert gate.node.actors.removed == [("tide", True, 0)]
+
+
+def test_a_removal_that_is_repeated_ends_no_actor_that_was_begun_since(gate):
+    text = fine(gate("actor", "remove", "books/ledger", "--yes", "--founded", "2"))
+    since = "another one of that name was founded since, in generation 4, and stays"
+    assert text == f"books/ledger was removed before; {since}\n"
+    assert gate.json("actor", "remove", "books/ledger", "--yes", "--founded", "2")["founded_since"] == 4
+    failed(gate("actor", "remove", "tide", "--yes", "--founded", "3"), "is not known", "say it again with --founded 3")
+    wrong = gate("actor", "remove", "tide", "--yes", "--founded", "0")
+    assert wrong.exit_code == 2

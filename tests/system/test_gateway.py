@@ -33,6 +33,8 @@ async def test_every_list_and_view_has_a_version_and_its_name(tmp_path):
         assert (body["version"], body["supernode"]["why"], body["node"]["name"]) == (1, "mains power", "tv")
         assert (await gate.ask("GET", "/atoll/v1/nodes?scope=account"))[2]["nodes"] == []
         assert_problem(await gate.ask("GET", "/atoll/v1/nodes?scope=all"), 400, "bad-input")
+        for wrong in ("founded=-1", "founded=seven", f"founded={'0' * 17}", "force=yes"):
+            assert_problem(await gate.ask("DELETE", f"/atoll/v1/actors/tide?{wrong}"), 400, "bad-input")
 
 
 async def test_a_node_is_found_by_id_short_id_and_qualified_name(tmp_path):

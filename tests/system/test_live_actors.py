@@ -42,7 +42,7 @@ def at(error):
 @pytest.mark.parametrize("force", [False, True])
 async def test_what_to_do_about_a_removal_is_said_in_the_words_of_http(force):
     with pytest.raises(Conflict, match="is not known") as refused:
-        await at(Unreachable("whether tide is removed is not known after 10 s")).remove("tide", force=force)
+        await at(Unreachable("whether tide is removed is not known after 10 s")).remove("tide", force=force, founded=0)
     remedy = problem_of(refused.value).remedy
     assert ("?force=true" in remedy) is not force
     assert "--" not in remedy
@@ -50,7 +50,7 @@ async def test_what_to_do_about_a_removal_is_said_in_the_words_of_http(force):
 
 async def test_an_actor_that_was_removed_since_it_was_listed_is_unknown_and_no_mistake_of_the_node():
     live = at(UsageError("no migratable actor of this site is called tide"))
-    for ask in (live.remove("tide", force=False), live.move("tide", "tv", 1.0)):
+    for ask in (live.remove("tide", force=False, founded=0), live.move("tide", "tv", 1.0)):
         with pytest.raises(UnknownName, match="called tide") as refused:
             await ask
         problem = problem_of(refused.value)
