@@ -11,13 +11,15 @@ import click
 from atoll.cli.connection import AWAY_S, ProblemAnswer, connection, segment
 from atoll.cli.inbox import Inbox
 from atoll.cli.options import json_option
-from atoll.cli.output import fail, print_json
+from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.progress import Steps, is_watched, steps, wait_ms
 from atoll.cli.tables import shown, size
 
 if TYPE_CHECKING:
     from atoll.actors.gateway.blob_views import BlobView
 
+LEAVE_S = 2.0
+"""For a node to note that nobody receives any more."""
 FETCH_S = 60.0
 """For the node to give the next piece."""
 _Key: TypeAlias = tuple[str, str]
@@ -45,13 +47,15 @@ def command(folder: Path, source: str | None, *, once: bool, yes: bool, as_json:
     accept = yes or source is not None
     if not accept and (as_json or not _somebody_is_here()):
         fail("nobody is here to be asked what to take", "say --yes, or from whom: --from NODE", code=2)
-    waiting = _Waiting(folder, source or "", accept=accept, as_json=as_json)
+    waiting = _Waiting(folder, source or "", accept=accept, once=once, as_json=as_json)
     try:
         while not (waiting.look() and once):
             pass
     except KeyboardInterrupt:
         if once:
             raise
+    finally:
+        waiting.leave()
 
 
 def _somebody_is_here() -> bool:
@@ -61,10 +65,11 @@ def _somebody_is_here() -> bool:
 class _Waiting:
     """One run of the command."""
 
-    def __init__(self, folder: Path, source: str, *, accept: bool, as_json: bool) -> None:
+    def __init__(self, folder: Path, source: str, *, accept: bool, once: bool, as_json: bool) -> None:
         self._folder = folder
         self._source = source
         self._accept = accept
+        self._once = once
         self._as_json = as_json
         self._node = connection(answer_s=FETCH_S)
         self._word = secrets.token_hex(8)
@@ -91,7 +96,13 @@ class _Waiting:
         for blob in blobs:
             if blob.state == "waiting" and not self._accept:
                 self._ask_about(blob)
-        return sum(self._fetch(blob) for blob in blobs if blob.state == "whole")
+        whole = [blob for blob in blobs if blob.state == "whole"]
+        return sum(self._fetch(blob) for blob in whole[: 1 if self._once else None])
+
+    def leave(self) -> None:
+        """Have the node accept nothing more; one that cannot be told sees to it by itself, within seconds."""
+        with contextlib.suppress(Failed):
+            connection(answer_s=LEAVE_S).ask("DELETE", f"/atoll/v1/blobs/receivers/{self._word}")
 
     def _show(self, blobs: "list[BlobView]") -> None:
         """Show how far they are; on a terminal one after the other, as there is one line."""

@@ -2,14 +2,14 @@
 
     a command --SendBlob--> an order (`outgoing.py`), which goes on when the command has gone
     a peer's stream --an offer--> known? wanted? --> taken (`incoming.py`), or shown until somebody says yes
-    a command --AwaitBlobs--> what comes is accepted for `RECEIVER_S`; --ReadBlob, RemoveBlob--> it has it
+    a command --AwaitBlobs--> what comes meanwhile is accepted; --ReadBlob, RemoveBlob--> it has it; --StopAwaiting
 
 Deny by default. Every number of things that a peer can bring about here has a limit of its own. Other nodes reach it by
 streams only, through the Router, which says who they are.
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +39,7 @@ from atoll.actors.blobs.orders import (
     ReadBlob,
     RemoveBlob,
     SendBlob,
+    StopAwaiting,
     WithdrawBlob,
 )
 from atoll.actors.blobs.outgoing import OpenStream, Outgoing
@@ -69,8 +70,8 @@ STREAMS_PER_PEER_MAX = 32
 """Streams of one peer, before and after their first word."""
 OFFER_S = 10.0
 """For a peer that has opened a stream to say what it offers."""
-RECEIVER_S = 20.0
-"""How long after its last word a command is believed to wait for blobs."""
+RECEIVER_S = 3.0
+"""For a command that was answered to ask again; until then it is believed to wait for blobs, though it may be dead."""
 RECEIVERS_MAX = 64
 ENDED_KEPT_S = 60.0
 """How long the end of an order waits for somebody who hears it."""
@@ -106,6 +107,8 @@ class Blobs(Actor):
         self._outgoing: dict[bytes, Outgoing] = {}
         self._incoming: dict[Key, Incoming] = {}
         self._receivers: dict[str, _Receiver] = {}
+        self._left: deque[str] = deque(maxlen=RECEIVERS_MAX)
+        """Receivers that have ended; what is still under way of them is not heeded."""
         self._talks = TalksHeard(self.counts, STREAMS_PER_PEER_MAX)
         self._news = anyio.Event()
 
@@ -326,16 +329,25 @@ class Blobs(Actor):
         if len(self._receivers) >= RECEIVERS_MAX and wanted.receiver not in self._receivers:
             decline(reply_to, TooMany(f"{RECEIVERS_MAX} commands wait for blobs already; end one"))
             return
-        until = now + wanted.wait_s + RECEIVER_S
-        self._receivers[wanted.receiver] = _Receiver(wanted.source, wanted.accept, until)
+        receiver = _Receiver(wanted.source, wanted.accept, now + wanted.wait_s + RECEIVER_S)
+        if wanted.receiver not in self._left:
+            self._receivers[wanted.receiver] = receiver
         for each in self._incoming.values():
             if each.busy and not each.decided.is_set() and self._is_awaited(each.state.peer):
                 each.decide(accept=True)
         news = self._news
         with anyio.move_on_after(wanted.wait_s):
             await news.wait()
+        receiver.until = min(receiver.until, self.system.clock() + RECEIVER_S)
         if reply_to is not None:
             reply_to.answer(self._described())
+
+    @handles
+    async def stop_awaiting(self, ended: StopAwaiting) -> None:
+        """Accept nothing more for that receiver."""
+        self._receivers.pop(ended.receiver, None)
+        if ended.for_good:
+            self._left.append(ended.receiver)
 
     def _is_awaited(self, peer: NodeId) -> bool:
         now = self.system.clock()

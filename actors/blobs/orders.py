@@ -96,7 +96,7 @@ class BlobsDescribed(msgspec.Struct, frozen=True):
 class AwaitBlobs(msgspec.Struct, frozen=True):
     """Wait for offers, and accept them where `accept`; answered with `BlobsDescribed` after news, or after `wait_s`.
 
-    Whoever waits says it again: it holds for `RECEIVER_S` after the last time.
+    Whoever waits says it again: it holds while it is being answered, and for `RECEIVER_S` after.
     """
 
     receiver: str
@@ -105,6 +105,14 @@ class AwaitBlobs(msgspec.Struct, frozen=True):
     source: NodeId | None = None
     """Only what that node offers."""
     wait_s: float = 10.0
+
+
+class StopAwaiting(msgspec.Struct, frozen=True):
+    """Accept nothing more for somebody who has waited; answered with None."""
+
+    receiver: str
+    for_good: bool = True
+    """What comes late of that one has no effect either; else it was cut off, and may come again."""
 
 
 class DecideBlob(msgspec.Struct, frozen=True):

@@ -107,6 +107,7 @@ SCOPES: Mapping[tuple[str, str], Scope] = MappingProxyType(
         ("GET", "/atoll/v1/blobs"): Scope.BLOBS,
         ("POST", "/atoll/v1/blobs/send"): Scope.FILES,
         ("POST", "/atoll/v1/blobs/receive"): Scope.BLOBS,
+        ("DELETE", "/atoll/v1/blobs/receivers/{receiver}"): Scope.BLOBS,
         ("DELETE", "/atoll/v1/blobs/outgoing/{order}"): Scope.BLOBS,
         ("POST", "/atoll/v1/blobs/{digest}/decide"): Scope.BLOBS,
         ("GET", "/atoll/v1/blobs/{digest}"): Scope.BLOBS,

@@ -16,10 +16,14 @@ from starlette.types import Receive, Scope, Send
 from atoll.actors.blobs.manifest import chunk_count
 from atoll.actors.gateway.blob_views import BlobReply, BlobsReply, DecideBlob, ReceiveBlobs, SendFile, SendingReply
 from atoll.actors.gateway.bodies import json_body
+from atoll.actors.gateway.client_presence import while_there
 from atoll.actors.gateway.door import Door, principal_in
+from atoll.actors.gateway.http_line import ClientGone
 from atoll.actors.gateway.ports import NodePort, UnknownName
 from atoll.actors.gateway.problems import Problem
 from atoll.actors.gateway.replies import json_reply
+
+NO_CONTENT = 204
 
 
 class BlobRoutes(msgspec.Struct, frozen=True):
@@ -34,6 +38,7 @@ class BlobRoutes(msgspec.Struct, frozen=True):
             door.route("GET", base, self.blobs),
             door.route("POST", f"{base}/send", self.send),
             door.route("POST", f"{base}/receive", self.receive),
+            door.route("DELETE", base + "/receivers/{receiver}", self.stop_receiving),
             door.route("DELETE", base + "/outgoing/{order}", self.withdraw),
             door.route("POST", base + "/{digest}/decide", self.decide),
             door.route("GET", base + "/{digest}", self.content),
@@ -59,8 +64,22 @@ class BlobRoutes(msgspec.Struct, frozen=True):
         """Wait for offers, and accept them if that is wanted."""
         wanted = await json_body(request, ReceiveBlobs)
         wait_s = wanted.wait_ms / 1000
-        reply = await self.node.blobs.receive(wanted.receiver, wanted.source, wait_s, accept=wanted.accept)
+        blobs = self.node.blobs
+        try:
+            reply = await while_there(
+                request.receive,
+                lambda: blobs.receive(wanted.receiver, wanted.source, wait_s, accept=wanted.accept),
+            )
+        except ClientGone:
+            # Killed, or cut off: nothing is accepted for somebody who is not there.
+            await blobs.stop_receiving(wanted.receiver, for_good=False)
+            raise
         return json_reply(_told(request, reply))
+
+    async def stop_receiving(self, request: Request) -> Response:
+        """Accept nothing more for a receiver that ends."""
+        await self.node.blobs.stop_receiving(request.path_params["receiver"], for_good=True)
+        return Response(status_code=NO_CONTENT)
 
     async def withdraw(self, request: Request) -> Response:
         """Call back what is being sent."""

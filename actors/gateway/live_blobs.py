@@ -20,6 +20,7 @@ from atoll.actors.blobs.orders import (
     ReadBlob,
     RemoveBlob,
     SendBlob,
+    StopAwaiting,
     WithdrawBlob,
 )
 from atoll.actors.container_manager.container_manager import order
@@ -71,6 +72,10 @@ class LiveBlobs:
         described: BlobsDescribed = await self._order(AwaitBlobs(receiver, accept, peer, wait_s), wait_s)
         incoming = tuple(each for each in described.incoming if peer in {None, each.peer})
         return await self._reply(replace(described, incoming=incoming))
+
+    async def stop_receiving(self, receiver: str, *, for_good: bool) -> None:
+        """Have nothing more accepted for that receiver."""
+        await self._order(StopAwaiting(receiver, for_good))
 
     async def decide(self, digest: str, source: str, *, accept: bool) -> BlobView:
         """Accept or refuse an offer."""

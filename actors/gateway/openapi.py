@@ -199,6 +199,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         reply=blob_views.BlobsReply,
         errors=(404, 409, 413, 502),
     ),
+    ("DELETE", "/atoll/v1/blobs/receivers/{receiver}"): Operation(
+        summary="Accept nothing more for a receiver that has ended", status=204
+    ),
     ("DELETE", "/atoll/v1/blobs/outgoing/{order}"): Operation(
         summary="Call back what is being sent", reply=blob_views.SendingReply, errors=(404,)
     ),

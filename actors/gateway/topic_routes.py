@@ -4,6 +4,7 @@ An empty line comes where nothing else does, so that either end finds out when t
 """
 
 import base64
+import contextlib
 from datetime import UTC, datetime
 
 import anyio
@@ -15,7 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from atoll.actors.container_manager.errors import ContainerError
 from atoll.actors.gateway.bodies import whole_body
+from atoll.actors.gateway.client_presence import while_there
 from atoll.actors.gateway.door import Door
+from atoll.actors.gateway.http_line import ClientGone
 from atoll.actors.gateway.ports import NodePort
 from atoll.actors.gateway.problems import Problem
 from atoll.actors.gateway.replies import json_reply
@@ -113,16 +116,8 @@ class _Lines(Response):
         del scope
         async with self._subscription:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with anyio.create_task_group() as tasks:
-
-                async def until_gone() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                    tasks.cancel_scope.cancel()
-
-                tasks.start_soon(until_gone)
-                await self._send(send)
-                tasks.cancel_scope.cancel()
+            with contextlib.suppress(ClientGone):
+                await while_there(receive, lambda: self._send(send))
 
     async def _send(self, send: Send) -> None:
         subscription = self._subscription

@@ -11,6 +11,7 @@ import pytest
 from anyio import connect_unix, create_task_group, fail_after
 from anyio.from_thread import start_blocking_portal
 from blob_hosts import CHUNK, World, small_and_quick
+from blob_talks import until_state
 from cli_probe import Opened, failed, fine
 from gateway_probe import KEY, fetch_json
 from http_probe import serving
@@ -226,6 +227,46 @@ def test_a_person_is_asked_about_each_file_and_what_is_refused_does_not_come(gat
     assert [each.result(20).step for each in sending] == ["refused", "taken"]
     assert not (tmp_path / "a.bin").exists()
     assert (tmp_path / "b.bin").read_bytes() == paths[1].read_bytes()
+
+
+@asking
+@pytest.mark.parametrize("end", ["once", "killed"])
+def test_a_command_that_has_ended_receives_nothing_more(gates, tmp_path, end):
+    _, phone, world = gates
+    one, two = world.numbered.values()
+    first, later = world.file("first"), world.file("later", seed=2)
+    waiting = {"receiver": "a killed one", "accept": True, "wait_ms": 20_000}
+
+    async def be_killed():
+        body = json.dumps(waiting).encode()
+        head = f"POST /atoll/v1/blobs/receive HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        async with await connect_unix(phone.path) as stream:
+            await stream.send(head.encode() + body)
+            await until(lambda: two.made[-1]._receivers)
+        await until(lambda: not two.made[-1]._receivers)
+
+    async def offered():
+        await one.send(later, two)
+        await until_state(one, later, two, "waiting")
+
+    if end == "once":
+        sending = world.portal.start_task_soon(one.sent, first, two)
+        fine(phone("receive", "--to", tmp_path, "--once", "--yes"))
+        assert sending.result(20).step == "taken"
+    else:
+        world.portal.call(be_killed)
+    world.portal.call(offered)
+
+
+@accepting
+def test_once_is_one_file_though_more_have_come(gates, tmp_path):
+    tv, phone, world = gates
+    for number, name in enumerate(("a", "b")):
+        fine(tv("send", world.file(name, seed=number), "phone"))
+    (tmp_path / "inbox").mkdir()
+    for names in (["a"], ["a", "b"]):
+        fine(phone("receive", "--to", tmp_path / "inbox", "--once", "--yes"))
+        assert sorted(each.name for each in (tmp_path / "inbox").iterdir()) == names
 
 
 @accepting

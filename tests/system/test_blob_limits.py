@@ -2,11 +2,12 @@
 
 import errno
 import os
+from functools import partial
 
 import anyio
 import pytest
 from blob_hosts import CHUNK
-from blob_talks import opened
+from blob_talks import opened, states, until_state
 from waiting import until
 
 from atoll.actors.blobs import blobs as blobs_module
@@ -17,7 +18,7 @@ from atoll.actors.blobs.messages import (
     BlobOffered,
     BlobWaits,
 )
-from atoll.actors.blobs.orders import AwaitBlobs, RemoveBlob, WithdrawBlob
+from atoll.actors.blobs.orders import AwaitBlobs, RemoveBlob, StopAwaiting, WithdrawBlob
 from atoll.testing.blob_world import manifest_of
 from atoll.transport.base import Standing
 
@@ -153,3 +154,34 @@ async def test_no_more_commands_wait_than_the_limit_says(world, monkeypatch):
         await one.ask(AwaitBlobs(word, accept=False, wait_s=0.01))
     with pytest.raises(TooMany):
         await one.ask(AwaitBlobs("c", accept=False, wait_s=0.01))
+
+
+async def test_nothing_is_accepted_for_who_has_stopped_waiting_not_even_by_a_word_that_comes_late(world):
+    one, two = await world.host(1), await world.host(2)
+    await two.wait()
+    await two.ask(StopAwaiting("test"))
+    path = world.file()
+    await one.send(path, two)
+    await until_state(one, path, two, "waiting")
+    await two.wait()
+    assert states(await two.described()) == {"file.bin": "waiting"}
+
+
+async def test_who_was_cut_off_may_come_again(world):
+    one, two = await world.host(1), await world.host(2)
+    await two.wait()
+    await two.ask(StopAwaiting("test", for_good=False))
+    await two.wait()
+    assert (await one.sent(world.file(), two)).step == "taken"
+
+
+async def test_what_is_offered_after_the_answer_is_accepted_for_a_moment_only(world, monkeypatch):
+    monkeypatch.setattr(blobs_module, "RECEIVER_S", 0.0)
+    one, two = await world.host(1), await world.host(2)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(two.wait, wait_s=20))
+        await until(lambda: two.made[-1]._receivers)
+        assert (await one.sent(world.file("first"), two)).step == "taken"
+    later = world.file("later", seed=2)
+    await one.send(later, two)
+    await until_state(one, later, two, "waiting")
