@@ -27,10 +27,10 @@ class KeyMiddle:
         end: Any = initiator
         self.how = how
         self.altered = 0
-        self._kind = type(end._rehandshake)
-        bond = end._rehandshake._bond
+        self._kind = type(end._keys.rehandshake)
+        bond = end._keys.rehandshake._bond
         self._root, self._transcript = bytes(bond.root), bond.transcript
-        self._ciphers = {True: end._sealer._ratchet.cipher(), False: end._opener._ratchet.cipher()}
+        self._ciphers = {True: end._keys.sealer._ratchet.cipher(), False: end._keys.opener._ratchet.cipher()}
         """By whether the initiator seals with them."""
         self._own = X25519PrivateKey.generate()
         self._publics: dict[bool, bytes] = {}

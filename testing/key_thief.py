@@ -76,11 +76,11 @@ class KeyThief:
     def of(cls, session: Session) -> "KeyThief":
         """Steal everything."""
         end: Any = session
-        keys, bond = end._rehandshake, end._rehandshake._bond
+        keys, bond = end._keys.rehandshake, end._keys.rehandshake._bond
         ours = bond.static.public_key().public_bytes_raw()
         statics = (ours, bond.peer_static) if bond.initiator else (bond.peer_static, ours)
         thief = cls(type(keys), statics, [bond.static])
-        mine, sealer, opener = bond.initiator, end._sealer, end._opener
+        mine, sealer, opener = bond.initiator, end._keys.sealer, end._keys.opener
         # Whatever is left lying about, under whatever name, is stolen too.
         thief.secrets += [each for each in vars(keys).values() if isinstance(each, X25519PrivateKey)]
         for who, holder in ((mine, sealer), (not mine, opener)):

@@ -134,7 +134,7 @@ class KeyWorld:
         if end.state is State.CLOSED:
             return
         sent = end.outgoing(self.now)
-        epoch = end._sealer.epoch
+        epoch = end._keys.sealer.epoch
         for number, record in sent:
             self.records.append(Recorded(who == 0, epoch, record, self.now))
             for path in VIAS if number is None else (number,):
@@ -219,10 +219,11 @@ class KeyWorld:
         who = self.rng.randrange(2)
         end, mine = self.ends[who], who == 0
         end.tick(self.now)
-        reached = {mine: (end._sealer.epoch, end._sealer.phase), not mine: (end._opener.epoch, end._opener.phase)}
-        under_way = end._rehandshake.step in (Step.OFFERED, Step.AGREED)
+        sealer, opener = end._keys.sealer, end._keys.opener
+        reached = {mine: (sealer.epoch, sealer.phase), not mine: (opener.epoch, opener.phase)}
+        under_way = end._keys.rehandshake.step in (Step.OFFERED, Step.AGREED)
         last = self.records[-1] if self.records else None
-        self._thief = KeyThief.of(end), last, reached, end._sealer.epoch + under_way, self.now
+        self._thief = KeyThief.of(end), last, reached, sealer.epoch + under_way, self.now
 
     def _judge(self) -> None:
         caller, callee = self.ends
@@ -232,12 +233,12 @@ class KeyWorld:
             self._until(self.now + 0.5)
         if self.violations:
             return
-        if any(end._opener._old is not None for end in self.ends):
+        if any(end._keys.opener._old is not None for end in self.ends):
             self._violated("a key of before is still there")
-        epochs = {each.epoch for end in self.ends for each in (end._sealer, end._opener)}
-        if len(epochs) > 1 or any(end._rehandshake.step is not Step.RESTING for end in self.ends):
+        epochs = {each.epoch for end in self.ends for each in (end._keys.sealer, end._keys.opener)}
+        if len(epochs) > 1 or any(end._keys.rehandshake.step is not Step.RESTING for end in self.ends):
             self._violated(f"the two ends have not come to rest with the same keys: {epochs}")
-        if bytes(caller._rehandshake._bond.root) != bytes(callee._rehandshake._bond.root):
+        if bytes(caller._keys.rehandshake._bond.root) != bytes(callee._keys.rehandshake._bond.root):
             self._violated("the two ends have different roots")
         least = int(self.faults.phases) - 1 - bool(not self.faults.harmless)
         if min(epochs) < least:
@@ -250,7 +251,7 @@ class KeyWorld:
         self._judge_thief()
 
     def _at_rest(self, end: Any) -> bool:
-        return end._rehandshake.step is Step.RESTING and end._opener._old is None
+        return end._keys.rehandshake.step is Step.RESTING and end._keys.opener._old is None
 
     def _judge_thief(self) -> None:
         if self._thief is None:

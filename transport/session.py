@@ -31,9 +31,9 @@ from atoll.transport.keys import NodeKey
 from atoll.transport.multipath import RECORDS_MAX, Multipath, Via
 from atoll.transport.path_set import PathSet, Rank
 from atoll.transport.printable import printable
-from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, PATHS_MAX, Fault, Opener, Sealer
-from atoll.transport.rehandshake import Bond, Rehandshake, Step
+from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, PATHS_MAX, Fault
 from atoll.transport.session_events import Closed, Established, MessageArrived, SessionEvent, State
+from atoll.transport.session_keys import SessionKeys
 from atoll.transport.session_opening import HANDSHAKE, SESSION_ID_BYTES, Opening, Unheard
 from atoll.transport.streams import StreamSet
 
@@ -83,9 +83,7 @@ class Session:
     """One end of a session; made by `dial` or `answer`. All times are monotonic seconds and come in."""
 
     multipath_kind: ClassVar[type[Multipath]] = Multipath
-    rehandshake_kind: ClassVar[type[Rehandshake]] = Rehandshake
-    sealer_kind: ClassVar[type[Sealer]] = Sealer
-    opener_kind: ClassVar[type[Opener]] = Opener
+    keys_kind: ClassVar[type[SessionKeys]] = SessionKeys
 
     def __init__(self, *, opening: Opening, record_bytes_max: int, now: float) -> None:
         if not RECORD_BYTES_MIN <= record_bytes_max <= RECORD_BYTES_MAX:
@@ -98,9 +96,8 @@ class Session:
         self._multipath = self.multipath_kind(initiator)
         self._record_bytes_max = record_bytes_max
         self._judge: Judge | None = None
-        self._sealer: Sealer | None = None
-        self._opener: Opener | None = None
-        self._rehandshake: Rehandshake | None = None
+        self._keys: SessionKeys | None = None
+        """From the handshake to the end."""
         self._records: deque[tuple[int | None, bytes]] = deque()
         self._outbox = Outbox()
         self._assemblies = [Assembly() for _ in range(PATHS_MAX)]
@@ -163,9 +160,9 @@ class Session:
         path in use takes it. When that is `full`, only signs of life and answers are given; calls wait.
         """
         self._now = now
-        if self._sealer is not None and not self._sealer.worn:
+        if self._keys is not None and not self._keys.worn:
             try:
-                self._seal_all(self._sealer, 0 if full else records_max, full=full)
+                self._seal_all(self._keys, 0 if full else records_max, full=full)
             except Expired:
                 # `tick` ends the session, and says why.
                 self._counts["worn"] += 1
@@ -173,40 +170,33 @@ class Session:
         self._records.clear()
         return records
 
-    def _seal_all(self, sealer: Sealer, records_max: int, *, full: bool) -> None:
+    def _seal_all(self, keys: SessionKeys, records_max: int, *, full: bool) -> None:
         room, now, streams = self._record_bytes_max - OVERHEAD_BYTES, self._now, self._multipath.streams
         if self.state is State.OPEN:
-            if self._rehandshake is not None and (self._rehandshake.due or sealer.phase):
-                self._seal_key_frames(self._rehandshake, sealer)
+            for told in keys.key_frames(now):
+                # Everywhere: they are few, and must not wait until a path is found to be dead.
+                self._seal(keys, told, None)
             for each, parts in self._multipath.outgoing(room, now, 0):
-                self._seal(sealer, b"".join(parts), each)
+                self._seal(keys, b"".join(parts), each)
         path = self._multipath.paths.current
         if self._outbox and not full:
-            self._seal_calls(sealer, room, path)
+            self._seal_calls(keys, room, path)
         if records_max and path is not None and streams.sending:
             self._used_at = now
             for each, parts in self._multipath.outgoing(room, now, records_max):
-                self._seal(sealer, b"".join(parts), each)
+                self._seal(keys, b"".join(parts), each)
         if self._confirm:
-            self._seal(sealer, b"", None)
+            self._seal(keys, b"", None)
         self._confirm = False
 
-    def _seal_calls(self, sealer: Sealer, room: int, path: int | None) -> None:
+    def _seal_calls(self, keys: SessionKeys, room: int, path: int | None) -> None:
         self._used_at = self._now
         if path is not None:
             self._multipath.called(self._now)
         while self._outbox and not (self.state is State.PROVING and self._early_full()):
-            record = self._seal(sealer, self._outbox.take(room, EVERYWHERE if path is None else path), path)
+            record = self._seal(keys, self._outbox.take(room, EVERYWHERE if path is None else path), path)
             if self.state is State.PROVING:
                 self._opening.early.append(record)
-
-    def _seal_key_frames(self, rehandshake: Rehandshake, sealer: Sealer) -> None:
-        """Send them everywhere: they are few, and must not wait until a path is found to be dead."""
-        if sealer.phase:
-            # It has sealed as many records as one key may.
-            rehandshake.begin(self._now)
-        for each in rehandshake.outgoing():
-            self._seal(sealer, each, None)
 
     def receive(self, record: bytes, now: float, via: Via = _NOWHERE) -> list[SessionEvent]:
         """Take one record, and what it came over. What is malformed or forged is counted and changes nothing."""
@@ -262,8 +252,8 @@ class Session:
 
     def begin_rehandshake(self, now: float) -> None:
         """Agree on fresh keys now, and not only when the ones in use are old; `outgoing` gives the first frame."""
-        if self._rehandshake is not None and self.state is State.OPEN:
-            self._rehandshake.begin(now)
+        if self._keys is not None and self.state is State.OPEN:
+            self._keys.begin_rehandshake(now)
 
     def close(self, reason: str) -> None:
         """Say goodbye; the peer learns the reason if the keys are there. `outgoing` gives the last record.
@@ -272,9 +262,9 @@ class Session:
         """
         if self.state is State.CLOSED:
             return
-        if self._sealer is not None:
+        if self._keys is not None:
             text = reason.encode(errors="replace")[:REASON_BYTES_MAX]
-            goodbye = self._sealer.seal(frame(Channel.CLOSE, text), EVERYWHERE, self._now, goodbye=True)
+            goodbye = self._keys.seal(frame(Channel.CLOSE, text), EVERYWHERE, self._now, goodbye=True)
             self._records.append((None, goodbye))
             self._counts["records_sealed"] += 1
         self._end()
@@ -288,8 +278,8 @@ class Session:
             return self._closed(f"no handshake within {HANDSHAKE_S:g} s", by_peer=False)
         if now >= self._heard_at + IDLE_S:
             return self._closed(f"nothing was heard for {IDLE_S:g} s", by_peer=False)
-        if self._opener is not None:
-            self._opener.forget_old(now)
+        if self._keys is not None:
+            self._keys.forget_old(now)
         if self.state in (State.DIALLING, State.PROVING) and now >= self._resend_at:
             # The very same bytes: the peer that has them already takes the second ones for replayed.
             self._records += [(None, each) for each in (self._opening.written, *self._opening.early)]
@@ -303,9 +293,9 @@ class Session:
             self._used_at = now
         elif now >= self._used_at + IDLE_S:
             reason = f"nobody has used it for {IDLE_S:g} s"
-        if self._rehandshake is not None:
-            self._rehandshake.tick(now)
-            reason = reason or self._rehandshake.reason_to_end(now)
+        if self._keys is not None:
+            worn = self._keys.tick(now)
+            reason = reason or worn
         if reason:
             self.close(reason)
             return [Closed(reason, by_peer=False)]
@@ -317,9 +307,8 @@ class Session:
         if self.state is State.CLOSED:
             return None
         if self.state is State.OPEN:
-            forget_at = None if self._opener is None else self._opener.deadline
-            renew_at = None if self._rehandshake is None else self._rehandshake.deadline
-            times = (min(self._heard_at, self._used_at) + IDLE_S, forget_at, renew_at, self._multipath.deadline)
+            keys_at = None if self._keys is None else self._keys.deadline
+            times = (min(self._heard_at, self._used_at) + IDLE_S, keys_at, self._multipath.deadline)
             return min(each for each in times if each is not None)
         if self.state is State.ANSWERING:
             return self._dialled_at + HANDSHAKE_S
@@ -333,7 +322,7 @@ class Session:
     def statistics(self) -> dict[str, int]:
         """Counters since the start: records, messages delivered and lost, handshake messages."""
         lost = sum(each.lost for each in self._assemblies)
-        keys = {} if self._rehandshake is None else self._rehandshake.counts
+        keys = {} if self._keys is None else self._keys.counts
         return {**self._counts, **keys, **self.streams.counts, **self.paths.counts, "messages_lost": lost}
 
     # The handshake
@@ -387,43 +376,30 @@ class Session:
         return [Established(peer, verdict)]
 
     def _take_keys(self) -> None:
-        handshake, now = self._opening.handshake, self._now
-        sending, receiving, root = handshake.split()
-        self._sealer = self.sealer_kind(self.session_id, sending, now)
-        self._opener = self.opener_kind(receiving, now)
-        bond = Bond(
-            initiator=handshake.initiator,
-            static=handshake.static,
-            peer_static=handshake.peer or b"",
-            root=bytearray(root),
-            transcript=handshake.binding,
-        )
-        self._rehandshake = self.rehandshake_kind(bond, self._sealer, self._opener, now)
+        self._keys = self.keys_kind(self.session_id, self._opening.handshake, self._now)
 
     # Sealed records
 
     def _early_full(self) -> bool:
         return sum(map(len, self._opening.early)) + self._record_bytes_max > EARLY_BYTES_MAX
 
-    def _seal(self, sealer: Sealer, plain: bytes, path: int | None) -> bytes:
-        record = sealer.seal(plain, EVERYWHERE if path is None else path, self._now)
+    def _seal(self, keys: SessionKeys, plain: bytes, path: int | None) -> bytes:
+        record = keys.seal(plain, EVERYWHERE if path is None else path, self._now)
         self._records.append((path, record))
         self._sealed_at = self._now
         self._counts["records_sealed"] += 1
         return record
 
     def _receive_sealed(self, record: bytes, via: Via) -> list[SessionEvent]:
-        if self._opener is None:
+        if self._keys is None:
             self._counts["early"] += 1
             return []
-        plain = self._opener.open(record, self._now)
+        plain = self._keys.open(record, self._now)
         if isinstance(plain, Fault):
             self._counts[plain.value] += 1
             return []
         self._heard_at = self._now
         self._counts["records_opened"] += 1
-        if self._rehandshake is not None and self._rehandshake.step is not Step.RESTING:
-            self._rehandshake.opened(self._now)
         events: list[SessionEvent] = []
         goodbye = plain[:1] == bytes([Channel.CLOSE])
         if self.state is State.PROVING and not goodbye and self.peer is not None:
@@ -478,8 +454,8 @@ class Session:
             # A stranger's reason ends up in logs and terminals.
             reason = printable(bytes(piece[:REASON_BYTES_MAX]).decode(errors="replace"))
             events.append(Closed(reason, by_peer=True))
-        elif kind == Channel.KEYS and self._rehandshake is not None:
-            self._rehandshake.receive(flags, number, piece, self._now)
+        elif kind == Channel.KEYS and self._keys is not None:
+            self._keys.receive(flags, number, piece, self._now)
         else:
             self._counts["unknown_channel"] += 1
 
@@ -489,10 +465,9 @@ class Session:
 
     def _end(self) -> None:
         self.state = State.CLOSED
-        for keys in (self._sealer, self._opener, self._rehandshake):
-            if keys is not None:
-                keys.erase()
-        self._sealer = self._opener = self._rehandshake = None
+        if self._keys is not None:
+            self._keys.erase()
+            self._keys = None
         self._opening.early.clear()
         self._outbox.clear()
         for each in self._assemblies:

@@ -115,7 +115,12 @@ class TurnsForever(Rehandshake):
 def session(mutant):
     """Give a session with the mutant in it."""
     attribute = {Rehandshake: "rehandshake_kind", Opener: "opener_kind", Sealer: "sealer_kind"}[mutant.__base__]
-    return type("S", (Session,), {attribute: mutant})
+    return with_keys(Session, **{attribute: mutant})
+
+
+def with_keys(kind, **kinds):
+    """Give such a session whose keys are of these kinds."""
+    return type("S", (kind,), {"keys_kind": type("K", (kind.keys_kind,), kinds)})
 
 
 PEACE = KeyFaults()
@@ -152,7 +157,7 @@ def survives_a_middle(kind, how):
     """Tell whether the two ends go on with keys that somebody between them has meddled with."""
     ends, now = KeyWorld(0, PEACE, kind).ends, 100.0 + YOUNG_S
     middle = KeyMiddle(ends[0], how)
-    ends[1]._rehandshake.begin(now)
+    ends[1]._keys.rehandshake.begin(now)
     for _ in range(8):
         for speaker, hearer in (ends, reversed(ends)):
             for record in middle.alter([record for _, record in speaker.outgoing(now)]):
@@ -168,8 +173,8 @@ def test_who_sits_in_the_middle_with_stolen_keys_is_noticed_but_for_the_mutants(
 
 def end_beside_a_mute(kind):
     """Tell why the session of an end ends whose peer never offers, nor answers."""
-    dumb = type("Dumb", (kind.rehandshake_kind,), {"receive": lambda *_: None, "begin": lambda *_: None})
-    ends = KeyWorld(0, PEACE, type("S", (kind,), {"rehandshake_kind": dumb})).ends
+    dumb = type("Dumb", (kind.keys_kind.rehandshake_kind,), {"receive": lambda *_: None, "begin": lambda *_: None})
+    ends = KeyWorld(0, PEACE, with_keys(kind, rehandshake_kind=dumb)).ends
     now, events = 100.0, []
     while now < 100.0 + EPOCH_S_MAX + PHASE_S:
         now += 100.0

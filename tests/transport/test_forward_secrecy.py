@@ -55,7 +55,7 @@ def test_recorded_sessions_and_all_static_keys_open_nothing():
     opened = []
     for _ in range(SESSIONS):
         tapped = Tapped()
-        assert (len(tapped.handshake), tapped.caller._sealer.epoch) == (3, 2)
+        assert (len(tapped.handshake), tapped.caller._keys.sealer.epoch) == (3, 2)
         heard = Eavesdropper(tapped.initiator, tapped.responder).listen(tapped.handshake, tapped.records)
         assert heard.greeting, "he has the right keys: message 1 is sealed for the responder's static one, and empty"
         opened += [heard] if heard.records or heard.grant is not None else []

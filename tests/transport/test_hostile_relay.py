@@ -7,6 +7,7 @@ from atoll.transport.fragments import FRAME, Assembly
 from atoll.transport.noise import TAG_BYTES
 from atoll.transport.records import HEADER, Fault, Opener
 from atoll.transport.session import Session
+from atoll.transport.session_keys import SessionKeys
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -46,7 +47,8 @@ class TakesAnyNumber(Assembly):
 class NothingIsLate(Session):
     """Neither of the two things that keep what comes twice away."""
 
-    opener_kind = TakesWhatCameBefore
+    class keys_kind(SessionKeys):  # noqa: N801
+        opener_kind = TakesWhatCameBefore
 
     def __init__(self, **how):
         super().__init__(**how)
@@ -54,7 +56,8 @@ class NothingIsLate(Session):
 
 
 class NothingIsForged(Session):
-    opener_kind = TakesPartsOfRecords
+    class keys_kind(SessionKeys):  # noqa: N801
+        opener_kind = TakesPartsOfRecords
 
 
 @pytest.mark.parametrize("mutant", [NothingIsLate, NothingIsForged])

@@ -21,6 +21,7 @@ from atoll.transport.rehandshake import (
 )
 from atoll.transport.session import IDLE_S, Session
 from atoll.transport.session_events import Closed, State
+from atoll.transport.session_keys import SessionKeys
 
 
 class Aged(Pair):
@@ -41,18 +42,18 @@ class Aged(Pair):
 
     @property
     def epochs(self):
-        return [each.epoch for end in (self.caller, self.callee) for each in (end._sealer, end._opener)]
+        return [each.epoch for end in (self.caller, self.callee) for each in (end._keys.sealer, end._keys.opener)]
 
     def sealed(self, end, plain, path=0):
         """A genuine record of that end with this inside."""
-        return end._sealer.seal(plain, path, self.now)
+        return end._keys.sealer.seal(plain, path, self.now)
 
 
 def test_both_ends_begin_at_once_and_agree():
     pair = Aged(PHASE_S + 1)
     assert pair.epochs == [1, 1, 1, 1]
-    assert pair.caller._rehandshake.step is pair.callee._rehandshake.step is Step.RESTING
-    assert pair.caller._rehandshake._bond.root == pair.callee._rehandshake._bond.root
+    assert pair.caller._keys.rehandshake.step is pair.callee._keys.rehandshake.step is Step.RESTING
+    assert pair.caller._keys.rehandshake._bond.root == pair.callee._keys.rehandshake._bond.root
     assert pair.caller.statistics()["rehandshakes"] == 1
     pair.live(5 * PHASE_S)
     assert min(pair.epochs) >= 5
@@ -62,7 +63,7 @@ def test_both_ends_begin_at_once_and_agree():
 def test_one_end_begins_and_three_frames_and_two_signs_of_life_are_enough(begins):
     pair = Aged()
     pair.now = YOUNG_S
-    getattr(pair, begins)._rehandshake.begin(pair.now)
+    getattr(pair, begins)._keys.rehandshake.begin(pair.now)
     sent = []
     pair.carry(lambda each: sent.extend(each) or each)
     assert pair.epochs == [1, 1, 1, 1]
@@ -86,18 +87,19 @@ def test_so_many_records_call_for_fresh_keys(monkeypatch):
 class Mute(Session):
     """An end that knows nothing of fresh keys, as older ones do."""
 
-    class rehandshake_kind(Rehandshake):  # noqa: N801
-        def begin(self, now):
-            pass
+    class keys_kind(SessionKeys):  # noqa: N801
+        class rehandshake_kind(Rehandshake):  # noqa: N801
+            def begin(self, now):
+                pass
 
-        def receive(self, verb, epoch, piece, now):
-            pass
+            def receive(self, verb, epoch, piece, now):
+                pass
 
-        def reason_to_end(self, now):
-            return ""
+            def reason_to_end(self, now):
+                return ""
 
-        def tick(self, now):
-            pass
+            def tick(self, now):
+                pass
 
 
 def beside_a_mute(monkeypatch, kind=Session):
@@ -109,7 +111,7 @@ def test_a_peer_that_never_answers_is_endured_for_so_many_phases_and_then_the_se
     pair = beside_a_mute(monkeypatch)
     pair.live((PHASES - 1) * PHASE_S)
     assert pair.caller.state is State.OPEN
-    assert pair.caller._sealer.phase == PHASES - 1
+    assert pair.caller._keys.sealer.phase == PHASES - 1
     assert pair.messages(pair.callee)[-1] == b"still here"
     pair.live(2 * PHASE_S)
     closed = pair.events[pair.caller][-1]
@@ -136,15 +138,15 @@ def test_a_flood_of_records_wears_the_keys_out_too(monkeypatch):
 def test_a_peer_that_agrees_and_never_uses_the_new_keys_loses_the_session():
     pair = Aged()
     pair.now = YOUNG_S
-    pair.caller._rehandshake.begin(pair.now)
+    pair.caller._keys.rehandshake.begin(pair.now)
     for record in pair.outgoing(pair.caller):
         pair.callee.receive(record, pair.now)
     for record in pair.outgoing(pair.callee):
         pair.caller.receive(record, pair.now)
-    assert pair.caller._rehandshake.step is Step.TURNED
+    assert pair.caller._keys.rehandshake.step is Step.TURNED
     for _ in range(FOLLOW_TRIES + 1):
         assert pair.caller.state is State.OPEN
-        pair.now = pair.caller._rehandshake.deadline
+        pair.now = pair.caller._keys.rehandshake.deadline
         # It goes on under the old keys, and hears nothing.
         pair.caller.receive(pair.sealed(pair.callee, b""), pair.now)
         pair.events[pair.caller] += pair.caller.tick(pair.now)
@@ -153,8 +155,8 @@ def test_a_peer_that_agrees_and_never_uses_the_new_keys_loses_the_session():
 
 def test_an_offer_comes_too_early_and_again_in_time():
     pair = Aged()
-    pair.callee._rehandshake._began_at = pair.now
-    pair.caller._rehandshake.begin(pair.now)
+    pair.callee._keys.rehandshake._began_at = pair.now
+    pair.caller._keys.rehandshake.begin(pair.now)
     pair.carry()
     assert pair.epochs == [0] * 4
     assert pair.callee.statistics()["rehandshake_stale"] == 1
@@ -166,7 +168,7 @@ def test_an_offer_comes_too_early_and_again_in_time():
 def offered(pair):
     """Have the caller offer a key, and give the record."""
     pair.now = YOUNG_S
-    pair.caller._rehandshake.begin(pair.now)
+    pair.caller._keys.rehandshake.begin(pair.now)
     return pair.outgoing(pair.caller)
 
 
@@ -214,10 +216,10 @@ def test_late_and_strange_frames_of_fresh_keys_are_counted_and_change_nothing():
 def test_all_secrets_of_a_re_handshake_are_gone_when_it_is_over():
     pair = Aged()
     offered(pair)
-    root = pair.caller._rehandshake._bond.root
+    root = pair.caller._keys.rehandshake._bond.root
     before = bytes(root)
     pair.wait(1.0)
-    keys = pair.caller._rehandshake
+    keys = pair.caller._keys.rehandshake
     assert pair.epochs == [1] * 4
     assert (keys._ephemeral, keys._agreed, keys._public, keys._peer_public) == (None, None, b"", b"")
     assert root is keys._bond.root
@@ -231,7 +233,7 @@ def test_who_has_stolen_the_keys_but_no_static_one_cannot_sit_down_in_the_middle
     pair = Aged()
     pair.now = YOUNG_S
     middle = KeyMiddle(pair.caller, how)
-    pair.callee._rehandshake.begin(pair.now)
+    pair.callee._keys.rehandshake.begin(pair.now)
     pair.carry(middle.alter)
     assert middle.altered >= 2
     assert State.CLOSED in (pair.caller.state, pair.callee.state)
@@ -246,7 +248,7 @@ def test_a_thief_opens_what_is_said_until_the_next_re_handshake_and_nothing_befo
 
     def record(each):
         for one in each:
-            sealer = pair.caller._sealer
+            sealer = pair.caller._keys.sealer
             mine = sealer._counter and one[10:18] and (one in by_caller)
             recorded.append(Recorded(bool(mine), 0, one, pair.now))
         return each
@@ -263,7 +265,7 @@ def test_a_thief_opens_what_is_said_until_the_next_re_handshake_and_nothing_befo
     pair.live(at_s, record)
     pair.wait(OLD_KEY_S)
     end = getattr(pair, victim)
-    tag = end._sealer._ratchet.tag
+    tag = end._keys.sealer._ratchet.tag
     thief, before = KeyThief.of(end), len(recorded)
     pair.live(2.2 * PHASE_S, record)
     opened = thief.read(recorded)

@@ -114,7 +114,7 @@ def test_silence_ends_a_session():
 
 def test_keys_change_with_time_without_a_pause_and_the_old_ones_are_erased():
     pair = Pair().carry()
-    before = bytes(pair.caller._sealer._ratchet._key)
+    before = bytes(pair.caller._keys.sealer._ratchet._key)
     pair.now += PHASE_S
     for end in (pair.caller, pair.callee):
         end._heard_at = end._used_at = pair.now
@@ -122,10 +122,10 @@ def test_keys_change_with_time_without_a_pause_and_the_old_ones_are_erased():
     *_, last = pair.outgoing(pair.caller)
     assert last[SESSION_ID_BYTES] == 1
     assert pair.callee.receive(last, pair.now) == [MessageArrived(b"new phase")]
-    assert before != pair.callee._opener._ratchet._key == pair.caller._sealer._ratchet._key
-    assert pair.callee._opener._old is not None
+    assert before != pair.callee._keys.opener._ratchet._key == pair.caller._keys.sealer._ratchet._key
+    assert pair.callee._keys.opener._old is not None
     pair.callee.tick(pair.now + OLD_KEY_S)
-    assert pair.callee._opener._old is None
+    assert pair.callee._keys.opener._old is None
 
 
 def test_a_full_queue_is_said_and_takes_nothing():

@@ -228,7 +228,7 @@ def test_a_handshake_of_another_session_is_not_even_read():
 
 def from_peer(pair, plain):
     """Hand the caller a genuine record of the callee with this inside."""
-    return pair.caller.receive(pair.callee._sealer.seal(plain, 0, pair.now), pair.now)
+    return pair.caller.receive(pair.callee._keys.sealer.seal(plain, 0, pair.now), pair.now)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ BEYOND = text_frame(StreamVerb.OPEN, 1, "echo") + data_head(1, FIRST_WINDOW_BYTE
 )
 def test_peers_that_break_the_rules_of_streams_and_paths_lose_the_session_and_are_counted(path, plain, words):
     pair = Pair().carry()
-    record = pair.callee._sealer.seal(plain, path, pair.now)
+    record = pair.callee._keys.sealer.seal(plain, path, pair.now)
     closed = pair.caller.receive(record, pair.now)[-1]
     assert words in closed.reason
     assert (closed.broken, pair.caller.state) == (True, State.CLOSED)
