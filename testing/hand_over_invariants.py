@@ -149,6 +149,20 @@ class OneGenerationServes(Invariant):
             self._highest = max(self._highest, message.generation)
 
 
+class OneServes(Invariant):
+    """Never two hosts take calls of one actor: for soft actors, on a site whose supernode takes nobody for dead."""
+
+    def handled(self, simulation: Simulation, _host: Host) -> None:
+        serve = [each.node.short for each in simulation.hosts if _serves(each)]
+        if len(serve) > 1:
+            simulation.violate(f"{' and '.join(serve)} serve at once")
+
+
+def _serves(host: Host) -> bool:
+    hosting = getattr(host.machine, "hosting", None)
+    return any(owner.serving and not owner.frozen for owner in hosting.owners.values()) if hosting else False
+
+
 class SameReply(Invariant):
     """A repeated operation gets the reply that it got first."""
 

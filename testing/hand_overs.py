@@ -239,7 +239,10 @@ class SimulatedHost:
         for path, machine in self.parts.items():
             kept = [record for record in restored if isinstance(record, self._kinds[path])]
             effects += self._of(path, machine.start(kept, now))
-        if self.hosting is not None and self.hosting.own == self._world.founder:
+        if self.hosting is not None and not self._world.stores:
+            # As a program does on each node, at each start; one with a log says its class by that.
+            effects += self._of(HOSTING, self.hosting.handle(Told(Found(ACTOR, "ledger", ())), now))
+        elif self.hosting is not None and self.hosting.own == self._world.founder:
             effects.append(Arm("found", 0.01))
         return [*effects, *self._restock_later(), *self._remove_later()]
 

@@ -17,6 +17,8 @@ from atoll.actors.hand_over.messages import (
     TakePlace,
 )
 from atoll.actors.hand_over.move import Arrival, arrival_of
+from atoll.actors.hand_over.tenures import OWNERS_MAX
+from atoll.actors.placement.messages import Placed
 from atoll.actors.runtime.machine import Effect, Record, Rewrite, Seconds, Send
 from atoll.transport.identity import NodeId
 
@@ -29,6 +31,8 @@ class Arrivals:
 
     def __init__(self, own: NodeId, make: Applications, kind: type[Arrival]) -> None:
         self.here: dict[str, Arrival] = {}
+        self.paused_ms: dict[str, float] = {}
+        """For how long actors took no calls when they moved here, as their sources say."""
         self._own = own
         self._make = make
         self._kind = kind
@@ -103,6 +107,17 @@ class Arrivals:
         if arrival is None or arrival.source != sender or not arrival.kept:
             return False
         return (arrival.offer.wanted, arrival.offer.move) == (message.placed, message.move)
+
+    def brings(self, actor: str, placed: Placed) -> bool:
+        """Tell whether the state is on disk with which the actor begins in that generation, and never again."""
+        arrival = self.here.get(actor)
+        return arrival is not None and arrival.kept and arrival.offer.wanted == placed
+
+    def note_pause(self, actor: str, paused_ms: float) -> None:
+        """Note how long an actor took no calls; the oldest go first when there are too many."""
+        self.paused_ms[actor] = paused_ms
+        if len(self.paused_ms) > OWNERS_MAX:
+            del self.paused_ms[next(iter(self.paused_ms))]
 
     def drop(self, actor: str) -> list[Effect]:
         """Forget what was offered, on disk too."""

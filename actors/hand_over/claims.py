@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from atoll.actors.hand_over.durable import Handed
 from atoll.actors.hand_over.inquiry import Inquiry
 from atoll.actors.hand_over.messages import LOG_STORE, Fenced, Seal, Sealed
-from atoll.actors.placement.messages import Placed, PlaceFound
+from atoll.actors.placement.messages import Placed, PlaceFound, PlaceSwapped
 from atoll.actors.runtime.machine import Effect, Seconds, Send
 from atoll.transport.identity import NodeId
 
@@ -45,6 +45,16 @@ class Claim:
     """Under which they are sealed, and the first generation owned."""
     first: int = 1
     begun: set[NodeId] = field(default_factory=set)
+    done: bool = False
+    """The placement said so of this very claim."""
+
+    def begins(self, placed: Placed) -> bool:
+        """Tell whether the place that was wanted is this claim's, and not one that this host had before a crash.
+
+        A soft actor has no stores that would tell two lives of its host apart, so it begins empty once in a generation:
+        in one whose claim was answered. Else the next one is claimed.
+        """
+        return bool(placed.stores) or self.done or self.handed is not None
 
     @property
     def only_asks(self) -> bool:
@@ -132,6 +142,12 @@ class Claims:
         if claim.wanted is None and claim.begun_enough:
             self._want(claim)
         return self.ask(actor, claim)
+
+    def answered(self, swapped: PlaceSwapped) -> None:
+        """Note whether a claim is done."""
+        claim = self._open.get(swapped.actor)
+        if claim is not None:
+            claim.done = swapped.done and swapped.current == claim.wanted
 
     def nowhere(self, found: PlaceFound) -> list[Effect]:
         """Hear for certain that an actor has no place: begin it on its stores, if that is wanted."""

@@ -7,6 +7,7 @@
     owner     --StoresWanted, and these are fit-->            claims (g + 1, itself) with other stores
     claim     --the placement agrees-->                       owner in that generation
     nothing   --Call-->                                       asks the placement; then owner, or tombstone
+    nothing   --a soft actor is here, and no state of it-->   claims (g + 1, itself), and begins it empty
     tombstone --TOMBSTONE_S-->                                nothing
     owner     --Remove, and the placement has it no more-->   nothing
 
@@ -56,7 +57,7 @@ from atoll.actors.hand_over.removals import Removals
 from atoll.actors.hand_over.renewals import CHANGE_AGAIN_S, RENEW_S, Renewals
 from atoll.actors.hand_over.site_messages import ActorOwned, MoveAdvised, OwnerDoubted
 from atoll.actors.hand_over.soft import SoftOwner
-from atoll.actors.hand_over.tenures import OWNERS_MAX, Tenures
+from atoll.actors.hand_over.tenures import Tenures
 from atoll.actors.hand_over.tombstones import Tombstones
 from atoll.actors.placement.messages import Placed, PlaceFound, PlaceSwapped
 from atoll.actors.runtime.machine import (
@@ -102,8 +103,7 @@ class Hosting:
         self.arrivals = Arrivals(own, make, self.arrival_kind)
         self.tombstones = Tombstones()
         self.renewals = self.renewals_kind()
-        self.paused_ms: dict[str, float] = {}
-        """For how long actors took no calls when they moved here, as their sources say."""
+        self.paused_ms = self.arrivals.paused_ms
         self.ignored = 0
         self._armed: dict[str, Seconds] = {}
         self._reception = Reception(self.tenures, self.tombstones, self.claims)
@@ -266,6 +266,7 @@ class Hosting:
     def _on_place_swapped(self, _sender: NodeId, message: PlaceSwapped, now: Seconds) -> list[Effect]:
         actor = message.actor
         asks_elsewhere = self.claims.inquiry.heard(message.supernode)
+        self.claims.answered(message)
         if message.decided and message.current is not None:
             return self._hear_place(actor, message.current, now)
         effects = self._learn_removal(actor, message.first, now)
@@ -317,7 +318,7 @@ class Hosting:
         if claim is not None and claim.changes and claim.wanted is not None:
             why = "" if placed == claim.wanted else f"the placement says generation {placed.generation}"
             effects.append(Announce(StoresChanged(actor, claim.wanted.stores, why)))
-        if claim is not None and placed == claim.wanted:
+        if claim is not None and placed == claim.wanted and claim.begins(placed):
             effects += self._release(owner, "its generation is renewed", now) if owner is not None else []
             return effects + self._begin(actor, placed, now, claim)
         if owner is None:
@@ -336,7 +337,14 @@ class Hosting:
         if self.tombstones.confirm(actor, placed, now):
             return []
         if placed.host == self.own:
-            return self._begin(actor, placed, now, Claim()) if self.tenures.may_begin(actor, placed, now) else []
+            if not self.tenures.may_begin(actor, placed, now):
+                return []
+            if placed.stores or self.arrivals.brings(actor, placed):
+                return self._begin(actor, placed, now, Claim())
+            if self.tenures.cannot_make(actor, placed, now):
+                return []
+            # Begun by this host before a crash, perhaps, and a move of it may be on its way to the placement.
+            return self.claims.open(actor, Claim(placed, placed.next_at(self.own)))
         arrival = self.arrivals.here.get(actor)
         overtaken = arrival is not None and placed.generation >= arrival.offer.wanted.generation
         self.tombstones.put(actor, placed, now)
@@ -482,13 +490,8 @@ class Hosting:
             take = self._learn(message.actor, message.placed, now) if promised else None
             effects = self.claims.look(message.actor, now) if take is None else take
         if message.placed.host == self.own and message.paused_ms is not None:
-            self._note_pause(message.actor, message.paused_ms)
+            self.arrivals.note_pause(message.actor, message.paused_ms)
         return effects
-
-    def _note_pause(self, actor: str, paused_ms: float) -> None:
-        self.paused_ms[actor] = paused_ms
-        if len(self.paused_ms) > OWNERS_MAX:
-            del self.paused_ms[next(iter(self.paused_ms))]
 
 
 __all__ = ["CALLERS", "HOSTING", "Hosting"]

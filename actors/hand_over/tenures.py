@@ -88,9 +88,20 @@ class Tenures:
         soft = self.owners[actor] = self._soft_kind(actor, placed, make=self._make, kind=kind, handed=handed)
         return [serving, *soft.begin(now)]
 
+    def cannot_make(self, actor: str, placed: Placed, now: Seconds) -> bool:
+        """Tell, and note, that this host was not told how to make a soft actor, before it costs a generation."""
+        kind = self.kinds.get(actor, "")
+        if self._make(actor, kind) is not None:
+            return False
+        self._note(actor, placed, f"no actor of the kind {kind} is known here", now)
+        return True
+
     def cannot(self, owner: Owner, now: Seconds) -> None:
         """Note that this host cannot run an actor: beginning once more would end alike, and cost a generation each."""
-        self._unable[owner.actor] = Unable(owner.placed.generation, now + UNABLE_S, owner.why)
+        self._note(owner.actor, owner.placed, owner.why, now)
+
+    def _note(self, actor: str, placed: Placed, why: str, now: Seconds) -> None:
+        self._unable[actor] = Unable(placed.generation, now + UNABLE_S, why)
         if len(self._unable) > OWNERS_MAX:
             del self._unable[next(iter(self._unable))]
 

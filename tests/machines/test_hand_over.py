@@ -32,7 +32,7 @@ from atoll.actors.hand_over.messages import (
 from atoll.actors.hand_over.orders import Found, Move, Moved
 from atoll.actors.hand_over.state import FORGET_S, ActorState, Answers, decode_state, encode_state
 from atoll.actors.placement.messages import FindPlace, Placed, PlaceFound, PlaceSwapped, SwapPlace
-from atoll.actors.runtime.machine import Announce, Received, Send, TimerFired, Told
+from atoll.actors.runtime.machine import Received, Send, TimerFired, Told
 from atoll.testing.hand_overs import make_ledger
 
 
@@ -102,7 +102,7 @@ def test_a_host_that_is_told_of_its_next_tenure_in_its_last_one_asks_the_placeme
     net = found(())
     net.places["x"] = Placed(3, A, ())
     net.carry(A, net.hosts[A].handle(Received(B, TakePlace("x", net.places["x"])), 0.0))
-    assert net.call(A, Call("x", 9, 1, b"a")).generation == 3
+    assert net.call(A, Call("x", 9, 1, b"a")).generation == 4, "a soft one without its state begins in a new one"
 
 
 def test_a_caller_tells_a_host_that_sends_it_away_with_older_word_what_it_knows():
@@ -273,7 +273,8 @@ def test_a_source_whose_move_was_done_and_forgotten_finds_out_where_the_actor_is
 def test_a_host_that_cannot_run_an_actor_does_not_begin_it_again_and_again():
     """Each time would cost a generation, on the disks of all voters and stores."""
     net = found(())
-    host = Hosting(B, rng=Random(1), make=lambda *_: None)
+    tried = []
+    host = Hosting(B, rng=Random(1), make=lambda *_: tried.append("once more"))
     host.handle(Received(A, TakePlace("x", Placed(2, B))), 0.0)
     host.handle(Received(A, PlaceFound("x", Placed(2, B))), 0.0)
     assert "x" not in host.owners
@@ -281,10 +282,10 @@ def test_a_host_that_cannot_run_an_actor_does_not_begin_it_again_and_again():
     assert "no actor of the kind" in deferred.message.why
     assert find.message == FindPlace("x")
     effects = host.handle(Received(A, PlaceFound("x", Placed(2, B))), 1.0)
-    assert not [each for each in effects if isinstance(each, Announce)]
+    assert (effects, len(tried)) == ([], 1), "it asked for no generation either"
     host.handle(Received(A, TakePlace("x", Placed(4, B))), 2.0)
-    effects = host.handle(Received(A, PlaceFound("x", Placed(4, B))), 2.0)
-    assert [each for each in effects if isinstance(each, Announce)], "placed anew, it is tried anew"
+    host.handle(Received(A, PlaceFound("x", Placed(4, B))), 2.0)
+    assert len(tried) == 2, "placed anew, it is tried anew"
     assert net.hosts[A].owners
 
 
@@ -345,3 +346,36 @@ def test_a_move_that_one_target_declines_may_go_to_the_next_at_once():
     net.tell(A, Move("x", C))
     net.carry(A, net.hosts[A].handle(TimerFired("x"), 1.0))
     assert net.places["x"].host == C
+
+
+def started_again(placed):
+    """Give a host that was killed and started again, when the placement has named it as the host of a soft actor."""
+    host = Hosting(A, rng=Random(2), make=lambda *_: Notebook())
+    host.handle(Told(Found("x", "Notebook", ())), 0.0)
+    return host, host.handle(Received(A, PlaceFound("x", placed)), 0.0)
+
+
+def test_a_host_that_was_killed_claims_the_next_generation_before_it_begins_its_soft_actor_empty():
+    """A move that it had begun may be on its way to the placement: only one of the two swaps can be done."""
+    host, (swap,) = started_again(Placed(7, A))
+    assert swap.message == SwapPlace("x", Placed(7, A), Placed(8, A))
+    assert not host.owners
+    host.handle(Received(A, PlaceSwapped("x", False, Placed(8, B))), 0.1)
+    assert not host.owners, "the move was done"
+    host, _ = started_again(Placed(7, A))
+    host.handle(Received(A, PlaceSwapped("x", True, Placed(8, A))), 0.1)
+    assert host.owners["x"].began == 8, "a late call of a client of the one before is a stranger's"
+
+
+def test_a_host_that_was_killed_does_not_take_the_place_of_its_former_self_for_what_it_asks_for():
+    """Both founded the actor, in the same generation: that it is not done, and there all the same, is no answer."""
+    host, (swap,) = started_again(Placed(1, A))
+    assert swap.message.wanted == Placed(2, A)
+    host, _ = started_again(Placed(7, B))
+    host.handle(Told(Found("x", "Notebook", ())), 0.0)
+    host = Hosting(A, rng=Random(2), make=lambda *_: Notebook())
+    (swap,) = host.handle(Told(Found("x", "Notebook", ())), 0.0)[:1]
+    assert swap.message == SwapPlace("x", None, Placed(1, A))
+    host.handle(Received(A, PlaceSwapped("x", False, Placed(1, A), decided=False)), 0.1)
+    host.handle(Received(A, PlaceFound("x", Placed(1, A))), 0.2)
+    assert not host.owners

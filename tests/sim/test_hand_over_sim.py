@@ -6,8 +6,10 @@ from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import LOG_STORE
 from atoll.actors.placement.messages import Placed
 from atoll.testing.faults import EVERYTHING, Crash, FaultPlan, Forget
+from atoll.testing.hand_over_invariants import OneServes
 from atoll.testing.hand_overs import Replace, Restock, hand_over_simulation, world
 
+DOWN_S = (0.01, 0.1)
 SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}
 HARMLESS_TO_STATE = {kind: 1.0 for kind in EVERYTHING if kind not in ("crash", "tear")}
 """A soft actor dies with its host, and what it answered with it; all other faults it must survive."""
@@ -182,6 +184,32 @@ def test_planned_moves_of_soft_actors_are_exactly_once(seed, seconds, request):
     plan = FaultPlan(weights=HARMLESS_TO_STATE, every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
     of = world(4, 0, 3, soft=True, replace_s=None)
     check(hand_over_simulation(seed, plan, of), seconds, request, seed)
+
+
+KILLS = {"crash": 4.0, "tear": 1.0}
+
+
+def killed_in_moves(seed, seconds, **more):
+    """Give what a soft actor does while its hosts are killed in the middle of its moves, and words come late."""
+    plan = FaultPlan(
+        weights=KILLS, every_s=(0.02, 0.3), until_s=seconds - 5, aim=1.0, late_ratio=0.2, late_s_max=1.0, crash_s=DOWN_S
+    )
+    of = world(4, 0, 3, soft=True, replace_s=None, **more)
+    simulation = hand_over_simulation(seed, plan, of, violations_max=10**6)
+    simulation.watch(OneServes())
+    return simulation
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_a_soft_actor_whose_hosts_are_killed_in_its_moves_is_never_run_twice_and_comes_back(seed, seconds, request):
+    """What it answered before a death is gone, and may come again: that is why only this is asked."""
+    simulation = killed_in_moves(seed, seconds)
+    report = simulation.run(seconds)
+    twice = [each for each in report.violations if "serve at once" in each]
+    assert not twice, f"{twice[0]}; {replay(request, seed)}"
+    assert simulation.once.last_s > seconds - 1, replay(request, seed)
+    assert simulation.once.moves > 10, replay(request, seed)
+    assert report.crashes > 10, replay(request, seed)
 
 
 def test_a_store_that_was_emptied_is_filled_again_and_counts():
