@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atoll.cli.connection import ANSWER_S, connection, remedied, segment
-from atoll.cli.options import json_option, within_option
+from atoll.cli.options import json_option, node_name, within_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.tables import millis, print_facts, print_table, shown
 
@@ -81,7 +81,7 @@ def _unsure(why: str) -> None:
 
 @command.command("move")
 @click.argument("name", metavar="NAME")
-@click.option("--to", metavar="NODE", required=True, help="A member of the site, by its name or id.")
+@click.option("--to", metavar="NODE", type=node_name, required=True, help="A member of the site, by its name or id.")
 @within_option("How long it may take.")
 @json_option
 def move(name: str, to: str, within_s: float, *, as_json: bool) -> None:

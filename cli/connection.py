@@ -54,6 +54,14 @@ class ProblemAnswer(Failed):
         self.name = name
 
 
+class _NotTaken(Exception):
+    """What came could not be written where it belongs: no fault of the node."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came back."""
@@ -205,6 +213,8 @@ class Connection:
             try:
                 self._connect(opened)
                 return self._exchange(opened, method, self.target(path), body, fields, take=take, live=live)
+            except _NotTaken as not_taken:
+                raise not_taken.error from None
             except TimeoutError as error:
                 raise NoAnswer(
                     f"{self.place} did not answer within {self.answer_s:g} s",
@@ -257,7 +267,10 @@ class Connection:
         with opened.getresponse() as response:
             read = response.read1 if live else response.read
             while take is not None and response.status == 200 and (piece := read(PIECE_BYTES)):
-                take(piece)
+                try:
+                    take(piece)
+                except OSError as error:
+                    raise _NotTaken(error) from error
             data = response.read(ANSWER_BYTES_MAX + 1)
             if len(data) > ANSWER_BYTES_MAX:
                 raise NoAnswer(f"the answer of {self.place} is longer than {ANSWER_BYTES_MAX} bytes", "ask for less")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FOR_S = 15.0
 RENEW_S = 2.0
 _LISTEN = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]+):)?(?P<port>[0-9]{1,5})")
+_TARGET = re.compile(r"(?P<name>.+):(?P<port>[0-9]{1,5})")
 _BASE = "/atoll/v1/forwards"
 _HEADERS = {"content-type": "application/json"}
 
@@ -140,7 +141,7 @@ def _listen(text: str) -> tuple[str, int]:
 
 
 def _target(text: str) -> tuple[str, int]:
-    name, colon, port = text.rpartition(":")
-    if not colon or not name or not (port.isascii() and port.isdecimal()) or not 0 < int(port[:6]) <= 65535:
+    found = _TARGET.fullmatch(text)
+    if found is None or not 0 < int(found["port"]) <= 65535:
         raise BadForward(f"{text[:80]} is no port of a node", "write it as NODE:PORT, as office/server:5432")
-    return name, int(port)
+    return found["name"], int(found["port"])

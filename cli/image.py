@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from atoll.cli.connection import Answer, connection, for_each, segment
-from atoll.cli.options import json_option, node_option
+from atoll.cli.options import json_option, node_name, node_option
 from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.progress import is_watched, progress_bar, steps, wait_ms
@@ -78,7 +78,13 @@ def _opened(tar: str) -> Iterator[tuple[IO[bytes], int | None]]:
 
 @command.command("pull")
 @click.argument("image", metavar="NAME[:VERSION]")
-@click.option("--from", "source", metavar="NODE", help="The node whose image it shall be. Default: whoever has it.")
+@click.option(
+    "--from",
+    "source",
+    metavar="NODE",
+    type=node_name,
+    help="The node whose image it shall be. Default: whoever has it.",
+)
 @node_option
 @client_option
 @json_option

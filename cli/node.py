@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atoll.cli.options import json_option, within_option
+from atoll.cli.options import json_option, node_name, within_option
 from atoll.cli.output import Failed, print_json
 from atoll.cli.process import config_of, flags_given, loading, process_options
 from atoll.cli.tables import print_facts, print_table, size, span
@@ -80,7 +80,7 @@ def show_nodes(scope: str, *, as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", type=node_name)
 @json_option
 def show_node(node: str, *, as_json: bool) -> None:
     """Show one node, by its name, site/name or id."""

@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-node_option = click.option("--node", metavar="NODE", help="Another node: its name, site/name or id. Default: this one.")
+
+def node_name(text: str) -> str:
+    """Take what names a node; empty is none, and not this one: it may come of a variable that is not set."""
+    if not text.strip():
+        raise click.BadParameter("it names no node; is a variable of yours empty?")
+    return text
+
+
+node_option = click.option(
+    "--node", metavar="NODE", type=node_name, help="Another node: its name, site/name or id. Default: this one."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

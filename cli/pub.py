@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import click
 
 from atoll.cli.connection import Connection, connection
-from atoll.cli.options import json_option
-from atoll.cli.output import print_json
+from atoll.cli.options import json_option, node_name
+from atoll.cli.output import fail, print_json
 from atoll.cli.tables import shown
 
 PAYLOAD_BYTES_MAX = 256 * 1024
@@ -17,7 +17,7 @@ PAYLOAD_BYTES_MAX = 256 * 1024
 @click.command("pub")
 @click.argument("topic", metavar="TOPIC")
 @click.argument("payload", metavar="[PAYLOAD]", required=False, default="")
-@click.option("--to", metavar="NODE", help="Publish it in the site of this node. Default: in this one.")
+@click.option("--to", metavar="NODE", type=node_name, help="Publish it in the site of this node. Default: in this one.")
 @click.option("--lines", is_flag=True, help="Publish each line that comes from a pipe.")
 @json_option
 def command(topic: str, payload: str, to: str | None, *, lines: bool, as_json: bool) -> None:
@@ -25,6 +25,8 @@ def command(topic: str, payload: str, to: str | None, *, lines: bool, as_json: b
 
     It goes straight to the nodes of the site that subscribe to TOPIC, and to nobody else.
     """
+    if lines and payload:
+        fail("--lines takes what is published from a pipe, and there is a PAYLOAD, too", "leave one out", code=2)
     node = connection()
     for each in _payloads(payload, lines=lines):
         _publish(node, topic, each, to, as_json=as_json)

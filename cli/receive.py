@@ -10,7 +10,7 @@ import click
 
 from atoll.cli.connection import AWAY_S, ProblemAnswer, connection, segment
 from atoll.cli.inbox import Inbox
-from atoll.cli.options import json_option
+from atoll.cli.options import json_option, node_name
 from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.progress import Steps, is_watched, steps, wait_ms
 from atoll.cli.tables import shown, size
@@ -35,7 +35,7 @@ _Key: TypeAlias = tuple[str, str]
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The folder that gets them. Default: this one.",
 )
-@click.option("--from", "source", metavar="NODE", help="Only from this node, and without a question.")
+@click.option("--from", "source", metavar="NODE", type=node_name, help="Only from this node, and without a question.")
 @click.option("--once", is_flag=True, help="End after the first file.")
 @click.option("--yes", is_flag=True, help="Take everything without a question.")
 @json_option

@@ -18,10 +18,14 @@ REMEDY = "is the relay running, and is this its `metrics` address?"
 
 def read_status(url: str) -> dict[str, Any]:
     """Ask a relay; ends the command with what is wrong where there is no answer."""
-    where = urlsplit(url)
-    if where.scheme != "http" or not where.hostname:
+    try:
+        where = urlsplit(url)
+        scheme, host, port = where.scheme, where.hostname, where.port
+    except ValueError:
+        scheme, host, port = "", None, None
+    if scheme != "http" or not host:
         fail(f"{url} is no URL of a relay's metrics", "write it as http://127.0.0.1:PORT", code=2)
-    connection = http.client.HTTPConnection(where.hostname, where.port, timeout=ANSWER_S)
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_S)
     try:
         connection.request("GET", "/status")
         answer = connection.getresponse()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 
 from atoll.cli.connection import AWAY_S, Answer, connection
-from atoll.cli.options import json_option
+from atoll.cli.options import json_option, node_name
 from atoll.cli.output import Failed, fail, print_json
 from atoll.cli.places import atoll
 from atoll.cli.progress import Steps, is_watched, steps, wait_ms
@@ -33,7 +33,7 @@ _REMEDIES = {
 
 @click.command("send")
 @click.argument("file", metavar="FILE")
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", type=node_name)
 @click.option("--name", metavar="NAME", help="What it shall be called there. Default: as it is called here.")
 @json_option
 def command(file: str, node: str, name: str | None, *, as_json: bool) -> None:

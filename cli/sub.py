@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atoll.cli.connection import AWAY_LOOK_S, AWAY_S, NoAnswer, NotRunning, connection, segment
+from atoll.cli.options import node_name
 from atoll.cli.output import JSON_VERSION, Failed
 from atoll.cli.tables import shown
 
@@ -25,7 +26,9 @@ class _Enough(Exception):
 
 @click.command("sub")
 @click.argument("filters", metavar="FILTER...", nargs=-1, required=True)
-@click.option("--from", "source", metavar="NODE", help="Subscribe at this node: its site's messages come over.")
+@click.option(
+    "--from", "source", metavar="NODE", type=node_name, help="Subscribe at this node: its site's messages come over."
+)
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each message.")
 def command(filters: tuple[str, ...], source: str | None, count: int | None, *, as_json: bool) -> None:

@@ -77,7 +77,7 @@ class SendFile(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARACTERS_MAX)]
     """Absolute, as the node sees it."""
-    node: str
+    node: Annotated[str, msgspec.Meta(min_length=1)]
     name: str = ""
     """What the other node shall call it; empty: the file's own."""
     order: Annotated[str, msgspec.Meta(max_length=64)] = ""

@@ -295,6 +295,7 @@ async def test_a_port_closes_when_its_command_ends_and_what_failed_is_said(folde
         (["0", "office/desk"], "write it as NODE:PORT"),
         (["0", "office/desk:0"], "office/desk:0 is no port of a node"),
         (["0", ":22"], ":22 is no port of a node"),
+        (["0", "office/desk:0000022000"], "office/desk:0000022000 is no port of a node"),
     ],
 )
 async def test_wrong_input_is_told_before_any_node_is_asked(arguments, said_why):

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 
 import anyio
 import pytest
@@ -102,6 +104,27 @@ def test_what_is_published_is_printed_until_it_is_enough(gates):
     assert fine(done).splitlines() == ["a/b  21.5 °C", "a  (2 bytes, base64) /xs="]
     assert "subscribed in this site" in done.stderr
     block_until(lambda: not readers(tv.host))
+
+
+def test_a_reader_whose_output_is_closed_ends_and_does_not_blame_the_node(gates):
+    tv, _, world = gates
+    command = [sys.executable, "-c", "from atoll.cli import main; main()", "--at", str(tv.path), "sub", "a"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            with publishing(world, tv.host, ("a", b"1")):
+                assert process.stdout.readline() == b"a  1\n"
+            # As `head -1` does.
+            process.stdout.close()
+            with publishing(world, tv.host, ("a", b"2")):
+                process.wait(20)
+            assert b"waiting for the node" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_lines_and_a_payload_are_not_published_together(gates):
+    tv, _, _ = gates
+    failed(tv("pub", "a", "x", "--lines", stdin="y\n"), "there is a PAYLOAD, too", "leave one out", code=2)
 
 
 def test_programs_read_a_line_of_json_for_each_message(gates):

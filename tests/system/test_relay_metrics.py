@@ -10,6 +10,7 @@ import sys
 import anyio
 import anyio.to_thread
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 from relay_world import World
 from waiting import until
@@ -18,6 +19,7 @@ from atoll.actors.cloud.messages import TunnelRequest
 from atoll.actors.router.paths import OpenSep
 from atoll.actors.tunnel_relay import relay_metrics
 from atoll.actors.tunnel_relay.relay_metrics import telling_metrics
+from atoll.cli import main
 from atoll.transport.bearer import BearerRefused, dial_bearer
 from atoll.transport.errors import WorldError
 
@@ -139,6 +141,12 @@ async def test_the_command_shows_it_to_a_person():
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("serving\ntunnels")
     assert "malformed  1" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["x", "http://127.0.0.1:99999", "http://[::1", "http://relay:port", "https://relay"])
+def test_what_is_no_url_of_metrics_is_said_and_no_stack_is_shown(url):
+    done = CliRunner().invoke(main, ["relay", "status", "--url", url])
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (2, f"atoll: {url} is no URL of a relay's metrics")
 
 
 # What it knows
