@@ -104,12 +104,18 @@ class Doors:
             won.append((stream, by_web))
             tasks.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: attempt(lambda: connect_bearer(host, port), by_web=False))
-            if not self.is_closed(host, port):
-                with anyio.move_on_after(HEAD_START_S):
-                    await plain_failed.wait()
-            tasks.start_soon(lambda: attempt(lambda: open_websocket(host, web.port, web.fingerprint), by_web=True))
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: attempt(lambda: connect_bearer(host, port), by_web=False))
+                if not self.is_closed(host, port):
+                    with anyio.move_on_after(HEAD_START_S):
+                        await plain_failed.wait()
+                tasks.start_soon(lambda: attempt(lambda: open_websocket(host, web.port, web.fingerprint), by_web=True))
+        except BaseException:
+            for stream, _ in won:
+                # It connected, and was given up before anybody got it.
+                await anyio.aclose_forcefully(stream)
+            raise
         if not won:
             raise Unreachable(f"the relay {host} cannot be reached: {'; '.join(failures)}")
         stream, by_web = won[0]
@@ -160,9 +166,12 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
         except Exception as error:  # noqa: BLE001 - of the block: it is raised below, and not as a group
             failure = error
         finally:
-            await anyio.aclose_forcefully(listener)
-            await anyio.aclose_forcefully(stream)
+            # First: whoever still waits at the listener must not find it closed.
             tasks.cancel_scope.cancel()
+            # Without the shield only the first of them would be closed.
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(listener)
+                await anyio.aclose_forcefully(stream)
     if failure is not None:
         raise failure
 

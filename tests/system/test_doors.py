@@ -16,7 +16,7 @@ from atoll.actors.cloud.store import CloudStore
 from atoll.actors.tunnel_relay import doors as module
 from atoll.actors.tunnel_relay import sep_dial
 from atoll.actors.tunnel_relay.certificate import make_certificate_if_none
-from atoll.actors.tunnel_relay.doors import CLOSED_MAX, CLOSED_S, Doors
+from atoll.actors.tunnel_relay.doors import CLOSED_MAX, CLOSED_S, Doors, through_websocket
 from atoll.actors.tunnel_relay.frames import Pong
 from atoll.actors.tunnel_relay.relay_address import WebDoor
 from atoll.actors.tunnel_relay.sep_client import FreshKey, SepRefused
@@ -100,6 +100,46 @@ async def test_where_the_port_says_nothing_the_other_door_is_taken_after_a_head_
         monkeypatch.setattr(module, "HEAD_START_S", 1000.0)
         # It is known now: nobody waits for it any more.
         await close(await pair(doors, relay, relay.bearer_port, relay.bearer_port, web=relay.web))
+
+
+async def test_who_is_cancelled_behind_the_other_door_leaves_no_connection_open(papers):
+    async def hold(*, task_status):
+        async with through_websocket(HOST, relay.web):
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async with relaying(papers) as relay:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(hold)
+            await until(lambda: counted(relay, "websocket_open") == 1)
+            tasks.cancel_scope.cancel()
+        await until(lambda: counted(relay, "websocket_open") == 0)
+
+
+async def test_what_has_connected_is_closed_when_its_dial_is_given_up_in_that_moment(doors, monkeypatch):
+    given_up, closed = anyio.Event(), anyio.Event()
+
+    class Connected:
+        async def aclose(self):
+            closed.set()
+
+    async def connected(*_where):
+        return Connected()
+
+    async def lingering(*_where):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            # It has lost, and is not done with that when the dial is given up.
+            scope.cancel()
+            given_up.set()
+
+    monkeypatch.setattr(module, "connect_bearer", lingering)
+    monkeypatch.setattr("atoll.transport.websocket_bearer.open_websocket", connected)
+    monkeypatch.setattr(module, "HEAD_START_S", 0.0)
+    with anyio.CancelScope() as scope:
+        await doors.dial_bearer(HOST, 1, b"ticket", WebDoor(1, bytes(32)), timeout_s=PATIENCE_S)
+    assert (given_up.is_set(), closed.is_set(), scope.cancelled_caught) == (True, True, True)
 
 
 async def test_a_port_that_opens_again_is_taken_again(papers, doors):
