@@ -155,7 +155,11 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
         try:
 
             async def carry() -> None:
-                near = await listener.accept()
+                try:
+                    near = await listener.accept()
+                except anyio.ClosedResourceError:
+                    # The block ended before anybody came; on trio, AnyIO says so also where it was cancelled.
+                    return
                 await listener.aclose()
                 async with near, anyio.create_task_group() as ways:
                     ways.start_soon(_pass_on, near, stream, ways.cancel_scope)
@@ -166,12 +170,11 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
         except Exception as error:  # noqa: BLE001 - of the block: it is raised below, and not as a group
             failure = error
         finally:
-            # First: whoever still waits at the listener must not find it closed.
-            tasks.cancel_scope.cancel()
-            # Without the shield only the first of them would be closed.
+            # Whoever is cancelled would close the first of them only.
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(listener)
                 await anyio.aclose_forcefully(stream)
+            tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
