@@ -9,6 +9,7 @@ from ports import free_port
 from waiting import until
 
 from atoll.actors.hand_over import retention
+from atoll.actors.hand_over.messages import Seal
 from atoll.actors.runtime import AskFailed
 from atoll.transport.errors import Unreachable, UsageError
 
@@ -102,6 +103,26 @@ async def test_a_store_that_was_away_forgets_a_removed_actor_when_it_is_back(sit
         async with site.node(2):
             await until(lambda: "ledger" in site.store("n2").logs, WITHIN_S)
             assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
+
+
+async def test_a_store_that_was_too_slow_to_begin_the_next_log_keeps_it_a_moment_later(site):
+    """It is left out of the set, for it may still have the log of the one before; the supernode wants it back in."""
+    async with site.all_nodes(Ledger) as nodes:
+        await nodes[1].find("ledger")
+        await site.filled("ledger")
+        await settled(site, "ledger")
+        await nodes[0].remove("ledger", timeout_s=WITHIN_S)
+        takes = site.store("n2")._takes
+        seal, takes[Seal] = takes[Seal], lambda *_: []
+        ledger = nodes[0].host(Ledger, "ledger")
+        assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+        (place,) = (await nodes[1]._site_actors.places()).places
+        assert nodes[2].id not in place.placed.stores
+        takes[Seal] = seal
+        await site.filled("ledger")
+        (place,) = (await nodes[1]._site_actors.places()).places
+        assert set(place.placed.stores) == {node.id for node in nodes}
+        assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(2, 2)
 
 
 async def test_a_soft_actor_is_removed_while_it_is_called_and_stays_removed(site):
