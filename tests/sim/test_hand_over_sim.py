@@ -10,6 +10,7 @@ from atoll.testing.hand_over_invariants import OneServes
 from atoll.testing.hand_overs import Replace, Restock, hand_over_simulation, world
 
 DOWN_S = (0.01, 0.1)
+OFTEN_LATE = {"late_ratio": 0.1, "late_s_max": 1.0, "duplicate_ratio": 0.1}
 SHORT = {"crash_s": (0.02, 1.0), "pause_s": (0.1, 2.0), "suspend_s": (0.2, 3.0), "cut_s": (0.1, 2.0)}
 HARMLESS_TO_STATE = {kind: 1.0 for kind in EVERYTHING if kind not in ("crash", "tear")}
 """A soft actor dies with its host, and what it answered with it; all other faults it must survive."""
@@ -184,6 +185,15 @@ def test_planned_moves_of_soft_actors_are_exactly_once(seed, seconds, request):
     plan = FaultPlan(weights=HARMLESS_TO_STATE, every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
     of = world(4, 0, 3, soft=True, replace_s=None)
     check(hand_over_simulation(seed, plan, of), seconds, request, seed)
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_soft_actors_that_are_removed_in_quick_succession_are_exactly_once_in_each_life(seed, seconds, request):
+    plan = FaultPlan(weights=HARMLESS_TO_STATE, every_s=(0.05, 1.0), **SHORT, **OFTEN_LATE)
+    of = world(4, 0, 3, soft=True, replace_s=None, move_s=0.3, remove_s=(0.05, 0.5))
+    simulation = hand_over_simulation(seed, plan, of)
+    check(simulation, seconds, request, seed)
+    assert simulation.once.lives.now > 3, replay(request, seed)
 
 
 KILLS = {"crash": 4.0, "tear": 1.0}
