@@ -66,7 +66,8 @@ from atoll.actors.runtime.state_dir import held_state_dir
 from atoll.actors.topics import messages as topic_messages
 from atoll.actors.topics.errors import TooFast
 from atoll.actors.topics.lasting import Lasting
-from atoll.actors.topics.orders import EndReading, OpenSubscription, Published, PublishTopic
+from atoll.actors.topics.orders import EndReading, Published, PublishTopic
+from atoll.actors.topics.subscribing import subscribe
 from atoll.actors.topics.subscription import Subscription
 from atoll.actors.tunnel_relay import messages as tunnel_messages
 from atoll.actors.uplink.ask import ask_cloud
@@ -288,7 +289,7 @@ class Node:
             Unreachable: There is no way to that node.
         """
         topics = self._running().ref(Address(self.id, topic_messages.PATH))
-        opened = await order(topics, OpenSubscription(filters, source), timeout_s=SUBSCRIBE_S)
+        opened = await subscribe(topics, filters, source, timeout_s=SUBSCRIBE_S)
         async with opened as subscription:
             yield subscription
 

@@ -9,16 +9,17 @@ from atoll.actors.container_manager.errors import UsageFault
 from atoll.actors.gateway.live_containers import port_error
 from atoll.actors.gateway.node_views import NodeView
 from atoll.actors.gateway.topic_views import JoinView, PublishedReply, PubSubReply, SubscriberView
+from atoll.actors.runtime.actor import ActorRef
 from atoll.actors.runtime.machine import Address
 from atoll.actors.runtime.system import ActorSystem
 from atoll.actors.topics.messages import PATH
 from atoll.actors.topics.orders import (
     DescribeTopics,
-    OpenSubscription,
     Published,
     PublishTopic,
     TopicsDescribed,
 )
+from atoll.actors.topics.subscribing import subscribe
 from atoll.actors.topics.subscription import Subscription
 from atoll.transport.identity import NodeId
 
@@ -49,8 +50,11 @@ class LiveTopics:
 
     async def subscribe(self, filters: Sequence[str], source: str) -> Subscription:
         """Subscribe in this site, or at the node `source`."""
-        subscription: Subscription = await self._order(OpenSubscription(tuple(filters), await self._peer(source)))
-        return subscription
+        peer = await self._peer(source)
+        try:
+            return await subscribe(self._topics, tuple(filters), peer, timeout_s=ANSWER_S)
+        except UsageFault as error:
+            raise port_error(error) from error
 
     async def describe(self) -> PubSubReply:
         """Say who reads topics here, and how the joins do."""
@@ -88,9 +92,12 @@ class LiveTopics:
     async def _peer(self, node: str) -> NodeId | None:
         return NodeId.parse((await self.find(node)).id) if node else None
 
+    @property
+    def _topics(self) -> ActorRef:
+        return self.system.ref(Address(self.system.node_id, PATH))
+
     async def _order(self, message: Any) -> Any:
-        topics = self.system.ref(Address(self.system.node_id, PATH))
         try:
-            return await order(topics, message, timeout_s=ANSWER_S)
+            return await order(self._topics, message, timeout_s=ANSWER_S)
         except UsageFault as error:
             raise port_error(error) from error

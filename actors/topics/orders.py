@@ -1,5 +1,8 @@
 """What a node's own actors ask of its Topics, and what they are told; nothing of it leaves the node."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import msgspec
 
 from atoll.transport.identity import NodeId
@@ -28,12 +31,33 @@ class Published(msgspec.Struct, frozen=True):
     """Other nodes of this site that wanted it."""
 
 
+@dataclass(slots=True)
+class Claim:
+    """Whether anybody still wants what was ordered; what comes when nobody does is closed at once."""
+
+    given_up: bool = False
+    _close: Callable[[], None] | None = None
+
+    def give_up(self) -> None:
+        """Want it no more, whether it has come or not."""
+        self.given_up = True
+        if self._close is not None:
+            self._close()
+
+    def hold(self, close: Callable[[], None]) -> None:
+        """Take what has come: how it is closed."""
+        self._close = close
+        if self.given_up:
+            close()
+
+
 class OpenSubscription(msgspec.Struct, frozen=True):
     """Subscribe; answered with a `Subscription` when those who publish know of it, or declined."""
 
     filters: tuple[str, ...]
     source: NodeId | None = None
     """A node of another site: what is published there comes over."""
+    claim: Claim = msgspec.field(default_factory=Claim)
 
 
 class SubscribeActor(msgspec.Struct, frozen=True):

@@ -241,8 +241,8 @@ class Topics(Actor):
                     if to in (None, self._own):
                         return self._publish(topic, payload)
                     self.tasks.start_soon(self._beside, reply_to, self._publish_there, wanted)
-                case OpenSubscription(filters, source):
-                    self.tasks.start_soon(self._beside, reply_to, self._subscribe, filters, source)
+                case OpenSubscription() as wanted:
+                    self.tasks.start_soon(self._beside, reply_to, self._open, wanted)
                 case SubscribeActor() as wanted:
                     self.tasks.start_soon(self._beside, reply_to, self._subscribe_actor, wanted)
                 case _:
@@ -365,6 +365,11 @@ class Topics(Actor):
         with anyio.move_on_after(READY_S):
             while not self.exchange.settled(version):
                 await self._settling.wait()
+
+    async def _open(self, wanted: OpenSubscription) -> Subscription:
+        subscription = await self._subscribe(wanted.filters, wanted.source)
+        wanted.claim.hold(subscription.close)
+        return subscription
 
     async def _subscribe(self, filters: tuple[str, ...], source: NodeId | None) -> Subscription:
         if source in (None, self._own):

@@ -56,6 +56,35 @@ async def test_a_stream_that_is_cut_loses_doubles_and_reorders_nothing():
         await until(lambda: not server.topics.gates.guests and not server.topics.exchange.wants)
 
 
+@pytest.mark.parametrize("where", ["here", "there"])
+async def test_a_subscription_whose_asker_has_gone_is_closed_when_it_comes(monkeypatch, where):
+    async with world() as made:
+        tv, server = await made.host("tv"), await made.host("server", "office", **OPEN)
+        box = await made.host("box")
+        # Neither does the member say that it knows, nor the gate that it lets us in.
+        box.congested = server.congested = True
+        go_on, opened = anyio.Event(), tv._open
+
+        async def open_later(peer):
+            await go_on.wait()
+            return await opened(peer)
+
+        monkeypatch.setattr(tv.topics._remote, "_open_stream", open_later)
+        lasting = tv.topics._lasting
+
+        async def ask():
+            await tv.subscribe("#", source=server if where == "there" else None)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await until(lambda: lasting.here or lasting.there)
+            tasks.cancel_scope.cancel()
+        box.congested = server.congested = False
+        go_on.set()
+        await until(lambda: not (lasting.here or lasting.there or tv.topics.exchange.subscribers))
+        await until(lambda: not server.topics.gates.guests)
+
+
 async def test_of_a_gate_that_was_killed_a_reader_is_told_that_something_may_be_missing():
     async with world() as made:
         phone, server = await made.host("phone"), await made.host("server", "office", **OPEN)

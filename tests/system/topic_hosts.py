@@ -12,7 +12,8 @@ from atoll.actors.runtime.machine import Address
 from atoll.actors.topics import outlets, visiting
 from atoll.actors.topics.lasting import Lasting
 from atoll.actors.topics.messages import MESSAGES, PATH, SERVICE
-from atoll.actors.topics.orders import DescribeTopics, OpenSubscription, PublishTopic
+from atoll.actors.topics.orders import DescribeTopics, PublishTopic
+from atoll.actors.topics.subscribing import subscribe
 from atoll.actors.topics.topics import Topics, TopicSettings
 from atoll.testing.topic_world import tag
 from atoll.transport.base import Standing
@@ -111,7 +112,8 @@ class Host:
         return await self.ask(PublishTopic(topic, payload, None if to is None else to.id, wait_s))
 
     async def subscribe(self, *filters, source=None):
-        return await self.ask(OpenSubscription(filters, None if source is None else source.id))
+        topics = self.system.ref(Address(self.id, PATH))
+        return await subscribe(topics, filters, None if source is None else source.id, timeout_s=20)
 
     async def described(self):
         return await self.ask(DescribeTopics())
