@@ -54,14 +54,14 @@ check: $(READY)
 
 # What takes minutes in one piece: a day of 50 nodes, 100 site-hours, moves of actors.
 sim: $(READY)
-	$(PY) -m pytest tests/sim --deep --long -m long --timeout 3600 -n logical
+	$(PY) -m atoll.testing.false_deaths_main
 	$(PY) -m atoll.testing.site_hours_main --hours 100
 	$(PY) -m atoll.testing.hand_over_runs_main --moves 20000 --crashes 2000
 
 # A night: ten times the seeds of `make deep`; a million moves and a hundred thousand crashes of migratable actors, half
 # an hour of one core; then the election, about fourteen hours of one core.
 nightly: $(READY)
-	$(PY) -m pytest tests/sim tests/mutants --deep --long --all-mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600 -n logical --dist worksteal
+	$(PY) -m pytest tests/sim tests/mutants --deep --all-mutants --sim-seeds 2000 --sim-seconds 40 --timeout 3600 -n logical --dist worksteal
 	$(PY) -m atoll.testing.hand_over_runs_main
 	$(PY) -m atoll.testing.site_hours_main --hours 10000
 

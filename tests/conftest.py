@@ -76,7 +76,6 @@ def pytest_collection_finish():
 
 def pytest_addoption(parser):
     parser.addoption("--deep", action="store_true", help="run whole what the quick suite runs a part of")
-    parser.addoption("--long", action="store_true", help="run what takes minutes in one piece, too, as `make sim` does")
     parser.addoption("--sim-seeds", type=int, help="how many seeds each simulation runs; the suites have their own")
     parser.addoption("--sim-seed", type=int, help="the one seed to run, to replay a failure")
     parser.addoption("--sim-seconds", type=float, help="simulated seconds of each seed")

@@ -1,21 +1,17 @@
 """Suspicion on simulated sites: who runs stays alive, who died is found, and every run repeats."""
 
+import functools
+import json
 import math
 
 import pytest
+from click.testing import CliRunner
 
 from atoll.actors.discoverer.messages import Leaving, Life
-from atoll.testing.discovery import (
-    LOSS,
-    BoundedGossip,
-    FewSuspicions,
-    NoFalseDeath,
-    suspicion_simulation,
-    time_to_find,
-)
+from atoll.testing.discovery import BoundedGossip, FewSuspicions, suspicion_simulation, time_to_find
+from atoll.testing.false_deaths_main import command as false_deaths
 from atoll.testing.faults import Crash, Cut, FaultPlan, Loss
 
-DAY_H = 24
 NODES = 50
 QUIET = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0)
 
@@ -26,17 +22,20 @@ def test_sick_observers_harm_nobody_at_20_percent_loss():
         assert not report.violations, f"seed {seed}: {report.violations[0]}"
 
 
-@pytest.mark.long
-def test_at_most_one_false_death_in_a_day_of_50_nodes_with_loss_and_pauses(capsys):
-    deaths, rumours, suspicions = NoFalseDeath(allowed=1), BoundedGossip(), FewSuspicions(math.inf)
-    report = suspicion_simulation(1, nodes=NODES, probes=(deaths, rumours, suspicions)).run(DAY_H * 3600.0)
-    with capsys.disabled():
-        print(  # noqa: T201 - the figure is what `make sim` is for
-            f"\nR10: {deaths.deaths} false deaths in {DAY_H} simulated hours, {NODES} nodes, {LOSS:.0%} loss, pauses; "
-            f"{suspicions.raised} suspicions raised and refuted; "
-            f"{rumours.messages / NODES / report.simulated_s:.2f} messages per node and second; {report.events} events"
-        )
-    assert not report.violations, report.violations[0]
+def test_the_day_of_a_large_site_counts_false_deaths_and_is_the_same_in_pieces():
+    told = CliRunner().invoke(false_deaths, ["--hours", "0.05", "--nodes", "12", "--json"])
+    figures = json.loads(told.stdout)
+    assert (told.exit_code, figures["false_deaths"], figures["violations"]) == (0, 0, [])
+    assert figures["trace"] == suspicion_simulation(1, nodes=12).run(180.0).trace_hash
+
+
+def test_the_day_fails_when_more_than_one_is_wrongly_declared_dead(monkeypatch):
+    still = FaultPlan(weights={"pause": 1.0}, every_s=(1.0, 5.0), pause_s=(40.0, 60.0))
+    standing_still = functools.partial(suspicion_simulation, faults=still)
+    monkeypatch.setattr("atoll.testing.false_deaths_main.suspicion_simulation", standing_still)
+    told = CliRunner().invoke(false_deaths, ["--hours", "0.05", "--nodes", "12"])
+    assert told.exit_code == 1
+    assert "which runs" in told.stderr
 
 
 @pytest.mark.parametrize(("nodes", "bound_s"), [(2, 20.0), (5, 20.0), (12, 20.0), (NODES, 25.0)])
