@@ -137,7 +137,7 @@ class Links:
 
     def put(self, envelope: Envelope) -> None:
         """Send one envelope to the node it is for."""
-        self._transport.send(envelope.header.target_node, encode_envelope(envelope))
+        self._transport.send_envelope(envelope.header.target_node, envelope)
 
     async def receive(self) -> None:
         """Deliver what arrives, until the link goes down.

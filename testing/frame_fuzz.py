@@ -1,6 +1,6 @@
 """Hostile bytes to what reads links: frames in any order, and the envelopes inside; nothing but `MalformedFrame` comes.
 
-    good frames and envelopes --mutated (`fuzz.py`)--> kind, greeting, assembly --> envelope --> the elector's codec
+    good frames, envelopes, runs --mutated (`fuzz.py`)--> kind, greeting, assembly --> envelope --> the elector's codec
 
 An `Assembly` that refused a frame is thrown away, as its link would be; what it holds meanwhile is bounded.
 """
@@ -9,11 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
+from msgspec import structs
+
 from atoll.testing.election_fuzz import FINDINGS_MAX, Harvest
 from atoll.testing.elections import CODEC, simulated_node
 from atoll.testing.fuzz import Mutator
 from atoll.transport.base import MESSAGE_BYTES_MAX
-from atoll.transport.envelope import Envelope, Fence, Header, Kind, decode_envelope, encode_envelope
+from atoll.transport.envelope import CORRELATION_BYTES, Envelope, Fence, Header, Kind, decode_envelope, encode_envelope
 from atoll.transport.errors import MalformedFrame
 from atoll.transport.link_frames import (
     VERSION,
@@ -33,9 +35,11 @@ from atoll.transport.link_frames import (
     read_ready,
     ready_frame,
 )
+from atoll.transport.runs import RUN_MESSAGES_MAX, Run, read_run, split_run
 
 FRAMES_A_LINK = 40
 BATCHES = 60
+RUNS = 50
 
 
 @dataclass(slots=True)
@@ -55,8 +59,9 @@ class FrameFuzz:
         self._mutator = Mutator(rng)
         messages = [data for samples in Harvest.reaped(self.seed).messages.values() for data in samples]
         self._envelopes = [encode_envelope(_envelope(rng, rng.choice(messages))) for _ in range(100)]
+        self._envelopes += [_run(rng, messages) for _ in range(RUNS)]
         self._frames = [
-            hello_frame(Hello(VERSION, simulated_node(1), b"b" * 16, "a label", b"credential", 0, 3000)),
+            hello_frame(Hello(VERSION, simulated_node(1), b"b" * 16, "a label", b"credential", 0, 3000, runs=True)),
             ready_frame(1 << 20),
             credit_frame(1 << 16),
             alive_frame(),
@@ -133,7 +138,8 @@ class FrameFuzz:
 
     def _envelope(self, data: bytes, what: str) -> None:
         try:
-            CODEC.decode(decode_envelope(data).body)
+            for each in self._read_envelopes(data):
+                CODEC.decode(each.body)
         except MalformedFrame:
             self.fates[f"{what} refused"] += 1
         except Exception as error:  # noqa: BLE001 - anything else is a finding
@@ -142,6 +148,36 @@ class FrameFuzz:
             )
         else:
             self.fates[f"{what} read"] += 1
+
+    def _read_envelopes(self, data: bytes) -> list[Envelope]:
+        envelope = decode_envelope(data)
+        if not envelope.header.run:
+            return [envelope]
+        envelopes = split_run(envelope.header, *read_run(envelope))
+        if not 1 <= len(envelopes) <= RUN_MESSAGES_MAX or any(each.header.run for each in envelopes):
+            raise ValueError("a run that cannot be")
+        self.fates["run read"] += 1
+        return envelopes
+
+
+def _run(rng: Random, messages: list[bytes]) -> bytes:
+    header = _envelope(rng, b"").header
+    shared = structs.replace(header, correlation=b"")
+    bodies = [rng.choice(messages) for _ in range(rng.randrange(2, 9))]
+    envelopes = [
+        Envelope(
+            shared
+            if header.kind is Kind.TELL
+            else structs.replace(shared, correlation=rng.randbytes(CORRELATION_BYTES)),
+            body,
+            shared,
+        )
+        for body in bodies
+    ]
+    run = Run(envelopes[0])
+    for each in envelopes[1:]:
+        run.take(each)
+    return run.encode()
 
 
 def _envelope(rng: Random, body: bytes) -> Envelope:

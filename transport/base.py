@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from atoll.transport.envelope import Envelope
 from atoll.transport.identity import NodeId
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -114,6 +115,10 @@ class Transport(Protocol):
             Congested: The peer's queue is full; the message was not taken.
             UsageError: The message is too long.
         """
+        ...
+
+    def send_envelope(self, peer: NodeId, envelope: Envelope) -> None:
+        """Queue an envelope as one message, or in a run with those before it; raises what `send` does."""
         ...
 
     async def receive(self) -> LinkEvent:

@@ -92,6 +92,18 @@ class Codec:
             raise MalformedFrame(f"not a message: {error}") from error
         return message
 
+    def decode_all(self, bodies: list[bytes]) -> list[Message]:
+        """Turn each into a message of the union; for many that come together.
+
+        Raises:
+            MalformedFrame: One of them is none; `decode` says which.
+        """
+        decode = self._decoder.decode
+        try:
+            return [decode(body) for body in bodies]
+        except (msgspec.MsgspecError, MalformedFrame, RecursionError, ValueError) as error:
+            raise MalformedFrame(f"not all are messages: {error}") from error
+
 
 def encode_payload(value: Any) -> bytes:
     """Encode a user's value (plain data, structs, dataclasses) as plain msgpack.

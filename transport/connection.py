@@ -51,6 +51,7 @@ class Connection:
         "name",
         "peer",
         "quiet_s",
+        "reads_runs",
         "reason",
         "said",
         "scope",
@@ -73,7 +74,7 @@ class Connection:
         """What the peer has lent us and we have not used up, and the longest message that its window carries."""
         self.silence_s = SILENCE_S
         """After so much silence the peer counts us as lost."""
-        self.heard = self.said = False
+        self.heard = self.said = self.reads_runs = False
         self.quiet_s = self.idle_s = 0.0
         """For how long nothing came, and nothing went; see `pulse.py`."""
         self.scope = anyio.CancelScope()

@@ -19,6 +19,7 @@ from atoll.transport.identity import NodeId
 
 VERSION = 1
 HEADER_BYTES_MAX = 1024
+CORRELATION_BYTES = 16
 PATH_CHARACTERS_MAX = 200
 
 
@@ -56,6 +57,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fence: Fence | None = None
     offers_bearer: bool = False
     """In a reply over signaling: who serves has so much to do there that the caller should ask for a bearer."""
+    run: bool = False
+    """The body holds several messages (`runs.py`). Only to peers who said that they read runs."""
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +66,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     header: Header
     body: bytes
+    shared: Header | None = None
+    """The header without correlation; envelopes that have the very same one here may become a run. Never sent."""
 
 
 # The one type of a header that msgspec does not know is NodeId; a hook in C halves what a header costs.
@@ -72,10 +77,16 @@ _version_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _LENGTH = struct.Struct(">H")
 
 
+def encode_header(header: Header) -> bytes:
+    """Write a header behind its length."""
+    raw = _encoder.encode(header)
+    return _LENGTH.pack(len(raw)) + raw
+
+
 def encode_envelope(envelope: Envelope) -> bytes:
     """Write header and body one behind the other."""
-    header = _encoder.encode(envelope.header)
-    return _LENGTH.pack(len(header)) + header + envelope.body
+    raw = _encoder.encode(envelope.header)
+    return _LENGTH.pack(len(raw)) + raw + envelope.body
 
 
 def decode_envelope(data: bytes) -> Envelope:

@@ -19,7 +19,10 @@ from atoll.transport.parking import Promise, PromiseFactory, promise_factory
 INBOX_BYTES_MAX = 256 * 1024 * 1024
 """What all peers together may have here before those who have more than their share are ended."""
 EVENTS_PER_TURN_MAX = 256
-"""After as many events the reader gives the event loop its turn, though more are there."""
+BYTES_PER_TURN_MAX = 16 * 1024
+"""After as many events, or as many bytes, the reader gives the event loop its turn, though more are there. A run is one
+event, and hundreds of messages."""
+_EVENT_BYTES = BYTES_PER_TURN_MAX // EVENTS_PER_TURN_MAX
 
 
 class Inbox:
@@ -33,6 +36,7 @@ class Inbox:
         self._parked: Promise | None = None
         """The reader, while it waits."""
         self._turn = 0
+        """What was read in this turn, in bytes; an event counts as `_EVENT_BYTES` at least."""
 
     def crowded(self, grant: Grant, peers: int) -> bool:
         """Tell whether too much waits here, and this one of `peers` has more than its share of it."""
@@ -72,8 +76,8 @@ class Inbox:
             raise UsageError("somebody else is receiving from this transport; it has one reader at a time")
         self._reading = True
         try:
-            self._turn += 1
-            if self._turn % EVENTS_PER_TURN_MAX == 0:
+            if self._turn >= BYTES_PER_TURN_MAX:
+                self._turn = 0
                 await anyio.lowlevel.checkpoint()
             while not self._events:
                 if self._closed:
@@ -87,6 +91,7 @@ class Inbox:
         # Nothing waits from here on, so that a cancellation loses no event.
         event, grant, cost = self._events.popleft()
         self.bytes -= cost
+        self._turn += max(cost - MESSAGE_COST_BYTES, _EVENT_BYTES)
         if grant is not None:
             grant.read(cost)
         return event

@@ -24,9 +24,11 @@ import msgspec
 from atoll.transport.base import MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX
 from atoll.transport.codec import decode_special, encode_special
 from atoll.transport.credit import MESSAGE_COST_BYTES, NEIGHBOUR_WINDOW_BYTES, WINDOW_BYTES_MAX
+from atoll.transport.envelope import Envelope, encode_envelope
 from atoll.transport.errors import Congested, MalformedFrame
 from atoll.transport.identity import NodeId
 from atoll.transport.printable import printable
+from atoll.transport.runs import Run, weight_of
 
 VERSION = 2
 LABEL_CHARACTERS_MAX = 64
@@ -78,6 +80,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     """What the other end may have on its way here; 0 when it is told in READY."""
     silence_ms: int
     """After so much silence the other end is counted as lost here."""
+    runs: bool = False
+    """Whether this end reads runs; nodes from before them do not say so."""
 
     def __repr__(self) -> str:
         # A credential may be a secret.
@@ -209,14 +213,17 @@ def read_bye(frame: bytes) -> str:
 class Backlog:
     """Messages that wait for one peer; `frame` gives the next frame again and again until `sent` says it is gone."""
 
-    __slots__ = ("_frame", "_frame_bytes", "_frame_messages", "_messages", "_offset", "bytes", "count")
+    __slots__ = ("_frame", "_last", "_messages", "_offset", "bytes", "count", "frame_bytes", "frame_messages")
 
     def __init__(self) -> None:
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes | Envelope | Run] = deque()
+        self._last: Envelope | Run | None = None
+        """The last of them, while others may join it."""
         self._offset = 0
         """How much of the first message, a long one, is already gone."""
         self._frame: bytes | None = None
-        self._frame_bytes = self._frame_messages = 0
+        self.frame_bytes = self.frame_messages = 0
+        """What the frame that `frame` gave carries; a run is one message."""
         self.bytes = self.count = 0
 
     def put(self, message: bytes) -> None:
@@ -226,51 +233,98 @@ class Backlog:
             Congested: The backlog is full; the message was not taken.
         """
         if self.bytes + len(message) > BACKLOG_BYTES_MAX or self.count >= BACKLOG_MESSAGES_MAX:
-            raise Congested(f"the peer takes too little: {self.bytes} bytes wait for it; the message was not taken")
+            raise self._congested()
         self._messages.append(message)
+        self._last = None
         self.bytes += len(message)
         self.count += 1
+
+    def put_envelope(self, envelope: Envelope) -> None:
+        """Queue an envelope that may be part of a run.
+
+        Raises:
+            Congested: The backlog is full; the envelope was not taken.
+        """
+        if self.bytes + len(envelope.body) > BACKLOG_BYTES_MAX or self.count >= BACKLOG_MESSAGES_MAX:
+            raise self._congested()
+        last, weight = self._last, 0
+        if last is not None and last.shared is envelope.shared:
+            if isinstance(last, Envelope):
+                # Only now: most that go by themselves are asks that somebody waits for.
+                last = self._last = self._messages[-1] = Run(last)
+            weight = last.take(envelope)
+        if not weight:
+            self._last = envelope
+            self._messages.append(envelope)
+            weight = weight_of(envelope)
+        self.bytes += weight
+        self.count += 1
+
+    def _congested(self) -> Congested:
+        return Congested(f"the peer takes too little: {self.bytes} bytes wait for it; the message was not taken")
 
     def frame(self) -> bytes | None:
         """Give the next frame, or None when nothing waits."""
         if self._frame is None and self._messages:
-            self._frame = self._cut() if len(self._messages[0]) > PIECE_BYTES_MAX else self._pack()
+            message = self._first()
+            self._frame = self._cut(message) if len(message) > PIECE_BYTES_MAX else self._pack()
         return self._frame
 
     @property
     def frame_cost(self) -> int:
         """What the frame that `frame` gave costs in credit."""
-        return self._frame_bytes + MESSAGE_COST_BYTES * self._frame_messages
+        return self.frame_bytes + MESSAGE_COST_BYTES * self.frame_messages
 
     def sent(self) -> None:
         """Forget the frame that `frame` gave."""
         self._frame = None
-        self.bytes -= self._frame_bytes
-        self.count -= self._frame_messages
+        self.bytes -= self.frame_bytes
+        self.count -= self.frame_messages
 
-    def _cut(self) -> bytes:
-        message, start = self._messages[0], self._offset
+    def _first(self) -> bytes:
+        """Give the first message, as bytes: nothing joins it any more."""
+        message = self._messages[0]
+        if isinstance(message, bytes):
+            return message
+        if message is self._last:
+            self._last = None
+        if isinstance(message, Run):
+            self.bytes -= message.bytes
+            self.count -= len(message) - 1
+            data = message.encode()
+        else:
+            self.bytes -= weight_of(message)
+            data = encode_envelope(message)
+        self._messages[0] = data
+        self.bytes += len(data)
+        return data
+
+    def _cut(self, message: bytes) -> bytes:
+        start = self._offset
         end = min(start + PIECE_BYTES_MAX, len(message))
-        self._frame_bytes, self._offset, self._frame_messages = end - start, end, 0
+        self.frame_bytes, self._offset, self.frame_messages = end - start, end, 0
         if end < len(message):
             return _PIECE + memoryview(message)[start:end]
         self._messages.popleft()
-        self._offset, self._frame_messages = 0, 1
+        self._offset, self.frame_messages = 0, 1
         return _LAST + memoryview(message)[start:end]
 
     def _pack(self) -> bytes:
-        messages = [self._messages.popleft()]
-        size = len(messages[0])
+        first = self._first()
+        messages, size = [first], len(first)
+        self._messages.popleft()
         # In credit, so that a frame of many small ones costs no more than one of a long one.
         room = PIECE_BYTES_MAX - size - MESSAGE_COST_BYTES
         while self._messages and len(messages) < BATCH_MESSAGES_MAX:
-            length = len(self._messages[0])
+            message = self._first()
+            length = len(message)
             room -= length + MESSAGE_COST_BYTES
             if room < 0:
                 break
             size += length
-            messages.append(self._messages.popleft())
-        self._frame_bytes, self._frame_messages = size, len(messages)
+            messages.append(message)
+            self._messages.popleft()
+        self.frame_bytes, self.frame_messages = size, len(messages)
         return _MESSAGES + _encoder.encode(messages)
 
 

@@ -224,7 +224,9 @@ class LinkTable:
         credential = self._admission.credential_for(peer)
         if len(credential) > CREDENTIAL_BYTES_MAX:
             raise UsageError(f"a credential has at most {CREDENTIAL_BYTES_MAX} bytes, this one has {len(credential)}")
-        return hello_frame(Hello(VERSION, self._own, self._boot, self._label, credential, window, self._silence_ms))
+        return hello_frame(
+            Hello(VERSION, self._own, self._boot, self._label, credential, window, self._silence_ms, runs=True)
+        )
 
     def _take(self, connection: Connection, kind: FrameKind, frame: bytes) -> None:
         """Take a frame of a link that is up."""
@@ -278,7 +280,7 @@ class LinkTable:
             raise Refused("this is your own node id: two nodes must not share a key")
         connection.standing = self._admission.judge(hello.node, hello.credential)
         peer = connection.peer = hello.node
-        connection.label, connection.silence_s = hello.label, hello.silence_ms / 1000
+        self._note(connection, hello)
         former, self._theirs[peer] = self._theirs.get(peer), connection
         if former is not None:
             # One greeting under way per key, however many connections it opens.
@@ -289,6 +291,10 @@ class LinkTable:
             connection.stage = Stage.HELD
         else:
             self._answer(connection, peer)
+
+    def _note(self, connection: Connection, hello: Hello) -> None:
+        connection.label, connection.silence_s = hello.label, hello.silence_ms / 1000
+        connection.reads_runs = hello.runs
 
     def _answer(self, connection: Connection, peer: NodeId) -> None:
         connection.stage = Stage.ANSWERED
@@ -301,7 +307,7 @@ class LinkTable:
         if hello.node != peer:
             raise MalformedFrame("the id in HELLO is not the one that was dialled")
         connection.standing = self._admission.judge(peer, hello.credential)
-        connection.label, connection.silence_s = hello.label, hello.silence_ms / 1000
+        self._note(connection, hello)
         self._borrow(connection, checked_window(hello.window))
         if self._own > peer and peer in self._theirs:
             # Theirs comes first, and we have answered it; if it comes to nothing, this one is completed.

@@ -31,6 +31,7 @@ from atoll.transport.base import (
     Standing,
 )
 from atoll.transport.credit import MESSAGE_COST_BYTES, Grant, message_bytes_max, window_for
+from atoll.transport.envelope import Envelope, encode_envelope
 from atoll.transport.errors import Congested, Refused, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.inbox import Inbox
@@ -223,6 +224,10 @@ class MemoryTransport:
         end.held.append(bytes(data))
         end.held_bytes += len(data)
         self._carry(end)
+
+    def send_envelope(self, peer: NodeId, envelope: Envelope) -> None:
+        """Queue an envelope by itself: what runs save, a memory network does not spend."""
+        self.send(peer, encode_envelope(envelope))
 
     async def receive(self) -> LinkEvent:
         """Wait for the next event; one reader at a time.

@@ -25,6 +25,7 @@ from atoll.transport.arrivals import Gone
 from atoll.transport.base import QUEUE_BYTES_MAX, SILENCE_S, Admission, LinkEvent
 from atoll.transport.connection import Connection, Dial, Stage
 from atoll.transport.dialling import Dialling
+from atoll.transport.envelope import Envelope, encode_envelope
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.identity import NodeId
 from atoll.transport.inbox import Inbox
@@ -41,6 +42,7 @@ from atoll.transport.link_frames import (
 from atoll.transport.link_table import LinkTable
 from atoll.transport.pulse import Pulse
 from atoll.transport.readiness import keep_looking
+from atoll.transport.runs import may_join
 from atoll.transport.tcp_connection import UNREAD_SLACK_BYTES
 from atoll.transport.turns import NextTurn
 from atoll.transport.zmq_router import KeyedRouter
@@ -168,15 +170,30 @@ class ZeroMqTransport:
             raise UsageError(
                 f"a message to {peer.short} has at most {link.message_bytes_max} bytes, this one has {len(data)}"
             )
-        counts = self._table.counts
         try:
             link.backlog.put(data)
         except Congested:
-            counts["congested"] += 1
+            self._table.counts["congested"] += 1
             raise
-        counts["messages_sent"] += 1
-        counts["bytes_sent"] += len(data)
-        if not link.due and link not in self._blocked:
+        if not link.due:
+            self._make_due(link)
+
+    def send_envelope(self, peer: NodeId, envelope: Envelope) -> None:
+        """Queue an envelope as one message, or in a run with those before it; raises what `send` does."""
+        link = self._table.links.get(peer)
+        if link is None or not link.reads_runs or not may_join(envelope):
+            self.send(peer, encode_envelope(envelope))
+            return
+        try:
+            link.backlog.put_envelope(envelope)
+        except Congested:
+            self._table.counts["congested"] += 1
+            raise
+        if not link.due:
+            self._make_due(link)
+
+    def _make_due(self, link: Connection) -> None:
+        if link not in self._blocked:
             link.due = True
             self._due.append(link)
             self._next_turn.want()
@@ -295,12 +312,14 @@ class ZeroMqTransport:
         if connection.stage is not Stage.UP:
             return
         connection.grant.settle()
-        backlog = connection.backlog
+        backlog, counts = connection.backlog, self._table.counts
         while (frame := backlog.frame()) is not None and backlog.frame_cost <= connection.credit:
             if not self.transmit(connection, frame):
                 self._block(connection)
                 return
             connection.credit -= backlog.frame_cost
+            counts["messages_sent"] += backlog.frame_messages
+            counts["bytes_sent"] += backlog.frame_bytes
             backlog.sent()
 
     def _block(self, connection: Connection) -> None:

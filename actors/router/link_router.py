@@ -19,7 +19,7 @@ from atoll.actors.router.routes import Route, Way
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, ReplyTo
 from atoll.actors.runtime.errors import AskDeclined
 from atoll.transport.base import Delivered, DialFailed, LinkDown, LinkUp, Standing, Transport
-from atoll.transport.envelope import Envelope, decode_envelope, encode_envelope
+from atoll.transport.envelope import Envelope, decode_envelope
 from atoll.transport.errors import MalformedFrame, Unreachable
 from atoll.transport.identity import NodeId
 
@@ -71,7 +71,7 @@ class LinkRouter(Actor):
         target = envelope.header.target_node
         if target not in self._links:
             raise Unreachable(f"{target.short} cannot be reached: no link")
-        self._transport.send(target, encode_envelope(envelope))
+        self._transport.send_envelope(target, envelope)
 
     def _on_event(self, event: LinkUp | LinkDown | DialFailed | Delivered) -> None:
         match event:

@@ -232,7 +232,7 @@ class Router(Actor):
         """
         target = envelope.header.target_node
         if target in self._links:
-            self._transport.send(target, encode_envelope(envelope))
+            self._transport.send_envelope(target, envelope)
             return
         route = self.routes.route(target, self.system.clock())
         conversation = self._conversations.with_peer(target) if route.way in (Way.PUNCHED, Way.BEP, Way.SEP) else None

@@ -55,6 +55,14 @@ class Mailbox:
                 parked.set_result(None)
         return True
 
+    def put_all(self, items: list[Any]) -> bool:
+        """Append several items at once, if there is room for all of them; False when there is not, or closed."""
+        if self.closed or len(self.items) + len(items) > self.size_max:
+            return False
+        self.items += items
+        self.wake()
+        return True
+
     def put_fact(self, item: Any) -> bool:
         """Append a fact or a timer, past the bound of messages; False when even that is full, or closed."""
         if self.closed or len(self.items) >= self.size_max * FACTS_FACTOR:

@@ -31,14 +31,14 @@ from atoll.actors.runtime.machine import Address, Seconds
 from atoll.actors.runtime.messages import FAULT_CHARACTERS_MAX, MESSAGES, Fault, UserMessage
 from atoll.transport.base import Standing
 from atoll.transport.codec import Codec, Message, decode_payload, encode_payload
-from atoll.transport.envelope import VERSION, Envelope, Header, Kind
+from atoll.transport.envelope import CORRELATION_BYTES, VERSION, Envelope, Header, Kind
 from atoll.transport.errors import Congested, MalformedFrame, PeerError, Unreachable, UsageError
 from atoll.transport.identity import NodeId
+from atoll.transport.runs import read_run, split_run
 
 if TYPE_CHECKING:
     from atoll.actors.runtime.system import ActorSystem
 
-CORRELATION_BYTES = 16
 CORRELATIONS_AT_ONCE = 256
 ASKS_MAX = 65_536
 """Answers that may be outstanding from other nodes; more means that nobody answers."""
@@ -64,6 +64,9 @@ class Wire:
         self._senders: dict[tuple[NodeId, str], ActorRef] = {}
         self._answerers = {standing: self._answerer(standing) for standing in Standing}
         self._correlations = _correlations()
+        nobody = Header(VERSION, Kind.TELL, system.node_id, "", system.node_id, "")
+        self._told = self._asked = self._answered = nobody
+        """The headers of what was said last, each without correlation: what follows with the same one can be a run."""
 
     @property
     def asks(self) -> int:
@@ -87,9 +90,10 @@ class Wire:
             Congested: The way is full.
             UsageError: The message cannot be encoded.
         """
-        source = self._system.node_id
-        header = Header(VERSION, Kind.TELL, source, source_path, target.node, target.path)
-        envelope = Envelope(header, self._encode(message))
+        header, node, path = self._told, target.node, target.path
+        if header.target_path != path or header.target_node != node or header.source_path != source_path:
+            header = self._told = Header(VERSION, Kind.TELL, self._system.node_id, source_path, node, path)
+        envelope = Envelope(header, self._encode(message), header)
         try:
             self._send(envelope)
         except Unreachable as error:
@@ -107,18 +111,7 @@ class Wire:
         body = self._encode(message)
         ask = Ask(system.new_promise(), target.path, timeout_s)
         begun = system.clock()
-        header = Header(
-            VERSION,
-            Kind.ASK,
-            system.node_id,
-            "",
-            target.node,
-            target.path,
-            correlation,
-            max(1, round(timeout_s * 1000)),
-            traceparent,
-        )
-        envelope = Envelope(header, body)
+        envelope = self._question(correlation, target, max(1, round(timeout_s * 1000)), traceparent, body)
         self._asks[correlation] = (target.node, ask, envelope)
         grain = system.alarms.set(begun + timeout_s, ask)
         repeats: list[tuple[int, Bell]] = []
@@ -135,6 +128,21 @@ class Wire:
         if ask.failure is not None:
             raise ask.failure
         return self._read_reply(target.path, answer, reply_type_of(message) if reply_type is None else reply_type)
+
+    def _question(
+        self, correlation: bytes, target: Address, deadline_ms: int, traceparent: str, body: bytes
+    ) -> Envelope:
+        shared, node, path, source = self._asked, target.node, target.path, self._system.node_id
+        if (
+            shared.target_path != path
+            or shared.target_node != node
+            or shared.deadline_ms != deadline_ms
+            or shared.traceparent != traceparent
+        ):
+            shared = Header(VERSION, Kind.ASK, source, "", node, path, b"", deadline_ms, traceparent)
+            self._asked = shared
+        header = Header(VERSION, Kind.ASK, source, "", node, path, correlation, deadline_ms, traceparent)
+        return Envelope(header, body, shared)
 
     def _attempt(self, envelope: Envelope, ask: Ask) -> None:
         """Send; an ask that finds no way fails at once."""
@@ -186,12 +194,41 @@ class Wire:
     def deliver(self, envelope: Envelope, standing: Standing) -> None:
         """Take an envelope that came from another node; see the module."""
         header = envelope.header
-        if header.target_node != self._system.node_id:
+        if header.run:
+            self._take_run(envelope, standing)
+        elif header.target_node != self._system.node_id:
             self._refuse(header, AskUnreachable("this is another node"), "misdirected")
         elif header.kind is Kind.REPLY or header.kind is Kind.FAULT:
             self._take_answer(envelope)
         else:
             self._take_message(envelope, standing)
+
+    def _take_run(self, envelope: Envelope, standing: Standing) -> None:
+        """Take several messages: together where nothing is to be said about any of them, else one by one."""
+        header = envelope.header
+        try:
+            ids, bodies = read_run(envelope)
+        except MalformedFrame as error:
+            self._refuse(header, AskNotUnderstood(str(error)))
+            return
+        if header.kind is Kind.TELL and self._take_tells(header, bodies, standing):
+            return
+        for each in split_run(header, ids, bodies):
+            self.deliver(each, standing)
+
+    def _take_tells(self, header: Header, bodies: list[bytes], standing: Standing) -> bool:
+        """Take tells that have a header in common; False, and nothing is done, when one of them is to be refused."""
+        cell = self._system.cell(header.target_path)
+        if cell is None or standing not in cell.open_to or header.deadline_ms:
+            return False
+        if header.target_node != self._system.node_id:
+            return False
+        try:
+            messages = self._decode_all(cell, bodies)
+        except MalformedFrame:
+            return False
+        sender = self._sender(header)
+        return cell.mailbox.put_all([Delivery(message, sender, None, None, standing) for message in messages])
 
     def _take_answer(self, envelope: Envelope) -> None:
         header = envelope.header
@@ -256,8 +293,17 @@ class Wire:
             sender = self._senders[key] = ActorRef(Address(*key), self._system)
         return sender
 
+    def _decode_all(self, cell: Cell, bodies: list[bytes]) -> list[Any]:
+        messages = self._codec.decode_all(bodies)
+        kinds = set(map(type, messages))
+        if Fault in kinds or UserMessage in kinds:
+            return [self._readable(cell, message) for message in messages]
+        return messages
+
     def _decode(self, cell: Cell, body: bytes) -> Any:
-        message = self._codec.decode(body)
+        return self._readable(cell, self._codec.decode(body))
+
+    def _readable(self, cell: Cell, message: Message) -> Any:
         if isinstance(message, Fault):
             raise MalformedFrame("a fault answers an ask; nobody tells one")
         if not isinstance(message, UserMessage):
@@ -295,18 +341,23 @@ class Wire:
         if isinstance(answer, AskFailed):
             kind = Kind.FAULT
             answer = Fault(answer.kind, str(answer)[:FAULT_CHARACTERS_MAX])
-        header = Header(
-            VERSION,
-            kind,
-            asked.target_node,
-            asked.target_path,
-            asked.source_node,
-            asked.source_path,
-            asked.correlation,
-            0,
-            asked.traceparent,
-        )
-        return Envelope(header, self._encode(answer))
+        source, source_path, correlation = asked.target_node, asked.target_path, asked.correlation
+        node, path, traceparent = asked.source_node, asked.source_path, asked.traceparent
+        header = Header(VERSION, kind, source, source_path, node, path, correlation, 0, traceparent)
+        if len(correlation) != CORRELATION_BYTES:
+            return Envelope(header, self._encode(answer))
+        shared = self._answered
+        if (
+            shared.kind is not kind
+            or shared.source_path != source_path
+            or shared.target_node != node
+            or shared.target_path != path
+            or shared.traceparent != traceparent
+            or shared.source_node != source
+        ):
+            shared = Header(VERSION, kind, source, source_path, node, path, b"", 0, traceparent)
+            self._answered = shared
+        return Envelope(header, self._encode(answer), shared)
 
     def _send_back(self, envelope: Envelope) -> None:
         try:

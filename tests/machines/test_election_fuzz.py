@@ -34,7 +34,7 @@ def test_hostile_frames_and_envelopes_are_read_or_refused():
     fuzz.run(1500)
     assert fuzz.findings == []
     assert min(fuzz.fates.values()) > 20, fuzz.fates
-    assert len(fuzz.fates) == 6
+    assert len(fuzz.fates) == 7
 
 
 def test_only_members_reach_an_elector_and_each_refusal_is_counted_once():
