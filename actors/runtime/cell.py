@@ -299,10 +299,13 @@ class Cell:
             for _ in range(BATCH):
                 item = items.popleft()
                 mailbox.handled += 1
-                handler = handlers.get(type(item))
+                # A tell of another node's has nothing to be looked at but the message.
+                plain = type(item) is Delivery and item.reply_to is None and item.deadline is None
+                message = item.message if plain else item
+                handler = handlers.get(type(message))
                 try:
                     if handler is not None:
-                        await handler(actor, item)
+                        await handler(actor, message)
                     else:
                         await self._take(actor, item)
                 except Declined as refusal:

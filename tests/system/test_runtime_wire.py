@@ -269,6 +269,15 @@ async def test_the_deadline_travels_and_what_is_late_is_not_handled():
         assert two.actor.set == []
 
 
+async def test_a_tell_that_is_late_when_its_turn_comes_is_not_handled():
+    async with Two() as two:
+        two.boiler.tell(Hang())
+        two.there.deliver(Envelope(header(Kind.TELL, deadline_ms=1), CODEC.encode(Hello(""))), Standing.MEMBER)
+        await anyio.sleep(0.01)
+        two.actor.gate.set()
+        await until(lambda: two.there.statistics().get("late") == 1)
+
+
 async def test_an_ask_repeated_because_the_answer_was_lost_is_handled_once():
     async with Two() as two:
         lost = []
