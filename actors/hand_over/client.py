@@ -226,7 +226,9 @@ class Callers:
         if removed:
             self._forget(message.actor)
         # Who was told that its client is not known, and has found another actor of that name, asks that one.
-        gone = [each for each in asking if (removed and each.asked) or (each.unknown and known is None)]
+        # Unless it began later than this was so: then the word is late, and that one is still to be found.
+        lost = [each for each in asking if each.unknown and known is None and message.first > each.since]
+        gone = lost or [each for each in asking if removed and each.asked]
         return [effect for each in gone for effect in self._fail(each, f"{message.actor} was removed")]
 
     def _hint(self, sender: NodeId, caller: Caller) -> list[Effect]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hand_over_net import A, B, C, Notebook, found
 
-from atoll.actors.hand_over.client import Callers, PlaceCall
+from atoll.actors.hand_over.client import Callers, PlaceCall, PlaceKnown
 from atoll.actors.hand_over.departures import WISH_S
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.messages import (
@@ -329,3 +329,15 @@ def test_where_nobody_knows_who_was_founded_when_the_one_of_that_name_ends(host)
     host.do(Told(Remove("x", founded=2)))
     host.place(Placed(5, A))
     assert host.sent == [RemovePlace("x", Placed(5, A))]
+
+
+@pytest.mark.parametrize(("first", "told"), [(3, []), (5, ["x was removed"])], ids=["before it began", "after"])
+def test_late_word_that_there_is_none_ends_no_call_to_an_actor_that_has_begun_since(first, told):
+    """The next actor has said that it knows nothing of the client; the placement was asked before that one began."""
+    callers = Callers(C, rng=Random(1))
+    callers.handle(Told(PlaceKnown("x", Placed(1, A))), 0.0)
+    call = callers.handle(Told(PlaceCall("x", b"a", 1)), 0.0)[0].message
+    stranger = CallRefused("x", call.client, call.sequence, "asked of generation 1", unknown=True, began=3)
+    callers.handle(Received(A, stranger), 0.1)
+    effects = callers.handle(Received(A, PlaceFound("x", None, A, first=first)), 0.2)
+    assert [each.fact.failed for each in effects if isinstance(each, Announce)] == told
