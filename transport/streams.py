@@ -15,7 +15,7 @@ What breaks these rules raises `MalformedFrame`, and the session ends: more than
 peer's, acknowledgements of what was never sent, credit beyond what anybody can mean.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -32,23 +32,19 @@ from atoll.transport.stream_credit import (
 )
 from atoll.transport.stream_events import Readable, StreamClosed, StreamEvent, StreamOpened, Writable
 from atoll.transport.stream_frames import (
-    DATA_HEAD_BYTES,
     TEXT_BYTES_MAX,
     Buffer,
     StreamVerb,
-    data_head,
     read_answer,
     read_data,
     read_text,
-    text_frame,
 )
 from atoll.transport.stream_halves import ReceiveHalf, SendHalf
+from atoll.transport.stream_turns import StreamTurns
 
 UNACKNOWLEDGED_BYTES = 4 * 1024 * 1024
 """What a stream keeps until it is acknowledged; a writer waits beyond."""
 NUMBERS = 2**32
-DATA_BYTES_MIN = 256
-"""Less room than that in a record is left empty: a head of 22 bytes stands before each piece."""
 
 
 @dataclass(slots=True)
@@ -79,10 +75,7 @@ class StreamSet:
     """Streams reset here whose other end has not said that it knows."""
     _next_own: int = field(init=False)
     _next_peer: int = field(init=False)
-    _orders: dict[int, StreamVerb] = field(default_factory=dict)
-    """OPENs and RESETs to be sent, in the order of their streams."""
-    _sending: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    """Streams with something that may be sent, the next one first."""
+    _turns: StreamTurns = field(default_factory=StreamTurns)
     _answers: StreamAnswers = field(init=False)
     _marked: bool = False
     progress: int = 0
@@ -110,7 +103,7 @@ class StreamSet:
             raise Expired("this session has used up the numbers of its streams")
         number, self._next_own = self._next_own, self._next_own + 2
         self._streams[number] = self._opened_stream(service, opening=True)
-        self._orders[number] = StreamVerb.OPEN
+        self._turns.order(StreamVerb.OPEN, number)
         return number
 
     def write(self, stream: int, data: bytes) -> int:
@@ -126,7 +119,7 @@ class StreamSet:
         taken = min(len(data), room)
         if taken:
             each.send.write(data if taken == len(data) else data[:taken])
-            self._may_send(stream, each)
+            self._turns.may_send(stream, each.send)
         each.blocked = taken < len(data)
         return taken
 
@@ -138,7 +131,7 @@ class StreamSet:
         """
         each = self._open_stream(stream)
         each.send.finished = True
-        self._may_send(stream, each)
+        self._turns.may_send(stream, each.send)
 
     def reset(self, stream: int, reason: str) -> None:
         """End both directions at once; what was not read or not acknowledged is dropped, and the peer is told why.
@@ -149,7 +142,7 @@ class StreamSet:
         self._open_stream(stream)
         self._drop(stream)
         self._resets[stream] = reason
-        self._order(StreamVerb.RESET, stream)
+        self._turns.order(StreamVerb.RESET, stream)
 
     def read(self, stream: int, bytes_max: int) -> memoryview:
         """Give what has come, at most so much; empty when nothing is there now. It stays valid as long as it is held.
@@ -219,7 +212,7 @@ class StreamSet:
     @property
     def sending(self) -> bool:
         """There is something else to be sent."""
-        return bool(self._orders or self._sending)
+        return bool(self._turns)
 
     def answers(self, room: int) -> list[Buffer]:
         """Give the answers that fit into `room` bytes; they belong on the path that brought the bytes."""
@@ -227,35 +220,16 @@ class StreamSet:
 
     def outgoing(self, room: int) -> list[Buffer]:
         """Give frames for at most `room` bytes of a record; streams take turns, record by record."""
-        frames: list[Buffer] = []
-        while self._orders:
-            stream, verb = next(iter(self._orders.items()))
-            frame = text_frame(verb, stream, self._text(verb, stream))
-            if len(frame) > room:
-                # Bytes must not overtake the OPEN they belong to.
-                return frames
-            del self._orders[stream]
-            frames.append(frame)
-            room -= len(frame)
-        while self._sending and room >= DATA_BYTES_MIN:
-            stream, _ = self._sending.popitem(last=False)
-            half = self._streams[stream].send
-            offset, parts, length, last = half.take(room - DATA_HEAD_BYTES)
-            frames.append(data_head(stream, offset, length, last=last))
-            frames += parts
-            room -= DATA_HEAD_BYTES + length
-            if half.sendable:
-                self._sending[stream] = None
-        return frames
+        return self._turns.take(room, self._text, lambda stream: self._streams[stream].send)
 
     def resend(self) -> None:
         """Send everything anew that is not acknowledged: the path it went over is left."""
         for stream, each in self._streams.items():
             if each.send.acked < each.send.next:
                 each.send.go_back()
-            self._may_send(stream, each)
-        self._order(StreamVerb.OPEN, *(stream for stream, each in self._streams.items() if each.opening))
-        self._order(StreamVerb.RESET, *self._resets)
+            self._turns.may_send(stream, each.send)
+        self._turns.order(StreamVerb.OPEN, *(stream for stream, each in self._streams.items() if each.opening))
+        self._turns.order(StreamVerb.RESET, *self._resets)
         self._marked = False
 
     def mark(self) -> None:
@@ -265,7 +239,7 @@ class StreamSet:
         self._marked = True
         for stream, each in self._streams.items():
             # Behind the next position, or an OPEN that was sent without bytes could not be told from one that waits.
-            each.marked = each.send.next + 1 if stream not in self._orders else 0
+            each.marked = each.send.next + 1 if not self._turns.is_ordered(stream) else 0
 
     def echoed(self) -> int:
         """Send again what was sent before the mark and not acknowledged: it is lost. Gives how many streams lost any.
@@ -275,15 +249,15 @@ class StreamSet:
         if not self._marked:
             return 0
         self._marked = False
-        lost = [stream for stream in self._resets if stream not in self._orders]
-        self._order(StreamVerb.RESET, *lost)
+        lost = [stream for stream in self._resets if not self._turns.is_ordered(stream)]
+        self._turns.order(StreamVerb.RESET, *lost)
         for stream, each in self._streams.items():
             if each.opening and each.marked:
-                self._order(StreamVerb.OPEN, stream)
+                self._turns.order(StreamVerb.OPEN, stream)
                 lost.append(stream)
             if each.send.acked + 1 < each.marked and each.send.acked < each.send.next:
                 each.send.go_back()
-                self._may_send(stream, each)
+                self._turns.may_send(stream, each.send)
                 lost.append(stream)
             each.marked = 0
         self.counts["lost"] += len(lost)
@@ -396,7 +370,7 @@ class StreamSet:
         """Answer bytes of a stream that is not here."""
         if stream in self._resets:
             # The other end has not heard of it.
-            self._order(StreamVerb.RESET, stream)
+            self._turns.order(StreamVerb.RESET, stream)
         elif stream >= (self._next_own if self._is_own(stream) else self._next_peer):
             if self._is_own(stream):
                 raise MalformedFrame(f"stream {stream} was never opened")
@@ -416,13 +390,13 @@ class StreamSet:
         self.progress += news
         if each.opening:
             each.opening = False
-            self._orders.pop(stream, None)
+            self._turns.take_back(stream)
         half.limit = max(half.limit, limit)
         if gap and half.acked == received and each.gone_back_to != received and half.next > received:
             each.gone_back_to = received
             half.go_back()
             self.counts["gaps"] += 1
-        self._may_send(stream, each)
+        self._turns.may_send(stream, each.send)
         if not news:
             return []
         if each.blocked and not half.crowded:
@@ -440,7 +414,7 @@ class StreamSet:
         self._known(stream)
         self._answers.gone(stream)
         if self._resets.pop(stream, None) is not None:
-            self._orders.pop(stream, None)
+            self._turns.take_back(stream)
         if stream not in self._streams:
             return []
         self._drop(stream)
@@ -449,7 +423,7 @@ class StreamSet:
     def _take_gone(self, stream: int) -> list[StreamEvent]:
         self._known(stream)
         if self._resets.pop(stream, None) is not None:
-            self._orders.pop(stream, None)
+            self._turns.take_back(stream)
         each = self._streams.get(stream)
         if each is None:
             return []
@@ -457,7 +431,7 @@ class StreamSet:
         if not each.send.finished or each.send.high <= each.send.end or each.receive.size is None:
             raise MalformedFrame(f"the peer has forgotten stream {stream} before its end")
         each.send.ack(each.send.end + 1)
-        self._may_send(stream, each)
+        self._turns.may_send(stream, each.send)
         return self.settle(stream)
 
     def _known(self, stream: int) -> None:
@@ -486,17 +460,6 @@ class StreamSet:
             raise UsageError(f"stream {stream} is not open")
         return each
 
-    def _may_send(self, stream: int, each: _Stream) -> None:
-        if each.send.sendable:
-            self._sending[stream] = None
-        else:
-            self._sending.pop(stream, None)
-
-    def _order(self, verb: StreamVerb, *streams: int) -> None:
-        """Send OPENs or RESETs, in the order of the streams: whoever hears of a later one first must wait."""
-        self._orders.update(dict.fromkeys(streams, verb))
-        self._orders = dict(sorted(self._orders.items()))
-
     def _text(self, verb: StreamVerb, stream: int) -> str:
         return self._streams[stream].service if verb is StreamVerb.OPEN else self._resets[stream]
 
@@ -508,5 +471,4 @@ class StreamSet:
     def _drop(self, stream: int) -> None:
         self._streams.pop(stream, None)
         self._answers.forget(stream)
-        for table in (self._orders, self._sending):
-            table.pop(stream, None)
+        self._turns.forget(stream)

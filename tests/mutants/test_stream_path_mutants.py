@@ -68,7 +68,7 @@ class ForgetsStreamsBeforeTheirEndIsAcknowledged(StreamSet):
 class SaysAResetOnce(StreamSet):
     def outgoing(self, room):
         frames = super().outgoing(room)
-        for stream in [each for each in self._resets if each not in self._orders]:
+        for stream in [each for each in self._resets if not self._turns.is_ordered(each)]:
             del self._resets[stream]
         return frames
 
