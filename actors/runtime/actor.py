@@ -112,7 +112,7 @@ class ActorRef:
     ) -> Coroutine[Any, Any, Any]:
         """Send and wait for the answer; see `ActorSystem.ask`. Await it."""
         if self._mailbox is not None and timeout_s > 0:
-            return self._system.ask_here(self.address, message, timeout_s)
+            return self._system.ask_here(self._mailbox.path, self._mailbox, message, timeout_s)
         return self._system.ask(self, message, timeout_s=timeout_s, reply_type=reply_type)
 
     async def wait_room(self) -> None:

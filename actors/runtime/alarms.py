@@ -47,35 +47,33 @@ class Bell(Protocol):
         ...
 
 
+Grain: TypeAlias = set[Bell]
+"""Those who ring in the same millisecond. Discarding a bell that has rung is harmless."""
+
+
 class Alarms:
     """Any number of bells, each set to a time."""
 
     def __init__(self, clock: Clock, new_promise: PromiseFactory) -> None:
         self._clock = clock
         self._new_promise = new_promise
-        self._grains: dict[int, set[Bell]] = {}
+        self._grains: dict[int, Grain] = {}
         self._order: list[int] = []
         self._asleep: Promise | None = None
         self._until: float = 0.0
 
-    def set(self, at: Seconds, bell: Bell) -> int:
-        """Ring the bell at that time; give back what `cancel` wants."""
+    def set(self, at: Seconds, bell: Bell) -> Grain:
+        """Ring the bell at that time, unless it is discarded from what this gives."""
         grain = int(at * GRAINS_PER_S) + 1
         bells = self._grains.get(grain)
         if bells is None:
-            self._grains[grain] = {bell}
+            bells = self._grains[grain] = {bell}
             heapq.heappush(self._order, grain)
             if self._asleep is not None and grain < self._until and not self._asleep.done():
                 self._asleep.set_result(None)
         else:
             bells.add(bell)
-        return grain
-
-    def cancel(self, grain: int, bell: Bell) -> None:
-        """Do not ring it; harmless when it has rung."""
-        bells = self._grains.get(grain)
-        if bells is not None:
-            bells.discard(bell)
+        return bells
 
     def _ring_due(self) -> float | None:
         """Ring what is due; give the grain of the next, if there is one."""
@@ -85,8 +83,9 @@ class Alarms:
             if grain > now and self._grains[grain]:
                 return grain
             heapq.heappop(self._order)
-            for bell in self._grains.pop(grain):
-                bell.ring()
+            bells = self._grains.pop(grain)
+            while bells:
+                bells.pop().ring()
         return None
 
     async def run(self) -> None:

@@ -1,6 +1,8 @@
 """One actor's place in a system: its mailbox, and one life after the other.
 
-    idle (no task) --a message--> ready --a worker comes--> running --nothing left to do--> idle
+    idle (no task) --a message--> ready --a worker comes--> running --nothing left to do--> idle, its worker lingers
+    idle, its worker lingers --a message--> running
+                             --the worker is called to others--> idle (no task), or ready if a message came as well
     down --start()--> starting --started() returned--> running --done, stopped or crashed--> stopped() --> down
     starting --started() raised--> stopped() --> down, and whoever started it gets the error
 
@@ -30,7 +32,7 @@ from atoll.actors.runtime.errors import (
 )
 from atoll.actors.runtime.mailbox import Mailbox
 from atoll.actors.runtime.supervisor import ChildSpec, Ending
-from atoll.actors.runtime.workers import Workers
+from atoll.actors.runtime.workers import Worker, Workers
 from atoll.transport.base import Standing
 from atoll.transport.errors import UsageError
 from atoll.transport.parking import Promise
@@ -72,7 +74,7 @@ class _NextMessage:
 
     def set_result(self, _result: Any, /) -> None:
         cell = self._cell
-        cell.running = True
+        cell.lent = True
         workers = cell.parent.workers
         workers.ready.append(cell)
         if not workers.called:
@@ -88,24 +90,24 @@ class Cell:
     __slots__ = (
         "_factory",
         "_killed",
+        "_lingering",
         "_next_message",
         "_over",
         "_plain",
         "_ready",
         "_rests",
-        "_scope",
         "_stopping",
         "_system",
         "_tasks",
         "actor",
         "handlers",
+        "lent",
         "mailbox",
         "name",
         "open_to",
         "parent",
         "ref",
         "restart",
-        "running",
         "turn",
     )
 
@@ -125,17 +127,23 @@ class Cell:
         """Who may reach the actor from another node; a tuple, as hashing an enum member is slow."""
         self.turn = 0
         """Counts the lives, so that the end of an earlier one is recognised as such."""
-        self.running = False
-        """Whether the actor has a task now, or is about to have one."""
+        self.lent = False
+        """Whether the actor has a task, or waits for one that is on its way."""
+        self._lingering: Promise | None = None
+        """What a task waits on that worked for the actor last, and still is there."""
         self._stopping: Ending | None = None
         self._killed = False
         self._ready: Promise | None = None
         self._over: anyio.Event | None = None
-        self._scope: anyio.CancelScope | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._rests = False
         """Whether the actor needs no task while there is nothing to do."""
         self._next_message = _NextMessage(self)
+
+    @property
+    def running(self) -> bool:
+        """Whether the actor has something to do, with a task or about to have one."""
+        return self.lent or (self._lingering is not None and self._lingering.done())
 
     @property
     def is_ending(self) -> bool:
@@ -171,7 +179,7 @@ class Cell:
             self._rest()
             return None
         self._ready = ready = self._system.new_promise()
-        self.running = True
+        self.lent = True
         self.parent.group.start_soon(self._live, name=self.name)
         try:
             return await ready  # type: ignore[no-any-return]
@@ -185,10 +193,14 @@ class Cell:
         if self.mailbox.items:
             self.mailbox.wake()
 
-    def _hold(self, tasks: anyio.abc.TaskGroup) -> None:
-        self._tasks, self._scope = tasks, tasks.cancel_scope
-        if self._killed:
-            self._scope.cancel()
+    def _let_go(self) -> None:
+        """Do without the task that lingered and is called to others."""
+        self._lingering = None
+        if self.mailbox.items or self._stopping is not None:
+            self.lent = True
+            self.parent.workers.ready.append(self)
+        else:
+            self.mailbox.parked = self._next_message
 
     def torn_down(self) -> None:
         """End because the whole branch is torn down: there is nobody left to restart anything."""
@@ -203,7 +215,9 @@ class Cell:
     async def stop(self, *, force: bool = False) -> None:
         """End it and wait until it has ended; `force` does not wait for the message in hand."""
         if not self.running:
-            self.mailbox.parked = None
+            if self._lingering is not None:
+                self._lingering.set_result(None)
+            self.mailbox.parked = self._lingering = None
             return
         self._stopping = Ending.ORDERED
         self._over = over = self._over or anyio.Event()
@@ -220,8 +234,8 @@ class Cell:
     def _kill(self, ending: Ending) -> None:
         self._stopping = ending
         self._killed = True
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
 
     async def _live(self) -> None:
         actor = self.actor
@@ -230,7 +244,6 @@ class Cell:
         try:
             try:
                 async with anyio.create_task_group() as tasks:
-                    self._scope = tasks.cancel_scope
                     if self._killed:
                         tasks.cancel_scope.cancel()
                     self._tasks = tasks
@@ -239,7 +252,7 @@ class Cell:
                     await self.work(tasks)
                     tasks.cancel_scope.cancel()
             finally:
-                self._scope = self._tasks = None
+                self._tasks = None
                 await self._clean_up(actor)
         except Exception as raised:  # noqa: BLE001 - handed to whoever started the actor, or to its supervisor
             error = sole_error(raised)
@@ -267,8 +280,7 @@ class Cell:
 
     def ended(self, error: BaseException | None) -> None:
         """Note the end of this life, and tell whom it concerns."""
-        self.running = False
-        self._tasks = self._scope = None
+        self.lent, self._tasks, self._lingering = False, None, None
         starting = self._ready is not None
         self._report_start(error or StartFailed(f"{self.name} was stopped while it started"))
         if self._over is not None:
@@ -279,67 +291,78 @@ class Cell:
             ending = Ending.CRASHED if error is not None else (self._stopping or Ending.NORMAL)
             self.parent.child_ended(self, self.turn, ending, error)
 
-    async def work(self, tasks: anyio.abc.TaskGroup) -> bool:
-        """Handle messages until there are none and the actor rests: True; or until it ends, and `ended` is to follow.
+    async def work(  # noqa: C901, PLR0912 - a call costs more than all that is decided here
+        self, tasks: anyio.abc.TaskGroup, worker: Worker | None = None
+    ) -> bool:
+        """Handle messages until the actor rests and the task must go: True; or until it ends, and `ended` is to follow.
 
-        The hot path: see bench/actors before changing it.
+        The hot path, where each line is felt: see bench/actors before changing it.
         """
-        self._hold(tasks)
+        self.lent, self._tasks = True, tasks
         actor, mailbox, items, handlers = self.actor, self.mailbox, self.mailbox.items, self._plain
         assert actor is not None  # noqa: S101 - `start` set it; for mypy
         while self._stopping is None:
             if not items:
-                if self._rests:
-                    self._tasks = self._scope = None
-                    self.running = False
+                if worker is None or not self._rests:
+                    await mailbox.wait_item()
+                    continue
+                # Nor does an actor that rests keep a message.
+                self.lent, self._tasks, item, answer = False, None, None, None
+                self._lingering = mailbox.parked = parked = worker.park()
+                if parked is None:
                     mailbox.parked = self._next_message
                     return True
-                await mailbox.wait_item()
+                if await parked:
+                    self._let_go()
+                    worker.come()
+                    return True
+                worker.free.remove(parked)
+                if self._lingering is not parked:
+                    # Stopped meanwhile, and may have another life.
+                    return True
+                self.lent, self._lingering, self._tasks = True, None, tasks
                 continue
-            for _ in range(BATCH):
+            for handled in range(mailbox.handled + 1, mailbox.handled + 1 + BATCH):
                 item = items.popleft()
-                mailbox.handled += 1
-                # A tell of another node's has nothing to be looked at but the message.
-                plain = type(item) is Delivery and item.reply_to is None and item.deadline is None
-                message = item.message if plain else item
-                handler = handlers.get(type(message))
+                mailbox.handled = handled
+                handler = handlers.get(type(item))
                 try:
                     if handler is not None:
-                        await handler(actor, message)
+                        await handler(actor, item)
                     else:
-                        await self._take(actor, item)
-                except Declined as refusal:
-                    self._declined(refusal)
-                except Exception as error:
-                    kind = type(item.message if isinstance(item, Delivery) else item).__name__
-                    error.add_note(f"while the actor {self.name} handled {kind}")
-                    raise
+                        # Here and not in a method: that would be one coroutine more for each ask.
+                        if type(item) is not Delivery:
+                            item = Delivery(item)
+                        if item.deadline is None or self._system.clock() <= item.deadline:
+                            handler = handlers.get(type(item.message))
+                            # `receive` knows what to do with messages that have no handler of their own class.
+                            answer = await (actor.receive(item) if handler is None else handler(actor, item.message))
+                            if item.reply_to is not None and answer is not LATER:
+                                item.reply_to.answer(answer)
+                        else:
+                            self._system.count("late")
+                except BaseException as error:
+                    self._failed(item, error)
+                    if not isinstance(error, Declined):
+                        raise
                 if not items or self._stopping is not None:
                     break
-            mailbox.tell_room()
+            if mailbox.room is not None:
+                mailbox.tell_room()
             if items:
                 await anyio.lowlevel.checkpoint()
         return False
 
-    async def _take(self, actor: Actor, item: Any) -> None:
-        """Handle one item that is more than a plain message with a handler."""
-        delivery = item if type(item) is Delivery else Delivery(item)
-        if delivery.deadline is not None and self._system.clock() > delivery.deadline:
-            self._system.count("late")
-            return
-        reply_to = delivery.reply_to
-        try:
-            handler = self._plain.get(type(delivery.message))
-            # `receive` knows what to do with messages that have no handler of their own class.
-            answer = await (actor.receive(delivery) if handler is None else handler(actor, delivery.message))
-            if reply_to is not None and answer is not LATER:
-                reply_to.answer(answer)
-        except BaseException as error:
-            if reply_to is not None:
-                reply_to.fail(self._failure(delivery.message, error))
-            if reply_to is None or not isinstance(error, Declined):
-                raise
-            self._declined(error)
+    def _failed(self, item: Any, error: BaseException) -> None:
+        """Tell what became of a message whose handler raised."""
+        delivery = item if isinstance(item, Delivery) else Delivery(item)
+        if delivery.reply_to is not None:
+            delivery.reply_to.fail(self._failure(delivery.message, error))
+        if isinstance(error, Declined):
+            self._system.count("not_understood" if isinstance(error, NotUnderstood) else "declined")
+            log.debug("actor %s: %s", self.name, error)
+        elif isinstance(error, Exception):
+            error.add_note(f"while the actor {self.name} handled {type(delivery.message).__name__}")
 
     def _failure(self, message: Any, error: BaseException) -> AskFailed:
         """Tell an asker what became of its message."""
@@ -352,7 +375,3 @@ class Cell:
         failure = AskCrashed(f"{self.name} crashed while it handled {kind}: {type(error).__name__}: {error}")
         failure.__cause__ = error
         return failure
-
-    def _declined(self, refusal: Declined) -> None:
-        self._system.count("not_understood" if isinstance(refusal, NotUnderstood) else "declined")
-        log.debug("actor %s: %s", self.name, refusal)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import anyio.to_thread
 
 from atoll.actors.runtime.actor import LATER, Actor, Delivery, NotUnderstood
+from atoll.actors.runtime.alarms import Grain
 from atoll.actors.runtime.journal import Journal
 from atoll.actors.runtime.keyed_journal import KeyedJournal
 from atoll.actors.runtime.machine import (
@@ -56,7 +57,7 @@ class _Timer:
     def __init__(self, shell: "MachineActor", name: str) -> None:
         self._shell = shell
         self.name = name
-        self.grain = 0
+        self.grain: Grain = set()
 
     def ring(self) -> None:
         self._shell.timer_rang(self)
@@ -187,7 +188,7 @@ class MachineActor(Actor):
     def _disarm(self, name: str) -> None:
         timer = self._timers.pop(name, None)
         if timer is not None:
-            self.system.alarms.cancel(timer.grain, timer)
+            timer.grain.discard(timer)
 
     def timer_rang(self, timer: _Timer) -> None:
         """Queue a timer that ran out, behind what arrived before it."""

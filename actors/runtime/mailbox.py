@@ -23,7 +23,7 @@ FACTS_FACTOR = 4
 class Mailbox:
     """The queue of one actor; it outlives the actor's restarts."""
 
-    __slots__ = ("_new_promise", "_room", "closed", "handled", "items", "parked", "path", "size_max")
+    __slots__ = ("_new_promise", "closed", "handled", "items", "parked", "path", "room", "size_max")
 
     def __init__(self, path: str, size_max: int, new_promise: PromiseFactory) -> None:
         self.path = path
@@ -34,7 +34,8 @@ class Mailbox:
         """Messages that left the queue, since the actor was spawned."""
         self.parked: Promise | None = None
         """The reader, while it waits for the first item."""
-        self._room: list[Promise] | None = None
+        self.room: list[Promise] | None = None
+        """Those who wait for room."""
         self._new_promise = new_promise
 
     def put(self, item: Any) -> bool:
@@ -43,11 +44,12 @@ class Mailbox:
         Raises:
             MailboxFull: `size_max` items wait already.
         """
-        if len(self.items) >= self.size_max:
+        items = self.items
+        if len(items) >= self.size_max:
+            if self.closed:
+                return False
             raise MailboxFull(f"the mailbox of {self.path} is full: {self.size_max} messages wait; wait_room() waits")
-        if self.closed:
-            return False
-        self.items.append(item)
+        items.append(item)
         parked = self.parked
         if parked is not None:
             self.parked = None
@@ -87,15 +89,15 @@ class Mailbox:
         """Wait until at most half of the bound is taken, or the mailbox is closed."""
         while len(self.items) > self.size_max // 2 and not self.closed:
             promise = self._new_promise()
-            if self._room is None:
-                self._room = []
-            self._room.append(promise)
+            if self.room is None:
+                self.room = []
+            self.room.append(promise)
             await promise
 
     def tell_room(self) -> None:
         """Wake those who wait for room, when there is enough; the reader calls it after every batch."""
-        if self._room is not None and (self.closed or len(self.items) <= self.size_max // 2):
-            waiting, self._room = self._room, None
+        if self.room is not None and (self.closed or len(self.items) <= self.size_max // 2):
+            waiting, self.room = self.room, None
             for promise in waiting:
                 if not promise.done():
                     promise.set_result(None)
@@ -103,6 +105,8 @@ class Mailbox:
     def close(self) -> list[Any]:
         """Take nothing more; give back what was never read. The reader is not woken: it has ended, or never began."""
         self.closed = True
+        # So `put` looks at one thing instead of two.
+        self.size_max = 0
         self.parked = None
         rest = list(self.items)
         self.items.clear()

@@ -291,24 +291,27 @@ class ActorSystem:
                 attempts=attempts,
                 traceparent=traceparent,
             )
-        return self.ask_here(address, message, timeout_s)
+        return self.ask_here(address.path, None, message, timeout_s)
 
-    async def ask_here(self, address: Address, message: Any, timeout_s: Seconds) -> Any:
-        """Ask an actor of this node; for the runtime, which has checked the arguments."""
-        cell = self._cells.get(address.path)
-        if cell is None:
-            raise AskUnreachable(f"no actor {address.path} lives here")
+    async def ask_here(self, path: str, mailbox: Mailbox | None, message: Any, timeout_s: Seconds) -> Any:
+        """Ask an actor of this node; for the runtime, which has checked the arguments and may know the mailbox."""
+        if mailbox is None or mailbox.closed:
+            cell = self._cells.get(path)
+            if cell is None:
+                raise AskUnreachable(f"no actor {path} lives here")
+            mailbox = cell.mailbox
         deadline = self.clock() + timeout_s
-        ask = Ask(self.new_promise(), address.path, timeout_s)
+        promise = self.new_promise()
+        ask = Ask(promise, path, timeout_s)
         try:
-            cell.mailbox.put(Delivery(message, None, ask, deadline))
+            mailbox.put(Delivery(message, None, ask, deadline))
         except MailboxFull as error:
             raise AskCongested(str(error)) from error
         grain = self.alarms.set(deadline, ask)
         try:
-            answer = await ask.promise
+            answer = await promise
         finally:
-            self.alarms.cancel(grain, ask)
+            grain.discard(ask)
         if ask.failure is not None:
             raise ask.failure
         return answer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from atoll.actors.runtime.actor import ActorRef, Delivery, reply_type_of
-from atoll.actors.runtime.alarms import Bell
+from atoll.actors.runtime.alarms import Bell, Grain
 from atoll.actors.runtime.asks import Answers, Ask, RemoteReply
 from atoll.actors.runtime.cell import Cell
 from atoll.actors.runtime.errors import (
@@ -114,7 +114,7 @@ class Wire:
         envelope = self._question(correlation, target, max(1, round(timeout_s * 1000)), traceparent, body)
         self._asks[correlation] = (target.node, ask, envelope)
         grain = system.alarms.set(begun + timeout_s, ask)
-        repeats: list[tuple[int, Bell]] = []
+        repeats: list[tuple[Grain, Bell]] = []
         try:
             self._attempt(envelope, ask)
             if attempts > 1:
@@ -122,9 +122,9 @@ class Wire:
             answer = await ask.promise
         finally:
             self._asks.pop(correlation, None)
-            system.alarms.cancel(grain, ask)
+            grain.discard(ask)
             for grain, bell in repeats:
-                system.alarms.cancel(grain, bell)
+                grain.discard(bell)
         if ask.failure is not None:
             raise ask.failure
         return self._read_reply(target.path, answer, reply_type_of(message) if reply_type is None else reply_type)
@@ -153,9 +153,9 @@ class Wire:
         except Congested as error:
             ask.fail(AskCongested(str(error)))
 
-    def _repeats(self, envelope: Envelope, ask: Ask, begun: Seconds, attempts: int) -> list[tuple[int, Bell]]:
+    def _repeats(self, envelope: Envelope, ask: Ask, begun: Seconds, attempts: int) -> list[tuple[Grain, Bell]]:
         """Set alarms for all attempts but the first, which tell how much time is left then."""
-        repeats: list[tuple[int, Bell]] = []
+        repeats: list[tuple[Grain, Bell]] = []
         for attempt in range(1, attempts):
             left_s = ask.timeout_s * (1 - attempt / attempts)
             header = structs.replace(envelope.header, deadline_ms=max(1, round(left_s * 1000)))

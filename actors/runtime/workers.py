@@ -1,7 +1,12 @@
 """Tasks that actors borrow while they have something to do: as many as there are actors that wait within a handler.
 
-    free --called, as an actor has messages--> lent to one actor after the other --none is left--> free
-                                               --its actor ended, or keeps background tasks--> gone with it
+    free --called, as actors have messages--> lent to one actor after the other --none is left--> lingers with the last
+    lingers --the actor has a message--> lent to it --none is left--> lingers
+            --called, as other actors have messages--> lent to them
+            --the actor is stopped--> free
+    lent --its actor ended, or keeps background tasks--> gone with it
+
+A task that lingers is free as well. Its actor finds it with the next message: that costs less than to call one.
 
 An actor that waits holds its task, and must hold up nobody: before a task turns to an actor and others are left, the
 next task is called, for the next turn of the loop; mostly it finds nothing to do any more.
@@ -33,7 +38,7 @@ class Workers:
         self.ready: deque[Cell] = deque()
         """Actors with messages and without a task; whoever enters one calls, unless a task is called already."""
         self.free: list[Promise] = []
-        """What the tasks wait on that have nothing to do."""
+        """What the tasks wait on that have nothing to do; who has waited longest is called first."""
         self.called = False
         """Whether a task is on its way to see who is ready."""
         self._context = contextvars.copy_context()
@@ -41,21 +46,43 @@ class Workers:
     def call(self) -> None:
         """Let a task come in the next turn; for when none is on its way."""
         self.called = True
-        while self.free:
-            parked = self.free.pop()
+        for parked in self.free:
+            # Those that are done are woken by their own actor, and are taken out when they come.
             if not parked.done():
-                parked.set_result(None)
+                self.free.remove(parked)
+                parked.set_result(True)
                 return
         # In the branch's own context: that of whoever told the message has nothing to do with other actors.
-        self._context.run(partial(self._group.start_soon, _Worker(self).run, name="actors"))
+        self._context.run(partial(self._group.start_soon, Worker(self).run, name="actors"))
 
 
-class _Worker:
+class Worker:
     """One task."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
+        self.free = workers.free
         self._cell: Cell | None = None
+        self._left = 0
+        """How many of those who are ready are to be served in this turn of the loop."""
+
+    def come(self) -> None:
+        """See who is ready: not those who become so meanwhile, as the loop must have its turn."""
+        self._workers.called = False
+        self._left = len(self._workers.ready)
+
+    def park(self) -> Promise | None:
+        """Let the task wait with the actor that it has; gives True when the task is called to others.
+
+        None when it must leave the actor at once: others are ready, or it left something in the context, which is
+        nothing for others, or there are enough tasks without this one.
+        """
+        workers = self._workers
+        if workers.ready or len(self.free) >= FREE_MAX or contextvars.copy_context() != self._context:
+            return None
+        parked = workers.new_promise()
+        self.free.append(parked)
+        return parked
 
     async def run(self) -> None:
         error: BaseException | None = None
@@ -77,24 +104,23 @@ class _Worker:
 
     async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
         """Serve who is ready, until the actor in hand ends or there are enough tasks without this one."""
-        workers, ready, context = self._workers, self._workers.ready, contextvars.copy_context()
+        workers, ready = self._workers, self._workers.ready
+        self._context = contextvars.copy_context()
+        self.come()
         while True:
-            workers.called = False
-            # Not those who become ready meanwhile: the loop must have its turn.
-            for _ in range(len(ready)):
-                if not ready:
-                    break
-                self._cell = cell = ready.popleft()
+            while self._left and ready:
+                self._left -= 1
+                self._cell = ready.popleft()
                 if ready and not workers.called:
                     workers.call()
-                if not await cell.work(tasks):
+                if not await self._cell.work(tasks, self):
                     return
                 self._cell = None
-                if contextvars.copy_context() != context:
-                    # What a handler left in its context is nothing for other actors.
+                if contextvars.copy_context() != self._context:
                     return
-            if len(workers.free) >= FREE_MAX:
+            if len(self.free) >= FREE_MAX:
                 return
             parked = workers.new_promise()
-            workers.free.append(parked)
+            self.free.append(parked)
             await parked
+            self.come()
