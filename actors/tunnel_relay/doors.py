@@ -10,6 +10,7 @@ ports. Its certificate is the one whose fingerprint came with the route, whoever
 and no authority, and a firewall that opens TLS gets no ticket to see.
 """
 
+import errno
 import logging
 import socket
 from collections import OrderedDict
@@ -33,6 +34,7 @@ CLOSED_S = 300.0
 CLOSED_MAX = 64
 CONNECT_S = 10.0
 LOCAL_PIECE_BYTES = 65_536
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 _FAILURES = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, PeerError)
 
 
@@ -136,7 +138,7 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
     under the relay's key, so whoever else comes to that port first gets nothing but in the way.
 
     Raises:
-        Unreachable: The other door does not open either.
+        Unreachable: The other door does not open either, or no local port does.
         Refused: It is not the relay whose certificate was expected.
         MalformedFrame: What answers is no relay.
     """
@@ -147,18 +149,28 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
             stream = await open_websocket(host, web.port, web.fingerprint, path=SEP_PATH)
     except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
         raise Unreachable(f"{host}:{web.port} (WebSocket) cannot be reached: {error or 'no answer'}") from error
+    try:
+        listener, local = await _local_port()
+    except BaseException as error:
+        await anyio.aclose_forcefully(stream)
+        if isinstance(error, OSError):
+            raise _no_local_port(host, web, error) from error
+        raise
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        bound = socket.create_server(("127.0.0.1", 0), backlog=1)
-        local = bound.getsockname()
-        listener = await anyio.abc.SocketListener.from_socket(bound)
         try:
 
             async def carry() -> None:
+                nonlocal failure
                 try:
                     near = await listener.accept()
                 except anyio.ClosedResourceError:
                     # The block ended before anybody came; on trio, AnyIO says so also where it was cancelled.
+                    return
+                except OSError as error:
+                    # Whoever waits in the block for an answer will get none.
+                    failure = _no_local_port(host, web, error)
+                    tasks.cancel_scope.cancel()
                     return
                 await listener.aclose()
                 async with near, anyio.create_task_group() as ways:
@@ -166,7 +178,7 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
                     ways.start_soon(_pass_on, stream, near, ways.cancel_scope)
 
             tasks.start_soon(carry)
-            yield local[0], local[1]
+            yield local
         except Exception as error:  # noqa: BLE001 - of the block: it is raised below, and not as a group
             failure = error
         finally:
@@ -177,6 +189,23 @@ async def through_websocket(host: str, web: WebDoor) -> AsyncIterator[tuple[str,
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def _local_port() -> tuple[anyio.abc.SocketListener, tuple[str, int]]:
+    bound = socket.create_server(("127.0.0.1", 0), backlog=1)
+    try:
+        host, port = bound.getsockname()
+        return await anyio.abc.SocketListener.from_socket(bound), (host, port)
+    except BaseException:
+        bound.close()
+        raise
+
+
+def _no_local_port(host: str, web: WebDoor, error: OSError) -> Unreachable:
+    return Unreachable(
+        f"{host}:{web.port} (WebSocket) needs a local port, and none can be used: {error.strerror or error}"
+        + ("; raise the limit of open files" if error.errno in EXHAUSTED else "")
+    )
 
 
 async def _pass_on(source: anyio.abc.ByteStream, sink: anyio.abc.ByteStream, both: anyio.CancelScope) -> None:

@@ -1,5 +1,6 @@
 """A relay's other door: taken when its ports cannot be reached, and only then."""
 
+import errno
 import sqlite3
 import ssl
 import stat
@@ -113,6 +114,42 @@ async def test_who_is_cancelled_behind_the_other_door_leaves_no_connection_open(
             await tasks.start(hold)
             await until(lambda: counted(relay, "websocket_open") == 1)
             tasks.cancel_scope.cancel()
+        await until(lambda: counted(relay, "websocket_open") == 0)
+
+
+async def test_where_no_local_port_can_be_had_the_other_door_is_closed_again_and_the_remedy_said(papers, monkeypatch):
+    def exhausted(*_where, **_how):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with relaying(papers) as relay:
+        monkeypatch.setattr(module.socket, "create_server", exhausted)
+        with pytest.raises(Unreachable, match="Too many open files; raise the limit of open files"):
+            async with through_websocket(HOST, relay.web):
+                pass
+        await until(lambda: counted(relay, "websocket_opened_sep") == 1 and counted(relay, "websocket_open") == 0)
+
+
+async def test_where_the_local_connection_cannot_be_taken_the_block_ends_with_the_reason(papers, monkeypatch):
+    class Exhausted:
+        def __init__(self, bound):
+            self.bound = bound
+
+        async def accept(self):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        async def aclose(self):
+            self.bound.close()
+
+    async def exhausted(bound):
+        return Exhausted(bound)
+
+    async with relaying(papers) as relay:
+        async with through_websocket(HOST, relay.web):
+            """The relay listens."""
+        monkeypatch.setattr(module.anyio.abc.SocketListener, "from_socket", exhausted)
+        with anyio.fail_after(PATIENCE_S), pytest.raises(Unreachable, match="raise the limit of open files"):
+            async with through_websocket(HOST, relay.web):
+                await anyio.sleep_forever()
         await until(lambda: counted(relay, "websocket_open") == 0)
 
 
