@@ -20,6 +20,7 @@ from atoll.transport.identity import NodeId
 WINDOW_S = 5.0
 """Over so long rates are measured."""
 SLICE_S = 0.5
+SLICES = int(WINDOW_S / SLICE_S)
 QUIET_PART = 0.5
 """Of a rate: who has been busy is quiet below it, so that nobody goes to and fro at the threshold."""
 PEERS_MAX = 4096
@@ -50,8 +51,9 @@ class Meter:
     busy: str = ""
     """Why it is; empty while it is not."""
     used_at: float = 0.0
-    _slices: deque[list[float]] = field(default_factory=deque)
-    """Of each `SLICE_S` in which there was something: its number, calls, bytes."""
+    _slices: deque[list[float]] = field(default_factory=lambda: deque(maxlen=SLICES))
+    """Of each `SLICE_S` in which there was something: its number, calls, bytes. Bounded, because nobody looks while
+    there is a bearer, or where the peer is who calls."""
 
     def carried(self, calls: int, size: int, now: float) -> None:
         """Count."""

@@ -50,6 +50,16 @@ def test_who_is_busy_stays_so_between_the_rate_and_half_of_it():
     assert not meter.look(63.0), "0.9 calls a second"
 
 
+def test_what_is_counted_while_nobody_looks_takes_no_more_room_than_what_counts():
+    meter, looked_at = Meter(0.2, 1e9), Meter(0.2, 1e9)
+    for number in range(10_000):
+        for each in (meter, looked_at):
+            each.carried(1, 1, number * SLICE_S)
+        looked_at.look(number * SLICE_S)
+    assert len(meter._slices) <= WINDOW_S / SLICE_S
+    assert meter._slices == looked_at._slices
+
+
 def test_many_callers_of_little_each_are_much_to_who_serves():
     demand = Demand(Thresholds())
     for number in range(200):
