@@ -87,6 +87,11 @@ class Conversation:
             found = self._vias[path] = Via(RANKS[path.way], shown(path))
         return found
 
+    def keep_via(self, path: Path) -> None:
+        """Forget what the session called a connection that is none of this conversation's: anybody can bring those."""
+        if path not in self.paths:
+            self._vias.pop(path, None)
+
     def unbound(self) -> list[Path]:
         """Give the connections that are no path of the session."""
         return [each for each in self.paths if each not in self.numbers.values()]

@@ -164,9 +164,10 @@ class Conversations:
             self._prefer(conversation, path)
         elif not conversation.established:
             self._add(conversation, path)
-        for event in events:
+        for event in tuple(events):
             if isinstance(event, PathOpened):
-                self._bind(conversation, event.path, path)
+                events += self._bind(conversation, event.path, path, now)
+        conversation.keep_via(path)
         if path in conversation.retired:
             conversation.retired[path] = now
         self._by_id.move_to_end(session_id)
@@ -401,17 +402,24 @@ class Conversations:
         except Congested:
             self.counts["paths_refused"] += 1
 
-    def _bind(self, conversation: Conversation, number: int, path: Path) -> None:
+    def _bind(self, conversation: Conversation, number: int, path: Path, now: float) -> list[SessionEvent]:
         """Take what the peer says: this connection is the path of that number."""
         before = conversation.numbers.get(number)
         if before is path:
-            return
-        conversation.numbers[number] = path
-        conversation.session.narrow(path.record_bytes_max)
+            return []
+        events: list[SessionEvent] = []
+        if path in conversation.closed:
+            # It was on its way when the connection was let go here, which leads nowhere any more.
+            conversation.numbers.pop(number, None)
+            events = conversation.session.path_lost(number, "its connection was let go", now)
+        else:
+            conversation.numbers[number] = path
+            conversation.session.narrow(path.record_bytes_max)
         if before is not None and before not in conversation.numbers.values():
             conversation.forget(before)
             if not self._in_use(before):
                 before.close()
+        return events
 
     def _lose(self, conversation: Conversation, path: Path, reason: str, now: float) -> None:
         in_order = path in conversation.retired

@@ -5,8 +5,9 @@ import os
 from conversing_nodes import established
 
 from atoll.actors.router import conversations as module
-from atoll.actors.router.conversation import Ended
+from atoll.actors.router.conversation import RANKS, Ended
 from atoll.actors.router.routes import Way
+from atoll.transport.base import SILENCE_S
 from atoll.transport.session import HANDSHAKE_S
 from atoll.transport.session_opening import SESSION_ID_BYTES
 
@@ -52,6 +53,35 @@ def test_forged_records_move_nothing_and_push_no_path_out(world, caller, callee)
             callee.conversations.take(evil.other, session_id + forged, world.now)
     assert answered.paths == used
     assert callee.kinds() == ["Opened"]
+
+
+def test_nothing_is_kept_of_connections_that_brought_forged_records_only(world, caller, callee):
+    conversation, answered = established(world, caller, callee)
+    known = dict(answered._vias)
+    for number in range(100):
+        evil = world.path(world.nodes[2], callee, relay=f"evil-{number}")
+        callee.conversations.take(evil.other, conversation.session.session_id + b"\xff\x02" + b"x" * 96, world.now)
+    assert answered._vias == known
+
+
+def test_a_path_that_the_peer_opens_over_a_connection_that_was_let_go_does_no_harm(world, caller, callee):
+    """Its records were on their way when the connection was let go, and the number is given to another one later."""
+    first, second = (world.path(caller, callee, relay=name, way=Way.BEP) for name in ("relay-1", "relay-2"))
+    conversation, answered = established(world, caller, callee, first, second)
+    caller.conversations.retire(conversation, first, "drained", world.now)
+    world.carry()
+    callee.conversations.let_go(answered, first.other, "drained", world.now)
+    assert first.other in answered.closed
+    number = conversation.session.add_path(RANKS[Way.BEP], "relay-1", world.now)
+    conversation.numbers[number] = first
+    caller.conversations.flush(conversation, world.now)
+    world.carry()
+    assert set(answered.numbers.values()) <= set(answered.paths)
+    world.wait(2 * SILENCE_S, lost=(first, first.other))
+    callee.conversations.path_lost(first.other, "gone", world.now)
+    caller.conversations.send(conversation, b"still there?", world.now)
+    world.carry()
+    assert callee.said() == [b"still there?"]
 
 
 def test_forged_records_during_the_handshake_push_no_genuine_path_out(world, caller, callee):
