@@ -25,6 +25,7 @@ from atoll.actors.elector.messages import DrainWanted, Resign, SupernodeLost
 from atoll.actors.hand_over.messages import HOSTING
 from atoll.actors.router.messages import PeerDown
 from atoll.actors.runtime import Actor, Address, Declined
+from atoll.actors.runtime.actor import LATER
 from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.tunnel_relay.messages import ServeSite, SiteServed, StopServing
 from atoll.transport.base import Standing
@@ -182,6 +183,32 @@ async def test_a_drain_that_cannot_ask_for_hosted_actors_says_so(world):
         answer = await tv.system.ask(tv.system.find(PATH), Drain())
         assert [each.what for each in answer.stayed] == ["hosted actors"]
         assert "not now" in answer.stayed[0].why
+
+
+class Silent(Actor):
+    async def receive(self, _delivery):
+        return LATER
+
+
+async def test_a_drain_whose_hosted_actors_say_nothing_in_time_says_so(world):
+    async with world.node("tv") as tv:
+        await tv.system.spawn(Silent, HOSTING)
+        answer = await tv.system.ask(tv.system.find(PATH), Drain(within_s=0.2))
+        assert [each.what for each in answer.stayed] == ["hosted actors"]
+        assert "not known" in answer.stayed[0].why
+
+
+async def test_a_duty_that_nobody_takes_keeps_no_other_out_of_what_a_drain_says(world, monkeypatch):
+    async with world.node("tv") as tv, world.node("phone") as phone:
+        monkeypatch.delitem(phone.actor(PATH)._makers, PROXY)
+        phone.actor(PATH).board._able = (REGISTRAR,)
+        world.link(tv, phone)
+        world.elect(tv, phone)
+        await until(lambda: tv.held == set(DUTIES) and phone.names() == ["phone", "tv"])
+        answer = await tv.system.ask(tv.system.find(PATH), Drain(within_s=2.0), timeout_s=PATIENCE_S)
+        assert [(each.what, each.to) for each in answer.moved] == [(REGISTRAR, phone.id)]
+        assert answer.moved[0].took_s < 2.0
+        assert [each.what for each in answer.stayed] == [PROXY, "supernode"]
 
 
 async def answered(node, message, answers):
