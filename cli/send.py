@@ -3,7 +3,6 @@
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +12,7 @@ import click
 from atoll.cli.connection import AWAY_S, Answer, connection
 from atoll.cli.options import json_option, node_name
 from atoll.cli.output import Failed, fail, print_json
+from atoll.cli.piped import spooled
 from atoll.cli.places import atoll
 from atoll.cli.progress import Steps, is_watched, steps, wait_ms
 from atoll.cli.tables import shown, size, suggest
@@ -65,10 +65,10 @@ def _path_of(file: str, name: str | None) -> Iterator[Path]:
     if name is None:
         fail("what comes from a pipe has no name", "give it one with --name", code=2)
     # The node reads it from the disk: it may have to begin anew, and a pipe cannot.
-    with tempfile.NamedTemporaryFile(prefix="atoll-send-") as spooled:
-        shutil.copyfileobj(sys.stdin.buffer, spooled)
-        spooled.flush()
-        yield Path(spooled.name)
+    with spooled() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _sent(path: Path, node: str, name: str, words: tuple[str, ...], *, as_json: bool) -> _Given:
