@@ -44,12 +44,10 @@ class Upkeep:
     _look_at: float = 0.0
 
     def ends(self, path: Path, at: float) -> None:
-        """Note when the ticket of a bearer ends, before it is used."""
+        """Note when the ticket of a bearer ends, before it is used; some are not used at all."""
+        now = self.clock()
+        self._ends = {each: ends_at for each, ends_at in self._ends.items() if now < ends_at}
         self._ends[path] = at
-
-    def forgets(self, path: Path) -> None:
-        """Note that a bearer will not be used."""
-        self._ends.pop(path, None)
 
     def is_fresh(self, conversation: Conversation, path: Path) -> bool:
         """Tell whether a path is one to stay with."""
