@@ -78,7 +78,9 @@ class Ways:
         self._reaching: dict[NodeId, list[ReplyTo]] = {}
         self._interrupted: dict[NodeId, str] = {}
         """Peers to which a way is looked for because the last one was lost, and why; what they owe us waits for it."""
-        self._waiting: dict[object, anyio.Event] = {}
+        self._waiting: dict[object, list[anyio.Event]] = {}
+        self._opening: set[NodeId] = set()
+        """Peers to which a direct connection is being opened."""
         self._widening: set[tuple[NodeId, bool]] = set()
         """Peers that a path over another relay is looked for."""
         self._cloud_failure = ""
@@ -282,14 +284,21 @@ class Ways:
 
     async def _wait(self, subject: object, timeout_s: float) -> None:
         """Wait until `wake` is called for the subject, or the time is over."""
-        event = self._waiting.setdefault(subject, anyio.Event())
-        with anyio.move_on_after(timeout_s):
-            await event.wait()
-        self._waiting.pop(subject, None)
+        # Each has an event of its own: who gives up, or has been woken, takes nothing from the others.
+        event = anyio.Event()
+        self._waiting.setdefault(subject, []).append(event)
+        try:
+            with anyio.move_on_after(timeout_s):
+                await event.wait()
+        finally:
+            others = self._waiting.get(subject, [])
+            if event in others:
+                others.remove(event)
+                if not others:
+                    del self._waiting[subject]
 
     def wake(self, subject: object) -> None:
-        event = self._waiting.pop(subject, None)
-        if event is not None:
+        for event in self._waiting.pop(subject, ()):
             event.set()
 
     async def session_with(self, peer: NodeId) -> Conversation:
@@ -314,10 +323,10 @@ class Ways:
     async def _opening_direct(self, peer: NodeId, link: LinkSeen) -> None:
         """Open a direct connection, or wait until somebody else here has; fall back on relays."""
         opening = ("direct", peer)
-        if opening in self._waiting:
+        if peer in self._opening:
             await self._wait(opening, REACH_S)
             return
-        self._waiting[opening] = anyio.Event()
+        self._opening.add(peer)
         try:
             path: Path = await self._ask_here(TUNNEL_RELAY, OpenDirect(peer, link.host), REACH_S)
             await self.use_paths(peer, (path,))
@@ -330,6 +339,7 @@ class Ways:
             except (AskFailed, WorldError, PeerError) as other:
                 raise Unreachable(f"{error}; and over relays: {other}") from other
         finally:
+            self._opening.discard(peer)
             self.wake(opening)
 
     def resume(self, peer: NodeId) -> None:
