@@ -2,7 +2,6 @@
 
 import anyio
 import pytest
-from conversing_nodes import KEYS
 
 from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.messages import LinkSeen
@@ -11,16 +10,18 @@ from atoll.actors.router.ways import Means, Ways
 from atoll.actors.runtime.errors import AskDeclined
 from atoll.transport.base import Standing
 from atoll.transport.errors import Unreachable
+from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
-PEER = KEYS[1].node_id
+OWN = NodeKey(bytes([1]) * 32)
+PEER = NodeKey(bytes([2]) * 32).node_id
 LONG_S = 50.0
 
 
 class System:
     """Declines each order when the test lets it, and counts them."""
 
-    node_id = KEYS[0].node_id
+    node_id = OWN.node_id
     clock = staticmethod(anyio.current_time)
 
     def __init__(self):
@@ -41,10 +42,10 @@ def system():
 
 @pytest.fixture
 def ways(system):
-    conversations = Conversations(KEYS[0], lambda _peer, _grant: None, lambda _turn: None)
+    conversations = Conversations(OWN, lambda _peer, _grant: None, lambda _turn: None)
     link = LinkSeen(PEER, Standing.MEMBER, "phone", "127.0.0.1", 0.0)
     means = Means(
-        {PEER: link}, conversations, RouteTable(KEYS[0].node_id), lambda *_: None, lambda *_: None, lambda _: None
+        {PEER: link}, conversations, RouteTable(OWN.node_id), lambda *_: None, lambda *_: None, lambda _: None
     )
     return Ways(system, None, means)
 
