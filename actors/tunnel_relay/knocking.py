@@ -25,6 +25,11 @@ async def knock(port: PunchPort, punch: Punch, clock: Callable[[], float]) -> so
             knocking.begin(tasks)
             await knocking.keep_time()
             tasks.cancel_scope.cancel()
+    except BaseException:
+        if knocking.found is not None:
+            # Given up in the moment in which it was found: nobody gets it.
+            knocking.found.close()
+        raise
     finally:
         knocking.close()
     if knocking.found is None:

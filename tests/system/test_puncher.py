@@ -15,7 +15,7 @@ from atoll.actors.router.paths import OpenPunched
 from atoll.actors.router.routes import Way
 from atoll.actors.runtime.errors import AskDeclined, AskRefused
 from atoll.actors.runtime.machine import Address
-from atoll.actors.tunnel_relay import puncher, punching
+from atoll.actors.tunnel_relay import knocking, puncher, punching
 from atoll.actors.tunnel_relay.candidates import Policy
 from atoll.actors.tunnel_relay.messages import PunchAgreed, PunchCandidate, PunchRequest
 from atoll.actors.tunnel_relay.puncher import PunchSettings
@@ -227,3 +227,22 @@ async def test_a_stranger_who_is_dialled_is_let_go_of_and_no_record_of_its_is_ta
             await until_counted(server, "punches_failed")
             assert await counted(server, "punch_strangers") >= 1
             assert server.router.records == []
+
+
+async def test_what_was_punched_is_closed_when_the_attempt_is_given_up_in_that_moment(monkeypatch):
+    found, other = socket.socketpair()
+
+    def begin(self, tasks):
+        self.found = found
+        tasks.start_soon(anyio.sleep_forever)
+
+    async def keep_time(_self):
+        scope.cancel()
+
+    monkeypatch.setattr(knocking._Knocking, "begin", begin)
+    monkeypatch.setattr(knocking._Knocking, "keep_time", keep_time)
+    with found, other:
+        with anyio.CancelScope() as scope:
+            await knocking.knock(None, None, anyio.current_time)
+        assert scope.cancelled_caught
+        assert found.fileno() < 0
