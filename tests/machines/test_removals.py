@@ -107,6 +107,16 @@ def test_a_removal_asks_the_placement_first_and_then_takes_no_calls(host):
     assert host.owner is None
 
 
+@pytest.mark.parametrize("late", [Placed(5, A), Placed(4, B)], ids=["here", "elsewhere"])
+def test_late_word_of_a_place_that_was_removed_is_not_believed(late):
+    """It would begin the actor anew here, or send callers to a host that has nothing."""
+    host = asking()
+    host.swapped(None, first=7)
+    host.place(late)
+    assert (host.owner, host.sent, host.facts) == (None, [], [])
+    assert "x" not in host.machine.tombstones
+
+
 def test_a_removal_waits_for_what_is_in_hand_and_not_for_ever():
     for waits_s, asks in ((FREEZE_S / 2, False), (FREEZE_S, True)):
         host = HostOfOne(Slow)

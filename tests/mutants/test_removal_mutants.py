@@ -83,15 +83,6 @@ class RemovesWhatServes(Hosting):
     removals_kind = ServesUntilItHears
 
 
-class HearsWhatIsOver(Removals):
-    def is_over(self, actor, generation):
-        return False
-
-
-class BeginsWhatWasRemoved(Hosting):
-    removals_kind = HearsWhatIsOver
-
-
 class GoesOnWithoutAWord(Removals):
     """Once the placement was asked to remove it, it may be gone."""
 
@@ -120,7 +111,6 @@ MUTANTS = {
     LetsForgetWithAMajority: ("kind", PLAYS),
     RemovesWhatServes: ("kind", WHILE_CALLED),
     ServesAgainWithoutAWord: ("kind", WHILE_CALLED),
-    BeginsWhatWasRemoved: ("kind", WHILE_CALLED),
 }
 
 
