@@ -5,7 +5,7 @@ It is run as a script, by itself, on the standard library alone:
     warden_main.py hold [none | root | user]   JSON requests on stdin, one answer a line on stdout
     warden_main.py enter NET USER ARGV…        become ARGV inside a namespace that a warden holds (USER `-`: none)
 
-    holding  --end of stdin-->  killing  --nobody is left-->  gone
+    holding  --end of stdin-->  nobody enters any more, killing  --nobody is left-->  gone
 
 Namespaces have no names here: each is an open file of this process and is reached as `/proc/PID/fd/N`. When the process
 ends, however it ends, the kernel takes them down. An end of stdin means that the starter is gone, be it by SIGKILL.
@@ -125,7 +125,7 @@ class Warden:
         """Kill every process that is guarded or in one of the namespaces, and remove what was to go."""
         for pid, birth in self.guarded.items():
             kill_if_same(pid, birth)
-        held = {os.fstat(file).st_ino for file in self.namespaces.values()}
+        held = self._withdraw()
         for _ in range(ROUNDS_MAX):
             if not held or not self._kill_inside(held):
                 break
@@ -135,6 +135,16 @@ class Warden:
                 shutil.rmtree(path, ignore_errors=True)  # Somebody else may be clearing it at the same time.
             else:
                 Path(path).unlink(missing_ok=True)
+
+    def _withdraw(self) -> set[int]:
+        """Let nobody enter any more, and give the namespaces' numbers; they stay held, so that these are nobody else's.
+
+        Who was on the way in before is inside when `_kill_inside` looks, or finds out that it is too late (`enter`).
+        """
+        held = [os.dup(file) for file in self.namespaces.values()]
+        for file in self.namespaces.values():
+            os.close(file)
+        return {os.fstat(file).st_ino for file in held}
 
     def _kill_inside(self, held: set[int]) -> bool:
         found = False
@@ -184,6 +194,13 @@ def hold(power: str) -> None:
         warden.end_all()
 
 
+def _is_offered(net: str, held: int) -> bool:
+    try:
+        return os.path.samestat(Path(net).stat(), os.fstat(held))
+    except FileNotFoundError:
+        return False
+
+
 def enter(net: str, user: str, argv: list[str]) -> None:
     """Become `argv` in a namespace."""
     try:
@@ -191,6 +208,9 @@ def enter(net: str, user: str, argv: list[str]) -> None:
         if user != "-":
             _call("setns", os.open(user, os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWUSER)
         _call("setns", held, CLONE_NEWNET)
+        # Once inside: who looks before could be overtaken by the end of the lab, and be killed by nobody.
+        if not _is_offered(net, held):
+            sys.exit(f"cannot start {argv[0]} in the lab: it has ended")
         os.execvp(argv[0], argv)  # noqa: S606  # That is the whole point.
     except OSError as error:
         sys.exit(f"cannot start {argv[0]} in the lab: {error}")

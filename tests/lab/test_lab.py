@@ -17,6 +17,7 @@ from atoll.cluster_specs import read_spec
 from atoll.cluster_specs.spec import parse_spec
 from atoll.testing import lab as lab_module
 from atoll.testing import warden as warden_module
+from atoll.testing import warden_main
 from atoll.testing.errors import LabUnavailable, UnknownName
 from atoll.testing.lab import Lab, obstacle
 from atoll.testing.loopback import Loopback
@@ -359,6 +360,31 @@ def test_a_lab_ends_with_its_starter_however_that_ends(possible, number):
         child.send_signal(number)
         child.wait(WAIT_S)
         block_until_gone([int(warden), int(sleeper)])
+
+
+def test_who_is_inside_after_the_lab_has_ended_does_not_stay(monkeypatch):
+    """Whoever is on the way in is not there yet when the lab looks for whom to kill."""
+    own = os.open("/proc/self/ns/net", os.O_RDONLY)
+    monkeypatch.setattr(warden_main, "_call", lambda *_: os.close(own))
+    monkeypatch.setattr(os, "execvp", lambda *_: pytest.fail("it was begun all the same"))
+    with pytest.raises(SystemExit, match="it has ended"):
+        warden_main.enter(f"/proc/self/fd/{own}", "-", ["sleep", "600"])
+
+
+def test_a_lab_that_ends_lets_nobody_enter_before_it_looks_who_is_inside(monkeypatch):
+    warden = warden_main.Warden()
+    own = warden.namespaces["lan"] = os.open("/proc/self/ns/net", os.O_RDONLY)
+    held_inside = os.open("/proc/self/ns/net", os.O_RDONLY)
+    seen = []
+
+    def look(_warden, held):
+        seen.append((held, warden_main._is_offered(f"/proc/self/fd/{own}", held_inside)))
+        return False
+
+    monkeypatch.setattr(warden_main.Warden, "_kill_inside", look)
+    warden.end_all()
+    assert seen == [({os.fstat(held_inside).st_ino}, False)]
+    os.close(held_inside)
 
 
 def interpreter_of_everybody():
