@@ -6,6 +6,7 @@ does, and the adversary goes on from there.
 
 import pytest
 from kills import must_kill, must_spare
+from removals_gone_wrong import HostsTakeSoftCallsOfTheOneBefore, RemovesWhatServes, ServesAgainWithoutAWord
 
 from atoll.actors.hand_over.claims import Claims
 from atoll.actors.hand_over.durable import DurableOwner
@@ -20,8 +21,6 @@ from atoll.actors.hand_over.messages import (
     Sealed,
 )
 from atoll.actors.hand_over.orders import Found, Remove
-from atoll.actors.hand_over.removals import Ending, Removals
-from atoll.actors.hand_over.soft import SoftOwner
 from atoll.actors.placement.messages import FindPlace, PlaceFound, PlaceSwapped, SwapPlace
 from atoll.actors.runtime.machine import Rewrite
 from atoll.testing.hosting_adversary import ACTOR, KIND, games_lost
@@ -74,36 +73,6 @@ class LetsForgetWithAMajority(Hosting):
     durable_kind = WholeWithAMajority
 
 
-class ServesUntilItHears(Removals):
-    def freeze(self, owner):
-        pass
-
-
-class RemovesWhatServes(Hosting):
-    removals_kind = ServesUntilItHears
-
-
-class GoesOnWithoutAWord(Removals):
-    """Once the placement was asked to remove it, it may be gone."""
-
-    def ask_again(self, actor, now):
-        removal = self._here.get(actor)
-        if removal is None or removal.step is not Ending.ASKING:
-            return super().ask_again(actor, now)
-        return self.over(actor, "the placement does not answer")
-
-
-class ServesAgainWithoutAWord(Hosting):
-    removals_kind = GoesOnWithoutAWord
-
-    def _follow_up(self, actor, now):
-        effects = super()._follow_up(actor, now)
-        owner = self.owners.get(actor)
-        if owner is not None and actor not in self.removals and actor not in self.departures:
-            owner.frozen = owner.frozen and self.renewals.frozen(actor)
-        return effects
-
-
 MUTANTS = {
     DropsWhatIsBeingFounded: ("store_kind", PLAYS),
     EmptiesWhatWasSealedAgain: ("store_kind", PLAYS),
@@ -143,15 +112,6 @@ class EmptiedLogsHaveNoSeal(LogStore):
         fresh = self.logs[kept.actor]
         fresh.generation = 0
         return [Rewrite(kept.actor, STORE_RECORDS, fresh.records())]
-
-
-class TakesSoftCallsOfTheOneBefore(SoftOwner):
-    def stranger(self, call):
-        return None
-
-
-class HostsTakeSoftCallsOfTheOneBefore(Hosting):
-    soft_kind = TakesSoftCallsOfTheOneBefore
 
 
 class TakesCallsOfTheOneBefore(DurableOwner):

@@ -2,11 +2,10 @@
 
 import pytest
 from kills import must_kill, must_spare
+from removals_gone_wrong import HostsTakeSoftCallsOfTheOneBefore, RemovesWhatServes, ServesAgainWithoutAWord
 
 from atoll.actors.hand_over.claims import Claim
 from atoll.actors.hand_over.hosting import Hosting
-from atoll.actors.hand_over.removals import Ending, Removals
-from atoll.actors.hand_over.soft import SoftOwner
 from atoll.testing.faults import EVERYTHING, FaultPlan
 from atoll.testing.hand_over_invariants import OneServes
 from atoll.testing.hand_overs import hand_over_simulation, world
@@ -47,45 +46,6 @@ def test_two_owners_kill_the_mutant_in_half_the_seeds_and_never_the_real_machine
     must_kill(mutant, SEEDS, lambda seed: serve_at_once(seed, mutant))
 
 
-class ServesUntilItHears(Removals):
-    def freeze(self, owner):
-        pass
-
-
-class RemovesWhatServes(Hosting):
-    removals_kind = ServesUntilItHears
-
-
-class GoesOnWithoutAWord(Removals):
-    """Once the placement was asked to remove it, it may be gone."""
-
-    def ask_again(self, actor, now):
-        removal = self._here.get(actor)
-        if removal is None or removal.step is not Ending.ASKING:
-            return super().ask_again(actor, now)
-        return self.over(actor, "the placement does not answer")
-
-
-class ServesAgainWithoutAWord(Hosting):
-    removals_kind = GoesOnWithoutAWord
-
-    def _follow_up(self, actor, now):
-        effects = super()._follow_up(actor, now)
-        owner = self.owners.get(actor)
-        if owner is not None and actor not in self.removals and actor not in self.departures:
-            owner.frozen = False
-        return effects
-
-
-class TakesCallsOfTheOneBefore(SoftOwner):
-    def stranger(self, call):
-        return None
-
-
-class HostsTakeCallsOfTheOneBefore(Hosting):
-    soft_kind = TakesCallsOfTheOneBefore
-
-
 def wrong_where_actors_are_removed(seed, kind=Hosting):
     """Remove a soft actor and begin it anew, two times a second, under every fault but the death of its host."""
     weights = {fault: 1.0 for fault in EVERYTHING if fault not in ("crash", "tear")}
@@ -95,7 +55,7 @@ def wrong_where_actors_are_removed(seed, kind=Hosting):
     return hand_over_simulation(seed, plan, of, violations_max=1).run(REMOVALS_RUN_S).violations
 
 
-OF_REMOVALS = (RemovesWhatServes, ServesAgainWithoutAWord, HostsTakeCallsOfTheOneBefore)
+OF_REMOVALS = (RemovesWhatServes, ServesAgainWithoutAWord, HostsTakeSoftCallsOfTheOneBefore)
 
 
 @pytest.mark.parametrize("mutant", OF_REMOVALS, ids=lambda mutant: mutant.__name__)
