@@ -88,7 +88,8 @@ class World:
 
 
 class MemoryWorld(World):
-    silence_s = 0.2
+    silence_s = 1.0
+    """A host that stands still for most of it, as a busy one does for a fifth of a second, lets links go down."""
 
     async def start(self):
         self.network = MemoryNetwork(silence_s=self.silence_s, connect_s=HANDSHAKE_S)
