@@ -198,10 +198,15 @@ async def test_a_drain_whose_hosted_actors_say_nothing_in_time_says_so(world):
         assert "not known" in answer.stayed[0].why
 
 
+def without_proxy(node, monkeypatch):
+    """Let a node offer nothing but to be the registrar."""
+    monkeypatch.delitem(node.actor(PATH)._makers, PROXY)
+    node.actor(PATH).board._able = (REGISTRAR,)
+
+
 async def test_a_duty_that_nobody_takes_keeps_no_other_out_of_what_a_drain_says(world, monkeypatch):
     async with world.node("tv") as tv, world.node("phone") as phone:
-        monkeypatch.delitem(phone.actor(PATH)._makers, PROXY)
-        phone.actor(PATH).board._able = (REGISTRAR,)
+        without_proxy(phone, monkeypatch)
         world.link(tv, phone)
         world.elect(tv, phone)
         await until(lambda: tv.held == set(DUTIES) and phone.names() == ["phone", "tv"])
@@ -217,8 +222,7 @@ async def answered(node, message, answers):
 
 async def test_a_registrar_on_another_node_than_the_proxy_announces_its_labels(world, monkeypatch):
     async with world.node("tv") as tv, world.node("phone") as phone:
-        monkeypatch.delitem(phone.actor(PATH)._makers, PROXY)
-        phone.actor(PATH).board._able = (REGISTRAR,)
+        without_proxy(phone, monkeypatch)
         world.link(tv, phone)
         world.elect(tv, phone)
         # A proxy that has said what it serves hears where it is served, too.
