@@ -11,6 +11,7 @@ import struct
 import time
 from typing import Any
 
+from atoll.bench.laps import laps
 from atoll.bench.sealed import quantiles
 from atoll.transport.errors import Unreachable
 
@@ -26,8 +27,7 @@ def pump_many(*socks: socket.socket, duration_s: float) -> dict[str, Any]:
     chunk = bytes(CHUNK_BYTES)
     for sock in socks:
         sock.setblocking(False)
-    until = time.monotonic() + duration_s
-    while time.monotonic() < until:
+    for _ in laps(duration_s):
         for sock in select.select([], socks, [], 0.1)[1]:
             sock.send(chunk)
     for sock in socks:
@@ -73,11 +73,11 @@ def exchange(sock: socket.socket, *, duration_s: float) -> dict[str, Any]:
             if not got:
                 break
             received += got
+        if sending and writable:
+            sock.send(chunk)
         if sending and time.monotonic() > began + duration_s:
             sock.shutdown(socket.SHUT_WR)
             sending = False
-        elif sending and writable:
-            sock.send(chunk)
     took_s = time.monotonic() - began
     if sending:
         sock.shutdown(socket.SHUT_WR)
@@ -89,8 +89,7 @@ def probe(near: socket.socket, far: socket.socket, *, message_bytes: int, durati
     """Send a small message to and fro, both ends in this one process, and time each round trip."""
     message = os.urandom(message_bytes)
     times: list[float] = []
-    until = time.monotonic() + duration_s
-    while time.monotonic() < until:
+    for _ in laps(duration_s):
         began = time.perf_counter()
         for source, target in ((near, far), (far, near)):
             source.sendall(message)
@@ -105,9 +104,8 @@ def probe(near: socket.socket, far: socket.socket, *, message_bytes: int, durati
 def pump_stamped(sock: socket.socket, *, duration_s: float) -> dict[str, Any]:
     """Send chunks that begin with the time, on the clock that all processes of a host share, then half-close."""
     filling = bytes(CHUNK_BYTES - _STAMP.size)
-    until = time.monotonic() + duration_s
-    while (now := time.monotonic()) < until:
-        sock.sendall(_STAMP.pack(now) + filling)
+    for _ in laps(duration_s):
+        sock.sendall(_STAMP.pack(time.monotonic()) + filling)
     sock.shutdown(socket.SHUT_WR)
     sock.recv(1)
     return {}

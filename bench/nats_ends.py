@@ -14,7 +14,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from atoll.bench.sealed import KEY, Reader, Writer, nonce, quantiles
+from atoll.bench.laps import laps
+from atoll.bench.sealed import KEY, RECORDS_MIN, Reader, Writer, nonce, quantiles
 from atoll.transport.errors import Unreachable
 
 NEAR, FAR = "near", "far"
@@ -89,8 +90,7 @@ def nats_pump(sock: socket.socket, *, message_bytes: int, duration_s: float) -> 
     writer = Writer(message_bytes)
     answers = _payloads(sock)
     on_their_way = 0
-    until = time.monotonic() + duration_s
-    while time.monotonic() < until:
+    for _ in laps(duration_s, RECORDS_MIN):
         if on_their_way >= WINDOW_RECORDS:
             next(answers)
             on_their_way -= ACKNOWLEDGED_EVERY
@@ -132,8 +132,7 @@ def nats_ping(sock: socket.socket, *, message_bytes: int, duration_s: float) -> 
     message = os.urandom(message_bytes)
     answers = _payloads(sock)
     times: list[float] = []
-    until = time.monotonic() + duration_s
-    while time.monotonic() < until:
+    for _ in laps(duration_s):
         salt = nonce(len(times))
         began = time.perf_counter()
         sock.sendall(_publication(FAR, cipher.encrypt(salt, message, None)))

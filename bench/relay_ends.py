@@ -24,8 +24,9 @@ import zmq
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from atoll.bench import load_ends, nats_ends, sep_slow_ends
+from atoll.bench.laps import laps
 from atoll.bench.processes import end_with_parent
-from atoll.bench.sealed import KEY, SEAL_BYTES, Reader, Writer, nonce, quantiles
+from atoll.bench.sealed import KEY, RECORDS_MIN, SEAL_BYTES, Reader, Writer, nonce, quantiles
 from atoll.bench.sep_ends import CSwitch, sep_call, sep_serve
 from atoll.bench.session_ends import session_drain, session_pump
 from atoll.transport.errors import TransportError
@@ -43,8 +44,7 @@ def pump(
 ) -> Answer:
     """Seal and send as fast as it goes, then say the end with an empty record, and by half-closing if that passes."""
     writer = Writer(message_bytes, raw=raw)
-    until = time.monotonic() + duration_s
-    while time.monotonic() < until:
+    for _ in laps(duration_s, RECORDS_MIN):
         record = writer.record()
         sock.sendall(_LENGTH.pack(len(record)) + record)
     sock.sendall(_LENGTH.pack(0))
@@ -103,8 +103,7 @@ def ping(sock: socket.socket, *, message_bytes: int, duration_s: float) -> Answe
     message = os.urandom(message_bytes)
     size = message_bytes + SEAL_BYTES
     times: list[float] = []
-    until = time.monotonic() + duration_s
-    while time.monotonic() < until:
+    for _ in laps(duration_s):
         salt = nonce(len(times))
         began = time.perf_counter()
         sock.sendall(cipher.encrypt(salt, message, None))

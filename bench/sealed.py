@@ -17,6 +17,8 @@ from atoll.transport.errors import Unreachable
 KEY = bytes(32)
 """A benchmark keeps no secrets."""
 RECORD_BYTES = 60_000
+RECORDS_MIN = 2
+"""One that starts the clock, and one that is counted."""
 SEAL_BYTES = 16
 _SHORT = struct.Struct(">H")
 _NONCE = struct.Struct(">IQ")

@@ -20,11 +20,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from atoll.actors.tunnel_relay import frames
 from atoll.actors.tunnel_relay.frames import Accepted, Inbound, Returned, Undelivered
+from atoll.bench.laps import laps
 from atoll.transport.errors import Refused
 
 KEY = bytes(32)
 WINDOW = 256
 ACKNOWLEDGED_EVERY = 64
+ANSWERS_MIN = WINDOW // ACKNOWLEDGED_EVERY
+"""What a full window brings."""
 NARROW_BYTES = 65_536
 LABEL = b"bench".ljust(16)
 BEGIN, ENOUGH, END = b"begin", b"enough", b"end"
@@ -88,7 +91,7 @@ def sep_call(*, message_bytes: int, duration_s: float, ticket: str, **dialled: A
         agreed(sock, BEGIN)
         sent = acknowledged = lost = 0
         began = time.monotonic()
-        while time.monotonic() < began + duration_s:
+        for _ in laps(duration_s, ANSWERS_MIN):
             while sent - acknowledged - lost < WINDOW:
                 nonce = _NONCE.pack(0, sent)
                 sock.send(frames.call_frame(LABEL, nonce + seal(nonce, message, None)))

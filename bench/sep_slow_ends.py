@@ -12,6 +12,7 @@ import zmq
 
 from atoll.actors.tunnel_relay import frames
 from atoll.actors.tunnel_relay.frames import Inbound, Returned, Undelivered
+from atoll.bench.laps import laps
 from atoll.bench.sealed import quantiles
 from atoll.bench.sep_ends import BEGIN, END, GOODBYE_MS, LABEL, agreed, dealer, said
 from atoll.transport.errors import Refused
@@ -31,8 +32,7 @@ def sep_ping(*, duration_s: float, ticket: str, **dialled: Any) -> dict[str, Any
     with zmq.Context() as context, dealer(context, **dialled) as sock:
         said(sock, frames.ticket_frame(bytes.fromhex(ticket)), frames.TICKET)
         agreed(sock, BEGIN)
-        until = time.monotonic() + duration_s
-        while time.monotonic() < until:
+        for _ in laps(duration_s):
             began = time.perf_counter()
             sock.send(frames.call_frame(LABEL, record))
             while not isinstance(answer := frames.read_event(sock.recv()), Returned) or answer.record != record:
@@ -72,8 +72,7 @@ def sep_disturb(
         said(callee, frames.labels_frame([LABEL]), frames.LABELS)
         said(caller, frames.ticket_frame(bytes.fromhex(ticket)), frames.TICKET)
         frame = frames.call_frame(LABEL, os.urandom(RECORD_BYTES))
-        until = time.monotonic() + duration_s
-        while time.monotonic() < until:
+        for _ in laps(duration_s):
             burst = RECORDS_A_PACE if sent else FILLING_RECORDS
             for _ in range(burst):
                 caller.send(frame)

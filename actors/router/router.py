@@ -2,7 +2,8 @@
 
     envelope out --> a link? --> it
                      a session over a bearer? over SEP? --> sealed, over its path
-                     none --> Unreachable, with the reason; `Reach` opens a way first
+                     none --> Unreachable, with the reason; `Reach` opens a way first, and so does an ask of a peer
+                              that a session led to before
     link, path in --> envelope, its source checked against the proved peer --> the system, with the peer's standing
 
 It decides nothing about ways (`routes.py`), seals nothing (`conversations.py`), and dials no relay (TunnelRelay). Where
@@ -177,11 +178,11 @@ class Router(Actor):
         self.tasks.start_soon(self._streams.reset_untaken)
         await self.tasks.start(self._hold_transport)
         self.tasks.start_soon(self._keep_time)
-        self.system.outlet = self.send
+        self.system.outlet, self.system.reopen = self.send, self._ways.reopen
 
     async def stopped(self) -> None:
         """Say goodbye to all sessions, and that the links are gone: others believe in them."""
-        self.system.outlet = None
+        self.system.outlet = self.system.reopen = None
         for peer in tuple(self._links):
             self.system.announce(PeerDown(peer, "this node's Router ended"))
             self.system.way_lost(peer, "this node's Router ended")

@@ -63,6 +63,8 @@ class _Peer:
     """Through which relay it called us; our answers go back there."""
     used: tuple[Way, str, str] | None = None
     """The path that the session with it uses: kind, relay, and why."""
+    met: bool = False
+    """A session led to it, through relays or NAT."""
 
     @property
     def idle(self) -> bool:
@@ -101,7 +103,13 @@ class RouteTable:
 
     def uses(self, peer: NodeId, way: Way, relay: str, reason: str) -> None:
         """Note which path the session with a peer uses, and why."""
-        self._entry(peer).used = (way, relay, reason)
+        entry = self._entry(peer)
+        entry.used, entry.met = (way, relay, reason), entry.met or way is not Way.DIRECT
+
+    def met(self, peer: NodeId) -> bool:
+        """Tell whether a session has led to a peer through relays or NAT: such a way can be opened again."""
+        entry = self._peers.get(peer)
+        return entry is not None and entry.met
 
     def session_over(self, peer: NodeId) -> None:
         """Note that there is no session with a peer any more."""

@@ -96,6 +96,18 @@ class Ways:
         """Keep why what is on its way to a peer has stopped, until `resume`."""
         self._interrupted[peer] = reason
 
+    def reopen(self, peer: NodeId) -> bool:
+        """Look for a way for an ask that found none, to a peer that was met before; True if `resume` tells what came.
+
+        Who holds a reference may use it as long as the peer lives, whatever became of the session it was found over.
+        """
+        if peer not in self._interrupted:
+            if not self._routes.met(peer):
+                return False
+            self.interrupted(peer, "")
+            self.begin(peer)
+        return True
+
     def resume_all(self) -> None:
         """Resume everything: no more ways are opened."""
         for peer in tuple(self._interrupted):
@@ -138,7 +150,7 @@ class Ways:
             answer = AskDeclined(str(error))
         finally:
             waiting = self._reaching.pop(peer, [])
-        self.resume(peer)
+        self.resume(peer, "" if isinstance(answer, Route) else str(answer))
         for reply_to in waiting:
             if isinstance(answer, Route):
                 reply_to.answer(answer)
@@ -342,11 +354,11 @@ class Ways:
             self._opening.discard(peer)
             self.wake(opening)
 
-    def resume(self, peer: NodeId) -> None:
-        """Send what was interrupted again, or fail it where no way was found."""
+    def resume(self, peer: NodeId, failure: str = "") -> None:
+        """Send what was interrupted again, or fail it where no way was found, with the reason of that."""
         reason = self._interrupted.pop(peer, None)
         if reason is not None:
-            self._system.way_lost(peer, reason)
+            self._system.way_lost(peer, "; ".join(filter(None, (reason, failure))))
 
     def talks_with(self, peer: NodeId) -> bool:
         conversation = self._conversations.with_peer(peer)

@@ -34,6 +34,8 @@ class Ask(msgspec.Struct, eq=False):
     path: str
     timeout_s: Seconds
     failure: AskFailed | None = None
+    sent: bool = False
+    """To another node: it may have been handled."""
 
     def answer(self, value: Any) -> None:
         """Wake the asker with the value."""

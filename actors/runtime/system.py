@@ -94,6 +94,15 @@ class ActorSystem:
     def outlet(self, outlet: Callable[[Envelope], None] | None) -> None:
         self._wire.outlet = outlet
 
+    @property
+    def reopen(self) -> Callable[[NodeId], bool] | None:
+        """Looks for a way to a node that an ask found none to; True if `way_lost` will tell. The Router sets it."""
+        return self._wire.reopen
+
+    @reopen.setter
+    def reopen(self, reopen: Callable[[NodeId], bool] | None) -> None:
+        self._wire.reopen = reopen
+
     async def __aenter__(self) -> Self:
         if self._root is not None:
             raise UsageError("a system runs once; make another")

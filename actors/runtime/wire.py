@@ -59,6 +59,7 @@ class Wire:
         self._codec = codec
         self._known = frozenset(codec.messages)
         self.outlet = outlet
+        self.reopen: Callable[[NodeId], bool] | None = None
         self._asks: dict[bytes, tuple[NodeId, Ask, Envelope]] = {}
         self._answers = Answers()
         self._senders: dict[tuple[NodeId, str], ActorRef] = {}
@@ -145,11 +146,13 @@ class Wire:
         return Envelope(header, body, shared)
 
     def _attempt(self, envelope: Envelope, ask: Ask) -> None:
-        """Send; an ask that finds no way fails at once."""
+        """Send; an ask that finds no way waits for one that is being opened, or fails at once."""
         try:
             self._send(envelope)
+            ask.sent = True
         except Unreachable as error:
-            ask.fail(AskUnreachable(str(error)))
+            if self.reopen is None or not self.reopen(envelope.header.target_node):
+                ask.fail(AskUnreachable(str(error)))
         except Congested as error:
             ask.fail(AskCongested(str(error)))
 
@@ -173,8 +176,10 @@ class Wire:
             if asked == node and not ask.promise.done():
                 try:
                     self._send(envelope)
+                    ask.sent = True
                 except Unreachable as error:
-                    ask.fail(AskUnreachable(f"{reason}; whether it was handled is not known. {error}"))
+                    known = "whether it was handled is not known" if ask.sent else "it was not sent"
+                    ask.fail(AskUnreachable("; ".join(filter(None, (reason, known))) + f". {error}"))
                 except Congested as error:
                     ask.fail(AskCongested(str(error)))
 

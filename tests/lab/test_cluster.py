@@ -160,7 +160,7 @@ async def test_whoever_does_not_stop_is_killed_and_told(tmp_path, run_dir):
     spec = parse_spec(SPEC, "small.toml")
     with anyio.fail_after(WAIT_S):
         argv = command(tv="stubborn")
-        async with Cluster(spec, Loopback(spec), tmp_path / "c", command=argv, stop_s=0.3) as running:
+        async with Cluster(spec, Loopback(spec), tmp_path / "c", command=argv, stop_s=3.0) as running:
             pass
     assert running.forced == ["home/tv"]
     assert running.process("home/tv").returncode == -signal.SIGKILL

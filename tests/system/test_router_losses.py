@@ -150,6 +150,50 @@ async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_ca
         assert echo(server).handled.count("SepDelivery") == 1
 
 
+async def test_an_ask_that_comes_while_a_way_is_looked_for_waits_for_it(world):
+    world.relays = ["relay-1"]
+    world.without_bearers()
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await met(tv, server)
+        held = held_call(group, tv, server.node_id)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        world.tunnels_open = anyio.Event()
+        world.relays = ["relay-1", "relay-2"]
+        world.kill("relay-1")
+        world.notice("relay-1")
+        await until(lambda: world.asked(OpenSep) == 2)
+        late = held_call(group, tv, server.node_id)
+        await until(lambda: tv.statistics()["asks_remote"] == 2)
+        echo(server).go_on.set()
+        world.tunnels_open.set()
+        await held.answered()
+        await late.answered()
+        assert world.asked(OpenSep) == 2
+
+
+async def test_a_reference_outlives_the_session_it_was_found_over(world):
+    world.relays = ["relay-1"]
+    world.without_bearers()
+    async with world.node() as tv, world.node(OFFICE) as server:
+        await met(tv, server)
+        await until(lambda: tv.statistics()["asks_remote"] == 0)
+        world.kill("relay-1")
+        world.notice("relay-1")
+        assert (await route_to(tv, server.node_id)).way is Way.NONE
+        with pytest.raises(AskUnreachable, match=r"no relay of its site let us in; it was not sent. .*no living route"):
+            await call(tv, server.node_id)
+        world.relays = ["relay-2"]
+        await call(tv, server.node_id)
+        assert echo(server).handled == ["SepAnswer"] * 2
+
+
+async def test_a_peer_that_was_never_met_is_not_looked_for(world):
+    async with world.node() as tv, world.node(OFFICE) as server:
+        with pytest.raises(AskUnreachable, match="never heard of"):
+            await call(tv, server.node_id)
+        assert world.asked(OpenSep) == 0
+
+
 async def test_a_peer_that_says_goodbye_is_not_dialled_again(world):
     world.without_bearers()
     async with world.node() as tv, anyio.create_task_group() as group:
