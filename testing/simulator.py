@@ -10,15 +10,16 @@ real codec, every record through its bytes. The same seed gives the same `trace_
 must never look at a real clock, and never iterate a set.
 """
 
-import enum
 import hashlib
 import heapq
+import itertools
 import math
 import struct
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from atoll.actors.runtime.machine import (
     Announce,
@@ -30,6 +31,7 @@ from atoll.actors.runtime.machine import (
     Persist,
     Received,
     Record,
+    Reply,
     Rewrite,
     Seconds,
     Send,
@@ -52,18 +54,20 @@ LINK_DOWN_S = (0.1, 3.0)
 RESTART_S = 0.05
 """How long a machine that raised stays down."""
 
+DECODED_MAX = 4096
+"""Messages that are kept as they were read: one goes to several hosts, and may come twice."""
+NOTED_BYTES_MAX = 2**16
+"""Of the trace; so much is hashed at once."""
+
 _HEADER = struct.Struct("<dBB")
 _DURABLE = (Persist, Rewrite)
+_MESSAGE, _TIMER, _FAULT, _HEAL, _LINK, _SCRIPT, _STOP = range(7)
+"""Kinds of events, and of what the trace tells."""
+# Names of their own, as Python 3.11 takes as long to find a member in its class as for six calls.
+_UP, _DOWN, _PAUSED, _SUSPENDED = State
 
-
-class _Kind(enum.IntEnum):
-    MESSAGE = 0
-    TIMER = 1
-    FAULT = 2
-    HEAL = 3
-    LINK = 4
-    SCRIPT = 5
-    STOP = 6
+_Event: TypeAlias = tuple[Any, ...]
+"""When, a serial number, the kind, and what else there is to know of one of that kind."""
 
 
 class Simulation:
@@ -112,13 +116,34 @@ class Simulation:
         self._index = {node: index for index, node in enumerate(nodes)}
         self._factories = list(nodes.values())
         self._violations_max = violations_max
-        self._codec = codec
+        self._encode, self._decode = codec.encode, lru_cache(DECODED_MAX)(codec.decode)
         self._reachability = reachability
         self._focus = focus
         self._losses = (Lost((), loss),) if callable(loss) else tuple(loss or ())
-        self._heap: list[tuple[Any, ...]] = []
-        self._serial = 0
+        self._heap: list[_Event] = []
+        self._serials = itertools.count(1)
+        self._steps: tuple[Callable[[_Event], None], ...] = (
+            self._arrive,
+            self._fire,
+            self._draw_fault,
+            self._heal,
+            self._link,
+            self._follow_script,
+            self._stop,
+        )
+        """By the kind of the event."""
+        self._carriers: dict[type[Effect], Callable[[Host, Any], None]] = {
+            Send: self._transmit,
+            Arm: self._arm,
+            Disarm: self._disarm,
+            Persist: self._persist,
+            Rewrite: self._rewrite,
+            Announce: self._announce,
+            Reply: self._reply,
+        }
         self._trace = hashlib.sha256()
+        self._noted = bytearray()
+        """What the trace does not have yet."""
         self._encoded: tuple[Any, bytes] = (None, b"")
         self._blocked: frozenset[tuple[int, int]] = frozenset()
         self._loss = self._slow = 0.0
@@ -146,15 +171,18 @@ class Simulation:
         if not self._begun:
             self._begin()
         end = self.now + seconds
-        heap, pop = self._heap, heapq.heappop
+        heap, pop, steps = self._heap, heapq.heappop, self._steps
         while heap and heap[0][0] <= end and len(self.violations) < self._violations_max:
             event = pop(heap)
             self.now = event[0]
-            self._step(event)
+            steps[event[2]](event)
+            if len(self._noted) > NOTED_BYTES_MAX:
+                self._hash_notes()
         if len(self.violations) < self._violations_max:
             self.now = max(self.now, end)
         for probe in self.probes:
             probe.finished(self)
+        self._hash_notes()
         return Report(
             seed=self.seed,
             trace_hash=self._trace.hexdigest(),
@@ -174,85 +202,77 @@ class Simulation:
 
     def local(self, host: Host) -> Seconds:
         """Read a host's lease clock now."""
-        if host.state is State.SUSPENDED and self.plan.lease_clock_sleeps:
+        if host.state is _SUSPENDED and self.plan.lease_clock_sleeps:
             return host.clock.local(host.since)
         return host.clock.local(self.now)
 
     def tell(self, host: Host, fact: Any) -> None:
         """Tell a running machine a fact now."""
-        if host.state is State.UP:
+        if host.state is _UP:
             self._handle(host, Told(fact))
 
     def tell_later(self, host: Host, fact: Any, after_s: Seconds) -> None:
         """Tell a machine a fact in a while, if its host is up then."""
-        self._push(self.now + after_s, _Kind.SCRIPT, Tell(host.index, fact))
+        self._push(self.now + after_s, _SCRIPT, Tell(host.index, fact))
 
     def _begin(self) -> None:
         self._begun = True
         for host in self.hosts:
             self._boot(host)
         if self.plan.weights:
-            self._push(self.rng.uniform(*self.plan.every_s), _Kind.FAULT)
+            self._push(self.rng.uniform(*self.plan.every_s), _FAULT)
         for at, fault in self.plan.script:
-            self._push(at, _Kind.SCRIPT, fault)
+            self._push(at, _SCRIPT, fault)
         if math.isfinite(self.plan.until_s):
-            self._push(self.plan.until_s, _Kind.STOP)
+            self._push(self.plan.until_s, _STOP)
 
-    def _push(self, at: Seconds, kind: _Kind, *details: Any) -> int:
-        self._serial += 1
-        heapq.heappush(self._heap, (at, self._serial, kind, *details))
-        return self._serial
-
-    def _step(self, event: tuple[Any, ...]) -> None:
-        kind = event[2]
-        if kind is _Kind.MESSAGE:
-            self._arrive(event)
-        elif kind is _Kind.TIMER:
-            self._fire(event)
-        elif kind is _Kind.LINK:
-            self._link(*event[3:])
-        elif kind is _Kind.HEAL:
-            self._heal(*event[3:])
-        elif kind is _Kind.SCRIPT:
-            self.apply(event[3])
-        elif kind is _Kind.STOP:
-            self._stop()
-        elif not self._quiet:
-            focused = [h.index for h in self.hosts if h.machine is not None and self._focus and self._focus(h.machine)]
-            self.apply(self.plan.draw(self.rng, len(self.hosts), focused))
-            self._push(self.now + self.rng.uniform(*self.plan.every_s), _Kind.FAULT)
+    def _push(self, at: Seconds, kind: int, *details: Any) -> None:
+        heapq.heappush(self._heap, (at, next(self._serials), kind, *details))
 
     def _note(self, kind: int, host: int, data: bytes) -> None:
-        self._trace.update(_HEADER.pack(self.now, kind, host))
-        self._trace.update(data)
+        self._noted += _HEADER.pack(self.now, kind, host)
+        self._noted += data
 
-    def _arrive(self, event: tuple[Any, ...]) -> None:
-        host, sender, data, path = event[3:]
-        if host.state is State.UP:
+    def _hash_notes(self) -> None:
+        self._trace.update(self._noted)
+        self._noted.clear()
+
+    def _arrive(self, event: _Event) -> None:
+        _, _, _, host, sender, data, path = event
+        if host.state is _UP:
             self.events += 1
-            self._note(_Kind.MESSAGE, host.index, data)
-            self._handle(host, Received(sender, self._codec.decode(data), path))
-        elif host.state is State.PAUSED or (host.state is State.SUSPENDED and self.rng.random() < 0.5):
+            self._note(_MESSAGE, host.index, data)
+            self._handle(host, Received(sender, self._decode(data), path))
+        elif host.state is _PAUSED or (host.state is _SUSPENDED and self.rng.random() < 0.5):
             host.held.append(event)
 
-    def _fire(self, event: tuple[Any, ...]) -> None:
-        serial, host, name = event[1], event[3], event[4]
+    def _fire(self, event: _Event) -> None:
+        _, serial, _, host, name = event
         armed = host.timers.get(name)
         if armed is None or armed[1] != serial:
             return
-        if host.state is State.PAUSED:
+        if host.state is _PAUSED:
             host.held.append(event)
-        elif host.state is State.UP:
+        elif host.state is _UP:
             del host.timers[name]
             self.events += 1
-            self._note(_Kind.TIMER, host.index, name.encode())
+            self._note(_TIMER, host.index, name.encode())
             self._handle(host, TimerFired(name))
 
+    def _draw_fault(self, _event: _Event) -> None:
+        if not self._quiet:
+            focused = [h.index for h in self.hosts if h.machine is not None and self._focus and self._focus(h.machine)]
+            self.apply(self.plan.draw(self.rng, len(self.hosts), focused))
+            self._push(self.now + self.rng.uniform(*self.plan.every_s), _FAULT)
+
+    def _follow_script(self, event: _Event) -> None:
+        self.apply(event[3])
+
     def _handle(self, host: Host, event: Input) -> None:
-        now = host.clock.local(self.now)
+        machine, now = host.machine, host.clock.local(self.now)
         try:
-            effects = host.machine.handle(event, now)
-            host.machine.check()
+            effects = machine.handle(event, now)
+            machine.check()
         except Exception as error:  # noqa: BLE001 - a machine that raises is a finding, and ends like an actor does
             self._raised(host, error)
             return
@@ -271,7 +291,7 @@ class Simulation:
         host.boots += 1
         rng = Random(f"atoll host {self.seed} {host.index} {host.boots}")
         host.machine = self._factories[host.index](rng)
-        self._enter(host, State.UP)
+        self._enter(host, _UP)
         restored = host.disk.restored()
         try:
             effects = host.machine.start(restored, host.clock.local(self.now))
@@ -289,48 +309,56 @@ class Simulation:
             down_s, host.torn = host.torn, 0.0
             self.torn += 1
             for effect in effects[: self.rng.randrange(len(effects))]:
-                self._effect(host, effect)
+                self._carriers[type(effect)](host, effect)
             self._crash(host, down_s)
             return
         turn = host.turn
         for effect in effects:
-            self._effect(host, effect)
+            self._carriers[type(effect)](host, effect)
             if host.turn != turn:
                 return  # A probe that aims has crashed it in between.
 
-    def _effect(self, host: Host, effect: Effect) -> None:
-        kind = type(effect)
-        if kind is Send:
-            self._transmit(host, effect)  # type: ignore[arg-type]
-        elif kind is Arm:
-            due = self.now + effect.after / host.clock.rate  # type: ignore[union-attr]
-            host.timers[effect.name] = (due, self._push(due, _Kind.TIMER, host, effect.name))  # type: ignore[union-attr]
-        elif isinstance(effect, Disarm):
-            host.timers.pop(effect.name, None)
-        elif isinstance(effect, Persist):
-            self._note(_Kind.HEAL, host.index, host.disk.persist(effect.record))
-            for persisted in self._persisted:
-                persisted(self, host, effect.record)
-        elif isinstance(effect, Rewrite):
-            for data in host.disk.rewrite(effect):
-                self._note(_Kind.HEAL, host.index, data)
-        elif isinstance(effect, Announce):
-            self._note(_Kind.LINK, host.index, repr(effect.fact).encode())
-            for announced in self._announced:
-                announced(self, host, effect.fact)
-        else:
-            self.violate(f"{host.node.short} answers an ask, and nobody asks in a simulation")
+    def _arm(self, host: Host, effect: Arm) -> None:
+        self._start_timer(host, effect.name, self.now + effect.after / host.clock.rate)
+
+    def _start_timer(self, host: Host, name: str, due: Seconds) -> None:
+        serial = next(self._serials)
+        host.timers[name] = (due, serial)
+        heapq.heappush(self._heap, (due, serial, _TIMER, host, name))
+
+    def _disarm(self, host: Host, effect: Disarm) -> None:
+        host.timers.pop(effect.name, None)
+
+    def _persist(self, host: Host, effect: Persist) -> None:
+        self._note(_HEAL, host.index, host.disk.persist(effect.record))
+        for persisted in self._persisted:
+            persisted(self, host, effect.record)
+
+    def _rewrite(self, host: Host, effect: Rewrite) -> None:
+        for data in host.disk.rewrite(effect):
+            self._note(_HEAL, host.index, data)
+
+    def _announce(self, host: Host, effect: Announce) -> None:
+        self._note(_LINK, host.index, repr(effect.fact).encode())
+        for announced in self._announced:
+            announced(self, host, effect.fact)
+
+    def _reply(self, host: Host, _effect: Reply) -> None:
+        self.violate(f"{host.node.short} answers an ask, and nobody asks in a simulation")
 
     def _transmit(self, host: Host, effect: Send) -> None:
-        if self._encoded[0] is not effect.message:
-            self._encoded = (effect.message, self._codec.encode(effect.message))
+        message = effect.message
+        if self._encoded[0] is not message:
+            self._encoded = (message, self._encode(message))
         for probe in self._sent:
             probe(self, host, effect)
         target = self._index.get(effect.target)
         random = self.rng.random
-        if target is None or (host.index, target) in self._blocked or (self._loss and random() < self._loss):
+        if target is None or (self._blocked and (host.index, target) in self._blocked):
             return
-        plan = self.plan
+        if self._loss and random() < self._loss:
+            return
+        plan, data = self.plan, self._encoded[1]
         at = self.now + plan.latency_s * (0.1 - math.log(1.0 - random()))
         if self._slow:
             at += random() * self._slow
@@ -340,8 +368,9 @@ class Simulation:
                 at += random() * plan.late_s_max
             elif fate > 1 - plan.duplicate_ratio:
                 again = at + random() * plan.duplicate_s_max
-                self._push(again, _Kind.MESSAGE, self.hosts[target], host.node, self._encoded[1], effect.path)
-        self._push(at, _Kind.MESSAGE, self.hosts[target], host.node, self._encoded[1], effect.path)
+                self._push(again, _MESSAGE, self.hosts[target], host.node, data, effect.path)
+        event = (at, next(self._serials), _MESSAGE, self.hosts[target], host.node, data, effect.path)
+        heapq.heappush(self._heap, event)
 
     def apply(self, fault: Fault) -> None:
         """Let a fault happen now."""
@@ -360,7 +389,7 @@ class Simulation:
             self._apply_to_host(self.hosts[fault.host], fault)
 
     def _apply_to_host(self, host: Host, fault: Crash | Forget | Tear | Pause | Suspend | Drift | Tell) -> None:
-        if host.state is not State.UP:
+        if host.state is not _UP:
             return
         if isinstance(fault, Crash):
             self._crash(host, fault.for_s)
@@ -374,8 +403,8 @@ class Simulation:
         elif isinstance(fault, Tell):
             self._handle(host, Told(fault.fact))
         else:
-            self._enter(host, State.PAUSED if isinstance(fault, Pause) else State.SUSPENDED)
-            self._push(self.now + fault.for_s, _Kind.HEAL, host, host.turn)
+            self._enter(host, _PAUSED if isinstance(fault, Pause) else _SUSPENDED)
+            self._push(self.now + fault.for_s, _HEAL, host, host.turn)
 
     def _forget(self, host: Host) -> None:
         host.disk.damage(self._losses, self.rng)
@@ -388,19 +417,20 @@ class Simulation:
 
     def _crash(self, host: Host, down_s: Seconds) -> None:
         self.crashes += 1
-        self._enter(host, State.DOWN)
+        self._enter(host, _DOWN)
         host.machine = None
         host.torn = 0.0
         host.timers.clear()
         host.held.clear()
         self._relink()
-        self._push(self.now + (0 if self._quiet else down_s), _Kind.HEAL, host, host.turn)
+        self._push(self.now + (0 if self._quiet else down_s), _HEAL, host, host.turn)
 
     def _heal_network_after(self, what: str, seconds: Seconds) -> None:
         self._network_turns[what] += 1
-        self._push(self.now + seconds, _Kind.HEAL, what, self._network_turns[what])
+        self._push(self.now + seconds, _HEAL, what, self._network_turns[what])
 
-    def _heal(self, what: Host | str, turn: int) -> None:
+    def _heal(self, event: _Event) -> None:
+        what, turn = event[3:]
         if isinstance(what, Host):
             if what.turn == turn:
                 self._wake(what)
@@ -415,30 +445,30 @@ class Simulation:
 
     def _wake(self, host: Host) -> None:
         was, slept_s = host.state, self.now - host.since
-        if was is State.DOWN:
+        if was is _DOWN:
             self._boot(host)
             return
-        if was is State.SUSPENDED:
+        if was is _SUSPENDED:
             if self.plan.lease_clock_sleeps:
                 host.clock.set(self.now, host.clock.rate, back_s=slept_s * host.clock.rate)
             for name, (due, _) in host.timers.items():
-                host.timers[name] = (due + slept_s, self._push(due + slept_s, _Kind.TIMER, host, name))
-        self._enter(host, State.UP)
+                self._start_timer(host, name, due + slept_s)
+        self._enter(host, _UP)
         held, host.held = host.held, []
         for _, serial, *details in held:
             # Soon, and in no particular order: timers and messages race after a pause.
             heapq.heappush(self._heap, (self.now + self.rng.random() * 0.001, serial, *details))
 
-    def _stop(self) -> None:
+    def _stop(self, _event: _Event) -> None:
         """End all faults: lose what is in flight, mend the network, wake everybody."""
         self._quiet = True
-        self._heap[:] = [event for event in self._heap if event[2] is not _Kind.MESSAGE]
+        self._heap[:] = [event for event in self._heap if event[2] != _MESSAGE]
         heapq.heapify(self._heap)
         self._blocked, self._loss, self._slow = frozenset(), 0.0, 0.0
         for host in self.hosts:
             host.torn = 0.0
-            host.held = [event for event in host.held if event[2] is not _Kind.MESSAGE]
-            if host.state is not State.UP:
+            host.held = [event for event in host.held if event[2] != _MESSAGE]
+            if host.state is not _UP:
                 self._wake(host)
         self._relink()
 
@@ -449,7 +479,7 @@ class Simulation:
         for a in self.hosts:
             for b in self.hosts[a.index + 1 :]:
                 pair = (a.index, b.index)
-                running = a.state is not State.DOWN and b.state is not State.DOWN
+                running = a.state is not _DOWN and b.state is not _DOWN
                 up = running and pair not in self._blocked and pair[::-1] not in self._blocked
                 turn = self._links.get(pair, 0)
                 if up != bool(turn % 2):
@@ -457,14 +487,15 @@ class Simulation:
                     self._links[pair] = turn + 1
                     for host, peer in ((a, b), (b, a)):
                         delay_s = self.rng.uniform(*(LINK_UP_S if up else LINK_DOWN_S))
-                        self._push(self.now + delay_s, _Kind.LINK, pair, turn + 1, host, peer.node)
+                        self._push(self.now + delay_s, _LINK, pair, turn + 1, host, peer.node)
 
-    def _link(self, pair: tuple[int, int], turn: int, host: Host, peer: NodeId) -> None:
+    def _link(self, event: _Event) -> None:
+        pair, turn, host, peer = event[3:]
         if self._links[pair] != turn or self._reachability is None:
             return
-        if host.state in (State.PAUSED, State.SUSPENDED):
-            self._push(self.now + LINK_UP_S[1], _Kind.LINK, pair, turn, host, peer)
-        elif host.state is State.UP:
+        if host.state in (_PAUSED, _SUSPENDED):
+            self._push(self.now + LINK_UP_S[1], _LINK, pair, turn, host, peer)
+        elif host.state is _UP:
             self.events += 1
-            self._note(_Kind.FAULT, host.index, peer)
+            self._note(_FAULT, host.index, peer)
             self._handle(host, Told(self._reachability(peer, turn % 2 == 1)))

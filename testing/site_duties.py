@@ -27,6 +27,7 @@ from atoll.actors.duties.messages import (
 from atoll.actors.elector import messages as elector
 from atoll.actors.elector.election import Election
 from atoll.actors.elector.messages import MemberReachable, MemberUnreachable, ScoreChanged
+from atoll.actors.elector.reign import Reign
 from atoll.actors.placement import messages as placement
 from atoll.actors.placement.placement import Placement
 from atoll.actors.router.messages import PeerDown, PeerUp
@@ -80,11 +81,11 @@ class Links:
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         del now
-        match event:
-            case Told(MemberReachable(node=node)):
-                return [Announce(PeerUp(node, Standing.MEMBER, node.short, ""))]
-            case Told(MemberUnreachable(node=node)):
-                return [Announce(PeerDown(node, "simulated"))]
+        fact = event.fact if type(event) is Told else None
+        if type(fact) is MemberReachable:
+            return [Announce(PeerUp(fact.node, Standing.MEMBER, fact.node.short, ""))]
+        if type(fact) is MemberUnreachable:
+            return [Announce(PeerDown(fact.node, "simulated"))]
         return []
 
     def check(self) -> None:
@@ -111,9 +112,9 @@ class Doers:
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         del now
+        if type(event) is Told:
+            return self._follow(event.fact) if type(event.fact) in (HoldDuty, DropDuty) else []
         match event:
-            case Told(fact=HoldDuty() | DropDuty() as order):
-                return self._follow(order)
             case Received(sender=sender, message=StateWanted(duty=duty)) if self._board.may_give(duty, sender):
                 return [Send(sender, StateGiven(duty.encode() + b" " + self.doing.get(duty, b"")))]
             case Received(message=StateGiven(state=told)):
@@ -180,6 +181,11 @@ class SiteHost(Stack):
     def introductions(self, now: Seconds) -> list[Any]:
         """Give what shells ask each other when they start."""
         return [self.election.status(now), ScoreChanged(self.election.outlook.score)]
+
+    @property
+    def reign(self) -> Reign | None:
+        """What is looked at after each event, and so not left to `__getattr__`."""
+        return self.election.reign
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.election, name)

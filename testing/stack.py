@@ -87,22 +87,23 @@ class Stack:
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         effects: list[Effect] = []
         facts: deque[tuple[str, Any]] = deque()
-        if isinstance(event, Received):
+        if type(event) is Received:
             source, _, name = event.path.partition(">")
-            inner = Received(event.sender, event.message, "" if source == name else source)
-            if isinstance(event.message, Asked):
-                back = (event.sender, source, event.message.correlation)
-                inner = Received(event.sender, self._codec.decode(event.message.body), inner.path, back)
-            elif isinstance(event.message, Answered):
-                answer = Answer(event.message.correlation, self._codec.decode(event.message.body))
-                inner = Received(event.sender, answer, inner.path)
+            message, path = event.message, "" if source == name else source
+            if type(message) is Asked:
+                back = (event.sender, source, message.correlation)
+                inner = Received(event.sender, self._codec.decode(message.body), path, back)
+            elif type(message) is Answered:
+                inner = Received(event.sender, Answer(message.correlation, self._codec.decode(message.body)), path)
+            else:
+                inner = Received(event.sender, message, path)
             self._carry_out(name, self._hand(name, inner, now), effects, facts)
-        elif isinstance(event, TimerFired):
+        elif type(event) is TimerFired:
             name, _, timer = event.name.partition("|")
             self._carry_out(name, self._hand(name, TimerFired(timer), now), effects, facts)
         else:
             facts.append(("", event.fact))
-        return self._tell(facts, effects, now)
+        return self._tell(facts, effects, now) if facts else effects
 
     def tell(self, fact: Any, now: Seconds) -> list[Effect]:
         """Tell all parts a fact."""
@@ -119,30 +120,27 @@ class Stack:
             source, fact = facts.popleft()
             told = Told(fact)
             for name in self.parts:
-                if name != source:
-                    self._carry_out(name, self._hand(name, told, now), effects, facts)
+                if name != source and (done := self._hand(name, told, now)):
+                    self._carry_out(name, done, effects, facts)
         return effects
 
     def _hand(self, name: str, event: Input, now: Seconds) -> Sequence[Effect]:
         part = self._handled[name] = self.parts[name]
         return part.handle(event, now)
 
-    def _carry_out(
-        self, name: str, done: Sequence[Effect], effects: list[Effect], facts: deque[tuple[str, Any]]
-    ) -> None:
+    def _carry_out(self, name: str, done: Sequence[Any], effects: list[Effect], facts: deque[tuple[str, Any]]) -> None:
         for effect in done:
-            match effect:
-                case Send(target, message, path):
-                    effects.append(Send(target, message, f"{name}>{path or name}"))
-                case Reply((node, path, correlation), message):
-                    answer = Answered(correlation, self._codec.encode(message))
-                    effects.append(Send(node, answer, f"{name}>{path}"))
-                case Arm(timer, after):
-                    effects.append(Arm(f"{name}|{timer}", after))
-                case Disarm(timer):
-                    effects.append(Disarm(f"{name}|{timer}"))
-                case Announce(fact):
-                    facts.append((name, fact))
-                    effects.append(effect)
-                case _:
-                    effects.append(effect)
+            kind = type(effect)  # `match` asks each class in turn, which takes half a microsecond where it is another.
+            if kind is Send:
+                effects.append(Send(effect.target, effect.message, f"{name}>{effect.path or name}"))
+            elif kind is Arm:
+                effects.append(Arm(f"{name}|{effect.name}", effect.after))
+            elif kind is Disarm:
+                effects.append(Disarm(f"{name}|{effect.name}"))
+            elif kind is Reply:
+                node, path, correlation = effect.to
+                effects.append(Send(node, Answered(correlation, self._codec.encode(effect.message)), f"{name}>{path}"))
+            else:
+                if kind is Announce:
+                    facts.append((name, effect.fact))
+                effects.append(effect)
