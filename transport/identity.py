@@ -57,7 +57,7 @@ class NodeId(bytes):
     @property
     def short(self) -> str:
         """The first 10 characters: enough for people, never for protocols."""
-        return str(self)[:SHORT_CHARACTERS]
+        return _text(self)[:SHORT_CHARACTERS]
 
     @property
     def curve_key(self) -> bytes:
@@ -72,12 +72,17 @@ class NodeId(bytes):
         return _text(bytes(self))
 
     def __repr__(self) -> str:
-        return f"NodeId({self.short})"
+        return _shown(self)
 
 
 @lru_cache(IDS_KEPT)
 def _text(key: bytes) -> str:
     return base64.b32encode(key).decode().lower().rstrip("=")
+
+
+@lru_cache(IDS_KEPT)
+def _shown(key: bytes) -> str:
+    return f"NodeId({_text(key)[:SHORT_CHARACTERS]})"
 
 
 def _no_node_id(text: str) -> str:

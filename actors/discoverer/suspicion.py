@@ -15,9 +15,10 @@ this far; what is old, unasked for or about strangers changes nothing and is cou
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from atoll.actors.discoverer.belief import Belief
 from atoll.actors.discoverer.gossip import GossipQueue
@@ -55,7 +56,6 @@ from atoll.actors.runtime.machine import (
     Seconds,
     Send,
     TimerFired,
-    Told,
     insist,
 )
 from atoll.transport.identity import NodeId
@@ -96,31 +96,39 @@ class Suspicion:
         self._sequence = 0
         self._tick_due: Seconds = math.inf
         self._leaving = False
+        self._timers: dict[str, Callable[[Seconds], list[Effect]]] = {
+            "tick": self._tick,
+            "direct": lambda _now: self._go_round(),
+            "relayed": self._end_relayed,
+        }
+        self._from_members: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
+            Ping: self._on_ping,
+            PingRequest: self._on_ping_request,
+            Ack: self._on_ack,
+            Nack: self._on_nack,
+            Rumours: lambda _sender, message, now: self._hear_all(message.gossip, now),
+        }
+        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+            PeerUp: lambda fact, now: self._on_up(fact.peer, now),
+            PeerDown: lambda fact, _now: self._on_down(fact.peer),
+            Leaving: lambda _fact, _now: self._leave(),
+        }
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del restored  # nothing is persisted: the incarnation rises with every start
         return [self._arm_tick(now, self.rng.uniform(0, self.settings.period_s))]
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
-        effects: list[Effect] = []
-        match event:
-            case TimerFired("tick"):
-                effects = self._tick(now)
-            case TimerFired("direct"):
-                effects = self._go_round()
-            case TimerFired("relayed"):
-                effects = self._end_relayed(now)
-            case Received(sender, Ping() | PingRequest() | Ack() | Nack() | Rumours() as message):
-                effects = self._on_message(sender, message, now)
-            case Told(PeerUp(peer=peer)):
-                effects = self._on_up(peer, now)
-            case Told(PeerDown(peer=peer)):
-                self._on_down(peer)
-            case Told(Leaving()):
-                effects = self._leave()
-            case _:
-                self.counts["ignored"] += 1
-        return effects
+        if type(event) is Received:
+            if take := self._from_members.get(type(event.message)):
+                return take(event.sender, event.message, now)
+        elif type(event) is TimerFired:
+            if fire := self._timers.get(event.name):
+                return fire(now)
+        elif take_fact := self._from_here.get(type(event.fact)):
+            return take_fact(event.fact, now)
+        self.counts["ignored"] += 1
+        return []
 
     def described(self, now: Seconds) -> MembersDescribed:
         """Say of every member what is believed, and why."""
@@ -145,14 +153,12 @@ class Suspicion:
         return self._tick_due
 
     def check(self) -> None:
-        for holds, what in (
-            (self.own not in self._members, "a node suspects itself"),
-            (len(self._members) <= MEMBERS_MAX, "too many members"),
-            (self._relayed.within_limits, "too many pings for others"),
-            (len(self.gossip) <= len(self._members) + 1, "gossip about strangers"),
-            (0 <= self.incarnation <= INCARNATION_MAX, "an incarnation out of range"),
-        ):
-            insist(holds, what)
+        members = self._members
+        insist(self.own not in members, "a node suspects itself")
+        insist(len(members) <= MEMBERS_MAX, "too many members")
+        insist(self._relayed.within_limits, "too many pings for others")
+        insist(len(self.gossip) <= len(members) + 1, "gossip about strangers")
+        insist(0 <= self.incarnation <= INCARNATION_MAX, "an incarnation out of range")
 
     # Links
 
@@ -175,13 +181,14 @@ class Suspicion:
         member.why = member.why or "a link to it came up"
         return [*effects, Send(peer, Rumours(tuple(greeting)))]
 
-    def _on_down(self, peer: NodeId) -> None:
+    def _on_down(self, peer: NodeId) -> list[Effect]:
         member = self._members.get(peer)
         if member is not None and member.linked:
             member.linked = False
             if not member.gone:
                 # The transport had no ack from it either; others are asked in the next period.
                 self._turns.hurry(peer)
+        return []
 
     def _leave(self) -> list[Effect]:
         self._leaving = True
@@ -306,27 +313,25 @@ class Suspicion:
 
     # Messages
 
-    def _on_message(
-        self, sender: NodeId, message: Ping | PingRequest | Ack | Nack | Rumours, now: Seconds
-    ) -> list[Effect]:
-        effects: list[Effect] = []
-        if not isinstance(message, Nack):
-            for rumour in message.gossip:
-                effects += self._hear(rumour, now)
-        match message:
-            case Ping(sequence):
-                effects.append(Send(sender, Ack(sequence, self._gossip_for(sender))))
-            case PingRequest(sequence, target):
-                effects += self._ping_for(sender, sequence, target, now)
-            case Ack(sequence):
-                effects += self._on_ack(sender, sequence)
-            case Nack(sequence):
-                probe = self._probe
-                if probe is None or probe.sequence != sequence or sender not in probe.relays:
-                    self.counts["stray"] += 1
-                else:
-                    probe.nacks = min(probe.nacks + 1, len(probe.relays))
-        return effects
+    def _hear_all(self, rumours: tuple[Rumour, ...], now: Seconds) -> list[Effect]:
+        return [effect for rumour in rumours for effect in self._hear(rumour, now)]
+
+    def _on_ping(self, sender: NodeId, message: Ping, now: Seconds) -> list[Effect]:
+        # In this order: what was heard may go back with the ack.
+        effects = self._hear_all(message.gossip, now)
+        return [*effects, Send(sender, Ack(message.sequence, self._gossip_for(sender)))]
+
+    def _on_ping_request(self, sender: NodeId, message: PingRequest, now: Seconds) -> list[Effect]:
+        effects = self._hear_all(message.gossip, now)
+        return effects + self._ping_for(sender, message.sequence, message.target, now)
+
+    def _on_nack(self, sender: NodeId, message: Nack, _now: Seconds) -> list[Effect]:
+        probe = self._probe
+        if probe is None or probe.sequence != message.sequence or sender not in probe.relays:
+            self.counts["stray"] += 1
+        else:
+            probe.nacks = min(probe.nacks + 1, len(probe.relays))
+        return []
 
     def _ping_for(self, origin: NodeId, sequence: int, target: NodeId, now: Seconds) -> list[Effect]:
         if target == self.own:
@@ -350,16 +355,16 @@ class Suspicion:
             effects.append(Arm("relayed", max(0.0, next_at - now)))
         return effects
 
-    def _on_ack(self, sender: NodeId, sequence: int) -> list[Effect]:
-        probe = self._probe
+    def _on_ack(self, sender: NodeId, message: Ack, now: Seconds) -> list[Effect]:
+        effects, sequence, probe = self._hear_all(message.gossip, now), message.sequence, self._probe
         if probe is not None and sequence == probe.sequence and (sender == probe.target or sender in probe.relays):
             probe.acked = True
         elif (relayed := self._relayed.answered(sequence, sender)) is not None:
             gossip = self._gossip_for(relayed.origin)
-            return [Send(relayed.origin, Ack(relayed.origin_sequence, gossip))]
+            effects.append(Send(relayed.origin, Ack(relayed.origin_sequence, gossip)))
         elif sequence:
             self.counts["stray"] += 1
-        return []
+        return effects
 
     # Rumours
 

@@ -10,8 +10,9 @@ holds it goes on holding while no supernode is known. It must never obey a roll 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from atoll.actors.cloud.messages import NodeRecord
 from atoll.actors.discoverer.messages import MemberDied, MemberLeft
@@ -47,7 +48,6 @@ from atoll.actors.runtime.machine import (
     Seconds,
     Send,
     TimerFired,
-    Told,
     insist,
 )
 from atoll.transport.base import Standing
@@ -60,6 +60,9 @@ SOON_S = 0.005
 GATHER_S = 0.2
 """How long a new supernode listens to its members before it places what nobody holds: a few round trips of a LAN."""
 DECIDE_S_MIN = 0.05
+
+NEWS = (PeerUp, OwnRecordChanged, ScoreChanged, DrainWanted, DutyReady, DutyFailed)
+"""Facts that others should hear of soon."""
 
 
 @dataclass(slots=True)
@@ -95,22 +98,30 @@ class DutyBoard:
         self._holding: dict[str, _Holding] = {}
         self._labels: SiteLabels | None = None
         """Of the proxy: held here, or told by its node."""
+        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+            SupernodeElected: lambda fact, now: self._follow(fact.node, fact.epoch, now),
+            SupernodeLost: lambda _fact, now: self._follow(None, 0, now),
+            PeerDown: lambda fact, now: self._on_down(fact.peer, now),
+            MemberDied: lambda fact, now: self._lose(fact.node, now),
+            MemberLeft: lambda fact, now: self._lose(fact.node, now),
+            LabelsChanged: lambda fact, _now: self._on_labels(fact),
+            **dict.fromkeys(NEWS, lambda fact, _now: [Arm("report", SOON_S)] if self._note(fact) else []),
+        }
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del restored, now  # Nothing is kept: the supernode says it again.
         return [Arm("report", SOON_S)]
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
-        match event:
-            case Received(sender=sender, message=message):
-                return self._receive(sender, message, now)
-            case TimerFired(name="decide"):
-                self._gathered = True
-                return self._decide(now)
-            case TimerFired():
+        if type(event) is Received:
+            return self._receive(event.sender, event.message, now)
+        if type(event) is TimerFired:
+            if event.name != "decide":
                 return self._report(now)
-            case Told(fact=fact):
-                return self._take_fact(fact, now)
+            self._gathered = True
+            return self._decide(now)
+        take_fact = self._from_here.get(type(event.fact))
+        return take_fact(event.fact, now) if take_fact else []
 
     def describe(self) -> SiteDescribed:
         """Say what `status` shows."""
@@ -137,7 +148,7 @@ class DutyBoard:
 
     def check(self) -> None:
         insist((self._placing is not None) == (self._supernode == self.own.node), "places without being supernode")
-        insist(set(self._holding) <= set(self._able), "holds what it is not able to")
+        insist(self._holding.keys() <= set(self._able), "holds what it is not able to")
         if self._placing is not None:
             self._placing.check()
 
@@ -176,26 +187,20 @@ class DutyBoard:
             effects.append(Send(sender, SiteRoll(self._records, self._places)))
         return effects
 
-    def _take_fact(self, fact: object, now: Seconds) -> list[Effect]:
-        match fact:
-            case SupernodeElected(node=node, epoch=epoch):
-                return self._follow(node, epoch, now)
-            case SupernodeLost():
-                return self._follow(None, 0, now)
-            case PeerDown(peer=peer):
-                # No more than suspected: it stays on the roll. But a duty is not left to whom nobody here can reach.
-                self._members.discard(peer)
-                self._told.pop(peer, None)
-                return self._decide(now)
-            case MemberDied(node=node) | MemberLeft(node=node):
-                return self._lose(node, now)
-            case LabelsChanged(labels=labels, relays=relays) if PROXY in self._holding:
-                self._labels = SiteLabels(labels, relays)
-                return self._pass_labels_on()
-        return [Arm("report", SOON_S)] if self._note(fact) else []
+    def _on_down(self, peer: NodeId, now: Seconds) -> list[Effect]:
+        # No more than suspected: it stays on the roll. But a duty is not left to whom nobody here can reach.
+        self._members.discard(peer)
+        self._told.pop(peer, None)
+        return self._decide(now)
+
+    def _on_labels(self, fact: LabelsChanged) -> list[Effect]:
+        if PROXY not in self._holding:
+            return []
+        self._labels = SiteLabels(fact.labels, fact.relays)
+        return self._pass_labels_on()
 
     def _note(self, fact: object) -> bool:
-        """Take a fact that others should hear of soon; False for one that is none of theirs."""
+        """Take one of the `NEWS`; False for one that is no news to others."""
         match fact:
             case PeerUp(peer=peer, standing=Standing.MEMBER):
                 self._members.add(peer)

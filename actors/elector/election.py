@@ -30,7 +30,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from atoll.actors.elector.election_rosters import RosterElection
-from atoll.actors.elector.election_state import Role
+from atoll.actors.elector.election_state import (
+    ASKING,
+    BYSTANDER,
+    CANDIDATE,
+    FOLLOWER,
+    RECALLING,
+    SUPERNODE,
+)
 from atoll.actors.elector.messages import (
     Amnesia,
     Ballot,
@@ -62,6 +69,7 @@ from atoll.actors.elector.messages import (
 from atoll.actors.elector.outlook import Belief
 from atoll.actors.elector.patience import TIMER_S_MIN
 from atoll.actors.elector.roster import Roster
+from atoll.actors.elector.score import Score
 from atoll.actors.runtime.machine import (
     Arm,
     Disarm,
@@ -110,6 +118,15 @@ class Election(RosterElection):
             RosterChain: self._on_roster_chain,
             Leaving: self._on_leaving,
         }
+        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+            MemberReachable: lambda fact, now: self._on_reachable(fact.node, now),
+            MemberUnreachable: lambda fact, _now: self._on_unreachable(fact.node),
+            ScoreChanged: lambda fact, _now: self._on_score(fact.score),
+            Resign: lambda fact, now: self._on_resign(fact.reason, now),
+            PlacementSettled: lambda fact, _now: self._on_settled(fact),
+            Leave: lambda fact, _now: self._on_leave(fact.reason),
+            Reform: lambda fact, now: self._reform(fact.reason, now),
+        }
         self._timers: dict[str, Callable[[Seconds], list[Effect]]] = {
             "heartbeat": self._beat,
             "patience": self._on_patience,
@@ -120,10 +137,10 @@ class Election(RosterElection):
         }
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
-        return self._lease_news.added_to(self._start(restored, now), self.reign, self.roster)
+        return self._lease_news.added_to(self._start(restored, now), self.reign, self.rosters)
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
-        return self._lease_news.added_to(self._handle(event, now), self.reign, self.roster)
+        return self._lease_news.added_to(self._handle(event, now), self.reign, self.rosters)
 
     def _start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         ballot: Ballot | None = None
@@ -148,12 +165,12 @@ class Election(RosterElection):
         if self.reign is not None and now >= self.reign.lease_until:
             because = self.outlook.no_majority_because(self.roster)
             effects = self._follow(now, f"no majority answered for {self.settings.lease_s:g} s ({because})")
-        if isinstance(event, Received):
+        if type(event) is Received:
             effects += self._receive(event.sender, event.message, now)
-        elif isinstance(event, TimerFired):
+        elif type(event) is TimerFired:
             effects += self._timers[event.name](now)
-        else:
-            effects += self._take_fact(event.fact, now)
+        elif take_fact := self._from_here.get(type(event.fact)):
+            effects += take_fact(event.fact, now)
         return effects
 
     def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
@@ -161,15 +178,16 @@ class Election(RosterElection):
             # Nobody links to itself. A `Release` in our own name would end the promise that our lease rests on.
             self.ignored += 1
             return []
-        if getattr(message, "epoch", 0) > self._epoch_max():
+        epoch = getattr(message, "epoch", 0)
+        if epoch > EPOCHS_AHEAD_MAX and epoch > self._epoch_max():
             self.ignored += 1
             return []
-        theirs = mark_of(message)
-        known = theirs is None or theirs == self.roster.mark
+        theirs, roster = mark_of(message), self.roster
+        known = theirs is None or theirs == roster.mark
         effects = [] if known or theirs is None else self.rosters.compare(sender, theirs, self.outlook.score)
         from_voter = self._from_voters.get(type(message))
         # Epochs of one incarnation mean nothing in another, and must not get there.
-        foreign = theirs is not None and theirs[0] != self.roster.incarnation
+        foreign = theirs is not None and theirs[0] != roster.incarnation
         if from_voter and not foreign and self._heeds(sender, message):
             return effects + from_voter(sender, message, now)
         if from_member := self._from_members.get(type(message)):
@@ -208,12 +226,12 @@ class Election(RosterElection):
         return effects + self.voter.durably(message.epoch, sender, grant)
 
     def _on_heartbeat(self, sender: NodeId, message: Heartbeat, now: Seconds) -> list[Effect]:
-        if self.role is Role.RECALLING:
+        if self.role is RECALLING:
             return self.outlook.believe(Belief(sender, message.epoch, True, message.reason, now))
         if message.epoch < self.epoch:
             return [Send(sender, Outdated(self.epoch))]
         effects: list[Effect] = []
-        if self.role is not Role.FOLLOWER and self._votes:
+        if self.role is not FOLLOWER and self._votes:
             effects = self._follow(now, f"{sender.short} was elected in epoch {message.epoch}")
         if self.patience.followed != sender:
             self.patience.followed = sender
@@ -233,7 +251,7 @@ class Election(RosterElection):
             return []
         self.voter.pass_on(message.successor)
         named = message.successor == self.own and message.epoch == self.epoch
-        if named and self.role is Role.FOLLOWER and now >= self.voter.no_vote_until:
+        if named and self.role is FOLLOWER and now >= self.voter.no_vote_until:
             return self._stand(self.epoch + 1, now)
         return []
 
@@ -242,7 +260,7 @@ class Election(RosterElection):
             return []
         if now < self.patience.until:
             return [self.patience.arm(now)]
-        effects = self._give_up(now) if self.role is Role.CANDIDATE else []
+        effects = self._give_up(now) if self.role is CANDIDATE else []
         if self.outlook.belief and self.outlook.belief.confirmed:
             effects += self.outlook.disbelieve(f"no heartbeat for {self.settings.lease_s:g} s", now)
         self.patience.draw(self.roster)
@@ -253,7 +271,7 @@ class Election(RosterElection):
         return [*effects, self.patience.arm(now)] if self.reign is None else effects
 
     def _ask(self, now: Seconds) -> list[Effect]:
-        self.role = Role.ASKING
+        self.role = ASKING
         self._for, self._against = {self.own: None}, {}
         if len(self._for) >= self.quorum:
             return self._stand(self.epoch + 1, now)
@@ -261,21 +279,21 @@ class Election(RosterElection):
 
     def _question(self, epoch: int | None = None) -> Message:
         incarnation, version = self.roster.mark
-        if self.role is Role.ASKING:
+        if self.role is ASKING:
             return PreVote(self.epoch + 1, version, self.outlook.score, incarnation)
         return VoteRequest(self.epoch if epoch is None else epoch, version, incarnation)
 
     def _ask_again(self, _now: Seconds) -> list[Effect]:
         """Ask who has not answered: a lost message would cost all the others a whole delay, or a lease."""
-        if self.role is not Role.ASKING and self.role is not Role.CANDIDATE:
+        if self.role is not ASKING and self.role is not CANDIDATE:
             return []
         answered = {**self._for, **self._against}
-        silent = [voter for voter in self.roster.voters if voter not in answered]
-        return [*(Send(voter, self._question()) for voter in silent), Arm("again", self.settings.again_s)]
+        silent, question = [voter for voter in self.roster.voters if voter not in answered], self._question()
+        return [*(Send(voter, question) for voter in silent), Arm("again", self.settings.again_s)]
 
     def _on_prevote_reply(self, sender: NodeId, message: PreVoteReply, now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
-        if self.role is not Role.ASKING:
+        if self.role is not ASKING:
             return []
         if message.epoch > self.epoch:
             return self._catch_up(message.epoch)
@@ -288,7 +306,7 @@ class Election(RosterElection):
         return self._stand(self.epoch + 1, now) if len(self._for) >= self.quorum else []
 
     def _stand(self, epoch: int, now: Seconds) -> list[Effect]:
-        self.role, self.reign, self.rosters.change = Role.CANDIDATE, None, None
+        self.role, self.reign, self.rosters.change = CANDIDATE, None, None
         self._stood_at = now
         self._for, self._against = {self.own: None}, {}
         self.voter.bind(self.own, epoch, now)
@@ -300,7 +318,7 @@ class Election(RosterElection):
         return [*effects, self.patience.arm(now), Arm("again", self.settings.again_s)]
 
     def _on_vote(self, sender: NodeId, message: Vote, now: Seconds) -> list[Effect]:
-        if self.role is not Role.CANDIDATE or not self._answers_this_candidacy(message):
+        if self.role is not CANDIDATE or not self._answers_this_candidacy(message):
             return []
         if message.refusal:
             self._against[sender] = None
@@ -317,7 +335,7 @@ class Election(RosterElection):
 
     def _catch_up(self, epoch: int) -> list[Effect]:
         """Enter a higher epoch without a vote, so that the next candidacy is above it."""
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         return self.voter.durably(epoch, None)
 
     def _preside(self, now: Seconds) -> list[Effect]:
@@ -326,7 +344,7 @@ class Election(RosterElection):
         if now >= reign.lease_until:
             # The votes came so late that the promises may be over.
             return self._give_up(now)
-        self.role, self.reign = Role.SUPERNODE, reign
+        self.role, self.reign = SUPERNODE, reign
         self.rosters.begin_reign(self.epoch, self._for.values())
         belief = Belief(self.own, self.epoch, True, self.outlook.why_elected(self.roster, len(self._for)), now)
         effects: list[Effect] = [Disarm("patience"), *self.outlook.believe(belief), *self._beat(now)]
@@ -379,31 +397,33 @@ class Election(RosterElection):
             if successor := self.outlook.clearly_better(self.roster.voters, now):
                 why = self.outlook.why_better(successor)
                 effects += self._hand_over(successor, f"handed over to {successor.short}: {why}", now)
-        elif self.role in (Role.BYSTANDER, Role.RECALLING) or not (belief and belief.confirmed):
+        elif self.role in (BYSTANDER, RECALLING) or not (belief and belief.confirmed):
             effects += self.outlook.tick(self.epoch, self.outlook.no_majority_because(self.roster), now)
         return effects
 
-    def _take_fact(self, fact: Any, now: Seconds) -> list[Effect]:
-        if isinstance(fact, MemberReachable):
-            return self._on_reachable(fact.node, now)
-        if isinstance(fact, MemberUnreachable):
-            self.outlook.part(fact.node)
-            self.rosters.electorate.part(fact.node)
-        elif isinstance(fact, ScoreChanged):
-            self.outlook.rate(self.own, fact.score)
-            return [Send(member, self._fitness()) for member in self.outlook.members()]
-        elif isinstance(fact, Resign):
-            successor = self.outlook.best_among(self.roster.voters)
-            if successor and self.reign is not None:
-                return self._hand_over(successor, f"{fact.reason}; handed over to {successor.short}", now)
-        elif isinstance(fact, PlacementSettled) and self.rosters.change is not None:
-            self.rosters.change.settle(fact.epoch, (fact.incarnation, fact.roster_version))
-        elif isinstance(fact, Leave):
-            self.rosters.electorate.leaves(self.own, fact.reason)
-            return [Send(member, Leaving(fact.reason)) for member in self.outlook.members()]
-        elif isinstance(fact, Reform):
-            return self._reform(fact.reason, now)
+    def _on_unreachable(self, member: NodeId) -> list[Effect]:
+        self.outlook.part(member)
+        self.rosters.electorate.part(member)
         return []
+
+    def _on_score(self, score: Score) -> list[Effect]:
+        self.outlook.rate(self.own, score)
+        return [Send(member, self._fitness()) for member in self.outlook.members()]
+
+    def _on_resign(self, reason: str, now: Seconds) -> list[Effect]:
+        successor = self.outlook.best_among(self.roster.voters)
+        if successor is None or self.reign is None:
+            return []
+        return self._hand_over(successor, f"{reason}; handed over to {successor.short}", now)
+
+    def _on_settled(self, fact: PlacementSettled) -> list[Effect]:
+        if self.rosters.change is not None:
+            self.rosters.change.settle(fact.epoch, (fact.incarnation, fact.roster_version))
+        return []
+
+    def _on_leave(self, reason: str) -> list[Effect]:
+        self.rosters.electorate.leaves(self.own, reason)
+        return [Send(member, Leaving(reason)) for member in self.outlook.members()]
 
     def _on_reachable(self, member: NodeId, now: Seconds) -> list[Effect]:
         self.outlook.meet(member)
@@ -421,6 +441,6 @@ class Election(RosterElection):
 
     def _on_fitness(self, sender: NodeId, message: Fitness, _now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
-        if self.role is Role.FOLLOWER:
+        if self.role is FOLLOWER:
             self.patience.redraw(self.roster)
         return []

@@ -5,7 +5,13 @@ any        --a newer roster comes, or a person reforms the site-->            wh
 recalling  --enough nodes told what they know-->                              follower
 """
 
-from atoll.actors.elector.election_state import ElectionState, Role
+from atoll.actors.elector.election_state import (
+    ASKING,
+    CANDIDATE,
+    FOLLOWER,
+    RECALLING,
+    ElectionState,
+)
 from atoll.actors.elector.messages import (
     Amnesia,
     Leaving,
@@ -109,7 +115,7 @@ class RosterElection(ElectionState):
 
     def _reform(self, reason: str, now: Seconds) -> list[Effect]:
         """Begin a new incarnation, as a person wants it; what the damaged journal had said counts no more."""
-        before, effects = self.roster, self._give_up(now) if self.role is Role.CANDIDATE else []
+        before, effects = self.roster, self._give_up(now) if self.role is CANDIDATE else []
         effects += [*self._follow(now, reason), *self.outlook.disbelieve(reason, now)]
         self.rosters.reformed(max(self.epoch, self.outlook.highest_epoch), reason, self.rng)
         if self.recollection is not None:
@@ -127,20 +133,20 @@ class RosterElection(ElectionState):
         if leads and self.own not in roster.voters and (heir := self.outlook.best_among(roster.voters)):
             release = Release(self.epoch, heir)
             effects += [Send(voter, release) for voter in roster.voters]
-        if self.role is Role.CANDIDATE:
+        if self.role is CANDIDATE:
             effects += self._give_up(now)
         if self.reign is not None:
             self.reign.follow(roster.voters, self.quorum)
             foreign = roster.incarnation != before.incarnation or roster.epoch > self.epoch
             if foreign or self.own not in roster.voters or now >= self.reign.lease_until:
                 effects += self._follow(now, f"the roster has changed: {roster.reason or 'a newer one is known'}")
-        if self.role is Role.ASKING:
-            self.role = Role.FOLLOWER
+        if self.role is ASKING:
+            self.role = FOLLOWER
         if roster.incarnation != before.incarnation and before.version and self.epoch >= roster.epoch:
             # Nobody of this incarnation may get into an epoch that another one has had, or will get into from there.
             above = REFORM_EPOCHS + roster.incarnation % REFORM_EPOCHS
             effects += self.voter.durably(self.epoch + above, None)
         effects += self._enter(roster)
-        if voted and self.own in roster.voters and self.role is not Role.RECALLING:
+        if voted and self.own in roster.voters and self.role is not RECALLING:
             return effects
         return [*effects, *(Disarm(timer) for timer in ("patience", "again") if voted), *self._begin_to_vote(now)]

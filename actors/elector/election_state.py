@@ -44,6 +44,10 @@ class Role(enum.Enum):
     SUPERNODE = "supernode"
 
 
+# Names of their own, as Python 3.11 takes as long to find a member in its class as for six calls.
+BYSTANDER, RECALLING, FOLLOWER, ASKING, CANDIDATE, SUPERNODE = Role
+
+
 class ElectionState:
     """The state of one node's election; the kinds exist for the mutants of the tests."""
 
@@ -80,7 +84,7 @@ class ElectionState:
         self.rosters = self.rosters_kind(own, roster, notary, self.settings, named=named, gated=gated)
         self.outlook = Outlook(own, score or Score(), self.settings)
         self.voter = self.voter_kind(own, self.settings)
-        self.role = Role.BYSTANDER
+        self.role = BYSTANDER
         self.reign: Reign | None = None
         """Present exactly while this node is supernode."""
         self.ignored = 0
@@ -137,27 +141,27 @@ class ElectionState:
         )
 
     def check(self) -> None:
-        role, ballot, promise = self.role, self.voter.ballot, self.voter.promise
+        role, reign, ballot, promise = self.role, self.reign, self.voter.ballot, self.voter.promise
         self.voter.check()
-        insist((self.reign is not None) == (role is Role.SUPERNODE), "a reign and the role of supernode come together")
-        insist((self.reign is None) == (self.rosters.change is None), "only a supernode changes rosters")
-        insist((role is not Role.BYSTANDER) == self._votes, "exactly those on the roster take part")
-        insist((role is Role.RECALLING) == (self._votes and self.recollection is not None), "who forgot takes part")
-        if role is Role.CANDIDATE or role is Role.SUPERNODE:
+        insist((reign is not None) == (role is SUPERNODE), "a reign and the role of supernode come together")
+        insist((reign is None) == (self.rosters.change is None), "only a supernode changes rosters")
+        insist((role is not BYSTANDER) == self._votes, "exactly those on the roster take part")
+        insist((role is RECALLING) == (self._votes and self.recollection is not None), "who forgot takes part")
+        if role is CANDIDATE or role is SUPERNODE:
             insist(ballot.voted_for == self.own, "stands in an epoch without its own vote")
             insist(promise is not None and promise.to == self.own, "stands without a promise to itself")
-        if self.reign is not None:
-            self.reign.check()
+        if reign is not None:
+            reign.check()
 
     def _begin_to_vote(self, now: Seconds) -> list[Effect]:
         self._votes = self.own in self.roster.voters
         if not self._votes:
-            self.role = Role.BYSTANDER
+            self.role = BYSTANDER
             return []
         if self.recollection is not None:
-            self.role = Role.RECALLING
+            self.role = RECALLING
             return []
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         if self.quorum == 1 and now >= self.voter.no_vote_until:
             return self._stand(self.epoch + 1, now)
         self.patience.draw(self.roster)
@@ -172,11 +176,11 @@ class ElectionState:
     def _follow(self, now: Seconds, reason: str) -> list[Effect]:
         """Be a follower, whatever it was; who was supernode says so, with `reason`."""
         was, self.reign, self.rosters.change = self.role, None, None
-        self.role = Role.FOLLOWER if self._votes and self.recollection is None else was
-        if was is not Role.CANDIDATE and was is not Role.SUPERNODE:
+        self.role = FOLLOWER if self._votes and self.recollection is None else was
+        if was is not CANDIDATE and was is not SUPERNODE:
             return []
         effects: list[Effect] = []
-        if was is Role.SUPERNODE:
+        if was is SUPERNODE:
             self.patience.draw(self.roster)
             self.patience.wait(now)
             effects = [Disarm("heartbeat"), Disarm("lease"), self.patience.arm(now)]

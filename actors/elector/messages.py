@@ -5,7 +5,7 @@ A change of the roster: `RosterProposed` → `RosterSigned` → `RosterChain`. M
 and incarnation; version 0 says nothing of it, except in a `Fitness`, where it says that none is known.
 """
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -214,15 +214,16 @@ MESSAGES: tuple[type[Message], ...] = (
 )
 """Everything an Elector sends, for the codec."""
 
-_MARKED = (PreVote, VoteRequest, Heartbeat, HeartbeatAck, Recall, Recalled, Presiding)
+_MARKED = frozenset((PreVote, VoteRequest, Heartbeat, HeartbeatAck, Recall, Recalled, Presiding))
 
 
-def mark_of(message: Message) -> Mark | None:
+def mark_of(message: Any) -> Mark | None:
     """Give the mark of the sender's roster, where the message names it."""
-    if isinstance(message, Fitness):
-        return (message.incarnation, message.roster_version) if message.roster_version else (0, 0)
-    if isinstance(message, _MARKED) and message.roster_version:
+    kind = type(message)
+    if kind in _MARKED and message.roster_version:
         return message.incarnation, message.roster_version
+    if kind is Fitness:
+        return (message.incarnation, message.roster_version) if message.roster_version else (0, 0)
     return None
 
 

@@ -127,4 +127,7 @@ class Voter:
 
     def check(self) -> None:
         """Assert what always holds."""
-        insist(self.promise is None or self.promise.epoch <= self.epoch, "a promise from a later epoch than the ballot")
+        insist(
+            self.promise is None or self.promise.epoch <= self.ballot.epoch,
+            "a promise from a later epoch than the ballot",
+        )

@@ -71,6 +71,7 @@ BOTH = 2
 """Up to so many voters a majority is all of them, so that no other can be without what this one lost."""
 
 Question: TypeAlias = FindPlace | ListPlaces
+_QUESTIONS = frozenset((FindPlace, ListPlaces, SwapPlace, RemovePlace))
 
 
 class Placement:
@@ -101,6 +102,14 @@ class Placement:
             Written: lambda leads, sender, message, now: leads.take_written(sender, message, now),
             Outbid: lambda leads, sender, message, now: leads.take_outbid(sender, message, now),
         }
+        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+            LeaseRenewed: self._on_lease,
+            LeaseEnded: lambda fact, _now: self._end(fact.epoch),
+            SupernodeElected: lambda fact, _now: self._know(fact.node if fact.confirmed else None),
+            SupernodeLost: lambda _fact, _now: self._know(None),
+            ElectionStatus: lambda fact, _now: self._know(fact.supernode if fact.confirmed else None, fact.voters),
+            RosterInForce: lambda fact, _now: self._know(self.supernode, fact.voters),
+        }
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del now
@@ -108,13 +117,14 @@ class Placement:
         return [Arm("damaged", TELL_DAMAGE_S)] if self.register.forgetful else []
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
-        if isinstance(event, Received):
+        effects: list[Effect] = []
+        if type(event) is Received:
             effects = self._receive(event, now)
-        elif isinstance(event, TimerFired):
+        elif type(event) is TimerFired:
             effects = self._on_timer(event.name, now)
-        else:
-            effects = self._take_fact(event.fact, now)
-        return [*effects, *self._answer_askers(now)]
+        elif take_fact := self._from_here.get(type(event.fact)):
+            effects = take_fact(event.fact, now)
+        return [*effects, *self._answer_askers(now)] if self._asking else effects
 
     def check(self) -> None:
         self.register.check()
@@ -140,13 +150,13 @@ class Placement:
     # Questions
 
     def _receive(self, event: Received, now: Seconds) -> list[Effect]:
-        message = event.message
-        if isinstance(message, FindPlace | ListPlaces | SwapPlace | RemovePlace):
+        message: Any = event.message
+        kind = type(message)
+        if kind in _QUESTIONS:
             if event.reply_to is None:
                 self.counts["told_not_asked"] += 1
                 return []
             return self._on_question(event.reply_to, message, now)
-        kind = type(message)
         if self.voters and event.sender not in self.voters:
             self.counts["strangers"] += 1
             return []
@@ -233,20 +243,10 @@ class Placement:
 
     # The supernode
 
-    def _take_fact(self, fact: Any, now: Seconds) -> list[Effect]:
-        match fact:
-            case LeaseRenewed():
-                return self._on_lease(fact, now)
-            case LeaseEnded(epoch=epoch):
-                return self._end(epoch)
-            case SupernodeElected(node=node, confirmed=confirmed) | ElectionStatus(supernode=node, confirmed=confirmed):
-                self.supernode = node if confirmed else None
-                if isinstance(fact, ElectionStatus):
-                    self.voters = fact.voters
-            case SupernodeLost():
-                self.supernode = None
-            case RosterInForce(voters=voters):
-                self.voters = voters
+    def _know(self, supernode: NodeId | None, voters: tuple[NodeId, ...] | None = None) -> list[Effect]:
+        self.supernode = supernode
+        if voters is not None:
+            self.voters = voters
         return []
 
     def _on_lease(self, lease: LeaseRenewed, now: Seconds) -> list[Effect]:

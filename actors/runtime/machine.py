@@ -9,7 +9,7 @@ and its supervisor starts a new one from what was persisted.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, final
 
 import msgspec
 
@@ -28,6 +28,7 @@ class Address(msgspec.Struct, frozen=True):
     path: str
 
 
+@final
 class Received(msgspec.Struct, frozen=True):
     """A message arrived from another node's actor of the same name (or another, see `path`)."""
 
@@ -38,12 +39,14 @@ class Received(msgspec.Struct, frozen=True):
     """Opaque; present when the sender asked. Handed back in `Reply`."""
 
 
+@final
 class TimerFired(msgspec.Struct, frozen=True):
     """A timer that this machine armed ran out."""
 
     name: str
 
 
+@final
 class Told(msgspec.Struct, frozen=True):
     """A fact from this node: another actor announced it, or the composition root says it."""
 
