@@ -34,8 +34,9 @@ CALL_LIMIT_MAX_S = 300.0
 """What an image may ask for with `MCM.MAX_EXECUTION_TIME_SEC`."""
 GRACE_S = 0.5
 """How much later than the limit a worker that does not stop its call is ended."""
-LAUNCH_S = 10.0
-"""A worker that is not ready by then is ended; it takes 0.7 s on an idle host."""
+LAUNCH_S = 30.0
+"""A worker that is not ready by then is ended; it takes 0.7 s on an idle host, and 12 s where others keep it busy.
+Calls give up before, by their own limits: that the host is slow is no crash of the service."""
 IDLE_S = 60.0
 CALLS_PER_CONTAINER_MAX = 32
 BACKOFF_FIRST_S = 0.2

@@ -2,11 +2,14 @@
 
     nobody needs one --want--> a spare is made --take--> somebody's; the next spare is made when one is wanted again
                                                --SPARE_S without a taker--> ended
+    somebody takes one while there is none --made--> somebody's   --who wanted it gives up before--> the spare
 
-Compiling the engine takes most of the 0.7 s that a worker needs to start; the spare has done it.
+Compiling the engine takes most of the 0.7 s that a worker needs to start; the spare has done it. On a host that is slow
+or busy it takes many seconds, and goes on when nobody waits any more: ended then, it would begin anew for the next.
 """
 
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -21,6 +24,18 @@ log = logging.getLogger("atoll.containers")
 WORKERS_MAX = 16
 """About 80 MB each."""
 SPARE_S = 300.0
+
+
+@dataclass(slots=True)
+class _Order:
+    """One worker that is being made."""
+
+    spare: bool
+    """For nobody yet."""
+    worker: Worker | None = None
+    error: RuntimeMissing | WorkerGone | None = None
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
 
 class Workshop:
@@ -42,8 +57,8 @@ class Workshop:
         self._spare_s = spare_s
         self._alive = 0
         self._spare: Worker | None = None
-        self._making = False
-        self._made = anyio.Event()
+        self._making: _Order | None = None
+        """The spare, while it is being made."""
 
     @property
     def alive(self) -> int:
@@ -66,23 +81,42 @@ class Workshop:
             self._spare = None
         if self._spare is not None:
             self._timers.set("spare", self._spare_s, self._end_spare)
-        elif not self._making and self._alive < self._workers_max:
-            self._making = True
-            self._made = anyio.Event()
-            self._tasks.start_soon(self._make_spare)
+        elif self._making is None and self._alive < self._workers_max:
+            self._making = _Order(spare=True)
+            self._tasks.start_soon(self._fill, self._making)
 
-    async def _make_spare(self) -> None:
+    async def _fill(self, order: _Order) -> None:
         try:
-            worker = await self._make()
+            with order.scope:
+                order.worker = await self._make()
         except (RuntimeMissing, WorkerGone) as error:
+            order.error = error
             # Whoever needs a worker makes one and gets the error then.
-            log.debug("no spare worker: %s", error)
-        else:
-            self._spare = worker
-            self._timers.set("spare", self._spare_s, self._end_spare)
+            log.debug("no worker: %s", error)
         finally:
-            self._making = False
-            self._made.set()
+            if order.spare:
+                self._making = None
+                if order.worker is not None:
+                    self._put_by(order.worker)
+            order.settled.set()
+
+    def _leave(self, order: _Order) -> None:
+        """Make a spare of a worker that nobody waits for any more, unless there is one, or will be."""
+        wanted = self._making is None and not self.spare_ready
+        if not order.settled.is_set():
+            if wanted:
+                order.spare, self._making = True, order
+            else:
+                order.scope.cancel()
+        elif order.worker is not None:
+            if wanted:
+                self._put_by(order.worker)
+            else:
+                order.worker.kill("nobody needed it")
+
+    def _put_by(self, worker: Worker) -> None:
+        self._spare = worker
+        self._timers.set("spare", self._spare_s, self._end_spare)
 
     def _end_spare(self) -> None:
         if (worker := self._spare) is not None:
@@ -96,15 +130,24 @@ class Workshop:
             RuntimeMissing: JavaScript is not installed.
             WorkerGone: It cannot be started, or there are too many.
         """
-        if self._making:
-            await self._made.wait()
+        if self._making is not None:
+            await self._making.settled.wait()
         worker, self._spare = self._spare, None
         self._timers.drop("spare")
         if worker is not None and not worker.gone:
             return worker
         if self._alive >= self._workers_max:
             raise WorkerGone(f"all {self._workers_max} workers of this node are busy; try again soon")
-        return await self._make()
+        order = _Order(spare=False)
+        self._tasks.start_soon(self._fill, order)
+        try:
+            await order.settled.wait()
+        except BaseException:
+            self._leave(order)
+            raise
+        if order.worker is None:
+            raise order.error or WorkerGone("no worker came to be")
+        return order.worker
 
     async def _make(self) -> Worker:
         worker = Worker(self._cache)

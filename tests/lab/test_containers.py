@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +24,7 @@ from atoll.actors.container_manager.errors import (
 )
 from atoll.actors.container_manager.lifecycle import Limits
 from atoll.actors.container_manager.messages import ServiceCall
+from atoll.actors.container_manager.runtimes.javascript_worker import NICE
 from atoll.testing.services import service_archive
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +176,24 @@ async def test_a_worker_gives_way_to_its_node_and_inherits_nothing_of_it(tmp_pat
         assert worker.nice() > psutil.Process().nice()
         assert worker.rlimit(psutil.RLIMIT_NOFILE)[1] <= 64
         assert os.getsid(pid) == pid
+
+
+COMPILING = """
+import os
+from atoll.actors.container_manager.runtimes import isolate, javascript_worker
+class Pipe:
+    def send(self, frame): print(type(frame).__name__, os.nice(0))
+    def flush(self): pass
+isolate.warm_up = lambda cache: print("compiles", os.nice(0))
+javascript_worker.fence()
+javascript_worker.compiled(Pipe())
+"""
+
+
+async def test_callers_wait_for_the_engine_so_it_is_compiled_before_a_worker_gives_way():
+    told = await anyio.run_process([sys.executable, "-P", "-c", COMPILING, "unused"])
+    own = os.nice(0)
+    assert told.stdout.decode().splitlines() == [f"compiles {own}", f"Ready {min(own + NICE, 19)}"]
 
 
 async def test_the_end_waits_neither_for_a_looping_worker_nor_for_a_frozen_one(tmp_path, engines):
