@@ -232,6 +232,11 @@ class DutyBoard:
             self._placing = self.placing_kind(self.own.node, epoch, self._inherited(), now)
             self._gathered = False
             self._told.clear()
+            for record in self._records:
+                # Members are there as they were under the supernode before; who is not says nothing for `RECORD_S`.
+                # Were each missing until it has reported, others would find it nowhere, under another label afterwards.
+                if not self._roll.has(record.node):
+                    self._roll.take(record, now)
             self._take_self(now)
             return [Arm("report", SOON_S), Arm("decide", GATHER_S), *self._publish()]
         self._placing = None

@@ -2,7 +2,8 @@
 
 It draws a random label for every member and has the TunnelRelay of its node keep the site registered under them. A
 label says nothing about the node behind it. Labels move along with the duty: callers hold them, and a relay switches
-each to the newest registration that has it.
+each to the newest registration that has it. For the same reason who comes back gets the label it had: a member can be
+taken for dead for a tenth of a second, and its callers' sessions shall outlive that.
 """
 
 import os
@@ -24,6 +25,8 @@ from atoll.transport.identity import NodeId
 
 READY_S = 2.0
 """Without any relay by then it is ready all the same: another node would find none either."""
+GONE_MAX = LABELS_PER_REGISTRATION_MAX
+"""Labels that are kept for members that are gone; those gone longest give way."""
 _states = Codec([SiteLabels])
 
 
@@ -37,6 +40,8 @@ class Proxy(Duty):
         self._own = own
         self._site = site
         self._labels: dict[NodeId, bytes] = {}
+        self._gone: dict[NodeId, bytes] = {}
+        """Labels of members that are on the roll no more; nobody is reached under them."""
         self._relays: tuple[NodeId, ...] = ()
 
     async def started(self) -> None:
@@ -79,7 +84,10 @@ class Proxy(Duty):
 
     def _label(self, members: set[NodeId]) -> None:
         wanted = sorted(members)[:LABELS_PER_REGISTRATION_MAX]
-        self._labels = {node: self._labels.get(node) or os.urandom(LABEL_BYTES) for node in wanted}
+        drawn = self._gone | self._labels
+        self._labels = {node: drawn.get(node) or os.urandom(LABEL_BYTES) for node in wanted}
+        gone = [(node, label) for node, label in drawn.items() if node not in self._labels]
+        self._gone = dict(gone[-GONE_MAX:])
         self.system.tell(Address(self._own, TUNNEL_RELAY), ServeSite(self._site, dict(self._labels)))
         self._announce()
 

@@ -21,6 +21,7 @@ from atoll.actors.duties.messages import (
     SiteLabels,
     SiteRoll,
 )
+from atoll.actors.duties.roll import RECORD_S
 from atoll.actors.elector.messages import DrainWanted, ScoreChanged, SupernodeElected, SupernodeLost
 from atoll.actors.elector.score import Score
 from atoll.actors.router.messages import PeerDown, PeerUp
@@ -135,6 +136,27 @@ def test_a_new_supernode_gathers_before_it_places_what_nobody_holds():
     site.timer("decide", GATHER_S)
     assert {each.holder for each in site.board.describe().places} == {DESK}
     assert site.announced(HoldDuty) == []
+
+
+def test_who_was_on_the_roll_stays_on_it_under_the_next_supernode_and_a_silent_one_goes_in_the_end():
+    site = Driven(DESK).linked(TV, PHONE).elected(TV).received(TV, roll(place(PROXY, PHONE), place(REGISTRAR, PHONE)))
+    site.told(SupernodeLost(TV, 1, "the lease ran out")).elected(DESK, epoch=2)
+    everybody = {TV, DESK, PHONE}
+    assert [{each.node for each in told.records} for told in site.announced(SiteKnown)] == [everybody]
+    # The phone, which holds the duties, is told what the others say: nobody is missing for a moment.
+    site.received(TV, member(TV))
+    assert all({each.node for each in told.message.records} == everybody for told in site.sent(SiteRoll))
+    site.timer("decide", GATHER_S)
+    site.timer("report", RECORD_S / 2).received(TV, member(TV))
+    assert {each.node for each in site.board.describe().records} == everybody
+    site.timer("report", RECORD_S / 2)
+    assert {each.node for each in site.board.describe().records} == {TV, DESK}
+
+
+def test_who_died_under_the_supernode_before_is_struck_off_by_the_next():
+    site = Driven(DESK).linked(TV, PHONE).elected(TV).received(TV, roll()).elected(DESK, epoch=2)
+    site.told(MemberDied(TV, "silent though suspected"))
+    assert {each.node for each in site.board.describe().records} == {DESK, PHONE}
 
 
 def test_a_roll_is_obeyed_of_the_supernode_only():

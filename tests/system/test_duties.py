@@ -82,6 +82,11 @@ async def test_the_proxy_labels_every_member_and_the_registrar_announces_them_wh
         await until(lambda: set(tv.told[-1].labels) == {tv.id})
         await until(lambda: [each.node for each in tv.announced[-1].nodes] == [tv.id])
         assert {each.node for each in tv.announced[-1].labels} == {tv.id}
+        # It was no death: who calls the phone still holds its label.
+        world.cut.clear()
+        world.link(tv, phone)
+        await until(lambda: set(tv.told[-1].labels) == {tv.id, phone.id})
+        assert tv.told[-1].labels == labels
 
 
 async def test_duties_are_held_on_while_no_supernode_is_known_and_stay_where_they_are_under_the_next(world):
