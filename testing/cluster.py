@@ -27,7 +27,7 @@ from atoll.testing.processes import ClusterProcess, environment_of_processes
 from atoll.testing.runs import Run, published
 from atoll.testing.warden_main import born
 
-READY_S = 30.0
+READY_S = 60.0
 """Starting Python nine times on two shared cores takes some seconds; this is far beyond."""
 STOP_S = 6.0
 """A node lets calls in flight finish for up to 2 s, and the host may be busy."""

@@ -6,7 +6,7 @@ import anyio
 
 from atoll.testing.warden_main import born
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 """Far beyond what anything here takes: a busy machine is slow, a wrong one never ends."""
 LOOK_S = 0.002
 

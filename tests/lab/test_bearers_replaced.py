@@ -1,6 +1,7 @@
 """Tickets that expire and a relay that is drained in the middle of a transfer: nobody waits, no byte is lost."""
 
 import os
+import re
 import signal
 import sys
 
@@ -30,6 +31,8 @@ __all__ = ["folder", "planned", "relays"]
 TICKET_S = 6
 LASTS_S = 22.0
 """More than three lives of a ticket."""
+DRAIN_S = 8.0
+"""A site that has no other relay to go to stays as long as it may."""
 PIECE = 256 * 1024
 STALL_S_MAX = 1.0
 """Half of what a relay that dies may cost; nothing is lost, so nobody has to notice anything."""
@@ -81,11 +84,16 @@ class Ways:
 
 @pytest.fixture
 def short(planned):
-    """The cloud, with tickets that live for a few seconds."""
+    """The cloud, with tickets that live for a few seconds; relays, which are started after this, drain as quickly."""
+    for name in ("relay-1", "relay-2"):
+        file = planned[name][1]
+        file.write_text(
+            re.sub(r"^drain_s = .*$", f"drain_s = {DRAIN_S}", file.read_text(), count=1, flags=re.MULTILINE)
+        )
     return msgspec.structs.replace(planned["cloud"][0].config, ticket_s=TICKET_S)
 
 
-async def test_a_transfer_outlives_its_tickets_and_a_drain(planned, relays, short):
+async def test_a_transfer_outlives_its_tickets_and_a_drain(planned, short, relays, host_pauses):
     async with (
         open_cloud(short),
         Node.open(planned["home/tv"][0].config) as tv,
@@ -123,7 +131,7 @@ async def test_a_transfer_outlives_its_tickets_and_a_drain(planned, relays, shor
             f" {ways.bearers / ways.looks:.0%} of the time over bearers\n"
         )
         assert [ear.heard for ear in ears] == [flow.sent for flow in flows]
-        assert max(ear.stall_s for ear in ears) <= STALL_S_MAX
+        assert max(ear.stall_s for ear in ears) <= STALL_S_MAX + host_pauses.longest_s()
         assert after != before
         assert ways.bearers > 0.8 * ways.looks, ways.reasons
         # A loss heals as well, and nearly as fast; here nothing is lost at all.

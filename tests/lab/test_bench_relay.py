@@ -17,7 +17,7 @@ from atoll.bench.rounds import ROUNDS, turns
 from atoll.cli.bench import command
 from atoll.transport.errors import Unreachable, UsageError
 
-WAIT_S = 20
+WAIT_S = 60
 ATOLL = "from atoll.cli import main; main()"
 
 

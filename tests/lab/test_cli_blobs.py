@@ -376,7 +376,7 @@ def test_who_interrupts_while_the_file_is_read_calls_it_back(gates, monkeypatch)
     assert f"called back; to go on: atoll --at {tv.path} send {path} phone --name 'a film'" in done.stderr
 
     async def until_called_back():
-        with fail_after(20):
+        with fail_after(60):
             while await steps() != ["withdrawn"]:
                 await world.numbered[1].wait(accept=False)
 
@@ -399,7 +399,7 @@ def test_a_command_that_is_killed_and_begun_again_hears_the_end_of_its_own_order
 
     async def begin_and_be_killed():
         state = ""
-        with fail_after(20):
+        with fail_after(60):
             while state != "sending":
                 _, reply = await fetch_json(tv.path, "POST", "/atoll/v1/blobs/send", body)
                 state = reply["sending"]["state"]
@@ -410,7 +410,7 @@ def test_a_command_that_is_killed_and_begun_again_hears_the_end_of_its_own_order
             await until(lambda: tv.node.asked > before)
         go_on.set()
         # Whether the killed one was still told depends on when its end is seen: the order itself says when it is over.
-        with fail_after(20):
+        with fail_after(60):
             while [each.step for each in (await one.described()).outgoing] != ["taken"]:  # noqa: ASYNC110 - it has no event
                 await sleep(0.01)
         return reply["sending"]["order"]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 COMMAND = (sys.executable, "-m", "atoll", "--at", "/nowhere/gateway.sock", "send", "-", "phone", "--name", "x")
 
 

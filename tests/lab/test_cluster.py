@@ -25,7 +25,7 @@ from atoll.testing.warden_main import born
 
 pytestmark = pytest.mark.anyio
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True)
 """For what is made of parts that other tests show on every loop."""
 SPEC = """

@@ -113,7 +113,7 @@ mimikModule.exports = function (context, request, response) {
 
 
 async def logged(containers, container, text):
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while text not in [each.text for each in containers.logs(container)]:  # noqa: ASYNC110 - it is another process
             await anyio.sleep(0.01)
 
@@ -129,7 +129,7 @@ async def test_a_worker_that_is_killed_fails_its_call_and_the_next_one_is_answer
         await containers.load_image(service_archive("waiting-v1", "1", WAITING))
         await containers.run("waiting", "waiting-v1")
         faults = []
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(fault_of, containers, "/waiting/wait", faults)
                 await logged(containers, "waiting", "waiting")
@@ -157,7 +157,7 @@ async def test_a_program_that_is_not_what_was_pushed_is_never_run_and_heals_when
             await containers.archive_part(archive.stem, 0)
         assert any("push the image" in each.text or "cannot be read" in each.text for each in containers.logs("echo"))
         await containers.load_image(service_archive("echo-v1", "1.0.0", ECHO))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while True:
                 try:
                     reply = await containers.call(ServiceCall("/echo/v1/"))
@@ -198,7 +198,7 @@ async def test_callers_wait_for_the_engine_so_it_is_compiled_before_a_worker_giv
 
 async def test_the_end_waits_neither_for_a_looping_worker_nor_for_a_frozen_one(tmp_path, engines):
     faults = []
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         for frozen in (False, True):
             async with anyio.create_task_group() as callers:
                 async with Containers(tmp_path / str(frozen), engines=engines) as containers:
@@ -222,7 +222,7 @@ async def test_calls_beyond_the_limit_are_refused_at_once_and_stopping_fails_tho
         await containers.load_image(service_archive("waiting-v1", "1", WAITING))
         await containers.run("waiting", "waiting-v1")
         faults = []
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 for _ in range(2):
                     tasks.start_soon(fault_of, containers, "/waiting/wait", faults)

@@ -98,7 +98,7 @@ async def said(cluster, name, damage):
         assert damage in ("truncated", "zeroed_end"), f"{damage}: {log.read_text()}"
         assert "of a write that did not finish" in log.read_text()
         return
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while VOTES_AGAIN not in log.read_text():  # noqa: ASYNC110 - another process's log has no event here
             await anyio.sleep(0.05)
 

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True),
 ]
 
-WAIT_S = 50.0
+WAIT_S = 150.0
 LOOK_S = 0.05
 WATCHER, OTHER, VICTIM = "lan/one", "lan/two", "lan/three"
 

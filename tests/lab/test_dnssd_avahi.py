@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True),
 ]
 
-WAIT_S = 60.0
+WAIT_S = 150.0
 LOOK_S = 0.2
 SERVICE = "_atoll._tcp"
 LINKS_PORT = 8085

@@ -21,7 +21,7 @@ from documents import PAGES, fenced, is_make, shell
 from ports import free_port
 from waiting import block_until
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True),
 ]
-WAIT_S = 55.0
+WAIT_S = 150.0
 STATE_BYTES = 200_000
 
 

@@ -19,7 +19,7 @@ from atoll.testing.wholeness import Wholeness
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"], indirect=True),
-    pytest.mark.timeout(160),
+    pytest.mark.timeout(200),
 ]
 CALLS = 25
 WAIT_S = 150

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True),
 ]
 
-WAIT_S = 90.0
+WAIT_S = 150.0
 FILLING_BYTES = 40_000_000
 SITE = """
 name = "images"

@@ -26,7 +26,7 @@ from atoll.testing.wiring import Wiring
 
 pytestmark = [pytest.mark.anyio, pytest.mark.lab]
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SILENCE_S = 0.25
 """How long nothing must come where nothing may come."""
 SPEC = parse_spec(

@@ -20,7 +20,7 @@ from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
 NAMES = ("one", "two", "three")
-WITHIN_S = 30
+WITHIN_S = 60
 SOURCE = f"{ECHO}\n// {random.Random(7).randbytes(450_000).hex()}"
 ARCHIVE = service_archive("echo-v1", "1.0.0", SOURCE)
 

@@ -17,7 +17,7 @@ from atoll.testing.services import ECHO, service_archive
 from atoll.transport.keys import NodeKey
 
 pytestmark = pytest.mark.anyio
-WITHIN_S = 30
+WITHIN_S = 60
 
 
 class Site:

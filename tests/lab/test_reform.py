@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True),
 ]
-WITHIN_S = 60
+WITHIN_S = 150
 """Five nodes share two cores; what is waited for usually takes two seconds."""
 
 

@@ -20,7 +20,7 @@ WAIT_S = 150
 
 
 @pytest.mark.timeout(WAIT_S + 10)
-async def test_every_byte_comes_and_nothing_stands_still_for_long(tmp_path, monkeypatch):
+async def test_every_byte_comes_and_nothing_stands_still_for_long(tmp_path, monkeypatch, host_pauses):
     if (missing := await obstacle()) is not None:
         pytest.skip(f"no namespaces here: {missing}")
     monkeypatch.setattr(runs, "default_run_dir", lambda: tmp_path / "rt")
@@ -34,5 +34,6 @@ async def test_every_byte_comes_and_nothing_stands_still_for_long(tmp_path, monk
                     transfers.append(await trials.undergo(kind, number))
     assert deaths == []
     assert not [each for each in transfers if each.failure], transfers
-    assert all(each.stall_s <= STALL_S_MAX for each in transfers), transfers
+    pause_s = host_pauses.longest_s()
+    assert all(each.stall_s <= STALL_S_MAX + pause_s for each in transfers), transfers
     assert set(figures_of(transfers)) == set(KINDS)

@@ -9,7 +9,7 @@ from documents import fenced
 
 TOOLS = ("unshare", "ip", "nft")
 DIALS = 600
-PATIENCE_S = 60
+PATIENCE_S = 150
 RULES = next(text for language, _, text in fenced("docs/operations.md") if language == "nft")
 INSIDE = """
 import select, socket, subprocess, sys

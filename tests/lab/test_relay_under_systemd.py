@@ -9,7 +9,7 @@ from systemd_host import PATHS, PYTHON, run_units
 from atoll.cli.relay_unit import relay_unit
 from atoll.transport.keys import NodeKey
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(200)
 CONFIG = """
 drain_s = 1
 workers = 2

@@ -21,7 +21,7 @@ from atoll.transport.errors import Unreachable
 pytestmark = pytest.mark.anyio
 
 HOST = "127.0.0.1"
-PATIENCE_S = 40
+PATIENCE_S = 60
 WORKERS = 3
 
 

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"], indirect=True),
 ]
 BYTES = 20_000_000
-WAIT_S = 120
+WAIT_S = 150
 PROBE = """
 import socket, sys
 try:

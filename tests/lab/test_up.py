@@ -14,7 +14,7 @@ import pytest
 from atoll.cluster_specs import NodeConfig, RelayConfig, read_config
 from atoll.testing.warden_main import born
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 SPEC = """
 name = "pair"
 [[site]]

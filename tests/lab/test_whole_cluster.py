@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], indirect=True),
 ]
 
-WAIT_S = 50.0
+WAIT_S = 150.0
 CALLEE = "office/server"
 CALLS = [CallCheck(caller, f"echo@{CALLEE}", "/hello") for caller in ("home/phone", "office/laptop")]
 
