@@ -16,6 +16,9 @@ class Invariant:
     A subclass keeps what it saw in itself: one instance belongs to one simulation.
     """
 
+    sent_kinds: tuple[type, ...] = ()
+    """Messages that `sent` is called for; empty: all."""
+
     def handled(self, simulation: "Simulation", host: Host) -> None:
         """After every input of a machine, and after its effects."""
 

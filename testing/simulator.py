@@ -113,7 +113,7 @@ class Simulation:
             for index, node in enumerate(nodes)
         ]
         self.probes = tuple(probes)
-        self._index = {node: index for index, node in enumerate(nodes)}
+        self._by_node = {host.node: host for host in self.hosts}
         self._factories = list(nodes.values())
         self._violations_max = violations_max
         self._encode, self._decode = codec.encode, lru_cache(DECODED_MAX)(codec.decode)
@@ -128,14 +128,14 @@ class Simulation:
             self._draw_fault,
             self._heal,
             self._link,
-            self._follow_script,
+            lambda event: self.apply(event[3]),
             self._stop,
         )
         """By the kind of the event."""
-        self._carriers: dict[type[Effect], Callable[[Host, Any], None]] = {
+        self._carriers: dict[type[Effect], Callable[[Host, Any], object]] = {
             Send: self._transmit,
             Arm: self._arm,
-            Disarm: self._disarm,
+            Disarm: lambda host, effect: host.timers.pop(effect.name, None),
             Persist: self._persist,
             Rewrite: self._rewrite,
             Announce: self._announce,
@@ -158,7 +158,10 @@ class Simulation:
         self._handled = [p.handled for p in self.probes if type(p).handled is not Invariant.handled]
         self._forgot = [p.forgot for p in self.probes if type(p).forgot is not Invariant.forgot]
         self._persisted = [p.persisted for p in self.probes if type(p).persisted is not Invariant.persisted]
-        self._sent = [p.sent for p in self.probes if type(p).sent is not Invariant.sent]
+        sent = [p for p in self.probes if type(p).sent is not Invariant.sent]
+        self._sent_any = [p.sent for p in sent if not p.sent_kinds]
+        kinds = dict.fromkeys(kind for p in sent for kind in p.sent_kinds)
+        self._sent = {kind: [p.sent for p in sent if not p.sent_kinds or kind in p.sent_kinds] for kind in kinds}
         self._announced = [p.announced for p in self.probes if type(p).announced is not Invariant.announced]
 
     def watch(self, probe: Invariant) -> None:
@@ -265,9 +268,6 @@ class Simulation:
             self.apply(self.plan.draw(self.rng, len(self.hosts), focused))
             self._push(self.now + self.rng.uniform(*self.plan.every_s), _FAULT)
 
-    def _follow_script(self, event: _Event) -> None:
-        self.apply(event[3])
-
     def _handle(self, host: Host, event: Input) -> None:
         machine, now = host.machine, host.clock.local(self.now)
         try:
@@ -326,9 +326,6 @@ class Simulation:
         host.timers[name] = (due, serial)
         heapq.heappush(self._heap, (due, serial, _TIMER, host, name))
 
-    def _disarm(self, host: Host, effect: Disarm) -> None:
-        host.timers.pop(effect.name, None)
-
     def _persist(self, host: Host, effect: Persist) -> None:
         self._note(_HEAL, host.index, host.disk.persist(effect.record))
         for persisted in self._persisted:
@@ -350,11 +347,10 @@ class Simulation:
         message = effect.message
         if self._encoded[0] is not message:
             self._encoded = (message, self._encode(message))
-        for probe in self._sent:
+        for probe in self._sent.get(type(message), self._sent_any):
             probe(self, host, effect)
-        target = self._index.get(effect.target)
-        random = self.rng.random
-        if target is None or (self._blocked and (host.index, target) in self._blocked):
+        target, random = self._by_node.get(effect.target), self.rng.random
+        if target is None or (self._blocked and (host.index, target.index) in self._blocked):
             return
         if self._loss and random() < self._loss:
             return
@@ -368,9 +364,8 @@ class Simulation:
                 at += random() * plan.late_s_max
             elif fate > 1 - plan.duplicate_ratio:
                 again = at + random() * plan.duplicate_s_max
-                self._push(again, _MESSAGE, self.hosts[target], host.node, data, effect.path)
-        event = (at, next(self._serials), _MESSAGE, self.hosts[target], host.node, data, effect.path)
-        heapq.heappush(self._heap, event)
+                self._push(again, _MESSAGE, target, host.node, data, effect.path)
+        heapq.heappush(self._heap, (at, next(self._serials), _MESSAGE, target, host.node, data, effect.path))
 
     def apply(self, fault: Fault) -> None:
         """Let a fault happen now."""

@@ -75,6 +75,8 @@ STATE_AGAIN_S = 0.05
 class Links:
     """Tells the parts of a node what its Router would: whose link is up."""
 
+    facts = (MemberReachable, MemberUnreachable)
+
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del restored, now
         return []
@@ -95,6 +97,8 @@ class Links:
 class Doers:
     """Does what the board of its node orders, as the shell of the Duties would."""
 
+    facts = (HoldDuty, DropDuty)
+
     def __init__(self, board: DutyBoard, rng: Random, fails: float) -> None:
         self.doing: dict[str, bytes] = {}
         """Duty to its state; only those that are ready."""
@@ -113,7 +117,7 @@ class Doers:
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         del now
         if type(event) is Told:
-            return self._follow(event.fact) if type(event.fact) in (HoldDuty, DropDuty) else []
+            return self._follow(event.fact) if type(event.fact) in self.facts else []
         match event:
             case Received(sender=sender, message=StateWanted(duty=duty)) if self._board.may_give(duty, sender):
                 return [Send(sender, StateGiven(duty.encode() + b" " + self.doing.get(duty, b"")))]
@@ -176,6 +180,8 @@ class SiteHost(Stack):
             },
             {elector.PATH: ELECTION_RECORDS, placement.PATH: PLACEMENT_RECORDS},
             CODEC,
+            # The election and the placement hear all: whatever comes, they look at the time.
+            {LINKS: Links.facts, discoverer.SUSPICION: suspicion.facts, duties.PATH: board.facts, DOERS: doers.facts},
         )
 
     def introductions(self, now: Seconds) -> list[Any]:

@@ -1,6 +1,6 @@
 """Several machines on one simulated host, as several actors live on one node.
 
-    Announce of one part  -->  Told to the others, behind what the part did with it
+    Announce of one part  -->  Told to the others that hear such facts, behind what the part did with it
     Send to a path        -->  the part of that name on the other host
     Asked                 -->  Received with something to reply to; the Reply goes back as Answered
 
@@ -8,7 +8,7 @@ A message may come twice, and an ask with it: the real asks of the runtime do so
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -63,9 +63,16 @@ def ask(codec: Codec, target: NodeId, path: str, message: Message, correlation: 
 class Stack:
     """The machines of one host, by the names of their actors; started in that order."""
 
-    def __init__(self, parts: Mapping[str, Machine], kept: Mapping[str, Sequence[type[Record]]], codec: Codec) -> None:
-        """Take the parts, and which records each keeps on disk."""
+    def __init__(
+        self,
+        parts: Mapping[str, Machine],
+        kept: Mapping[str, Sequence[type[Record]]],
+        codec: Codec,
+        hears: Mapping[str, Container[type]] | None = None,
+    ) -> None:
+        """Take the parts, which records each keeps on disk, and which facts mean something to it; default: all."""
         self.parts = dict(parts)
+        self._hears = [(name, (hears or {}).get(name)) for name in parts]
         self._kept = {name: tuple(kinds) for name, kinds in kept.items()}
         self._codec = codec
         self._handled: dict[str, Machine] = {}
@@ -106,7 +113,7 @@ class Stack:
         return self._tell(facts, effects, now) if facts else effects
 
     def tell(self, fact: Any, now: Seconds) -> list[Effect]:
-        """Tell all parts a fact."""
+        """Tell a fact to all parts that hear it."""
         return self._tell(deque([("", fact)]), [], now)
 
     def check(self) -> None:
@@ -119,8 +126,10 @@ class Stack:
         while facts:
             source, fact = facts.popleft()
             told = Told(fact)
-            for name in self.parts:
-                if name != source and (done := self._hand(name, told, now)):
+            for name, hears in self._hears:
+                if name == source or (hears is not None and type(fact) not in hears):
+                    continue
+                if done := self._hand(name, told, now):
                     self._carry_out(name, done, effects, facts)
         return effects
 

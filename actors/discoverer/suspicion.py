@@ -108,11 +108,12 @@ class Suspicion:
             Nack: self._on_nack,
             Rumours: lambda _sender, message, now: self._hear_all(message.gossip, now),
         }
-        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+        self.facts: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
             PeerUp: lambda fact, now: self._on_up(fact.peer, now),
             PeerDown: lambda fact, _now: self._on_down(fact.peer),
             Leaving: lambda _fact, _now: self._leave(),
         }
+        """What is done with a fact; all others mean nothing here."""
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del restored  # nothing is persisted: the incarnation rises with every start
@@ -125,7 +126,7 @@ class Suspicion:
         elif type(event) is TimerFired:
             if fire := self._timers.get(event.name):
                 return fire(now)
-        elif take_fact := self._from_here.get(type(event.fact)):
+        elif take_fact := self.facts.get(type(event.fact)):
             return take_fact(event.fact, now)
         self.counts["ignored"] += 1
         return []

@@ -140,7 +140,17 @@ class Election(RosterElection):
         return self._lease_news.added_to(self._start(restored, now), self.reign, self.rosters)
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
-        return self._lease_news.added_to(self._handle(event, now), self.reign, self.rosters)
+        effects: list[Effect] = []
+        if self.reign is not None and now >= self.reign.lease_until:
+            because = self.outlook.no_majority_because(self.roster)
+            effects = self._follow(now, f"no majority answered for {self.settings.lease_s:g} s ({because})")
+        if type(event) is Received:
+            effects += self._receive(event.sender, event.message, now)
+        elif type(event) is TimerFired:
+            effects += self._timers[event.name](now)
+        elif take_fact := self._from_here.get(type(event.fact)):
+            effects += take_fact(event.fact, now)
+        return self._lease_news.added_to(effects, self.reign, self.rosters)
 
     def _start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         ballot: Ballot | None = None
@@ -160,19 +170,6 @@ class Election(RosterElection):
             effects.append(Arm("recall", max(TIMER_S_MIN, self.voter.no_vote_until - now)))
         return effects + self._begin_to_vote(now)
 
-    def _handle(self, event: Input, now: Seconds) -> list[Effect]:
-        effects: list[Effect] = []
-        if self.reign is not None and now >= self.reign.lease_until:
-            because = self.outlook.no_majority_because(self.roster)
-            effects = self._follow(now, f"no majority answered for {self.settings.lease_s:g} s ({because})")
-        if type(event) is Received:
-            effects += self._receive(event.sender, event.message, now)
-        elif type(event) is TimerFired:
-            effects += self._timers[event.name](now)
-        elif take_fact := self._from_here.get(type(event.fact)):
-            effects += take_fact(event.fact, now)
-        return effects
-
     def _receive(self, sender: NodeId, message: Message, now: Seconds) -> list[Effect]:
         if sender == self.own:
             # Nobody links to itself. A `Release` in our own name would end the promise that our lease rests on.
@@ -182,12 +179,12 @@ class Election(RosterElection):
         if epoch > EPOCHS_AHEAD_MAX and epoch > self._epoch_max():
             self.ignored += 1
             return []
-        theirs, roster = mark_of(message), self.roster
-        known = theirs is None or theirs == roster.mark
+        theirs, ours = mark_of(message), self.voter.roster
+        known = theirs is None or theirs == ours
         effects = [] if known or theirs is None else self.rosters.compare(sender, theirs, self.outlook.score)
         from_voter = self._from_voters.get(type(message))
         # Epochs of one incarnation mean nothing in another, and must not get there.
-        foreign = theirs is not None and theirs[0] != roster.incarnation
+        foreign = theirs is not None and theirs[0] != ours[0]
         if from_voter and not foreign and self._heeds(sender, message):
             return effects + from_voter(sender, message, now)
         if from_member := self._from_members.get(type(message)):
@@ -211,9 +208,10 @@ class Election(RosterElection):
     def _on_prevote(self, sender: NodeId, message: PreVote, now: Seconds) -> list[Effect]:
         self.outlook.rate(sender, message.score)
         refusal = self.voter.refusal(sender, message.epoch, (message.incarnation, message.roster_version), now)
-        if not refusal and message.epoch <= self.epoch:
+        epoch = self.epoch
+        if not refusal and message.epoch <= epoch:
             refusal = "that epoch has begun already"
-        return [Send(sender, PreVoteReply(message.epoch, refusal, self.epoch, self.outlook.score))]
+        return [Send(sender, PreVoteReply(message.epoch, refusal, epoch, self.outlook.score))]
 
     def _on_vote_request(self, sender: NodeId, message: VoteRequest, now: Seconds) -> list[Effect]:
         roster = message.incarnation, message.roster_version

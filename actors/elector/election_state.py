@@ -102,7 +102,7 @@ class ElectionState:
     @property
     def epoch(self) -> int:
         """The highest epoch this voter has taken part in."""
-        return self.voter.epoch
+        return self.voter.ballot.epoch
 
     @property
     def roster(self) -> Roster:

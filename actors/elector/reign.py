@@ -46,7 +46,8 @@ class Reign:
 
     def lease_under(self, voters: Sequence[NodeId], quorum: int) -> Seconds:
         """Say until when a majority of these voters has promised; 0 for never."""
-        latest_first = sorted((self.acknowledged[each] for each in voters if each in self.acknowledged), reverse=True)
+        acknowledged = self.acknowledged
+        latest_first = sorted([acknowledged[each] for each in voters if each in acknowledged], reverse=True)
         return self.lease_from(latest_first[quorum - 1]) if len(latest_first) >= quorum else 0.0
 
     def lease_from(self, sent_at: Seconds) -> Seconds:
@@ -85,5 +86,5 @@ class Reign:
 
     def check(self) -> None:
         """Assert what always holds."""
-        promised = sum(voter in self.acknowledged for voter in self.voters)
-        insist(promised >= self.quorum, "presides without a majority")
+        promised = self.acknowledged.keys() & self.voters
+        insist(len(promised) >= self.quorum, "presides without a majority")

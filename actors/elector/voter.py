@@ -71,9 +71,10 @@ class Voter:
 
     def vote_spent(self, candidate: NodeId, epoch: int) -> bool:
         """Tell whether the vote of `epoch` can no longer go to `candidate`."""
-        if epoch < self.epoch:
+        ballot = self.ballot
+        if epoch < ballot.epoch:
             return True
-        return epoch == self.epoch and self.ballot.voted_for not in (None, candidate)
+        return epoch == ballot.epoch and ballot.voted_for not in (None, candidate)
 
     def outdated(self, roster: Mark) -> bool:
         """Tell whether a candidate's roster is older than ours: a majority of ours may have decided without its own."""
