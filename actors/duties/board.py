@@ -233,6 +233,7 @@ class DutyBoard:
             self._placing = self.placing_kind(self.own.node, epoch, self._inherited(), now)
             self._gathered = False
             self._told.clear()
+            self._roll.sweep(now)
             for record in self._records:
                 # Members are there as they were under the supernode before; who is not says nothing for `RECORD_S`.
                 # Were each missing until it has reported, others would find it nowhere, under another label afterwards.

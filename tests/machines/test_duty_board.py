@@ -153,6 +153,13 @@ def test_who_was_on_the_roll_stays_on_it_under_the_next_supernode_and_a_silent_o
     assert {each.node for each in site.board.describe().records} == {TV, DESK}
 
 
+def test_what_a_node_heard_as_supernode_long_ago_strikes_nobody_off_when_it_is_supernode_again():
+    site = Driven(DESK).presiding(TV, PHONE).elected(TV, epoch=2).received(TV, roll())
+    site.now += 2 * RECORD_S
+    site.received(TV, roll()).elected(DESK, epoch=3).timer("report")
+    assert {each.node for each in site.board.describe().records} == {TV, DESK, PHONE}
+
+
 def test_who_died_under_the_supernode_before_is_struck_off_by_the_next():
     site = Driven(DESK).linked(TV, PHONE).elected(TV).received(TV, roll()).elected(DESK, epoch=2)
     site.told(MemberDied(TV, "silent though suspected"))
