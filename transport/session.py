@@ -315,6 +315,11 @@ class Session:
         return min(self._resend_at, self._dialled_at + HANDSHAKE_S)
 
     @property
+    def heard_at(self) -> float:
+        """When the last genuine record of the peer came."""
+        return self._heard_at
+
+    @property
     def records_opened(self) -> int:
         """How many genuine sealed records of the peer have come; a path that brings one leads to it."""
         return self._counts["records_opened"]

@@ -76,6 +76,15 @@ class Conversation:
         current = self.session.paths.current
         return None if current is None else self.numbers.get(current)
 
+    @property
+    def unanswered_since(self) -> float | None:
+        """Since when nothing has come back over any path though something waits for it; None while a path lives."""
+        paths = self.session.paths.all()
+        if any(each.condition is Condition.USABLE for each in paths):
+            return None
+        silent = (each.silent_since for each in paths if each.condition is Condition.SILENT)
+        return min((each for each in silent if each >= self.session.heard_at), default=None)
+
     def has_streams(self) -> bool:
         """Tell whether any stream is open."""
         return bool(self.session.streams.numbers())

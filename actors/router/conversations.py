@@ -459,6 +459,7 @@ class Conversations:
         """Give up a path that takes what we send, while nothing comes back, not even a sign of life."""
         session = conversation.session
         self._note_stall(conversation)
+        since = conversation.unanswered_since
         for number, path in tuple(conversation.numbers.items()):
             known = session.paths.get(number)
             if known is None or known.condition is not Condition.SILENT or not self._may_leave(conversation, number):
@@ -467,6 +468,15 @@ class Conversations:
             if now >= known.silent_since + limit_s:
                 self.counts["silent"] += 1
                 self._give_up(conversation, number, f"nothing came back through {path.relay} for {limit_s:g} s", now)
+        if conversation.ended or not conversation.dialled or conversation.has_streams():
+            return
+        if since is not None and now >= since + SILENCE_S:
+            # Not because of the paths, then: the peer was started again, or lost its link to its proxy for a moment,
+            # and knows the session no more. Streams would be gone with it, so they are given more time.
+            self.counts["forgotten"] += 1
+            conversation.session.close(reason := f"nothing came back over any path for {SILENCE_S:g} s")
+            self.flush(conversation, now)
+            self._over(conversation, reason, lost=True)
 
     def _note_stall(self, conversation: Conversation) -> None:
         """Tell once when a session finds no living path among those it has."""

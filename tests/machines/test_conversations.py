@@ -151,6 +151,45 @@ def test_a_bearer_that_leads_nowhere_any_more_is_given_up_while_an_answer_is_due
     assert caller.conversations.counts["silent"] == 1
 
 
+def test_a_session_that_the_peer_knows_no_more_is_over_after_three_seconds_whatever_paths_are_opened(
+    world, caller, callee
+):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation, answered = established(world, caller, callee, *paths)
+    world.wait(60)
+    # As a peer that was started again, whose site stays at the same relays under the same labels.
+    callee.conversations._by_id.pop(answered.session.session_id)
+    began = world.now
+    caller.conversations.send(conversation, b"question", world.now)
+    world.wait(path_set.SILENCE_S)
+    assert isinstance(caller.last(), Moved)
+    caller.conversations.send(conversation, b"question", world.now)
+    world.wait(path_set.SILENCE_S)
+    assert conversation.stalled
+    caller.conversations.add(conversation, world.path(caller, callee, relay="another"), world.now)
+    world.wait(began + SILENCE_S - world.now - 0.25)
+    assert not conversation.ended
+    world.wait(0.25)
+    assert caller.last() == Ended(conversation, "nothing came back over any path for 3 s", lost=True)
+    assert all(path.closed for path in paths)
+    assert caller.conversations.counts["forgotten"] == 1
+    again, _ = established(world, caller, callee)
+    caller.conversations.send(again, b"question", world.now)
+    world.carry()
+    assert callee.said() == [b"question"]
+
+
+def test_a_session_with_streams_is_not_given_up_so_soon(world, caller, callee):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation, _ = established(world, caller, callee, *paths)
+    number = conversation.session.streams.open("echo")
+    conversation.session.streams.write(number, b"bytes")
+    caller.conversations.flush(conversation, world.now)
+    silent = [end for path in paths for end in (path, path.other)]
+    world.wait(4 * SILENCE_S, lost=silent)
+    assert conversation.established
+
+
 def test_a_session_leaves_a_silent_path_for_another_and_says_so(world, caller, callee):
     paths = [world.path(caller, callee, relay=name) for name in ("frozen", "other")]
     conversation, _ = established(world, caller, callee, *paths)
