@@ -107,7 +107,7 @@ class Failovers:
             raise NotReady(f"{SITE} has no supernode to take away", "see the nodes' logs")
         self.watch.pace_s = QUICK_S
         at = await self.cluster.kill(old, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
-        first_s, all_s, why = await self._replaced(old, at)
+        new, first_s, all_s, why = await self._replaced(old, at)
         await self._give_back(how, old, at)
         self.watch.pace_s = SLOW_S
         back_at, lacks = anyio.current_time(), ""
@@ -115,7 +115,6 @@ class Failovers:
             await self._wholeness.awaited()
         except NotReady as error:
             lacks = str(error)
-        new = await self.cluster.supernode_of(SITE) or ""
         failover = Failover(how, old, new, first_s, all_s, anyio.current_time() - back_at, why, lacks)
         self.done.append(failover)
         return failover
@@ -129,7 +128,7 @@ class Failovers:
         # Just now it may still believe to be what it was: this is when two would be seen.
         await anyio.sleep(PHASE_S_MAX)
 
-    async def _replaced(self, old: str, at: float) -> tuple[float, float, str]:
+    async def _replaced(self, old: str, at: float) -> tuple[str, float, float, str]:
         survivors = [name for name in self.cluster.living_nodes(SITE) if name != old]
 
         def telling() -> list[str]:
@@ -137,12 +136,14 @@ class Failovers:
             return [n for n, look in looks if look and look.told_at > at and look.names and look.supernode != old]
 
         if not await self.watch.told(lambda: bool(telling()), CONFIRMED_S):
-            return math.inf, math.inf, "; ".join(f"{n}: {look.why}" for n in survivors if (look := self.watch.last(n)))
+            whys = "; ".join(f"{n}: {look.why}" for n in survivors if (look := self.watch.last(n)))
+            return "", math.inf, math.inf, whys
         first = telling()[0]
         first_s = anyio.current_time() - at
         look = self.watch.last(first)
         everybody = await self.watch.told(lambda: len(telling()) == len(survivors), CONFIRMED_S)
-        return first_s, anyio.current_time() - at if everybody else math.inf, look.why if look else ""
+        all_s = anyio.current_time() - at if everybody else math.inf
+        return (look.supernode or "", first_s, all_s, look.why) if look else ("", first_s, all_s, "")
 
     @property
     def late(self) -> list[Failover]:

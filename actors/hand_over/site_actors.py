@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
@@ -51,6 +52,42 @@ REFUSED_S = 2.0
 """For which a move that is refused is tried again: an actor whose generation is about to change can leave soon."""
 LABEL_S = 3.0
 """For a member to come up on the roll: it is told anew by each supernode."""
+
+
+@dataclass(slots=True)
+class _Removal:
+    """What one removal has found out; the actor of that name that is founded next is none of its business."""
+
+    name: str
+    meant: int
+    """In which generation the one that is meant was founded; 0 until that is known."""
+    ordered: bool = field(init=False)
+    """It was there: when it is there no more, that is what was wanted."""
+    why: str = "no answer"
+
+    def __post_init__(self) -> None:
+        self.ordered = self.meant > 0
+
+    def over(self, found: PlaceFound) -> int | None:
+        """Tell from a look at the placement whether there is nothing to do any more: what `SiteActors.remove` gives."""
+        name = self.name
+        if found.placed is None and not self.ordered:
+            raise UsageError(f"no migratable actor of this site is called {name}")
+        if found.placed is None:
+            return 0
+        if 0 < found.founded < self.meant:
+            raise UsageError(f"{name} was founded in generation {found.founded}, and none in {self.meant} yet")
+        if 0 < self.meant < found.founded:
+            return found.founded
+        self.meant, self.ordered = self.meant or found.founded, True
+        return None
+
+    def unfinished(self, timeout_s: float) -> str:
+        """Say what is known when the time is over."""
+        if not self.ordered:
+            return f"{self.name} was not removed within {timeout_s:g} s: {self.why}"
+        which = f" (the one that was founded in generation {self.meant})" if self.meant else ""
+        return f"whether {self.name}{which} is removed is not known after {timeout_s:g} s: {self.why}"
 
 
 class SiteActors:
@@ -147,33 +184,35 @@ class SiteActors:
 
         Gives 0, or in which generation another one of that name was founded since, which stays.
         """
-        why, meant, ordered = "no answer", founded, founded > 0
+        removal = _Removal(name, founded)
         with anyio.move_on_after(timeout_s):
             while True:
-                found = await self._place(name, certain=True)
-                placed = found.placed
-                if placed is None and not ordered:
-                    raise UsageError(f"no migratable actor of this site is called {name}")
-                if placed is None:
-                    return 0
-                if 0 < found.founded < founded:
-                    raise UsageError(f"{name} was founded in generation {found.founded}, and none in {founded} yet")
-                if 0 < meant < found.founded:
-                    return found.founded
-                meant, ordered = meant or found.founded, True
-                order = RemovalWanted(name, meant)
                 try:
-                    ended = await self.ask_host(placed.host, order, RemovalEnded, min(timeout_s, HOST_S))
-                    why = ended.why
-                except AskFailed as error:
-                    why = f"its host {placed.host.short} says nothing: {error}"
-                    if force:
-                        why = await self._take_out(name, placed)
-                if not why:
-                    return 0
+                    found = await self._place(name, certain=True)
+                except Unreachable as error:
+                    # The site elects a supernode, perhaps.
+                    removal.why = str(error)
+                else:
+                    if (over := removal.over(found)) is not None:
+                        return over
+                    removal.why = await self._end(removal, found.placed, timeout_s, force=force)
+                    if not removal.why:
+                        return 0
                 await anyio.sleep(LOOK_AGAIN_S)
-        which = f" (the one that was founded in generation {meant})" if meant else ""
-        raise Unreachable(f"whether {name}{which} is removed is not known after {timeout_s:g} s: {why}")
+        raise Unreachable(removal.unfinished(timeout_s))
+
+    async def _end(self, removal: "_Removal", placed: Placed | None, timeout_s: float, *, force: bool) -> str:
+        """Have the host end the actor, or do without it; gives why it may be there still, or an empty string."""
+        assert placed is not None  # noqa: S101 - or the removal would be over
+        order = RemovalWanted(removal.name, removal.meant)
+        try:
+            return (await self.ask_host(placed.host, order, RemovalEnded, min(timeout_s, HOST_S))).why
+        except AskFailed as error:
+            return (
+                await self._take_out(removal.name, placed)
+                if force
+                else f"its host {placed.host.short} says nothing: {error}"
+            )
 
     async def _take_out(self, name: str, placed: Placed) -> str:
         """Remove the place of an actor whose host says nothing; gives why it is there still, or an empty string."""

@@ -12,7 +12,7 @@ from atoll.cli.demo import SPEC, picture
 from atoll.cluster_specs import read_spec
 from atoll.testing.warden_main import born
 
-DEMO_S = 60
+DEMO_S = 200
 """What users are promised; the runner's own timeout ends the test otherwise."""
 RUN = "import sys; from atoll.cli import main; main(args=sys.argv[1:], prog_name='atoll')"
 

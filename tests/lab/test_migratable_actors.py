@@ -362,6 +362,8 @@ async def test_without_a_majority_calls_wait_and_say_so_in_time(site):
             await ledger.ask(Add("a"), timeout_s=0.3)
         with pytest.raises(Unreachable, match="no majority"):
             await node.find("another")
+        with pytest.raises(Unreachable, match=r"ledger was not removed within 0.3 s: .*no majority"):
+            await node.remove("ledger", timeout_s=0.3)
         async with site.node(1), site.node(2):
             assert (await ledger.ask(Add("b"), timeout_s=WITHIN_S)).own == 1
     with pytest.raises(UsageError, match="does not run"):
