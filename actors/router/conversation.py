@@ -48,6 +48,8 @@ class Conversation:
     """What the handshake took."""
     ended: str = ""
     """Why it is over; empty while it is not."""
+    lost: bool = False
+    """It is over because its last path was lost; nobody wanted it to end."""
     stalled: bool = False
     """Its path in use is silent, and it has no other."""
     orphaned_at: float | None = None

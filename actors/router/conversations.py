@@ -324,7 +324,7 @@ class Conversations:
 
     def _over(self, conversation: Conversation, reason: str, *, lost: bool = False) -> None:
         self._by_id.pop(conversation.session.session_id, None)
-        conversation.ended = reason
+        conversation.ended, conversation.lost = reason, lost
         for path in conversation.paths:
             if not self._in_use(path):
                 path.close()

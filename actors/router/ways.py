@@ -52,6 +52,15 @@ RESTORE_PAUSE_S = 0.25
 """Between two attempts to find such a path."""
 
 
+OPEN_AGAIN_S = (0.1, 0.3, 1.0)
+"""Before a session whose paths were all lost at once is begun over others: the peer's site, or a relay, has just
+changed, and the directory did not know it."""
+
+
+class _PathsLost(Unreachable):
+    """A session did not come to be because no path led to the peer."""
+
+
 class Means(msgspec.Struct, frozen=True):
     """What the Router lends: its links, its sessions, and who does things for it."""
 
@@ -178,10 +187,20 @@ class Ways:
 
     async def _open_sep(self, peer: NodeId) -> None:
         """Open a session with `peer` over the relays that its site is registered on."""
-        opened: SepPaths = await self._ask_here(TUNNEL_RELAY, OpenSep(peer), REACH_S)
-        for path in opened.paths:
-            self._routes.signaling_found(peer, path.relay, opened.expires_at)
-        await self.use_paths(peer, opened.paths)
+        pauses_s = iter(OPEN_AGAIN_S)
+        while True:
+            opened: SepPaths = await self._ask_here(TUNNEL_RELAY, OpenSep(peer), REACH_S)
+            for path in opened.paths:
+                self._routes.signaling_found(peer, path.relay, opened.expires_at)
+            try:
+                await self.use_paths(peer, opened.paths)
+                break
+            except _PathsLost as error:
+                pause_s = next(pauses_s, None)
+                if pause_s is None:
+                    raise
+                log.info("another try: %s", error)
+                await anyio.sleep(pause_s)
         if len(opened.paths) < RELAYS:
             self.widen(peer)
 
@@ -288,7 +307,8 @@ class Ways:
         if not conversation.established and not conversation.ended:
             await self._wait(conversation, REACH_S)
         if not conversation.established:
-            raise Unreachable(f"no session with {peer.short}: {conversation.ended or 'it gave no answer'}")
+            error = _PathsLost if conversation.lost else Unreachable
+            raise error(f"no session with {peer.short}: {conversation.ended or 'it gave no answer'}")
         return conversation
 
     async def _ask_here(self, path: str, message: Any, timeout_s: float) -> Any:

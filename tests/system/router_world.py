@@ -103,8 +103,12 @@ class WirePath:
         self.takes_more = True
         self.through = ""
         self.records = 0
+        self.stale = False
 
     def send(self, record):
+        if self.stale:
+            self.lose(f"{self.relay} did not deliver: no live registration has this label")
+            return
         if self.relay in self.world.dead:
             if self.relay in self.world.noticed:
                 raise Unreachable(f"{self.relay} is dead")
@@ -147,6 +151,9 @@ class Tunnels(Actor):
                 if not living:
                     raise Declined("no relay of its site let us in")
                 paths = [self.world.join(self.system, peer, Way.SEP, relay) for relay in living]
+                for path in paths:
+                    path.stale = self.world.stale > 0
+                self.world.stale -= 1
                 return SepPaths(tuple(paths), self.system.clock() + self.world.routes_last_s)
             case BearerRequest() if self.world.instead_of_bearers is not None:
                 return self.world.instead_of_bearers
@@ -204,6 +211,8 @@ class World:
         self.relays = ["relay-1", "relay-2"]
         self.bearer_relays = ["relay-1", "relay-2"]
         self.dead, self.noticed = set(), set()
+        self.stale = 0
+        """So many times the directory does not know yet that a site's labels have changed."""
         self.paths, self.orders, self.answers = [], [], []
         self.routes_last_s = 600.0
         self.grant = None

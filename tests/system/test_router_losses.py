@@ -3,6 +3,7 @@
 import anyio
 import pytest
 from router_world import (
+    LONG_S,
     OFFICE,
     PATIENCE_S,
     QUESTION,
@@ -19,6 +20,7 @@ from router_world import (
 from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound
 from atoll.actors.router.routes import Way
+from atoll.actors.router.ways import OPEN_AGAIN_S
 from atoll.actors.runtime.errors import AskFailed, AskUnreachable
 from atoll.actors.tunnel_relay.messages import BearerRequest
 
@@ -185,6 +187,25 @@ async def test_a_reference_outlives_the_session_it_was_found_over(world):
         world.relays = ["relay-2"]
         await call(tv, server.node_id)
         assert echo(server).handled == ["SepAnswer"] * 2
+
+
+async def test_labels_that_have_just_changed_are_looked_up_again(world):
+    world.without_bearers()
+    async with world.node() as tv, world.node(OFFICE) as server:
+        world.stale = len(OPEN_AGAIN_S)
+        assert (await reach(tv, server.node_id)).way is Way.SEP
+        assert world.asked(OpenSep) == len(OPEN_AGAIN_S) + 1
+        await call(tv, server.node_id)
+
+
+async def test_labels_that_stay_wrong_are_given_up_with_the_reason(world, monkeypatch):
+    monkeypatch.setattr("atoll.actors.router.ways.OPEN_AGAIN_S", (0.0,))
+    world.without_bearers()
+    world.stale = LONG_S
+    async with world.node() as tv, world.node(OFFICE) as server:
+        with pytest.raises(AskFailed, match=r"no session with .*: .*no live registration has this label"):
+            await reach(tv, server.node_id)
+        assert world.asked(OpenSep) == 2
 
 
 async def test_a_peer_that_was_never_met_is_not_looked_for(world):
