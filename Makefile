@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test deep mutants lab lab-long check sim nightly soak trials bench format clean
+.PHONY: demo test deep mutants lab lab-long lab-stalled check sim nightly soak trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -35,6 +35,10 @@ mutants: $(READY)
 # Limits of time are far beyond what anything takes: a host that runs others stands still for seconds.
 lab: $(READY)
 	$(PY) -m pytest tests/lab --timeout 200 -n 3
+
+# The same on a host that stands still now and then, for up to 1.4 s: what loses more by it than that time is a fault.
+lab-stalled: $(READY)
+	$(PY) -m atoll.testing.stalled_host_main -- $(PY) -m pytest tests/lab --timeout 200 -n 3
 
 # The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
 # The relay in use dies 300 times under 200 MB from site to site, half an hour. Every kind of NAT is punched through to
