@@ -26,9 +26,9 @@ WORKERS_MAX = 16
 SPARE_S = 300.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Order:
-    """One worker that is being made."""
+    """One worker, from when it is wanted until its process has ended."""
 
     spare: bool
     """For nobody yet."""
@@ -55,7 +55,7 @@ class Workshop:
         self._cache = cache
         self._workers_max = workers_max
         self._spare_s = spare_s
-        self._alive = 0
+        self._orders: set[_Order] = set()
         self._spare: Worker | None = None
         self._making: _Order | None = None
         """The spare, while it is being made."""
@@ -63,12 +63,12 @@ class Workshop:
     @property
     def alive(self) -> int:
         """How many worker processes there are, the spare and those that are being started among them."""
-        return self._alive
+        return len(self._orders)
 
     @property
     def full(self) -> bool:
         """Whether one more worker would be too many; the spare is not counted, for it can be taken."""
-        return self._alive - (self._spare is not None) >= self._workers_max
+        return self.alive - (self._spare is not None) >= self._workers_max
 
     @property
     def spare_ready(self) -> bool:
@@ -81,19 +81,29 @@ class Workshop:
             self._spare = None
         if self._spare is not None:
             self._timers.set("spare", self._spare_s, self._end_spare)
-        elif self._making is None and self._alive < self._workers_max:
-            self._making = _Order(spare=True)
-            self._tasks.start_soon(self._fill, self._making)
+        elif self._making is None and self.alive < self._workers_max:
+            self._making = self._order(spare=True)
+
+    def _order(self, *, spare: bool) -> _Order:
+        order = _Order(spare)
+        # Counted before its task begins: several may want one in the same moment.
+        self._orders.add(order)
+        self._tasks.start_soon(self._fill, order)
+        return order
 
     async def _fill(self, order: _Order) -> None:
+        worker = Worker(self._cache)
         try:
             with order.scope:
-                order.worker = await self._make()
+                await self._tasks.start(self._run, order, worker)
+                order.worker = worker
         except (RuntimeMissing, WorkerGone) as error:
             order.error = error
-            # Whoever needs a worker makes one and gets the error then.
+            # Nobody hears it of a spare: whoever needs a worker then makes one, and gets the error.
             log.debug("no worker: %s", error)
         finally:
+            if order.worker is None:
+                self._orders.discard(order)
             if order.spare:
                 self._making = None
                 if order.worker is not None:
@@ -136,10 +146,9 @@ class Workshop:
         self._timers.drop("spare")
         if worker is not None and not worker.gone:
             return worker
-        if self._alive >= self._workers_max:
+        if self.alive >= self._workers_max:
             raise WorkerGone(f"all {self._workers_max} workers of this node are busy; try again soon")
-        order = _Order(spare=False)
-        self._tasks.start_soon(self._fill, order)
+        order = self._order(spare=False)
         try:
             await order.settled.wait()
         except BaseException:
@@ -149,27 +158,8 @@ class Workshop:
             raise order.error or WorkerGone("no worker came to be")
         return order.worker
 
-    async def _make(self) -> Worker:
-        worker = Worker(self._cache)
-        self._alive += 1
+    async def _run(self, order: _Order, worker: Worker, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         try:
-            await self._tasks.start(self._run, worker)
-        except BaseException:
-            self._alive -= 1
-            raise
-        return worker
-
-    async def _run(self, worker: Worker, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        started = False
-
-        class Status:
-            def started(self, value: None = None) -> None:
-                nonlocal started
-                started = True
-                task_status.started(value)
-
-        try:
-            await worker.run(task_status=Status())
+            await worker.run(task_status=task_status)
         finally:
-            if started:
-                self._alive -= 1
+            self._orders.discard(order)

@@ -125,3 +125,22 @@ async def test_who_waits_for_a_worker_that_cannot_be_hears_why(engine, shop):
         engine.compiled.set()
     assert refused == ["out of memory"]
     assert shop.alive == 0
+
+
+async def test_who_wants_a_worker_in_the_same_moment_gets_none_beyond_the_limit(engine, tmp_path):
+    refused = []
+    async with anyio.create_task_group() as tasks:
+        shop = workshop.Workshop(tasks, Timers(), tmp_path, workers_max=2)
+
+        async def take():
+            try:
+                await shop.take()
+            except WorkerGone as error:
+                refused.append(str(error))
+
+        for _ in range(4):
+            tasks.start_soon(take)
+        await anyio.wait_all_tasks_blocked()
+        assert len(engine.begun) == shop.alive == 2
+        assert refused == ["all 2 workers of this node are busy; try again soon"] * 2
+        tasks.cancel_scope.cancel()
