@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.actors.cloud.messages import NodeRecord
-from atoll.actors.discoverer.messages import MemberDied, MemberLeft
+from atoll.actors.discoverer.messages import MemberAlive, MemberDied, MemberLeft
 from atoll.actors.duties.messages import (
     PROXY,
     REGISTRAR,
@@ -94,6 +94,8 @@ class DutyBoard:
         """Present exactly while this node is supernode."""
         self._gathered = False
         self._records: tuple[NodeRecord, ...] = (own,)
+        self._gone: set[NodeId] = set()
+        """Those on the roll of another supernode that are gone, as this node has heard; the roll may not say so yet."""
         self._places: tuple[DutyPlace, ...] = ()
         self._holding: dict[str, _Holding] = {}
         self._labels: SiteLabels | None = None
@@ -104,6 +106,7 @@ class DutyBoard:
             PeerDown: lambda fact, now: self._on_down(fact.peer, now),
             MemberDied: lambda fact, now: self._lose(fact.node, now),
             MemberLeft: lambda fact, now: self._lose(fact.node, now),
+            MemberAlive: lambda fact, _now: self._back(fact.node),
             LabelsChanged: lambda fact, _now: self._on_labels(fact),
             **dict.fromkeys(NEWS, lambda fact, _now: [Arm("report", SOON_S)] if self._note(fact) else []),
         }
@@ -160,6 +163,7 @@ class DutyBoard:
             case MemberHere():
                 return self._on_member(sender, message, now)
             case SiteRoll() if sender == self._supernode and self._placing is None:
+                self._gone &= {record.node for record in message.records}
                 return self._learn(message.records, message.places)
             case SiteRoll():
                 self.counts["rolls_of_others"] += 1
@@ -221,8 +225,14 @@ class DutyBoard:
                 return False
         return True
 
+    def _back(self, peer: NodeId) -> list[Effect]:
+        self._gone.discard(peer)
+        return []
+
     def _lose(self, peer: NodeId, now: Seconds) -> list[Effect]:
         self._told.pop(peer, None)
+        if self._placing is None and any(record.node == peer for record in self._records):
+            self._gone.add(peer)
         return self._decide(now, roll_changed=True) if self._roll.lost(peer) else []
 
     def _follow(self, supernode: NodeId | None, epoch: int, now: Seconds) -> list[Effect]:
@@ -237,8 +247,9 @@ class DutyBoard:
             for record in self._records:
                 # Members are there as they were under the supernode before; who is not says nothing for `RECORD_S`.
                 # Were each missing until it has reported, others would find it nowhere, under another label afterwards.
-                if not self._roll.has(record.node):
+                if record.node not in self._gone and not self._roll.has(record.node):
                     self._roll.take(record, now)
+            self._gone.clear()
             self._take_self(now)
             return [Arm("report", SOON_S), Arm("decide", GATHER_S), *self._publish()]
         self._placing = None

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import anyio
 
 from atoll.actors.cloud.messages import NodeRecord
-from atoll.actors.discoverer.messages import MemberDied, MemberLeft
 from atoll.actors.duties.board import DutyBoard
 from atoll.actors.duties.draining import Draining
 from atoll.actors.duties.duty import Duty, Snapshot, TakeSnapshot
@@ -26,10 +25,7 @@ from atoll.actors.duties.messages import (
     Drained,
     DropDuty,
     DutyFailed,
-    DutyReady,
     HoldDuty,
-    LabelsChanged,
-    OwnRecordChanged,
     StateGiven,
     StateWanted,
 )
@@ -38,11 +34,8 @@ from atoll.actors.elector.messages import (
     DescribeElection,
     DrainWanted,
     ElectionStatus,
-    ScoreChanged,
     SupernodeElected,
-    SupernodeLost,
 )
-from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime import LATER, AskDeclined, AskFailed, Declined, Delivery, MachineActor, StartFailed
 from atoll.actors.runtime.actor import ReplyTo
 from atoll.actors.runtime.machine import Address
@@ -79,20 +72,7 @@ class Duties(MachineActor):
         for duty in sorted(self._makers):
             self._ordered[duty] = anyio.Event()
             self.tasks.start_soon(self._follow_orders, duty)
-        facts = (
-            SupernodeElected,
-            SupernodeLost,
-            PeerUp,
-            PeerDown,
-            MemberDied,
-            MemberLeft,
-            OwnRecordChanged,
-            ScoreChanged,
-            DutyReady,
-            LabelsChanged,
-            DrainWanted,
-        )
-        for fact in facts:
+        for fact in self.board.facts:
             self.system.subscribe(fact, self.ref)
         await super().started()
         # Elected before this began to listen, perhaps: a fresh Duties after a crash has missed it.

@@ -3,7 +3,7 @@
 import pytest
 
 from atoll.actors.cloud.messages import NodeRecord, OfferedService
-from atoll.actors.discoverer.messages import MemberDied
+from atoll.actors.discoverer.messages import MemberAlive, MemberDied, MemberLeft
 from atoll.actors.duties.board import GATHER_S, DutyBoard
 from atoll.actors.duties.messages import (
     PROXY,
@@ -164,6 +164,19 @@ def test_who_died_under_the_supernode_before_is_struck_off_by_the_next():
     site = Driven(DESK).linked(TV, PHONE).elected(TV).received(TV, roll()).elected(DESK, epoch=2)
     site.told(MemberDied(TV, "silent though suspected"))
     assert {each.node for each in site.board.describe().records} == {DESK, PHONE}
+
+
+@pytest.mark.parametrize("gone", [MemberDied(TV, "silent though suspected"), MemberLeft(TV)], ids=["died", "left"])
+def test_a_supernode_that_is_known_to_be_gone_before_the_next_is_elected_is_not_on_the_roll(gone):
+    site = Driven(DESK).linked(TV, PHONE).elected(TV).received(TV, roll()).told(gone).elected(DESK, epoch=2)
+    assert {each.node for each in site.board.describe().records} == {DESK, PHONE}
+
+
+def test_who_was_only_taken_for_gone_stays_on_the_roll_under_the_next_supernode():
+    site = Driven(DESK).linked(TV, PHONE).elected(TV).received(TV, roll())
+    site.told(MemberDied(PHONE, "silent though suspected")).told(MemberAlive(PHONE, "it says so"))
+    site.elected(DESK, epoch=2)
+    assert {each.node for each in site.board.describe().records} == {TV, DESK, PHONE}
 
 
 def test_a_roll_is_obeyed_of_the_supernode_only():
