@@ -16,6 +16,7 @@ import itertools
 import math
 import struct
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from random import Random
@@ -132,7 +133,7 @@ class Simulation:
             self._stop,
         )
         """By the kind of the event."""
-        self._carriers: dict[type[Effect], Callable[[Host, Any], object]] = {
+        carriers: dict[type, Callable[[Host, Any], object]] = {
             Send: self._transmit,
             Arm: self._arm,
             Disarm: lambda host, effect: host.timers.pop(effect.name, None),
@@ -141,6 +142,8 @@ class Simulation:
             Announce: self._announce,
             Reply: self._reply,
         }
+        self._carriers = defaultdict(lambda: self._wonder, carriers)
+        """By the kind of the effect."""
         self._trace = hashlib.sha256()
         self._noted = bytearray()
         """What the trace does not have yet."""
@@ -342,6 +345,9 @@ class Simulation:
 
     def _reply(self, host: Host, _effect: Reply) -> None:
         self.violate(f"{host.node.short} answers an ask, and nobody asks in a simulation")
+
+    def _wonder(self, host: Host, effect: object) -> None:
+        self.violate(f"{host.node.short} wants {type(effect).__name__}, which is no effect")
 
     def _transmit(self, host: Host, effect: Send) -> None:
         message = effect.message

@@ -154,6 +154,18 @@ def test_a_machine_that_raises_is_reported_and_started_again():
     assert "starts at 1" in log.of(0)
 
 
+def test_what_is_no_effect_is_a_violation_and_the_run_goes_on():
+    class Absurd(Counter):
+        def handle(self, event, now):
+            return ["a word", *super().handle(event, now)]
+
+    log = Log()
+    nodes = {A: lambda _: Absurd(B), B: lambda _: Counter(A)}
+    report = Simulation(1, nodes, FaultPlan(**QUIET), [log], codec=Codec([Count])).run(1.5)
+    assert {each.partition(": ")[2] for each in report.violations} == {f"{A.short} wants str, which is no effect"}
+    assert 1 in log.of(1)
+
+
 def test_plans_that_cannot_be_are_refused():
     with pytest.raises(UsageError, match="no fault is called meteor"):
         FaultPlan(weights={"meteor": 1.0})
