@@ -61,17 +61,17 @@ class _Removal:
     name: str
     meant: int
     """In which generation the one that is meant was founded; 0 until that is known."""
-    ordered: bool = field(init=False)
-    """It was there: when it is there no more, that is what was wanted."""
+    was_there: bool = field(init=False)
+    """When it is there no more, then that is what was wanted."""
     why: str = "no answer"
 
     def __post_init__(self) -> None:
-        self.ordered = self.meant > 0
+        self.was_there = self.meant > 0
 
     def over(self, found: PlaceFound) -> int | None:
         """Tell from a look at the placement whether there is nothing to do any more: what `SiteActors.remove` gives."""
         name = self.name
-        if found.placed is None and not self.ordered:
+        if found.placed is None and not self.was_there:
             raise UsageError(f"no migratable actor of this site is called {name}")
         if found.placed is None:
             return 0
@@ -79,12 +79,12 @@ class _Removal:
             raise UsageError(f"{name} was founded in generation {found.founded}, and none in {self.meant} yet")
         if 0 < self.meant < found.founded:
             return found.founded
-        self.meant, self.ordered = self.meant or found.founded, True
+        self.meant, self.was_there = self.meant or found.founded, True
         return None
 
     def unfinished(self, timeout_s: float) -> str:
         """Say what is known when the time is over."""
-        if not self.ordered:
+        if not self.was_there:
             return f"{self.name} was not removed within {timeout_s:g} s: {self.why}"
         which = f" (the one that was founded in generation {self.meant})" if self.meant else ""
         return f"whether {self.name}{which} is removed is not known after {timeout_s:g} s: {self.why}"
@@ -201,7 +201,7 @@ class SiteActors:
                 await anyio.sleep(LOOK_AGAIN_S)
         raise Unreachable(removal.unfinished(timeout_s))
 
-    async def _end(self, removal: "_Removal", placed: Placed | None, timeout_s: float, *, force: bool) -> str:
+    async def _end(self, removal: _Removal, placed: Placed | None, timeout_s: float, *, force: bool) -> str:
         """Have the host end the actor, or do without it; gives why it may be there still, or an empty string."""
         assert placed is not None  # noqa: S101 - or the removal would be over
         order = RemovalWanted(removal.name, removal.meant)
@@ -216,9 +216,9 @@ class SiteActors:
 
     async def _take_out(self, name: str, placed: Placed) -> str:
         """Remove the place of an actor whose host says nothing; gives why it is there still, or an empty string."""
-        found: PlaceFound = await self._ask_here(PLACEMENT, FindPlace(name))
-        asked = found.supernode or self._system.node_id
         try:
+            found: PlaceFound = await self._ask_here(PLACEMENT, FindPlace(name))
+            asked = found.supernode or self._system.node_id
             swapped: PlaceSwapped = await self._system.ask(
                 Address(asked, PLACEMENT), RemovePlace(name, placed), timeout_s=ASK_S, reply_type=PlaceSwapped
             )
