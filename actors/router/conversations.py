@@ -474,7 +474,8 @@ class Conversations:
             # Not because of the paths, then: the peer was started again, or lost its link to its proxy for a moment,
             # and knows the session no more. Streams would be gone with it, so they are given more time.
             self.counts["forgotten"] += 1
-            conversation.session.close(reason := f"nothing came back over any path for {SILENCE_S:g} s")
+            reason = f"nothing came back over any path for {SILENCE_S:g} s"
+            conversation.session.close(reason)
             self.flush(conversation, now)
             self._over(conversation, reason, lost=True)
 

@@ -130,12 +130,13 @@ class Ways:
         if route is None and peer in self._reaching:
             self._reaching[peer] += waiting
             return
+        failure = "" if route else f"{REACHES_MAX} ways are being opened already; try again in a moment"
         for reply_to in waiting:
             if route is not None:
                 reply_to.answer(route)
             else:
-                reply_to.fail(AskDeclined(f"{REACHES_MAX} ways are being opened already; try again in a moment"))
-        self.resume(peer)
+                reply_to.fail(AskDeclined(failure))
+        self.resume(peer, failure)
 
     def _standing_route(self, peer: NodeId) -> Route | None:
         """Give the route to a peer if something that stands already carries it."""

@@ -152,7 +152,8 @@ class Wire:
             ask.sent = True
         except Unreachable as error:
             if self.reopen is None or not self.reopen(envelope.header.target_node):
-                ask.fail(AskUnreachable(str(error)))
+                known = "whether it was handled is not known. " if ask.sent else ""
+                ask.fail(AskUnreachable(f"{known}{error}"))
         except Congested as error:
             ask.fail(AskCongested(str(error)))
 

@@ -296,6 +296,20 @@ async def test_an_ask_repeated_because_the_answer_was_lost_is_handled_once():
         assert len({each.header.correlation for each in two.sent}) == 1
 
 
+async def test_an_ask_whose_repetition_finds_no_way_may_have_been_handled_and_says_so():
+    async with Two() as two:
+        sent = []
+
+        def once(envelope):
+            if sent:
+                raise Unreachable("no relay")
+            sent.append(envelope)
+
+        two.here.outlet = once
+        with pytest.raises(AskUnreachable, match=r"^whether it was handled is not known\. no relay$"):
+            await two.here.ask(two.boiler, Hello("you"), timeout_s=0.2, attempts=10)
+
+
 async def test_an_ask_repeated_while_it_is_handled_waits_for_the_one_answer():
     async with Two() as two:
         async with anyio.create_task_group() as tasks:

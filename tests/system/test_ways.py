@@ -3,9 +3,10 @@
 import anyio
 import pytest
 
+from atoll.actors.router import ways as ways_module
 from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.messages import LinkSeen
-from atoll.actors.router.routes import RouteTable
+from atoll.actors.router.routes import RouteTable, Way
 from atoll.actors.router.ways import Means, Ways
 from atoll.actors.runtime.errors import AskDeclined
 from atoll.transport.base import Standing
@@ -27,6 +28,10 @@ class System:
     def __init__(self):
         self.asked = 0
         self.go_on = anyio.Event()
+        self.lost = []
+
+    def way_lost(self, peer, reason):
+        self.lost.append((peer, reason))
 
     async def ask(self, _address, _message, *, timeout_s):
         assert timeout_s
@@ -44,9 +49,8 @@ def system():
 def ways(system):
     conversations = Conversations(OWN, lambda _peer, _grant: None, lambda _turn: None)
     link = LinkSeen(PEER, Standing.MEMBER, "phone", "127.0.0.1", 0.0)
-    means = Means(
-        {PEER: link}, conversations, RouteTable(OWN.node_id), lambda *_: None, lambda *_: None, lambda _: None
-    )
+    routes = RouteTable(OWN.node_id)
+    means = Means({PEER: link}, conversations, routes, lambda *_: None, lambda *_: None, lambda _: None)
     return Ways(system, None, means)
 
 
@@ -97,3 +101,10 @@ async def test_those_who_want_a_direct_connection_at_once_have_one_opened_and_he
             assert system.asked == 1
             system.go_on.set()
     assert len(refused) == 3
+
+
+async def test_an_ask_hears_why_no_way_is_opened_anew_for_it(ways, system, monkeypatch):
+    ways._routes.uses(PEER, Way.SEP, "relay-1", "it was the first")
+    monkeypatch.setattr(ways_module, "REACHES_MAX", 0)
+    assert ways.reopen(PEER)
+    assert system.lost == [(PEER, "0 ways are being opened already; try again in a moment")]
