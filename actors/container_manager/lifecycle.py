@@ -35,7 +35,7 @@ CALL_LIMIT_MAX_S = 300.0
 GRACE_S = 0.5
 """How much later than the limit a worker that does not stop its call is ended."""
 LAUNCH_S = 30.0
-"""A worker that is not ready by then is ended; it takes 0.7 s on an idle host, and 12 s where others keep it busy.
+"""A container that has no worker by then has crashed; one takes 0.7 s on an idle host, 12 s where others keep it busy.
 Calls give up before, by their own limits: that the host is slow is no crash of the service."""
 IDLE_S = 60.0
 CALLS_PER_CONTAINER_MAX = 32

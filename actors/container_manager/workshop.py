@@ -2,6 +2,7 @@
 
     nobody needs one --want--> a spare is made --take--> somebody's; the next spare is made when one is wanted again
                                                --SPARE_S without a taker--> ended
+                            --MAKE_S without an engine--> ended
     somebody takes one while there is none --made--> somebody's   --who wanted it gives up before--> the spare
 
 Compiling the engine takes most of the 0.7 s that a worker needs to start; the spare has done it. On a host that is slow
@@ -24,6 +25,9 @@ log = logging.getLogger("atoll.containers")
 WORKERS_MAX = 16
 """About 80 MB each."""
 SPARE_S = 300.0
+MAKE_S = 120.0
+"""A worker that has no engine by then hangs, and is ended: everybody who wants one waits for the spare. It took 37 s on
+a host where others were at work."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,12 +53,13 @@ class Workshop:
         *,
         workers_max: int = WORKERS_MAX,
         spare_s: float = SPARE_S,
+        make_s: float = MAKE_S,
     ) -> None:
         self._tasks = tasks
         self._timers = timers
         self._cache = cache
         self._workers_max = workers_max
-        self._spare_s = spare_s
+        self._spare_s, self._make_s = spare_s, make_s
         self._orders: set[_Order] = set()
         self._spare: Worker | None = None
         self._making: _Order | None = None
@@ -94,9 +99,12 @@ class Workshop:
     async def _fill(self, order: _Order) -> None:
         worker = Worker(self._cache)
         try:
+            order.scope.deadline = anyio.current_time() + self._make_s
             with order.scope:
                 await self._tasks.start(self._run, order, worker)
                 order.worker = worker
+            if order.worker is None:
+                order.error = WorkerGone(f"its worker had no engine within {self._make_s:g} s")
         except (RuntimeMissing, WorkerGone) as error:
             order.error = error
             # Nobody hears it of a spare: whoever needs a worker then makes one, and gets the error.
@@ -155,7 +163,7 @@ class Workshop:
             self._leave(order)
             raise
         if order.worker is None:
-            raise order.error or WorkerGone("no worker came to be")
+            raise order.error or WorkerGone("this node's containers end")
         return order.worker
 
     async def _run(self, order: _Order, worker: Worker, *, task_status: anyio.abc.TaskStatus[None]) -> None:

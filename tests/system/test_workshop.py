@@ -144,3 +144,14 @@ async def test_who_wants_a_worker_in_the_same_moment_gets_none_beyond_the_limit(
         assert len(engine.begun) == shop.alive == 2
         assert refused == ["all 2 workers of this node are busy; try again soon"] * 2
         tasks.cancel_scope.cancel()
+
+
+async def test_an_engine_that_is_never_compiled_holds_up_nobody_for_ever(engine, tmp_path):
+    async with anyio.create_task_group() as tasks:
+        shop = workshop.Workshop(tasks, Timers(), tmp_path, make_s=0.5)
+        await given_up(shop, 1)
+        with anyio.fail_after(5), pytest.raises(WorkerGone, match=r"its worker had no engine within 0\.5 s"):
+            await shop.take()
+        assert all(each.gone for each in engine.begun)
+        assert shop.alive == 0
+        tasks.cancel_scope.cancel()
