@@ -196,9 +196,9 @@ class OneRosterEach(Invariant):
 
     def persisted(self, simulation: Simulation, host: Host, record: Record) -> None:
         for roster in record.rosters if type(record) is RosterChain else ():
+            simulation.changes += roster.mark not in self._final
             known = self._final.setdefault(roster.mark, roster)
             if known is roster:
-                simulation.changes += 1
                 self._follows(simulation, roster)
             elif known.digest != roster.digest:
                 simulation.violate(f"{host.node.short} has another roster of version {roster.version} than others")

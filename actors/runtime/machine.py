@@ -28,6 +28,7 @@ class Address(msgspec.Struct, frozen=True):
     path: str
 
 
+# Inputs are final: `type(event) is Received` then says the same as `isinstance`, in a tenth of the time where it is no.
 @final
 class Received(msgspec.Struct, frozen=True):
     """A message arrived from another node's actor of the same name (or another, see `path`)."""

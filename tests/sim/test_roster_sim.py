@@ -68,6 +68,7 @@ def test_a_site_grows_to_an_odd_number_of_voters_and_its_supernode_never_loses_i
     assert len(report.gaps_s) <= 1
     rosters = {host.machine.roster for host in simulation.hosts}
     assert len(rosters) == 1
+    assert report.changes == next(iter(rosters)).version
     assert len(rosters.pop().voters) == voters
 
 
