@@ -38,7 +38,7 @@ lab: $(READY)
 
 # The same on a host that stands still now and then, for up to 1.4 s: what loses more by it than that time is a fault.
 lab-stalled: $(READY)
-	$(PY) -m atoll.testing.stalled_host_main -- $(PY) -m pytest tests/lab --timeout 200 -n 3
+	$(PY) -m atoll.testing.stalled_host_main -- $(PY) -m pytest tests/lab --no-void --timeout 200 -n 3
 
 # The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
 # The relay in use dies 300 times under 200 MB from site to site, half an hour. Every kind of NAT is punched through to

@@ -3,13 +3,15 @@
     python -m atoll.testing.host_pauses
 
 is a process of its own, so that nothing that is under test can hold it up: it wakes every `BEAT_S` and prints, for each
-time that it woke too late, by how many seconds. A virtual machine that is not run, or that runs others, shows there.
+time that it woke too late, when that was (monotonic seconds) and by how many seconds. A virtual machine that is not
+run, or that runs others, shows there.
 """
 
 import os
 import subprocess
 import sys
 import time
+from collections import deque
 from threading import Thread
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,8 @@ from typing import Self
 BEAT_S = 0.01
 PAUSE_S = 0.05
 """What is late by less is a busy host."""
+TOLD_S = 0.1
+PAUSES_MAX = 10_000
 
 
 class HostPauses:
@@ -25,7 +29,8 @@ class HostPauses:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str]
         self._reader = Thread(target=self._read, name="host pauses", daemon=True)
-        self._longest_s = 0.0
+        self._pauses: deque[tuple[float, float]] = deque(maxlen=PAUSES_MAX)
+        """When each ended, and how long it was."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)  # noqa: S603 - this module
@@ -41,14 +46,22 @@ class HostPauses:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def longest_s(self) -> float:
-        """Give the longest one until now, in seconds; waits until one that has just ended is told."""
-        time.sleep(2 * PAUSE_S)
-        return self._longest_s
+    def longest_s(self, since: float = 0.0) -> float:
+        """Give the longest one since a monotonic time, in seconds; waits until one that has just ended is told."""
+        return max(self._since(since), default=0.0)
+
+    def total_s(self, since: float) -> float:
+        """Give all of them together, in seconds."""
+        return sum(self._since(since))
+
+    def _since(self, since: float) -> list[float]:
+        time.sleep(TOLD_S)
+        return [late_s for ended, late_s in self._pauses if ended > since]
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
-            self._longest_s = max(self._longest_s, float(line))
+            ended, late_s = map(float, line.split())
+            self._pauses.append((ended, late_s))
 
 
 def main() -> None:
@@ -57,9 +70,9 @@ def main() -> None:
     while os.getppid() == asked_by:
         began = time.monotonic()
         time.sleep(BEAT_S)
-        late_s = time.monotonic() - began - BEAT_S
-        if late_s > PAUSE_S:
-            print(f"{late_s:.3f}", flush=True)  # noqa: T201 - a program's output
+        now = time.monotonic()
+        if now - began - BEAT_S > PAUSE_S:
+            print(f"{now:.3f} {now - began - BEAT_S:.3f}", flush=True)  # noqa: T201 - a program's output
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import zlib
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
+from void_tests import VoidTests
 
 QUICK_PART = 4
 """The quick suite runs one in so many."""
@@ -23,6 +24,8 @@ settings.register_profile("quick", deadline=None, max_examples=EXAMPLES // QUICK
 def pytest_configure(config):
     # Before any test is imported: its decorators read the profile.
     settings.load_profile("deep" if config.getoption("--deep") else "quick")
+    if not config.getoption("--no-void") and not config.getoption("--collect-only"):
+        config.pluginmanager.register(VoidTests())
 
 
 LOOPS = [
@@ -76,6 +79,9 @@ def pytest_collection_finish():
 
 def pytest_addoption(parser):
     parser.addoption("--deep", action="store_true", help="run whole what the quick suite runs a part of")
+    parser.addoption(
+        "--no-void", action="store_true", help="a test that fails has failed, also where the host stood still"
+    )
     parser.addoption("--sim-seeds", type=int, help="how many seeds each simulation runs; the suites have their own")
     parser.addoption("--sim-seed", type=int, help="the one seed to run, to replay a failure")
     parser.addoption("--sim-seconds", type=float, help="simulated seconds of each seed")

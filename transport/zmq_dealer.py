@@ -129,7 +129,8 @@ class Dealer:
         if self.proved:
             return f"{self._where} proved its key and then fell silent"
         if self.connected:
-            return f"whoever listens at {self._where} has another key than it is dialled with, or speaks no CURVE"
+            who = f"whoever listens at {self._where}"
+            return f"{who} has another key than it is dialled with, speaks no CURVE, or took too long to prove its key"
         return f"nobody answers at {self._where}"
 
     def close(self, linger_ms: int = LINGER_MS) -> None:

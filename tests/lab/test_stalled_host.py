@@ -33,26 +33,27 @@ def groups():
 
 
 def stalled(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "atoll.testing.stalled_host_main", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run it; gives its process id, its exit code, and what it printed."""
+    command = [sys.executable, "-m", "atoll.testing.stalled_host_main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        out, err = process.communicate()
+    return process.pid, process.returncode, out, err
 
 
 def test_what_runs_on_it_stands_still(groups):
-    done = stalled("--every", "0.3", "--most", "0.4", "--seed", "1", "--", sys.executable, "-c", MEASURES)
-    assert done.returncode == 3, done.stderr
-    assert float(done.stdout) > 0.3
-    assert "the host stood still " in done.stderr
-    assert not list(groups.glob("atoll-stalled-*"))
+    pid, code, out, err = stalled(
+        "--every", "0.3", "--most", "0.4", "--seed", "1", "--", sys.executable, "-c", MEASURES
+    )
+    assert code == 3, err
+    assert float(out) > 0.3
+    assert "the host stood still " in err
+    assert not (groups / f"atoll-stalled-{pid}").exists()
 
 
 def test_a_command_that_is_none_is_refused_in_words(groups):
-    done = stalled("--", "no-such-program")
-    assert (done.returncode, done.stderr) == (127, "error: there is no program no-such-program\n")
-    assert not list(groups.glob("atoll-stalled-*"))
+    pid, code, _, err = stalled("--", "no-such-program")
+    assert (code, err) == (127, "error: there is no program no-such-program\n")
+    assert not (groups / f"atoll-stalled-{pid}").exists()
 
 
 def test_without_control_groups_it_says_so():

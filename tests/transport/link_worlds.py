@@ -17,7 +17,8 @@ from atoll.transport.memory import MemoryNetwork, MemoryTransport
 from atoll.transport.zeromq import ZeroMqTransport
 
 SITE = SiteKeys.generate()
-HANDSHAKE_S = 0.5
+HANDSHAKE_S = 2.0
+"""Far beyond what it takes: hosts stand still for a second."""
 BUFFERS_BYTES_MAX = 64 * 1024 * 1024
 """What a slow peer may hold back between two nodes: the sender's queue, the receiver's inbox, the kernel's buffers."""
 
@@ -88,8 +89,8 @@ class World:
 
 
 class MemoryWorld(World):
-    silence_s = 1.0
-    """A host that stands still for most of it, as a busy one does for a fifth of a second, lets links go down."""
+    silence_s = 2.0
+    """A host that stands still for a second lets no link go down."""
 
     async def start(self):
         self.network = MemoryNetwork(silence_s=self.silence_s, connect_s=HANDSHAKE_S)
@@ -148,8 +149,8 @@ class Wire:
 
 
 class ZeroMqWorld(World):
-    silence_s = 0.6
-    """Several heartbeats, also on a busy host."""
+    silence_s = 2.0
+    """A host that stands still for a second lets no link go down."""
 
     async def start(self):
         self.wires = {}
