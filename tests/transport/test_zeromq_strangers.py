@@ -63,14 +63,14 @@ async def test_another_server_key_and_no_key_at_all_fail_the_handshake():
 
 
 async def test_who_proves_a_key_and_says_nothing_is_cut():
-    async with Node(handshake_s=0.2) as node:
+    async with Node(handshake_s=1.0) as node:
         with Raw(node, node.port):
             await node.until(connections=1)
             await node.until(silent_cut=1, connections=0)
 
 
 async def test_who_says_hello_and_nothing_more_is_cut():
-    async with Node(handshake_s=0.1) as node:
+    async with Node(handshake_s=0.5) as node:
         with Raw(node, node.port) as raw:
             await raw.say(raw.hello())
             assert "took too long" in await raw.bye()
