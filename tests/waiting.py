@@ -3,7 +3,9 @@
 import time
 
 import anyio
+import psutil
 
+from atoll.testing import host_pauses
 from atoll.testing.warden_main import born
 
 PATIENCE_S = 60
@@ -35,3 +37,15 @@ def block_until_gone(pids):
         return [pid for pid in pids if born(pid)]
 
     block_until(lambda: not alive(), lambda: f"still there: {alive()}")
+
+
+def children():
+    """Give all processes below this one, but for who watches the host beside every test."""
+
+    def watches(process):
+        try:
+            return host_pauses.__file__ in process.cmdline()
+        except psutil.Error:
+            return False
+
+    return [each for each in psutil.Process().children(recursive=True) if not watches(each)]

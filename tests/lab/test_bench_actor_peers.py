@@ -9,7 +9,7 @@ import sys
 import psutil
 import pytest
 from click.testing import CliRunner
-from waiting import block_until
+from waiting import block_until, children
 
 from atoll.bench import actors
 from atoll.bench.peers.actors import CONTENDERS, chosen, contender, measured
@@ -32,7 +32,7 @@ def test_a_contender_answers_every_operation_and_leaves_nothing(name):
             assert answer["took_s"] > 0, operation
             assert answer["cpu_s"] > 0, operation
             assert ("p50_us" in answer) == (operation in {"ask", "ask_across"})
-        below = psutil.Process().children(recursive=True)
+        below = children()
     finally:
         running.close()
     assert psutil.wait_procs(below, timeout=0)[1] == []

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 import pytest
-from waiting import block_until
+from waiting import block_until, children
 
 from atoll.bench import peers
 from atoll.bench.peers import RELAYS, chosen
@@ -62,7 +62,7 @@ def test_a_tool_carries_records_and_its_cpu_is_counted(peer, ends):
 
 
 def test_nothing_of_a_tool_is_left_when_it_is_closed(peer):
-    left = psutil.Process().children(recursive=True)
+    left = children()
     assert len(left) >= 2
     folder = peer.folder
     peer.close()

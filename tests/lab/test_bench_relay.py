@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 from click.testing import CliRunner
+from waiting import children
 
 from atoll.bench.processes import End, Process
 from atoll.bench.relay import run
@@ -56,7 +57,7 @@ def test_a_short_run_reports_every_figure():
     json.dumps(report.as_dict())
     assert "BEP, tunnels set up" in report.table()
     assert said[0].endswith("3 idle tunnels")
-    assert psutil.Process().children(recursive=True) == []
+    assert children() == []
 
 
 def test_a_row_is_compared_with_its_baseline_round_by_round():
