@@ -54,14 +54,31 @@ class HostPauses:
         """Give all of them together, in seconds."""
         return sum(self._since(since))
 
+    def most_s(self, stretch_s: float) -> float:
+        """Give how much of any stretch of so many seconds it stood still at most.
+
+        In the worst stretch a pause begins or ends, so no others are looked at.
+        """
+        pauses = self._told()
+        begins = [at for ended, late_s in pauses for at in (ended - stretch_s, ended - late_s)]
+        return max((sum(_overlap_s(at, at + stretch_s, each) for each in pauses) for at in begins), default=0.0)
+
     def _since(self, since: float) -> list[float]:
+        return [late_s for ended, late_s in self._told() if ended > since]
+
+    def _told(self) -> list[tuple[float, float]]:
         time.sleep(TOLD_S)
-        return [late_s for ended, late_s in self._pauses if ended > since]
+        return list(self._pauses)
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
             ended, late_s = map(float, line.split())
             self._pauses.append((ended, late_s))
+
+
+def _overlap_s(begins: float, ends: float, pause: tuple[float, float]) -> float:
+    ended, late_s = pause
+    return max(0.0, min(ends, ended) - max(begins, ended - late_s))
 
 
 def main() -> None:

@@ -7,24 +7,18 @@ from pathlib import Path
 import pytest
 
 CONFTEST = """
+import contextlib
 from void_tests import VoidTests
 
-class Pauses:
+class Pauses(contextlib.nullcontext):
     def longest_s(self, since):
         return {still_s}
 
     def total_s(self, since):
         return {still_s}
 
-class Standing(VoidTests):
-    def pytest_sessionstart(self, session):
-        self.pauses = Pauses()
-
-    def pytest_sessionfinish(self):
-        pass
-
 def pytest_configure(config):
-    config.pluginmanager.register(Standing())
+    config.pluginmanager.register(VoidTests(Pauses))
 """
 TESTS = """
 runs = []

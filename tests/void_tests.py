@@ -1,17 +1,21 @@
 """A test that fails while the host stands still says nothing: it is void, is run again, and the summary says so.
 
-    failed --the host stood still meanwhile--> void --run again, `AGAIN_MAX` times--> passed or failed
+    failed --the host stood still meanwhile--> void --run again alone, `AGAIN_MAX` times--> passed or failed
            --it did not-----------------------> failed
+
+A host that gives little gives it to this test, then: the others wait (`turns.py`).
 
 How long the host stood still is measured by a process beside the tests (`testing/host_pauses.py`), so this repeats no
 test because it failed, but because the host did. What stalls do to the product is looked for by `make lab-stalled`,
 where nothing is void.
 """
 
+import os
 import time
 
 import pytest
 from _pytest.runner import runtestprotocol
+from turns import Turns
 
 from atoll.testing.host_pauses import HostPauses
 
@@ -26,19 +30,26 @@ VOID = "void"
 class VoidTests:
     """The plugin; one for each process that runs tests."""
 
-    def __init__(self):
-        self.pauses = None
+    def __init__(self, pauses=HostPauses):
+        self.pauses = pauses()
+        self.turns = None
+        self.runs_tests = False
         self.voids = {}
 
     def pytest_sessionstart(self, session):
-        if not hasattr(session.config, "workerinput") and session.config.getoption("numprocesses", None):
-            return  # The workers run the tests.
-        self.pauses = HostPauses()
-        self.pauses.__enter__()
+        is_worker = hasattr(session.config, "workerinput")
+        self.turns = Turns(os.getppid() if is_worker else os.getpid())
+        session.config.pluginmanager.register(self.turns)
+        self.runs_tests = is_worker or not session.config.getoption("numprocesses", None)
+        if self.runs_tests:
+            self.pauses.__enter__()
 
-    def pytest_sessionfinish(self):
-        if self.pauses is not None:
+    def pytest_sessionfinish(self, session):
+        if self.runs_tests:
             self.pauses.__exit__(None, None, None)
+        self.turns.close()
+        if not hasattr(session.config, "workerinput"):
+            self.turns.remove()
 
     def why_void(self, began):
         """Say how the host stood still since then; empty: it did not, or not for long."""
@@ -50,6 +61,7 @@ class VoidTests:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item, nextitem):
+        """Run a test, and once more where its failure is void."""
         voids = self.voids.setdefault(item.nodeid, [])
         if not voids:
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -58,8 +70,11 @@ class VoidTests:
         failed = next((each for each in reports if each.failed), None)
         if failed is not None and len(voids) < AGAIN_MAX and (why := self.why_void(began)):
             voids.append(f"{item.nodeid}: {why}; it had failed with {said_by(failed)}")
-            # By the hook, so that limits of time and whatever else lies around a test lie around this one, too.
-            return item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            # By the hook, so that limits of time and whatever else lies around a test lie around this one, too; the
+            # limit of the one that has failed ends here, or it would count the others' ends.
+            item.ihook.pytest_timeout_cancel_timer(item=item)
+            with self.turns.alone():
+                return item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         reports[-1].user_properties += [(VOID, each) for each in self.voids.pop(item.nodeid)]
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)

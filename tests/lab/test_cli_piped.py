@@ -30,15 +30,19 @@ def is_locked(path):
     return False
 
 
+def copies(folder):
+    return set(folder.glob("atoll-send-*"))
+
+
 @contextlib.contextmanager
 def begun(folder):
-    """A command that waits for the rest of its pipe, and its copy."""
-    before = set(folder.iterdir())
+    """A command that waits for the rest of its pipe, and its copy; `tempfile` has files of its own beside it."""
+    before = copies(folder)
     environment = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(COMMAND, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         try:
             until = time.monotonic() + PATIENCE_S
-            while not (made := set(folder.iterdir()) - before):
+            while not (made := copies(folder) - before):
                 assert time.monotonic() < until
                 assert command.poll() is None
                 time.sleep(0.01)

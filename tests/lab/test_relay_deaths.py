@@ -34,6 +34,6 @@ async def test_every_byte_comes_and_nothing_stands_still_for_long(tmp_path, monk
                     transfers.append(await trials.undergo(kind, number))
     assert deaths == []
     assert not [each for each in transfers if each.failure], transfers
-    pause_s = host_pauses.longest_s()
-    assert all(each.stall_s <= STALL_S_MAX + pause_s for each in transfers), transfers
+    longest_s = max(each.stall_s for each in transfers)
+    assert longest_s <= STALL_S_MAX + host_pauses.most_s(longest_s), transfers
     assert set(figures_of(transfers)) == set(KINDS)
