@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -167,6 +168,12 @@ async def test_a_program_that_is_not_what_was_pushed_is_never_run_and_heals_when
     assert reply.status == 201
 
 
+def session_niceness(pid):
+    """Give how nice a process' session is; None: this kernel does not share processors among sessions."""
+    told = Path(f"/proc/{pid}/autogroup")
+    return int(told.read_text().split()[-1]) if told.exists() else None
+
+
 async def test_a_worker_gives_way_to_its_node_and_inherits_nothing_of_it(tmp_path, engines):
     async with Containers(tmp_path, engines=engines) as containers:
         await running(containers)
@@ -174,6 +181,7 @@ async def test_a_worker_gives_way_to_its_node_and_inherits_nothing_of_it(tmp_pat
         (pid,) = containers.worker_pids().values()
         worker = psutil.Process(pid)
         assert worker.nice() > psutil.Process().nice()
+        assert session_niceness(pid) in (NICE, None)
         assert worker.rlimit(psutil.RLIMIT_NOFILE)[1] <= 64
         assert os.getsid(pid) == pid
 

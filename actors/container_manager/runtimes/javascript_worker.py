@@ -34,6 +34,7 @@ DATA_BYTES_MAX = 1024 * 1024 * 1024
 NICE = 10
 """What strangers wrote computes when the node itself, its election above all, has nothing to do. Not the engine before
 it: callers wait for that, and the same two seconds of computing took 5 to 20 s on a host where others were at work."""
+SESSION_NICENESS = Path("/proc/self/autogroup")
 FILES_MAX = 64
 FILE_BYTES_MAX = 64 * 1024 * 1024
 
@@ -85,10 +86,16 @@ def fence() -> None:
 
 
 def give_way() -> None:
-    """Let everybody else on this host compute first."""
+    """Let everybody else on this host compute first.
+
+    Where Linux shares processors among sessions, niceness counts within one only, and this process has a session of its
+    own: then the session's is what counts (sched(7), "The autogroup feature").
+    """
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):  # A sandbox around the node may forbid it.
             os.nice(NICE)
+        with contextlib.suppress(OSError):  # Another kernel, or one without.
+            SESSION_NICENESS.write_text(str(NICE))
 
 
 def compiled(pipe: Pipe) -> bool:
