@@ -146,7 +146,10 @@ class Wire:
         return Envelope(header, body, shared)
 
     def _attempt(self, envelope: Envelope, ask: Ask) -> None:
-        """Send; an ask that finds no way waits for one that is being opened, or fails at once."""
+        """Send; an ask that finds no way waits for one that is being opened, or fails at once.
+
+        A repetition that finds the way full is left out: the answer to what went before it may come yet.
+        """
         try:
             self._send(envelope)
             ask.sent = True
@@ -155,7 +158,8 @@ class Wire:
                 known = "whether it was handled is not known. " if ask.sent else ""
                 ask.fail(AskUnreachable(f"{known}{error}"))
         except Congested as error:
-            ask.fail(AskCongested(str(error)))
+            if not ask.sent:
+                ask.fail(AskCongested(str(error)))
 
     def _repeats(self, envelope: Envelope, ask: Ask, begun: Seconds, attempts: int) -> list[tuple[Grain, Bell]]:
         """Set alarms for all attempts but the first, which tell how much time is left then."""
@@ -178,11 +182,10 @@ class Wire:
                 try:
                     self._send(envelope)
                     ask.sent = True
-                except Unreachable as error:
+                except (Unreachable, Congested) as error:
                     known = "whether it was handled is not known" if ask.sent else "it was not sent"
-                    ask.fail(AskUnreachable("; ".join(filter(None, (reason, known))) + f". {error}"))
-                except Congested as error:
-                    ask.fail(AskCongested(str(error)))
+                    text = "; ".join(filter(None, (reason, known))) + f". {error}"
+                    ask.fail(AskCongested(text) if isinstance(error, Congested) else AskUnreachable(text))
 
     def _read_reply(self, path: str, answer: Message, reply_type: Any) -> Any:
         if not isinstance(answer, UserMessage):

@@ -310,6 +310,50 @@ async def test_an_ask_whose_repetition_finds_no_way_may_have_been_handled_and_sa
             await two.here.ask(two.boiler, Hello("you"), timeout_s=0.2, attempts=10)
 
 
+async def test_a_repetition_that_finds_the_way_full_is_left_out():
+    async with Two() as two:
+        full = []
+
+        def once(envelope):
+            if full:
+                full.append(envelope)
+                raise Congested("queue full")
+            full.append(envelope)
+
+        two.here.outlet = once
+        async with anyio.create_task_group() as tasks:
+
+            async def ask():
+                assert await two.here.ask(two.boiler, SetTarget(20), timeout_s=3, attempts=10) == Target(20)
+
+            tasks.start_soon(ask)
+            await until(lambda: len(full) == 3)
+            two.there.deliver(full[0], Standing.MEMBER)
+
+
+async def test_an_ask_that_a_full_way_cannot_take_anew_may_have_been_handled_and_says_so():
+    async with Two() as two:
+        sent = []
+
+        def once(envelope):
+            if sent:
+                raise Congested("queue full")
+            sent.append(envelope)
+
+        two.here.outlet = once
+        async with anyio.create_task_group() as tasks:
+
+            async def ask():
+                with pytest.raises(
+                    AskCongested, match=r"^the link broke; whether it was handled is not known\. queue full$"
+                ):
+                    await two.here.ask(two.boiler, Hello("you"), timeout_s=5)
+
+            tasks.start_soon(ask)
+            await until(lambda: sent)
+            two.here.way_lost(THERE, "the link broke")
+
+
 async def test_an_ask_repeated_while_it_is_handled_waits_for_the_one_answer():
     async with Two() as two:
         async with anyio.create_task_group() as tasks:
