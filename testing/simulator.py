@@ -10,11 +10,9 @@ real codec, every record through its bytes. The same seed gives the same `trace_
 must never look at a real clock, and never iterate a set.
 """
 
-import hashlib
 import heapq
 import itertools
 import math
-import struct
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +38,7 @@ from atoll.actors.runtime.machine import (
     Told,
 )
 from atoll.testing.disk import DISK_RECORDS_MAX, Disk, Lost
+from atoll.testing.event_trace import EventTrace
 from atoll.testing.faults import Crash, Cut, Drift, Fault, FaultPlan, Forget, Loss, Pause, Slow, Suspend, Tear, Tell
 from atoll.testing.hosts import Clock, Host, State
 from atoll.testing.invariants import Invariant, Report
@@ -57,10 +56,7 @@ RESTART_S = 0.05
 
 DECODED_MAX = 4096
 """Messages that are kept as they were read: one goes to several hosts, and may come twice."""
-NOTED_BYTES_MAX = 2**16
-"""Of the trace; so much is hashed at once."""
 
-_HEADER = struct.Struct("<dBB")
 _DURABLE = (Persist, Rewrite)
 _MESSAGE, _TIMER, _FAULT, _HEAL, _LINK, _SCRIPT, _STOP = range(7)
 """Kinds of events, and of what the trace tells."""
@@ -144,9 +140,7 @@ class Simulation:
         }
         self._carriers = defaultdict(lambda: self._wonder, carriers)
         """By the kind of the effect."""
-        self._trace = hashlib.sha256()
-        self._noted = bytearray()
-        """What the trace does not have yet."""
+        self._trace = EventTrace()
         self._encoded: tuple[Any, bytes] = (None, b"")
         self._blocked: frozenset[tuple[int, int]] = frozenset()
         self._loss = self._slow = 0.0
@@ -182,13 +176,10 @@ class Simulation:
             event = pop(heap)
             self.now = event[0]
             steps[event[2]](event)
-            if len(self._noted) > NOTED_BYTES_MAX:
-                self._hash_notes()
         if len(self.violations) < self._violations_max:
             self.now = max(self.now, end)
         for probe in self.probes:
             probe.finished(self)
-        self._hash_notes()
         return Report(
             seed=self.seed,
             trace_hash=self._trace.hexdigest(),
@@ -235,19 +226,11 @@ class Simulation:
     def _push(self, at: Seconds, kind: int, *details: Any) -> None:
         heapq.heappush(self._heap, (at, next(self._serials), kind, *details))
 
-    def _note(self, kind: int, host: int, data: bytes) -> None:
-        self._noted += _HEADER.pack(self.now, kind, host)
-        self._noted += data
-
-    def _hash_notes(self) -> None:
-        self._trace.update(self._noted)
-        self._noted.clear()
-
     def _arrive(self, event: _Event) -> None:
         _, _, _, host, sender, data, path = event
         if host.state is _UP:
             self.events += 1
-            self._note(_MESSAGE, host.index, data)
+            self._trace.note(self.now, _MESSAGE, host.index, data)
             self._handle(host, Received(sender, self._decode(data), path))
         elif host.state is _PAUSED or (host.state is _SUSPENDED and self.rng.random() < 0.5):
             host.held.append(event)
@@ -262,7 +245,7 @@ class Simulation:
         elif host.state is _UP:
             del host.timers[name]
             self.events += 1
-            self._note(_TIMER, host.index, name.encode())
+            self._trace.note(self.now, _TIMER, host.index, name.encode())
             self._handle(host, TimerFired(name))
 
     def _draw_fault(self, _event: _Event) -> None:
@@ -330,16 +313,16 @@ class Simulation:
         heapq.heappush(self._heap, (due, serial, _TIMER, host, name))
 
     def _persist(self, host: Host, effect: Persist) -> None:
-        self._note(_HEAL, host.index, host.disk.persist(effect.record))
+        self._trace.note(self.now, _HEAL, host.index, host.disk.persist(effect.record))
         for persisted in self._persisted:
             persisted(self, host, effect.record)
 
     def _rewrite(self, host: Host, effect: Rewrite) -> None:
         for data in host.disk.rewrite(effect):
-            self._note(_HEAL, host.index, data)
+            self._trace.note(self.now, _HEAL, host.index, data)
 
     def _announce(self, host: Host, effect: Announce) -> None:
-        self._note(_LINK, host.index, repr(effect.fact).encode())
+        self._trace.note(self.now, _LINK, host.index, repr(effect.fact).encode())
         for announced in self._announced:
             announced(self, host, effect.fact)
 
@@ -498,5 +481,5 @@ class Simulation:
             self._push(self.now + LINK_UP_S[1], _LINK, pair, turn, host, peer)
         elif host.state is _UP:
             self.events += 1
-            self._note(_FAULT, host.index, peer)
+            self._trace.note(self.now, _FAULT, host.index, peer)
             self._handle(host, Told(self._reachability(peer, turn % 2 == 1)))
