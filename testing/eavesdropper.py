@@ -30,7 +30,7 @@ class Overheard:
     """What he got out of one session."""
 
     greeting: bool = False
-    """He could open the (empty) payload of message 1."""
+    """He could open the payload of message 1, which is padding."""
     grant: bytes | None = None
     """What message 3 shows, behind the initiator's id."""
     records: list[Recorded] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Eavesdropper:
         session_id = handshake[0][: session_opening.SESSION_ID_BYTES]
         prologue = session_opening._prologue(session_id, self._responder.node_id)
         listener = Handshake(initiator=False, static=self._responder.curve_secret, prologue=prologue)
-        heard.greeting = listener.read(first) == b""
+        heard.greeting = not any(listener.read(first))
         publics = {first[:KEY_BYTES], second[:KEY_BYTES], *self._statics}
         shared = {
             secret.exchange(X25519PublicKey.from_public_bytes(public)) for secret in self._secrets for public in publics

@@ -39,11 +39,16 @@ _BULK = [sys.executable, "-P", "-m", "atoll.testing.bulk"]
 
 
 def spec_of_two_sites(
-    relays: int = 2, home: Nat = "masquerade", office: Nat = "symmetric", *, strict: bool = False
+    relays: int = 2,
+    home: Nat = "masquerade",
+    office: Nat = "symmetric",
+    *,
+    strict: bool = False,
+    colleagues: tuple[str, ...] = (),
 ) -> ClusterSpec:
-    """Two sites of one node each behind NAT, and relays; with these kinds of NAT nobody gets through without one.
+    """Two sites behind NAT, and relays; with these kinds of NAT nobody gets through without one.
 
-    `strict`: nothing but port 443 is let out of either site.
+    Each site has one node, the office's `colleagues` as well. `strict`: nothing but port 443 is let out of either site.
     """
     egress: Literal["https", "all"] = "https" if strict else "all"
     return ClusterSpec(
@@ -52,7 +57,12 @@ def spec_of_two_sites(
         relay=tuple(RelaySpec(f"relay-{number + 1}", websocket=strict) for number in range(relays)),
         site=(
             SiteSpec("home", (NodeSpec("tv"),), nat=home, egress=egress),
-            SiteSpec("office", (NodeSpec("desk", forward=(PORT,)),), nat=office, egress=egress),
+            SiteSpec(
+                "office",
+                (NodeSpec("desk", forward=(PORT,)), *map(NodeSpec, colleagues)),
+                nat=office,
+                egress=egress,
+            ),
         ),
     )
 

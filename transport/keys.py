@@ -15,6 +15,7 @@ from atoll.transport.identity import NodeId
 SEED_BYTES = 32
 SIGNATURE_BYTES = 64
 SITE_SECRET_BYTES = 32
+RESET_TOKEN_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,14 @@ class NodeKey:
     def curve_secret(self) -> bytes:
         """The X25519 secret (32 bytes) that belongs to `node_id.curve_key`."""
         return nacl.bindings.crypto_sign_ed25519_sk_to_curve25519(self._ed25519[1])
+
+    def reset_token(self, session_id: bytes) -> bytes:
+        """Give the 16 bytes that tell an initiator, and only it, that this node knows its session no more."""
+        return hmac.digest(self._reset_key, session_id, "sha256")[:RESET_TOKEN_BYTES]
+
+    @cached_property
+    def _reset_key(self) -> bytes:
+        return hmac.digest(self.seed, b"atoll session reset", "sha256")
 
     def sign(self, message: bytes) -> bytes:
         """Sign `message`; 64 bytes, Ed25519 (RFC 8032), without the message."""

@@ -19,6 +19,7 @@ Which path a record goes over is decided by the `PathSet`. Before a path is in u
 records go over every connection there is.
 """
 
+import hmac
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
@@ -35,6 +36,7 @@ from atoll.transport.records import EVERYWHERE, HEADER, OVERHEAD_BYTES, PATHS_MA
 from atoll.transport.session_events import Closed, Established, MessageArrived, SessionEvent, State
 from atoll.transport.session_keys import SessionKeys
 from atoll.transport.session_opening import HANDSHAKE, SESSION_ID_BYTES, Opening, Unheard
+from atoll.transport.session_reset import is_reset, token_of
 from atoll.transport.streams import StreamSet
 
 HANDSHAKE_S = 5.0
@@ -69,6 +71,7 @@ _COUNTERS = (
     "handshake_resent",
     "handshake_unexpected",
     "handshake_forged",
+    "reset_forged",
     "refused",
 )
 
@@ -98,6 +101,8 @@ class Session:
         self._judge: Judge | None = None
         self._keys: SessionKeys | None = None
         """From the handshake to the end."""
+        self._reset_token = b""
+        """The responder's: who shows it knows this session no more."""
         self._records: deque[tuple[int | None, bytes]] = deque()
         self._outbox = Outbox()
         self._assemblies = [Assembly() for _ in range(PATHS_MAX)]
@@ -207,6 +212,8 @@ class Session:
         if len(record) > RECORD_BYTES_MAX or record[:SESSION_ID_BYTES] != self.session_id:
             self._counts["malformed"] += 1
             return []
+        if is_reset(record):
+            return self._receive_reset(record)
         if record[SESSION_ID_BYTES : SESSION_ID_BYTES + 1] == bytes([HANDSHAKE]):
             return self._receive_handshake(record)
         return self._receive_sealed(record, via)
@@ -344,7 +351,7 @@ class Session:
             return []
         self._heard_at = self._now
         if self.state is State.DIALLING:
-            self.state = State.PROVING
+            self.state, self._reset_token = State.PROVING, payload
             self._write_handshake()
             self._resend_at = self._now + RESEND_S
             self._take_keys()
@@ -364,6 +371,13 @@ class Session:
             self._confirm = True
         elif self.state is State.ANSWERING:
             self._records.append((None, self._opening.written))
+
+    def _receive_reset(self, record: bytes) -> list[SessionEvent]:
+        if not self._reset_token or not hmac.compare_digest(token_of(record), self._reset_token):
+            self._counts["reset_forged"] += 1
+            return []
+        self._end()
+        return [Closed("the peer was started again, and knows the session no more", by_peer=True, forgotten=True)]
 
     def _admit(self, payload: bytes) -> list[SessionEvent]:
         """Decide about the initiator: its id must give the very key that the handshake proved."""

@@ -39,6 +39,8 @@ class Closed(msgspec.Struct, frozen=True):
     by_peer: bool
     broken: bool = False
     """The peer has sent what no peer sends."""
+    forgotten: bool = False
+    """The peer did not want it to end: it knows the session no more."""
 
 
 SessionEvent: TypeAlias = Established | MessageArrived | Closed | MultipathEvent

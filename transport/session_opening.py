@@ -12,13 +12,15 @@ import os
 
 from atoll.transport.errors import MalformedFrame, PeerError, UsageError
 from atoll.transport.identity import NODE_ID_BYTES, NodeId
-from atoll.transport.keys import NodeKey
+from atoll.transport.keys import RESET_TOKEN_BYTES, NodeKey
 from atoll.transport.noise import KEY_BYTES, PAYLOAD_BYTES_MAX, TAG_BYTES, Handshake
 
 VERSION = 1
 SESSION_ID_BYTES = 8
 HANDSHAKE = 0xFF
 """What stands in place of a key phase."""
+_PADDING = bytes(RESET_TOKEN_BYTES)
+"""In message 1: whoever sends it with another's address must not fetch more than it sends."""
 _PROOF_OVERHEAD_BYTES = SESSION_ID_BYTES + 2 + KEY_BYTES + TAG_BYTES + NODE_ID_BYTES + TAG_BYTES
 """What handshake message 3 holds beside the grant."""
 
@@ -54,7 +56,7 @@ class Opening:
         self.handshake = handshake
         self.session_id = session_id
         self.proof = proof
-        """What the initiator says in message 3: its id and its grant."""
+        """What this end says behind its key: the responder its reset token, the initiator its id and its grant."""
         self.written = b""
         """The last record that this end has written."""
         self.early: list[bytes] = []
@@ -79,12 +81,13 @@ class Opening:
     def answer(cls, key: NodeKey, session_id: bytes) -> "Opening":
         """Be ready for the one that `session_id` opens."""
         prologue = _prologue(session_id, key.node_id)
-        return cls(Handshake(initiator=False, static=key.curve_secret, prologue=prologue), session_id)
+        handshake = Handshake(initiator=False, static=key.curve_secret, prologue=prologue)
+        return cls(handshake, session_id, key.reset_token(session_id))
 
     def write(self) -> bytes:
         """Give this end's next message as a record."""
         number = self.handshake.turn
-        message = self.handshake.write(self.proof if number == 2 else b"")
+        message = self.handshake.write(self.proof if number else _PADDING)
         self.written = self.session_id + bytes([HANDSHAKE, number]) + message
         return self.written
 

@@ -58,6 +58,8 @@ class Conversation:
     """The connections that are paths of the session."""
     retired: dict[Path, float] = field(default_factory=dict)
     """Paths that are being left in good order, and when something came over each last."""
+    unanswered_since: float | None = None
+    """Since when nothing has come back over any path though something waits for it; None while a path lives."""
     closed: set[Path] = field(default_factory=set)
     """Paths that were let go here; what still comes over one is read, and does not make it a path again."""
     _vias: dict[Path, Via] = field(default_factory=dict)
@@ -78,14 +80,17 @@ class Conversation:
         current = self.session.paths.current
         return None if current is None else self.numbers.get(current)
 
-    @property
-    def unanswered_since(self) -> float | None:
-        """Since when nothing has come back over any path though something waits for it; None while a path lives."""
-        paths = self.session.paths.all()
+    def note_silence(self) -> None:
+        """Bring `unanswered_since` up to date; paths that are given up, or opened, do not begin it anew."""
+        paths, heard_at = self.session.paths.all(), self.session.heard_at
         if any(each.condition is Condition.USABLE for each in paths):
-            return None
-        silent = (each.silent_since for each in paths if each.condition is Condition.SILENT)
-        return min((each for each in silent if each >= self.session.heard_at), default=None)
+            self.unanswered_since = None
+            return
+        if self.unanswered_since is not None and self.unanswered_since < heard_at:
+            self.unanswered_since = None
+        silent = [each.silent_since for each in paths if each.condition is Condition.SILENT]
+        before = [] if self.unanswered_since is None else [self.unanswered_since]
+        self.unanswered_since = min((each for each in silent + before if each >= heard_at), default=None)
 
     def has_streams(self) -> bool:
         """Tell whether any stream is open."""

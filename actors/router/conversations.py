@@ -11,7 +11,7 @@ pushes no path out. The table is bounded: the oldest handshake of a stranger and
 way, and are counted.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ from atoll.actors.router.conversation import (
     Turn,
     shown,
 )
+from atoll.actors.router.conversation_table import ConversationTable
 from atoll.actors.router.paths import Path
 from atoll.actors.router.routes import Way
 from atoll.transport.base import SILENCE_S, Standing
@@ -40,6 +41,7 @@ from atoll.transport.path_set import Condition, KnownPath, PathGivenUp, Switched
 from atoll.transport.session import Judge, Session
 from atoll.transport.session_events import Closed, Established, MessageArrived, SessionEvent, State
 from atoll.transport.session_opening import opens_session, session_id_of
+from atoll.transport.session_reset import Resets
 from atoll.transport.stream_events import (
     PathOpened,
     PeerLeft,
@@ -66,7 +68,7 @@ ORPHAN_S = 20.0
 
 
 @dataclass(slots=True)
-class Conversations:
+class Conversations(ConversationTable):
     """All sessions of a node; times are monotonic seconds and come in."""
 
     key: NodeKey
@@ -74,46 +76,11 @@ class Conversations:
     """Gives the `Standing` of a peer that shows a grant, or raises."""
     on_turn: Callable[[Turn], None]
     """Called for everything that happens, in order; it may send, and must not raise."""
-    _by_id: OrderedDict[bytes, Conversation] = field(default_factory=OrderedDict)
     counts: Counter[str] = field(default_factory=Counter)
+    _resets: Resets = field(init=False)
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def all(self) -> list[Conversation]:
-        """Give them all, those used last behind."""
-        return list(self._by_id.values())
-
-    def with_peer(self, peer: NodeId, way: Way | None = None) -> Conversation | None:
-        """Give the best conversation with a peer: established before under way, the best path, newest first."""
-        found = [
-            each
-            for each in reversed(self._by_id.values())
-            if each.peer == peer and each.paths and (way is None or each.way is way)
-        ]
-        return max(found, key=lambda each: (each.established, -RANKS[each.way]), default=None)
-
-    def all_with(self, peer: NodeId) -> list[Conversation]:
-        """Give those with a peer, whoever dialled, in whichever state."""
-        return [each for each in self._by_id.values() if each.peer == peer]
-
-    def has_path(self, peer: NodeId, way: Way) -> bool:
-        """Tell whether any connection of a kind leads to a peer."""
-        return any(path.way is way for each in self.all_with(peer) for path in each.paths)
-
-    def has_streams(self, peer: NodeId) -> bool:
-        """Tell whether the session with a peer has carried streams: the next one may come at any time."""
-        return any(each.session.streams.used for each in self.all_with(peer))
-
-    def goes_over_bearer(self, peer: NodeId) -> bool:
-        """Tell whether our session with a peer stands and goes over a bearer: then a better path is worth a try."""
-        talk = self.with_peer(peer)
-        return talk is not None and talk.established and talk.dialled and talk.way is Way.BEP
-
-    def orphan_of(self, peer: NodeId) -> Conversation | None:
-        """Give a conversation with a peer that waits for a path, if we may give it one."""
-        orphans = [each for each in self.all_with(peer) if each.orphaned_at is not None]
-        return max(orphans, key=lambda each: (each.dialled, each.opened_at), default=None)
+    def __post_init__(self) -> None:
+        self._resets = Resets(self.key)
 
     def dial(self, peer: NodeId, paths: Iterable[Path], grant: bytes, now: float) -> Conversation:
         """Begin a session with `peer` over these paths, at least one."""
@@ -303,6 +270,8 @@ class Conversations:
     def _answer(self, session_id: bytes, path: Path, record: bytes, now: float) -> Conversation | None:
         if not opens_session(record):
             self.counts["unknown_session"] += 1
+            if (reset := self._resets.answer(record, now)) is not None:
+                self.counts["resets"] += self._sent(path, reset)
             return None
         answering = [each for each in self._by_id.values() if each.session.state is State.ANSWERING]
         if len(answering) >= ANSWERING_MAX:
@@ -364,9 +333,10 @@ class Conversations:
                 self.on_turn(PathRetired(conversation, path))
             case PathGivenUp(number, reason):
                 self._give_up(conversation, number, reason, now)
-            case Closed(reason):
-                self.counts["broken_by_peer"] += event.broken
-                self._over(conversation, reason)
+            case Closed(reason, broken=broken, forgotten=forgotten):
+                self.counts["broken_by_peer"] += broken
+                self.counts["forgotten"] += forgotten
+                self._over(conversation, reason, lost=forgotten)
 
     # Paths
 
@@ -459,6 +429,7 @@ class Conversations:
         """Give up a path that takes what we send, while nothing comes back, not even a sign of life."""
         session = conversation.session
         self._note_stall(conversation)
+        conversation.note_silence()
         since = conversation.unanswered_since
         for number, path in tuple(conversation.numbers.items()):
             known = session.paths.get(number)
@@ -468,13 +439,14 @@ class Conversations:
             if now >= known.silent_since + limit_s:
                 self.counts["silent"] += 1
                 self._give_up(conversation, number, f"nothing came back through {path.relay} for {limit_s:g} s", now)
-        if conversation.ended or not conversation.dialled or conversation.has_streams():
+        if conversation.ended or not conversation.dialled:
             return
-        if since is not None and now >= since + SILENCE_S:
-            # Not because of the paths, then: the peer was started again, or lost its link to its proxy for a moment,
-            # and knows the session no more. Streams would be gone with it, so they are given more time.
-            self.counts["forgotten"] += 1
-            reason = f"nothing came back over any path for {SILENCE_S:g} s"
+        limit_s = LAST_SILENCE_S if conversation.has_streams() else SILENCE_S
+        if since is not None and now >= since + limit_s:
+            # Not because of the paths, then: the peer is gone, or lost its link to its proxy for a moment. Streams
+            # would be gone with the session, so they have more time; no more, though, for each path that is opened.
+            self.counts["silent_sessions"] += 1
+            reason = f"nothing came back over any path for {limit_s:g} s"
             conversation.session.close(reason)
             self.flush(conversation, now)
             self._over(conversation, reason, lost=True)

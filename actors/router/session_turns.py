@@ -62,7 +62,7 @@ class SessionTurns(msgspec.Struct, frozen=True, kw_only=True):
             case Moved(reason=reason, lost=lost) if peer is not None:
                 self._note_way(peer)
                 if lost:
-                    self.system.way_lost(peer, f"the path to {peer.short} was lost: {reason}")
+                    self._go_on(conversation, peer, f"the path to {peer.short} was lost: {reason}")
             case PathGone() if peer is not None:
                 self._path_gone(peer, turn)
             case PathRetired():
@@ -132,9 +132,15 @@ class SessionTurns(msgspec.Struct, frozen=True, kw_only=True):
         talks = self.ways.talks_with(peer)
         if conversation.round_trip_s is None and talks:
             return
-        self.ways.interrupted(peer, f"the session with {peer.short} ended: {reason}")
-        if turn.lost and conversation.dialled and not talks and self.system.awaits(peer):
-            # Nobody wanted it to end: what waits for an answer waits for the next way instead of failing.
+        self._go_on(conversation, peer, f"the session with {peer.short} ended: {reason}", wanted=not turn.lost)
+
+    def _go_on(self, conversation: Conversation, peer: NodeId, reason: str, *, wanted: bool = False) -> None:
+        """Send what waits for an answer again over the way that is left.
+
+        Where none is, and nobody `wanted` that, it waits for the next one instead of failing.
+        """
+        self.ways.interrupted(peer, reason)
+        if conversation.dialled and not wanted and self.system.awaits(peer):
             self.ways.begin(peer)
         else:
             self.ways.resume(peer)

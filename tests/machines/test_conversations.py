@@ -13,6 +13,11 @@ from atoll.transport import path_set
 from atoll.transport.base import SILENCE_S, Standing
 from atoll.transport.errors import Congested, Unreachable
 from atoll.transport.session import HANDSHAKE_S, IDLE_S, RESEND_S
+from atoll.transport.session_reset import RESETS_PER_S
+
+
+def forget(node, conversation):
+    node.conversations._by_id.pop(conversation.session.session_id)
 
 
 def test_a_conversation_opens_at_both_ends_speaks_and_ends(world, caller, callee):
@@ -151,32 +156,66 @@ def test_a_bearer_that_leads_nowhere_any_more_is_given_up_while_an_answer_is_due
     assert caller.conversations.counts["silent"] == 1
 
 
-def test_a_session_that_the_peer_knows_no_more_is_over_after_three_seconds_whatever_paths_are_opened(
-    world, caller, callee
-):
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_session_that_the_peer_knows_no_more_is_over_as_soon_as_anything_is_said(world, caller, callee, streams):
     paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
     conversation, answered = established(world, caller, callee, *paths)
+    if streams:
+        conversation.session.streams.open("echo")
     world.wait(60)
     # As a peer that was started again, whose site stays at the same relays under the same labels.
-    callee.conversations._by_id.pop(answered.session.session_id)
-    began = world.now
+    forget(callee, answered)
     caller.conversations.send(conversation, b"question", world.now)
-    world.wait(path_set.SILENCE_S)
-    assert isinstance(caller.last(), Moved)
-    caller.conversations.send(conversation, b"question", world.now)
-    world.wait(path_set.SILENCE_S)
-    assert conversation.stalled
-    caller.conversations.add(conversation, world.path(caller, callee, relay="another"), world.now)
-    world.wait(began + SILENCE_S - world.now - 0.25)
-    assert not conversation.ended
-    world.wait(0.25)
-    assert caller.last() == Ended(conversation, "nothing came back over any path for 3 s", lost=True)
+    world.carry()
+    reason = "the peer was started again, and knows the session no more"
+    assert caller.last() == Ended(conversation, reason, lost=True)
     assert all(path.closed for path in paths)
-    assert caller.conversations.counts["forgotten"] == 1
+    assert (caller.conversations.counts["forgotten"], callee.conversations.counts["resets"]) == (1, 1)
     again, _ = established(world, caller, callee)
     caller.conversations.send(again, b"question", world.now)
     world.carry()
     assert callee.said() == [b"question"]
+
+
+def test_a_node_that_knows_a_session_no_more_says_so_so_often_a_second_and_no_more(world, caller, callee):
+    conversation, answered = established(world, caller, callee)
+    forget(callee, answered)
+    (path,) = conversation.paths
+    strange = conversation.session.session_id[::-1] + bytes(200)
+    for _ in range(2 * RESETS_PER_S):
+        callee.conversations.take(path.other, strange, world.now)
+    assert callee.conversations.counts["resets"] == RESETS_PER_S
+    world.carry()
+    assert conversation.established, "they were of another session"
+    callee.conversations.take(path.other, strange, world.now + 1)
+    assert callee.conversations.counts["resets"] == RESETS_PER_S + 1
+
+
+@pytest.mark.parametrize(("streams", "limit_s"), [(False, SILENCE_S), (True, module.LAST_SILENCE_S)])
+def test_a_session_whose_peer_is_gone_is_over_after_its_time_whatever_paths_are_opened(
+    world, caller, callee, streams, limit_s
+):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation, _ = established(world, caller, callee, *paths)
+    if streams:
+        conversation.session.streams.open("echo")
+    world.wait(60)
+    gone = [path.other for path in paths]
+    began = world.now
+    caller.conversations.send(conversation, b"question", world.now)
+    world.wait(path_set.SILENCE_S, gone)
+    assert isinstance(caller.last(), Moved)
+    caller.conversations.send(conversation, b"question", world.now)
+    while not conversation.ended:
+        assert world.now < began + limit_s + 2 * path_set.SILENCE_S
+        world.wait(0.25, gone)
+        if len(conversation.paths) <= 2 and not conversation.ended:
+            another = world.path(caller, callee, relay="another")
+            gone.append(another.other)
+            caller.conversations.add(conversation, another, world.now)
+    assert world.now >= began + limit_s
+    assert caller.last() == Ended(conversation, f"nothing came back over any path for {limit_s:g} s", lost=True)
+    assert caller.conversations.counts["silent_sessions"] == 1
 
 
 def test_a_session_with_streams_is_not_given_up_so_soon(world, caller, callee):

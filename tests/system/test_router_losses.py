@@ -116,6 +116,24 @@ async def test_when_the_relay_in_use_dies_the_session_moves_and_its_calls_are_se
         assert world.asked(OpenSep) == 1
 
 
+async def test_an_ask_whose_path_is_lost_after_the_routes_have_ended_waits_for_the_next_ones(world):
+    world.without_bearers()
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await met(tv, server)
+        await wait_route(tv, server.node_id, Way.SEP, "dead cannot be reached")
+        router = tv._cells["router"].actor
+        (conversation,) = router._conversations.all()
+        used = conversation.relay
+        world.kill(used)
+        held = held_call(group, tv, server.node_id)
+        echo(server).go_on.set()
+        await until(lambda: tv.statistics()["asks_remote"] == 1)
+        # As when their tickets end while the host stands still, and are renewed a moment later.
+        router.routes.signaling_over(server.node_id)
+        world.notice(used)
+        await held.answered()
+
+
 async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_dials_anew(world):
     world.relays = ["relay-1"]
     world.without_bearers()

@@ -57,7 +57,9 @@ def test_recorded_sessions_and_all_static_keys_open_nothing():
         tapped = Tapped()
         assert (len(tapped.handshake), tapped.caller._keys.sealer.epoch) == (3, 2)
         heard = Eavesdropper(tapped.initiator, tapped.responder).listen(tapped.handshake, tapped.records)
-        assert heard.greeting, "he has the right keys: message 1 is sealed for the responder's static one, and empty"
+        assert heard.greeting, (
+            "he has the right keys: message 1 is sealed for the responder's static one, and says nothing"
+        )
         opened += [heard] if heard.records or heard.grant is not None else []
     assert opened == []
 
