@@ -8,6 +8,7 @@ Each end chooses its path for itself, and sends bytes and answers over it; only 
 path that brought it. Only who sends bytes notices that a path is dead: the other follows (`PathSet.bytes_came`).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
@@ -122,7 +123,7 @@ class Multipath:
         """Do what time asks for; call it at `deadline`, and before `outgoing`."""
         self.streams.tick(now)
         waiting = self._called_before is not None or self.streams.unacknowledged
-        return self._moved(self.paths.tick(now, waiting=waiting))
+        return self._moved(self.paths.tick(now, waiting=waiting, listens=bool(self.streams.numbers())))
 
     def called(self, now: float) -> None:
         """Note that a call, or an answer to one, goes out over the path in use: a sign of life is due."""
@@ -140,6 +141,8 @@ class Multipath:
     @property
     def deadline(self) -> float | None:
         """When `tick` wants to be called, at the latest."""
+        if self.paths.listens != bool(self.streams.numbers()):
+            return -math.inf
         times = [each for each in (self.streams.deadline, self.paths.deadline) if each is not None]
         return min(times, default=None)
 

@@ -5,9 +5,9 @@
     any     --`retire`, the peer's LEAVING--> leaving: as before, until any other has answered
 
 One path carries what this end sends; each end chooses for itself. While bytes are unacknowledged the path in use is
-probed every 250 ms; after 1 s without an echo or an acknowledgement over it another is used. From the second missing
-echo on the others are probed too, so that one that is known to be alive is there when it is needed. A silent path that
-answers again is trusted after it has gone on answering for 3 s.
+probed every 250 ms, and after a loss until it has shown itself alive; after 1 s without an echo or an acknowledgement
+over it another is used. From the second missing echo on the others are probed too, so that one that is known to be
+alive is there when it is needed. A silent path that answers again is trusted after it has gone on answering for 3 s.
 
 A path that is about to end (its ticket expires, its relay is drained) is left in good order: both ends are told, and go
 over to another as soon as that has answered. Nothing is lost then, and what was sent is sent again all the same.
@@ -34,6 +34,9 @@ OTHERS_S = 0.5
 """After so much silence the other paths are asked whether they are alive; and the peer is followed to another."""
 SILENT_PROBE_S = 1.0
 """Between two probes of a path that is silent, or is better and not trusted yet."""
+LISTENING_PROBE_S = 5.0
+"""Between two probes of the path in use while a stream is open and nothing is sent: who only receives does not notice
+otherwise that the peer was started again."""
 IDLE_PROBE_S = 20.0
 """Between two probes of a path that nothing goes over: under the 30 s of the most impatient NATs."""
 TRUST_S = 3.0
@@ -127,6 +130,8 @@ class PathSet:
     current: int | None = None
     reason: str = "no path is open"
     """Why the path in use is in use."""
+    listens: bool = False
+    """What `tick` was told last."""
     counts: Counter[str] = field(default_factory=Counter)
     _paths: dict[int, KnownPath] = field(default_factory=dict)
     _frames: list[PathFrame] = field(default_factory=list)
@@ -139,6 +144,8 @@ class PathSet:
     """Paths lost or left here that the peer may still believe in."""
     _lost: bool = False
     """The path in use was lost, and none has taken its place yet."""
+    _after_loss: bool = False
+    """The path in use took the place of one that was lost, or had fallen silent."""
 
     def add(self, rank: Rank, name: str, now: float) -> int:
         """Open a path that leads to the peer; gives its number.
@@ -295,8 +302,11 @@ class PathSet:
         self._to_tell.pop(number, None)
         return [PathGivenUp(number, reason), *events]
 
-    def tick(self, now: float, *, waiting: bool) -> list[Switched | PathGivenUp]:
-        """Do what time asks for; call it at `deadline`, and when bytes begin to wait."""
+    def tick(self, now: float, *, waiting: bool, listens: bool = False) -> list[Switched | PathGivenUp]:
+        """Do what time asks for; call it at `deadline`, and when bytes begin to wait.
+
+        `waiting`: something was sent and is not acknowledged; `listens`: somebody may wait for what the peer sends.
+        """
         events: list[Switched | PathGivenUp] = []
         for path in list(self._paths.values()):
             if path.condition is Condition.OPENING and now >= path.added_at + OPENING_S:
@@ -304,7 +314,8 @@ class PathSet:
                 events.append(PathGivenUp(path.number, f"{path.name} did not open within {OPENING_S:g} s"))
         current = None if self.current is None else self._paths[self.current]
         if current is not None:
-            self._watch(current, now, waiting=waiting)
+            self.listens = listens
+            self._watch(current, now, waiting=waiting or self._is_doubtful(current, now))
             if current.waits_since is not None and now >= current.waits_since + SILENCE_S:
                 events += self._fall_silent(current, now)
         for path in self._paths.values():
@@ -345,6 +356,11 @@ class PathSet:
     def _is_own(self, number: int) -> bool:
         return (number % 2 == 0) == self.initiator
 
+    def _is_doubtful(self, current: KnownPath, now: float) -> bool:
+        """Tell whether an end that only listens has reason to ask: the peer may be gone, or a sign of life is due."""
+        overdue = self.listens and any(now >= sent_at + SILENCE_S for sent_at in current.probes.values())
+        return overdue or (self._after_loss and (current.heard_at or 0.0) < self._used_since)
+
     def _watch(self, path: KnownPath, now: float, *, waiting: bool) -> None:
         """Start the clock of the path in use when bytes begin to wait on it, and stop it when none do."""
         if not waiting:
@@ -364,7 +380,7 @@ class PathSet:
         if path.condition is Condition.OPENING:
             return PROBE_S
         if path is current:
-            return PROBE_S if path.waits_since is not None else IDLE_PROBE_S
+            return PROBE_S if path.waits_since is not None else self._pause_in_rest(path)
         if in_doubt:
             return PROBE_S if path.condition is Condition.USABLE else SILENT_PROBE_S
         if current is not None and current.leaving and not path.leaving and path.condition is Condition.USABLE:
@@ -372,6 +388,11 @@ class PathSet:
         if path.condition is Condition.SILENT or current is None or path.rank < current.rank:
             return SILENT_PROBE_S
         return IDLE_PROBE_S
+
+    def _pause_in_rest(self, path: KnownPath) -> float:
+        if not self.listens:
+            return IDLE_PROBE_S
+        return SILENCE_S if path.probes else LISTENING_PROBE_S
 
     def _send_probe(self, path: KnownPath, now: float) -> None:
         self._frames.append(PathFrame(path.number, PathVerb.PROBE, self.next_probe))
@@ -457,6 +478,8 @@ class PathSet:
         waited = self.current is not None
         self.current, self.reason, self._used_since = path.number, reason, now
         path.waits_since = None
+        self._after_loss = lost
+        # So that `tick` comes in time to doubt it.
         path.probe_at = min(path.probe_at, now + PROBE_S)
         self.counts["switches"] += waited
         return [Switched(path.number, reason, lost)]

@@ -200,7 +200,7 @@ def test_a_session_whose_peer_is_gone_is_over_after_its_time_whatever_paths_are_
     if streams:
         conversation.session.streams.open("echo")
     world.wait(60)
-    gone = [path.other for path in paths]
+    gone = [end for path in paths for end in (path, path.other)]
     began = world.now
     caller.conversations.send(conversation, b"question", world.now)
     world.wait(path_set.SILENCE_S, gone)
@@ -211,7 +211,7 @@ def test_a_session_whose_peer_is_gone_is_over_after_its_time_whatever_paths_are_
         world.wait(0.25, gone)
         if len(conversation.paths) <= 2 and not conversation.ended:
             another = world.path(caller, callee, relay="another")
-            gone.append(another.other)
+            gone += [another, another.other]
             caller.conversations.add(conversation, another, world.now)
     assert world.now >= began + limit_s
     assert caller.last() == Ended(conversation, f"nothing came back over any path for {limit_s:g} s", lost=True)

@@ -15,7 +15,7 @@ class Paths:
         self.now = 100.0
         self.set = PathSet(initiator)
         self.alive, self.events, self.said = set(), [], []
-        self.waiting = False
+        self.waiting = self.listens = False
 
     def open(self, rank, name):
         number = self.set.add(rank, name, self.now)
@@ -26,7 +26,9 @@ class Paths:
         until = self.now + seconds
         while self.now < until:
             self.now += 0.01
-            self.events += self.set.tick(self.now, waiting=self.waiting)
+            due = self.set.deadline is not None and self.now >= self.set.deadline
+            if due or self.waiting or self.set.listens != self.listens:
+                self.events += self.set.tick(self.now, waiting=self.waiting, listens=self.listens)
             frames = self.set.outgoing()
             self.said += [(round(self.now, 2), each) for each in frames]
             self.now += 0.01
@@ -75,7 +77,7 @@ def test_a_path_that_does_not_open_is_asked_again_and_given_up():
     paths = Paths()
     number = paths.open(Rank.BEARER, "relay-1")
     paths.alive.clear()
-    paths.run(limits.OPENING_S + 0.1)
+    paths.run(limits.OPENING_S + limits.PROBE_S)
     assert sum(each.verb is PathVerb.OPEN for _, each in paths.said) > 30
     assert paths.events == [PathGivenUp(number, "relay-1 did not open within 10 s")]
 
@@ -283,3 +285,50 @@ def test_probes_without_an_answer_are_forgotten_after_a_while(two):
     two.alive, two.waiting = set(), True
     two.run(30.0)
     assert all(len(each.probes) <= limits.PROBES_MAX for each in two.set.all())
+
+
+def test_who_only_listens_asks_more_often_and_finds_a_dead_peer_soon(two):
+    two.run(limits.IDLE_PROBE_S)
+    two.listens = True
+    began = two.now
+    two.run(4 * limits.LISTENING_PROBE_S)
+    assert 4 <= len([at for at in two.probes(0) if at > began]) <= 5
+    two.alive.clear()
+    two.run(limits.LISTENING_PROBE_S + 2 * limits.SILENCE_S + limits.PROBE_S)
+    assert two.conditions()[0] is Condition.SILENT
+
+
+def test_one_lost_sign_of_life_is_no_reason_to_leave(two):
+    two.listens = True
+    two.run(limits.LISTENING_PROBE_S)
+    two.alive.remove(0)
+    lost = len(two.probes(0))
+    while len(two.probes(0)) == lost:
+        two.run(0.02)
+    two.alive.add(0)
+    two.run(2 * limits.SILENCE_S)
+    assert (two.set.current, two.conditions()[0]) == (0, Condition.USABLE)
+    assert len(two.probes(0)) - lost <= 3
+
+
+def test_who_neither_waits_nor_listens_leaves_a_dead_path_alone(two):
+    two.alive.clear()
+    two.run(2 * limits.IDLE_PROBE_S)
+    assert set(two.conditions().values()) == {Condition.USABLE}
+
+
+def test_a_path_that_takes_the_place_of_a_lost_one_must_show_itself_alive(two):
+    two.run(limits.IDLE_PROBE_S / 2)
+    two.alive.clear()
+    two.set.lost(0, "reset", two.now)
+    began = two.now
+    two.run(limits.SILENCE_S + 2 * limits.PROBE_S)
+    assert two.set.current == 2
+    assert two.conditions()[2] is Condition.SILENT
+    two.alive.add(2)
+    two.run(limits.SILENT_PROBE_S + limits.PROBE_S)
+    assert two.conditions()[2] is Condition.USABLE
+    proved = two.now
+    two.run(limits.IDLE_PROBE_S / 2)
+    assert not [at for at in two.probes(2) if at > proved + limits.PROBE_S]
+    assert len([at for at in two.probes(2) if at > began]) > 2
