@@ -313,8 +313,8 @@ class PathSet:
                 del self._paths[path.number]
                 events.append(PathGivenUp(path.number, f"{path.name} did not open within {OPENING_S:g} s"))
         current = None if self.current is None else self._paths[self.current]
+        self.listens = listens
         if current is not None:
-            self.listens = listens
             self._watch(current, now, waiting=waiting or self._is_doubtful(current, now))
             if current.waits_since is not None and now >= current.waits_since + SILENCE_S:
                 events += self._fall_silent(current, now)

@@ -428,3 +428,15 @@ def test_whatever_happens_to_paths_messages_arrive_at_most_once_in_order_and_tur
         assert not over & {id(each) for each in node.conversations.all()}
         assert all(each.paths for each in node.conversations.all())
         assert all(len(each.unbound()) <= module.UNBOUND_MAX for each in node.conversations.all())
+
+
+def test_a_session_that_waits_for_another_path_does_not_ask_for_the_clock_when_its_streams_end(world, caller, callee):
+    path = world.path(caller, callee)
+    conversation, _ = established(world, caller, callee, path)
+    stream = conversation.session.streams.open("echo")
+    world.wait(1)
+    caller.conversations.path_lost(path, "reset", world.now)
+    conversation.session.streams.reset(stream, "no more")
+    caller.conversations.tick(world.now)
+    assert conversation.orphaned_at == world.now
+    assert caller.conversations.deadline > world.now
