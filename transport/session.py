@@ -131,9 +131,14 @@ class Session:
         return session
 
     @classmethod
-    def answer(cls, *, key: NodeKey, judge: Judge, session_id: bytes, record_bytes_max: int, now: float) -> "Session":
-        """Be ready for the session that `session_id` opens; `judge(peer, grant)` raises `Refused` or `Expired`."""
-        opening = Opening.answer(key, session_id)
+    def answer(
+        cls, *, key: NodeKey, judge: Judge, session_id: bytes, record_bytes_max: int, now: float, resets: bool = True
+    ) -> "Session":
+        """Be ready for the session that `session_id` opens; `judge(peer, grant)` raises `Refused` or `Expired`.
+
+        `resets`: the peer is told how to know one (`Resets.begins`).
+        """
+        opening = Opening.answer(key, session_id, resets=resets)
         session = cls(opening=opening, record_bytes_max=record_bytes_max, now=now)
         session._judge = judge
         return session

@@ -78,11 +78,11 @@ class Opening:
         return cls(handshake, session_id, key.node_id + grant)
 
     @classmethod
-    def answer(cls, key: NodeKey, session_id: bytes) -> "Opening":
-        """Be ready for the one that `session_id` opens."""
+    def answer(cls, key: NodeKey, session_id: bytes, *, resets: bool = True) -> "Opening":
+        """Be ready for the one that `session_id` opens; `resets`: say the token of its reset."""
         prologue = _prologue(session_id, key.node_id)
         handshake = Handshake(initiator=False, static=key.curve_secret, prologue=prologue)
-        return cls(handshake, session_id, key.reset_token(session_id))
+        return cls(handshake, session_id, key.reset_token(session_id) if resets else b"")
 
     def write(self) -> bytes:
         """Give this end's next message as a record."""

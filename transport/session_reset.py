@@ -5,13 +5,23 @@
 It is the stateless reset of RFC 9000, section 10.3. The token follows from the node's key and the session's id, so a
 node that was started again can make it; the peer had it in handshake message 2; nobody else knows it while the session
 lives. A reset is never longer than what it answers, and answers no other one.
+
+Whoever carries message 1 reads the session's id, and could fetch the token before that message comes: with a record
+that belongs to no session yet, or with a handshake of his own. So a token that was told lately is told in no further
+session: that one has none, and nobody can reset it.
 """
+
+from collections import OrderedDict
 
 from atoll.transport.keys import RESET_TOKEN_BYTES, NodeKey
 from atoll.transport.session_opening import HANDSHAKE, SESSION_ID_BYTES
 
 RESETS_PER_S = 64
 """Anybody can send records of no session."""
+TOLD_S = 30.0
+"""For which a node knows what it has told; the id of a session is known to others for 5 s before it must stand."""
+TOLD_MAX = 4096
+"""Tokens told in that time; while there are more, none is told."""
 _MARK = bytes([HANDSHAKE, 3])
 _MARK_ENDS = SESSION_ID_BYTES + len(_MARK)
 RESET_BYTES = _MARK_ENDS + RESET_TOKEN_BYTES
@@ -35,6 +45,12 @@ class Resets:
         self._second = 0
         self._sent = 0
         """In that second."""
+        self._told: OrderedDict[bytes, float] = OrderedDict()
+        """Sessions whose token was told lately, and when; the oldest first."""
+
+    def begins(self, session_id: bytes, now: float) -> bool:
+        """Note that a session is answered; tells whether its token may be told: nobody else has been told it."""
+        return not self._was_told(session_id, now) and self._tell(session_id, now)
 
     def answer(self, record: bytes, now: float) -> bytes | None:
         """Give the answer to a record of a session that this node does not know; None: there is none."""
@@ -42,8 +58,21 @@ class Resets:
             return None
         if int(now) != self._second:
             self._second, self._sent = int(now), 0
-        if self._sent >= RESETS_PER_S:
+        session_id = record[:SESSION_ID_BYTES]
+        if self._sent >= RESETS_PER_S or not self._tell(session_id, now):
             return None
         self._sent += 1
-        session_id = record[:SESSION_ID_BYTES]
         return session_id + _MARK + self._key.reset_token(session_id)
+
+    def _was_told(self, session_id: bytes, now: float) -> bool:
+        while self._told and next(iter(self._told.values())) <= now - TOLD_S:
+            self._told.popitem(last=False)
+        return session_id in self._told
+
+    def _tell(self, session_id: bytes, now: float) -> bool:
+        """Note that a token is told; False: it cannot be kept in mind, and must not be told."""
+        if not self._was_told(session_id, now) and len(self._told) >= TOLD_MAX:
+            return False
+        self._told[session_id] = now
+        self._told.move_to_end(session_id)
+        return True

@@ -279,7 +279,12 @@ class Conversations(ConversationTable):
             self.counts["handshakes_displaced"] += 1
             self.end(min(answering, key=lambda each: each.opened_at), "too many handshakes are under way", now)
         session = Session.answer(
-            key=self.key, judge=self.judge, session_id=session_id, record_bytes_max=path.record_bytes_max, now=now
+            key=self.key,
+            judge=self.judge,
+            session_id=session_id,
+            record_bytes_max=path.record_bytes_max,
+            now=now,
+            resets=self._resets.begins(session_id, now),
         )
         conversation = Conversation(session, [path], path.way, path.relay, opened_at=now)
         self._enter(conversation, now)
