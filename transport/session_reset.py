@@ -11,6 +11,7 @@ that belongs to no session yet, or with a handshake of his own. So a token that 
 session: that one has none, and nobody can reset it.
 """
 
+import math
 from collections import OrderedDict
 
 from atoll.transport.keys import RESET_TOKEN_BYTES, NodeKey
@@ -22,6 +23,10 @@ TOLD_S = 30.0
 """For which a node knows what it has told; the id of a session is known to others for 5 s before it must stand."""
 TOLD_MAX = 4096
 """Tokens told in that time; while there are more, none is told."""
+GOODBYE_S = 3.0
+"""No reset for a session that ended in good order so lately: over another path it could overtake the reason."""
+ENDED_MAX = 1024
+"""Such sessions that are kept in mind; as many as a node has."""
 _MARK = bytes([HANDSHAKE, 3])
 _MARK_ENDS = SESSION_ID_BYTES + len(_MARK)
 RESET_BYTES = _MARK_ENDS + RESET_TOKEN_BYTES
@@ -47,10 +52,18 @@ class Resets:
         """In that second."""
         self._told: OrderedDict[bytes, float] = OrderedDict()
         """Sessions whose token was told lately, and when; the oldest first."""
+        self._ended: OrderedDict[bytes, float] = OrderedDict()
+        """Sessions that ended in good order, and when; the oldest first."""
 
     def begins(self, session_id: bytes, now: float) -> bool:
         """Note that a session is answered; tells whether its token may be told: nobody else has been told it."""
         return not self._was_told(session_id, now) and self._tell(session_id, now)
+
+    def ends(self, session_id: bytes, now: float) -> None:
+        """Note that a session is over, and that its peer has been told why, or knows."""
+        self._ended[session_id] = now
+        if len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
 
     def answer(self, record: bytes, now: float) -> bytes | None:
         """Give the answer to a record of a session that this node does not know; None: there is none."""
@@ -59,6 +72,8 @@ class Resets:
         if int(now) != self._second:
             self._second, self._sent = int(now), 0
         session_id = record[:SESSION_ID_BYTES]
+        if now < self._ended.get(session_id, -math.inf) + GOODBYE_S:
+            return None
         if self._sent >= RESETS_PER_S or not self._tell(session_id, now):
             return None
         self._sent += 1

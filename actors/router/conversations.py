@@ -341,6 +341,7 @@ class Conversations(ConversationTable):
             case Closed(reason, broken=broken, forgotten=forgotten):
                 self.counts["broken_by_peer"] += broken
                 self.counts["forgotten"] += forgotten
+                self._resets.ends(conversation.session.session_id, now)
                 self._over(conversation, reason, lost=forgotten)
 
     # Paths

@@ -1,6 +1,6 @@
 """Who sees a session's id before the session stands does not get the token that resets it."""
 
-from atoll.transport.session_reset import TOLD_MAX, TOLD_S, Resets, is_reset
+from atoll.transport.session_reset import ENDED_MAX, GOODBYE_S, TOLD_MAX, TOLD_S, Resets, is_reset
 
 
 def told(world):
@@ -55,3 +55,35 @@ def test_what_was_told_is_forgotten_after_its_time_and_no_more_is_told_than_is_k
     assert resets.answer(ids[0] + bytes(100), 1.0) is not None, "its session may just be over"
     assert resets.begins(ids[-1], 1.0 + TOLD_S)
     assert not resets.begins(ids[-1], 1.0 + TOLD_S)
+
+
+def test_a_refusal_is_not_overtaken_by_a_reset_over_another_path(world, caller, callee):
+    paths = [world.path(caller, callee, relay=name) for name in ("relay-1", "relay-2")]
+    conversation = caller.dial(callee, *paths, grant=b"bad")
+    # Message 1 over the second path is lost, so the callee does not know that path when message 3 comes over both.
+    world.wire.pop()
+    for _ in range(2):
+        end, record = world.wire.popleft()
+        end.node.conversations.take(end, record, world.now)
+    proofs = list(world.wire)
+    world.wire.clear()
+    for end, record in proofs:
+        end.node.conversations.take(end, record, world.now)
+    assert not told(world)
+    world.carry()
+    assert (conversation.ended, conversation.lost) == ("this grant is none", False)
+
+
+def test_a_session_that_ended_is_reset_after_a_while_when_its_goodbye_was_lost(callee):
+    resets, record = Resets(callee.key), bytes(100)
+    resets.ends(record[:8], 1.0)
+    assert resets.answer(record, 1.0 + GOODBYE_S - 0.01) is None
+    assert resets.answer(record, 1.0 + GOODBYE_S) is not None
+
+
+def test_no_more_ended_sessions_are_kept_in_mind_than_that(callee):
+    resets = Resets(callee.key)
+    for number in range(ENDED_MAX + 1):
+        resets.ends(number.to_bytes(8), 1.0)
+    assert resets.answer((0).to_bytes(8) + bytes(100), 1.0) is not None
+    assert resets.answer((1).to_bytes(8) + bytes(100), 1.0) is None

@@ -116,7 +116,7 @@ async def test_a_peer_that_has_forgotten_the_session_gets_a_new_one(world, monke
         for each in conversations.all():
             conversations.end(each, "forgotten", server.clock())
         world.relays = ["relay-2"]
-        with pytest.raises(anyio.BrokenResourceError, match="knows the session no more"):
+        with pytest.raises(anyio.BrokenResourceError, match="does not go on with the session"):
             await here.receive()
         await reach(tv, server.node_id)
         await call(tv, server.node_id)
