@@ -14,7 +14,7 @@ from atoll.testing.relay_deaths import FAR, RelayDeaths, spec_of_two_sites
 BYTES = 400_000_000
 """More than goes through before the node is killed."""
 SOON_S = 12.0
-"""It takes one to five seconds; where only silence tells that a session is over, 15 s to more than a minute."""
+"""It takes one to five seconds; where only silence told, it took up to more than a minute."""
 WAIT_S = 180
 
 pytestmark = [

@@ -1,6 +1,4 @@
-"""Actors of two nodes: envelopes out and in, who may reach whom, faults, repetitions, malformed input."""
-
-from dataclasses import dataclass
+"""Actors of two nodes: envelopes out and in, who may reach whom, faults, malformed input."""
 
 import anyio
 import msgspec
@@ -8,12 +6,26 @@ import pytest
 from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_systems import (
+    CODEC,
+    ELSEWHERE,
+    HERE,
+    THERE,
+    Boiler,
+    Callable,
+    Hang,
+    Hello,
+    Private,
+    SetTarget,
+    Target,
+    Two,
+    Welcome,
+    header,
+)
 from waiting import until
 
 from atoll.actors.runtime import (
-    MESSAGES,
     Actor,
-    ActorSystem,
     Address,
     AskCongested,
     AskCrashed,
@@ -23,108 +35,17 @@ from atoll.actors.runtime import (
     AskRefused,
     AskTimedOut,
     AskUnreachable,
-    Declined,
     Fault,
     UserMessage,
     handles,
 )
 from atoll.actors.runtime.asks import Answers
 from atoll.transport.base import Standing
-from atoll.transport.codec import Codec, Message, encode_payload
-from atoll.transport.envelope import VERSION, Envelope, Header, Kind, decode_envelope, encode_envelope
+from atoll.transport.codec import encode_payload
+from atoll.transport.envelope import Envelope, Kind
 from atoll.transport.errors import Congested, Unreachable, UsageError
-from atoll.transport.identity import NodeId
 
 pytestmark = pytest.mark.anyio
-
-HERE, THERE, ELSEWHERE = NodeId(b"h" * 32), NodeId(b"t" * 32), NodeId(b"e" * 32)
-
-
-class Hello(Message, frozen=True, array_like=True, tag="test.hello"):
-    name: str
-
-
-class Welcome(Message, frozen=True, array_like=True, tag="test.welcome"):
-    text: str
-
-
-CODEC = Codec([Hello, Welcome, *MESSAGES])
-
-
-@dataclass
-class SetTarget:
-    celsius: float
-
-
-class Target(msgspec.Struct):
-    celsius: float
-    reached: bool = False
-
-
-class Hang(msgspec.Struct):
-    pass
-
-
-class Boiler(Actor):
-    def __init__(self):
-        self.set = []
-        self.gate = anyio.Event()
-
-    @handles
-    async def hello(self, message: Hello) -> Welcome:
-        return Welcome(f"welcome {message.name}")
-
-    @handles
-    async def set_target(self, message: SetTarget) -> Target:
-        if message.celsius > 90:
-            raise Declined("too hot")
-        if message.celsius < 0:
-            raise ValueError("frozen pipes")
-        self.set.append(message.celsius)
-        return Target(message.celsius)
-
-    @handles
-    async def hang(self, message: Hang) -> None:
-        await self.gate.wait()
-
-
-class Callable(Boiler):
-    open_to = frozenset({Standing.GRANTED})
-
-
-class Private(Boiler):
-    open_to = frozenset()
-
-
-class Two:
-    """Two systems, joined by their bytes; `lose` drops envelopes, `standing` is what each proved to the other."""
-
-    def __init__(self):
-        self.here = ActorSystem(HERE, CODEC, self.carry)
-        self.there = ActorSystem(THERE, CODEC, self.carry)
-        self.standing = Standing.MEMBER
-        self.sent = []
-        self.lose = lambda envelope: False
-
-    def carry(self, envelope):
-        self.sent.append(envelope)
-        if not self.lose(envelope):
-            envelope = decode_envelope(encode_envelope(envelope))
-            target = self.here if envelope.header.target_node == HERE else self.there
-            target.deliver(envelope, self.standing)
-
-    async def __aenter__(self):
-        await self.here.__aenter__()
-        await self.there.__aenter__()
-        self.actor = Boiler()
-        await self.there.spawn(lambda: self.actor, "boiler")
-        self.boiler = self.here.ref(Address(THERE, "boiler"))
-        return self
-
-    async def __aexit__(self, *raised):
-        self.actor.gate.set()
-        await self.there.__aexit__(*raised)
-        await self.here.__aexit__(*raised)
 
 
 async def test_a_message_of_the_codec_and_one_of_the_users_are_asked_alike():
@@ -276,100 +197,6 @@ async def test_a_tell_that_is_late_when_its_turn_comes_is_not_handled():
         await anyio.sleep(0.01)
         two.actor.gate.set()
         await until(lambda: two.there.statistics().get("late") == 1)
-
-
-async def test_an_ask_repeated_because_the_answer_was_lost_is_handled_once():
-    async with Two() as two:
-        lost = []
-
-        def lose_first_reply(envelope):
-            if envelope.header.kind is Kind.REPLY and not lost:
-                lost.append(envelope)
-                return True
-            return False
-
-        two.lose = lose_first_reply
-        answer = await two.here.ask(two.boiler, SetTarget(20), timeout_s=2, attempts=10)
-        assert answer == Target(20)
-        assert two.actor.set == [20.0]
-        assert two.there.statistics()["repeated"] == 1
-        assert len({each.header.correlation for each in two.sent}) == 1
-
-
-async def test_an_ask_whose_repetition_finds_no_way_may_have_been_handled_and_says_so():
-    async with Two() as two:
-        sent = []
-
-        def once(envelope):
-            if sent:
-                raise Unreachable("no relay")
-            sent.append(envelope)
-
-        two.here.outlet = once
-        with pytest.raises(AskUnreachable, match=r"^whether it was handled is not known\. no relay$"):
-            await two.here.ask(two.boiler, Hello("you"), timeout_s=0.2, attempts=10)
-
-
-async def test_a_repetition_that_finds_the_way_full_is_left_out():
-    async with Two() as two:
-        full = []
-
-        def once(envelope):
-            if full:
-                full.append(envelope)
-                raise Congested("queue full")
-            full.append(envelope)
-
-        two.here.outlet = once
-        async with anyio.create_task_group() as tasks:
-
-            async def ask():
-                assert await two.here.ask(two.boiler, SetTarget(20), timeout_s=3, attempts=10) == Target(20)
-
-            tasks.start_soon(ask)
-            await until(lambda: len(full) == 3)
-            two.there.deliver(full[0], Standing.MEMBER)
-
-
-async def test_an_ask_that_a_full_way_cannot_take_anew_may_have_been_handled_and_says_so():
-    async with Two() as two:
-        sent = []
-
-        def once(envelope):
-            if sent:
-                raise Congested("queue full")
-            sent.append(envelope)
-
-        two.here.outlet = once
-        async with anyio.create_task_group() as tasks:
-
-            async def ask():
-                with pytest.raises(
-                    AskCongested, match=r"^the link broke; whether it was handled is not known\. queue full$"
-                ):
-                    await two.here.ask(two.boiler, Hello("you"), timeout_s=5)
-
-            tasks.start_soon(ask)
-            await until(lambda: sent)
-            two.here.way_lost(THERE, "the link broke")
-
-
-async def test_an_ask_repeated_while_it_is_handled_waits_for_the_one_answer():
-    async with Two() as two:
-        async with anyio.create_task_group() as tasks:
-
-            async def ask():
-                await two.here.ask(two.boiler, Hang(), timeout_s=5, attempts=10)
-
-            tasks.start_soon(ask)
-            with anyio.fail_after(4):
-                await until(lambda: two.there.statistics().get("repeated") == 1)
-            two.actor.gate.set()
-        assert sum(each.header.kind is Kind.REPLY for each in two.sent) == 1
-
-
-def header(kind, *, correlation=b"c" * 16, target=THERE, path="boiler", source=HERE, deadline_ms=0):
-    return Header(VERSION, kind, source, "", target, path, correlation, deadline_ms)
 
 
 async def test_an_answer_from_another_node_than_the_one_asked_is_not_believed():
