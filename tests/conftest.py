@@ -10,6 +10,7 @@ import gc
 import zlib
 
 import pytest
+from hung_tests import HungTests
 from hypothesis import is_hypothesis_test, settings
 from void_tests import VoidTests
 
@@ -24,6 +25,7 @@ settings.register_profile("quick", deadline=None, max_examples=EXAMPLES // QUICK
 def pytest_configure(config):
     # Before any test is imported: its decorators read the profile.
     settings.load_profile("deep" if config.getoption("--deep") else "quick")
+    config.pluginmanager.register(HungTests())
     if not config.getoption("--no-void") and not config.getoption("--collect-only"):
         config.pluginmanager.register(VoidTests())
 
