@@ -58,7 +58,7 @@ async def test_a_repetition_that_finds_the_way_full_is_left_out():
             assert await two.here.ask(two.boiler, SetTarget(20), timeout_s=3, attempts=10) == Target(20)
 
         tasks.start_soon(ask)
-        await until(lambda: len(given) == 3)
+        await until(lambda: len(given) >= 3)
         two.there.deliver(given[0], Standing.MEMBER)
 
 
@@ -85,6 +85,6 @@ async def test_an_ask_repeated_while_it_is_handled_waits_for_the_one_answer():
 
             tasks.start_soon(ask)
             with anyio.fail_after(4):
-                await until(lambda: two.there.statistics().get("repeated") == 1)
+                await until(lambda: two.there.statistics().get("repeated"))
             two.actor.gate.set()
         assert sum(each.header.kind is Kind.REPLY for each in two.sent) == 1

@@ -1,5 +1,6 @@
 """Runs from another node: whatever is told, asked or answered in one comes to the same end as one by one."""
 
+import contextlib
 from functools import partial
 
 import anyio
@@ -236,21 +237,20 @@ class Two:
                     system.deliver(each, Standing.MEMBER)
 
     async def __aenter__(self):
-        for system in self.systems.values():
-            await system.__aenter__()
-        self.here, self.there = self.systems.values()
-        self.reader = Reader()
-        await self.there.spawn(lambda: self.reader, "reader")
-        self.tasks = anyio.create_task_group()
-        await self.tasks.__aenter__()
-        self.tasks.start_soon(self.carry)
+        async with contextlib.AsyncExitStack() as stack:
+            for system in self.systems.values():
+                await stack.enter_async_context(system)
+            self.here, self.there = self.systems.values()
+            self.reader = Reader()
+            await self.there.spawn(lambda: self.reader, "reader")
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self.carry)
+            self.stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *raised):
-        self.tasks.cancel_scope.cancel()
-        await self.tasks.__aexit__(*raised)
-        for system in reversed(self.systems.values()):
-            await system.__aexit__(*raised)
+        return await self.stack.__aexit__(*raised)
 
     def runs(self, kind):
         """Give how many messages each run of a kind had."""

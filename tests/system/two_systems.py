@@ -1,5 +1,6 @@
 """Two actor systems in one process, joined by their bytes, and what their actors say."""
 
+import contextlib
 from dataclasses import dataclass
 
 import anyio
@@ -88,17 +89,18 @@ class Two:
             target.deliver(envelope, self.standing)
 
     async def __aenter__(self):
-        await self.here.__aenter__()
-        await self.there.__aenter__()
-        self.actor = Boiler()
-        await self.there.spawn(lambda: self.actor, "boiler")
-        self.boiler = self.here.ref(Address(THERE, "boiler"))
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.here)
+            await stack.enter_async_context(self.there)
+            self.actor = Boiler()
+            await self.there.spawn(lambda: self.actor, "boiler")
+            stack.callback(self.actor.gate.set)
+            self.boiler = self.here.ref(Address(THERE, "boiler"))
+            self.stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *raised):
-        self.actor.gate.set()
-        await self.there.__aexit__(*raised)
-        await self.here.__aexit__(*raised)
+        return await self.stack.__aexit__(*raised)
 
 
 def header(kind, *, correlation=b"c" * 16, target=THERE, path="boiler", source=HERE, deadline_ms=0):
