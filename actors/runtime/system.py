@@ -112,7 +112,9 @@ class ActorSystem:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         try:
-            await self._tasks.start(self._run, root)
+            # A step of a few turns; cancelled within it, it would wait for the root to end, which nobody has told to.
+            with anyio.CancelScope(shield=True):
+                await self._tasks.start(self._run, root)
         except BaseException as error:
             await self._tasks.__aexit__(type(error), error, error.__traceback__)
             raise

@@ -61,13 +61,15 @@ class Host:
     async def _live(self, *, task_status):
         self.ending, self.ended = anyio.Event(), anyio.Event()
         # In a task of its own: hosts end in any order.
-        async with ActorSystem(self.id, CODEC) as self.system:
-            self.made = []
-            await self.system.spawn(self._blobs, PATH)
-            self.alive = True
-            task_status.started()
-            await self.ending.wait()
-        self.ended.set()
+        try:
+            async with ActorSystem(self.id, CODEC) as self.system:
+                self.made = []
+                await self.system.spawn(self._blobs, PATH)
+                self.alive = True
+                task_status.started()
+                await self.ending.wait()
+        finally:
+            self.ended.set()
 
     def _blobs(self):
         opened = partial(BlobFolder, self.folder, quota_bytes=self.settings["quota_bytes"])
@@ -76,9 +78,10 @@ class Host:
 
     async def kill(self):
         """End it; what it had in memory is gone, and nobody was told."""
-        self.alive = False
-        self.ending.set()
-        await self.ended.wait()
+        if self.alive:
+            self.alive = False
+            self.ending.set()
+            await self.ended.wait()
 
     @property
     def counts(self):
