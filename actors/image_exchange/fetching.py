@@ -25,8 +25,10 @@ from atoll.transport.identity import NodeId
 
 CHUNK_S = 5.0
 """For one chunk; a link that is silent for 3 s is down, and then the answer is quicker."""
-LINK_S = 1.5
-"""For a link that is not up just now: the node has just come, changes its address, or has none on a large site."""
+LINK_S = 3.0
+"""For a link that is not up just now: the node has just come, changes its address, or has none on a large site.
+
+Two handshakes of a second, and a host that stands still in one of them."""
 LINK_LOOK_S = 0.1
 
 _Answer = TypeVar("_Answer", bound=Message)

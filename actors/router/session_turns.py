@@ -141,7 +141,7 @@ class SessionTurns(msgspec.Struct, frozen=True, kw_only=True):
         """
         self.ways.interrupted(peer, reason)
         if conversation.dialled and not wanted and self.system.awaits(peer):
-            self.ways.begin(peer)
+            self.ways.begin_again(peer, conversation)
         else:
             self.ways.resume(peer)
 

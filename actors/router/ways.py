@@ -50,8 +50,8 @@ RESUME_S = 3.0
 """For the peer's answer over a new path of a session that had none."""
 RESTORE_PAUSE_S = 0.25
 """Between two attempts to find such a path."""
-
-
+AGAIN_PAUSE_S = 0.25
+"""From the beginning of a session that was lost to that of the next one: a peer may lose each as soon as it stands."""
 OPEN_AGAIN_S = (0.1, 0.3, 1.0)
 """Before a session whose paths were all lost at once is begun over others: the peer's site, or a relay, has just
 changed, and the directory did not know it."""
@@ -137,6 +137,19 @@ class Ways:
             else:
                 reply_to.fail(AskDeclined(failure))
         self.resume(peer, failure)
+
+    def begin_again(self, peer: NodeId, lost: Conversation) -> None:
+        """Begin a way in place of a session that was lost; where that had just begun itself, after a pause."""
+        pause_s = lost.opened_at + AGAIN_PAUSE_S - self._system.clock()
+        if pause_s > 0:
+            self._start_soon(self._begin_after, peer, pause_s)
+        else:
+            self.begin(peer)
+
+    async def _begin_after(self, peer: NodeId, pause_s: float) -> None:
+        await anyio.sleep(pause_s)
+        if peer in self._interrupted:
+            self.begin(peer)
 
     def _standing_route(self, peer: NodeId) -> Route | None:
         """Give the route to a peer if something that stands already carries it."""

@@ -20,7 +20,7 @@ from router_world import (
 from atoll.actors.router.demand import Thresholds
 from atoll.actors.router.paths import OpenBearer, OpenSep, PathFound
 from atoll.actors.router.routes import Way
-from atoll.actors.router.ways import OPEN_AGAIN_S
+from atoll.actors.router.ways import AGAIN_PAUSE_S, OPEN_AGAIN_S
 from atoll.actors.runtime.errors import AskFailed, AskUnreachable
 from atoll.actors.tunnel_relay.messages import BearerRequest
 
@@ -132,6 +132,25 @@ async def test_an_ask_whose_path_is_lost_after_the_routes_have_ended_waits_for_t
         router.routes.signaling_over(server.node_id)
         world.notice(used)
         await held.answered()
+
+
+async def test_a_session_that_is_lost_each_time_is_begun_again_after_a_pause(world):
+    world.relays = ["relay-1"]
+    world.without_bearers()
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await met(tv, server)
+        held = held_call(group, tv, server.node_id)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        conversations, began = tv._cells["router"].actor._conversations, anyio.current_time()
+        for _ in range(5):
+            (stands,) = await until(lambda: [each for each in conversations.all() if each.established])
+            world.notice("relay-1")
+            world.noticed.clear()
+            await until(lambda lost=stands: lost.ended)
+        assert anyio.current_time() - began > 4 * AGAIN_PAUSE_S
+        echo(server).go_on.set()
+        await held.answered()
+        assert echo(server).handled.count("SepDelivery") == 1
 
 
 async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_dials_anew(world):
