@@ -260,7 +260,7 @@ class PathSet:
         if number != self.current:
             return []
         self.current, self._lost = None, True
-        return self._leave(f"{path.name} was lost: {reason}", now - SILENCE_S, now)
+        return self._leave(path, f"{path.name} was lost: {reason}", now - SILENCE_S, now)
 
     def retire(self, number: int, reason: str, now: float) -> None:
         """Leave a path in good order: as soon as another has answered; the peer is told to do the same.
@@ -359,7 +359,11 @@ class PathSet:
     def _is_doubtful(self, current: KnownPath, now: float) -> bool:
         """Tell whether an end that only listens has reason to ask: the peer may be gone, or a sign of life is due."""
         overdue = self.listens and any(now >= sent_at + SILENCE_S for sent_at in current.probes.values())
-        return overdue or (self._after_loss and (current.heard_at or 0.0) < self._used_since)
+        return overdue or self._is_unproved(current)
+
+    def _is_unproved(self, current: KnownPath) -> bool:
+        """Tell whether the path in use took over from a lost one, and has shown no sign since."""
+        return self._after_loss and (current.heard_at or 0.0) < self._used_since
 
     def _watch(self, path: KnownPath, now: float, *, waiting: bool) -> None:
         """Start the clock of the path in use when bytes begin to wait on it, and stop it when none do."""
@@ -417,6 +421,10 @@ class PathSet:
         current = self._paths[self.current]
         if current.condition is Condition.SILENT and path is not current:
             return self._use(path, f"{path.name} was the first to answer after {current.name} fell silent", now)
+        if path is not current and self._is_unproved(current) and now >= self._used_since + OTHERS_S:
+            # It was taken without a sign of life, when there was none of any; this one shows one.
+            current.condition, current.answers_since, current.silent_since = Condition.SILENT, None, self._used_since
+            return self._use(path, f"{path.name} answers, and {current.name}, which took over, does not", now)
         return []
 
     def _fall_silent(self, path: KnownPath, now: float) -> list[Switched]:
@@ -426,16 +434,21 @@ class PathSet:
         if path.condition is not Condition.SILENT:
             path.silent_since = now if path.waits_since is None else path.waits_since
         path.condition, path.answers_since = Condition.SILENT, None
-        return self._leave(f"nothing came back through {path.name} for {SILENCE_S:g} s", alive_since, now)
+        return self._leave(path, f"nothing came back through {path.name} for {SILENCE_S:g} s", alive_since, now)
 
-    def _leave(self, reason: str, alive_since: float, now: float) -> list[Switched]:
-        """Go on over the best path that is left, if there is one; those that have answered since then before others."""
+    def _leave(self, left: KnownPath, reason: str, alive_since: float, now: float) -> list[Switched]:
+        """Go on over the best path that remains, if one does.
+
+        Those that have answered since then come before others; of the rest, those over another relay.
+        """
+
+        def order(path: KnownPath) -> tuple[bool, bool, bool, Rank, int]:
+            unheard = (path.heard_at or 0.0) < alive_since
+            return bool(path.leaving), unheard, unheard and path.name == left.name, path.rank, path.number
+
         usable = [each for each in self._paths.values() if each.condition is Condition.USABLE]
         if usable:
-            best = min(
-                usable,
-                key=lambda each: (bool(each.leaving), (each.heard_at or 0.0) < alive_since, each.rank, each.number),
-            )
+            best = min(usable, key=order)
             return self._use(best, f"{best.name}, because {reason}", now)
         self.reason = reason
         return [] if self.current is not None else [Switched(None, reason)]

@@ -332,3 +332,40 @@ def test_a_path_that_takes_the_place_of_a_lost_one_must_show_itself_alive(two):
     two.run(limits.IDLE_PROBE_S / 2)
     assert not [at for at in two.probes(2) if at > proved + limits.PROBE_S]
     assert len([at for at in two.probes(2) if at > began]) > 2
+
+
+def test_where_none_has_answered_lately_one_over_another_relay_is_taken():
+    paths = Paths()
+    paths.open(Rank.BEARER, "relay-1")
+    paths.open(Rank.SIGNALING, "relay-1")
+    other = paths.open(Rank.SIGNALING, "relay-2")
+    paths.run(0.1)
+    # As on a host that stands still while the echoes of all of them come in.
+    paths.now += 3.0
+    assert paths.set.lost(0, "reset", paths.now) == [Switched(other, "relay-2, because relay-1 was lost: reset")]
+
+
+def test_one_that_was_taken_without_a_sign_of_life_is_left_for_the_first_that_shows_one(two):
+    answers = two.open(Rank.SIGNALING, "relay-3")
+    two.run(0.5)
+    two.now += 3.0
+    two.alive, two.waiting = {answers}, True
+    two.set.lost(0, "reset", two.now)
+    assert two.set.current == 2
+    began = two.now
+    while two.set.current == 2:
+        two.run(0.02)
+    assert limits.OTHERS_S <= two.now - began <= limits.OTHERS_S + 0.2
+    assert two.set.current == answers
+    assert two.set.reason == "relay-3 answers, and relay-2, which took over, does not"
+    assert two.conditions()[2] is Condition.SILENT
+
+
+def test_one_that_took_over_and_answers_is_not_left(two):
+    two.open(Rank.SIGNALING, "relay-3")
+    two.run(0.5)
+    two.now += 3.0
+    two.waiting = True
+    two.set.lost(0, "reset", two.now)
+    two.run(5.0)
+    assert two.set.current == 2
