@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests start hundreds of processes and four collections: none should compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test deep mutants lab lab-long lab-stalled check sim nightly soak trials bench format clean
+.PHONY: demo test deep mutants lab lab-long lab-stalled cancelled check sim nightly soak trials bench format clean
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -39,6 +39,12 @@ lab: $(READY)
 # The same on a host that stands still now and then, for up to 1.4 s: what loses more by it than that time is a fault.
 lab-stalled: $(READY)
 	$(PY) -m atoll.testing.stalled_host_main -- $(PY) -m pytest tests/lab --no-void --timeout 200 -n 3
+
+# Every test on an event loop is cancelled at a moment of its first 0.4 s: all that it began must end. What a test leaves
+# open then, and Python closes, is not looked at.
+cancelled: $(READY)
+	$(PY) -m pytest --no-void --cancel-within 0.4 -k "asyncio or uvloop or trio" -n 4 --dist worksteal \
+		-W "ignore::pytest.PytestUnraisableExceptionWarning"
 
 # The supernode of a site of real nodes cut off, moved, made to lose frames; killed 300 times and stopped 300 times. An hour.
 # The relay in use dies 300 times under 200 MB from site to site, half an hour. Every kind of NAT is punched through to

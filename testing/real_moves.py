@@ -12,7 +12,7 @@ Promise R7: how long a planned move pauses, as a caller sees it: the longest cal
 import itertools
 import statistics
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
+from atoll.actors.hand_over.hosting_actor import STORES
 from atoll.actors.hand_over.messages import OPERATION_BYTES_MAX
 from atoll.actors.runtime import ActorRef, AskFailed
 from atoll.cluster_specs.config import GatewayConfig, LinksConfig, NodeConfig
@@ -156,13 +157,23 @@ class RealMoves:
         self._roles = itertools.cycle(("source", "target", "another"))
 
     async def prepare(self, state_bytes: int) -> None:
-        """Wait for the ledger, and let it grow."""
+        """Wait for the ledger, let it grow, and wait until all its stores have that."""
         ledger = await self._found()
         left = state_bytes
         while left > 0:
             part = min(left, OPERATION_BYTES_MAX // 2)
             await ledger.ask(Fill(self._rng.randbytes(part)), timeout_s=CALL_S)
             left -= part
+        # A majority is enough to begin. A store that was not there in time has everything a generation later, and until
+        # then the loss of another stops the actor.
+        with anyio.fail_after(CALL_S):
+            while sum(size >= state_bytes for size in self._log_sizes()) < STORES:  # noqa: ASYNC110 - it is on disk
+                await anyio.sleep(0.05)
+
+    def _log_sizes(self) -> Iterator[int]:
+        for each in self.cluster.planned.values():
+            log = each.config.state_dir / "logs" / f"{LEDGER}.log"
+            yield log.stat().st_size if log.exists() else 0
 
     async def _found(self) -> ActorRef:
         with anyio.fail_after(CALL_S):

@@ -84,6 +84,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--no-void", action="store_true", help="a test that fails has failed, also where the host stood still"
     )
+    parser.addoption(
+        "--cancel-within", type=float, help="cancel each async test at a moment within so many seconds: it must end"
+    )
     parser.addoption("--sim-seeds", type=int, help="how many seeds each simulation runs; the suites have their own")
     parser.addoption("--sim-seed", type=int, help="the one seed to run, to replay a failure")
     parser.addoption("--sim-seconds", type=float, help="simulated seconds of each seed")

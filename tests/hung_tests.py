@@ -6,12 +6,16 @@
 A signal does not end an async test: trio and uvloop go on waiting when its handler raises, and what the test leaves
 behind may refuse to end on any loop. A process that ends tells on stderr where its threads were; pytest-xdist fails the
 test that it ran, and gives the others to a new one.
+
+With `--cancel-within` each async test is cancelled at a moment of its own, and all that is asked is that it ends
+(`make cancelled`).
 """
 
 import faulthandler
 import inspect
 import os
 import traceback
+from random import Random
 
 import anyio
 import pytest
@@ -57,9 +61,14 @@ class HungTests:
         if not is_async(pyfuncitem) or LIMIT_S not in pyfuncitem.stash:
             return (yield)
         test, limit_s = pyfuncitem.obj, pyfuncitem.stash[LIMIT_S]
+        cancel_within_s = pyfuncitem.config.getoption("--cancel-within", None)
 
         async def limited(**fixtures):
-            await run_within(limit_s, test, fixtures)
+            if cancel_within_s is None:
+                await run_within(limit_s, test, fixtures)
+            else:
+                with anyio.move_on_after(Random(f"{pyfuncitem.nodeid} {cancel_within_s}").uniform(0, cancel_within_s)):
+                    await test(**fixtures)
 
         pyfuncitem.obj = limited
         try:

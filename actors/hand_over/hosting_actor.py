@@ -73,7 +73,7 @@ __all__ = ["HOSTING", "HostingActor"]
 log = logging.getLogger("atoll.hosting")
 
 STORES = 3
-"""Logs of a durable actor: the loss of any one neither loses nor stops anything."""
+"""Logs of a durable actor: once all have it, the loss of any one neither loses nor stops anything."""
 MOVES_MAX = 8
 """Moves at once when a node is drained: each has a whole state in memory."""
 WAITING_MAX = 64
