@@ -147,7 +147,8 @@ async def test_a_session_that_is_lost_each_time_is_begun_again_after_a_pause(wor
             world.notice("relay-1")
             world.noticed.clear()
             await until(lambda lost=stands: lost.ended)
-        assert anyio.current_time() - began > 4 * AGAIN_PAUSE_S
+        # From the second beginning, which may follow the first loss at once, to the fifth.
+        assert anyio.current_time() - began > 3 * AGAIN_PAUSE_S
         echo(server).go_on.set()
         await held.answered()
         assert echo(server).handled.count("SepDelivery") == 1
