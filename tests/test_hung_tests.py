@@ -29,14 +29,17 @@ import time
 import anyio
 import pytest
 
-pytestmark = [pytest.mark.timeout(0.5), pytest.mark.anyio]
+pytestmark = pytest.mark.anyio
+soon = pytest.mark.timeout(0.5)
 
 async def waits_for_what_never_comes():
     await anyio.sleep_forever()
 
+@soon
 async def test_that_hangs():
     await waits_for_what_never_comes()
 
+@soon
 async def test_that_refuses_to_end():
     with anyio.CancelScope(shield=True):
         await waits_for_what_never_comes()
@@ -46,9 +49,11 @@ def what_is_never_down():
     yield
     time.sleep(60)
 
+@soon
 def test_that_fails(what_is_never_down):
     raise ValueError("before its fixture hangs")
 
+@soon
 def test_that_is_not_async():
     time.sleep(60)
 
