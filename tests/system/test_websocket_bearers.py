@@ -91,14 +91,16 @@ async def tunnel(relay, papers, *, both=False, **fields):
         ends[name] = await dial_bearer(HOST, relay.bearer_port, half)
 
     offer, call = halves(**fields)
-    async with anyio.create_task_group() as group:
-        group.start_soon(by_websocket, "here", offer)
-        group.start_soon(by_websocket if both else by_tcp, "there", call)
     try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(by_websocket, "here", offer)
+            group.start_soon(by_websocket if both else by_tcp, "there", call)
         yield ends["here"], ends["there"]
     finally:
-        for end in ends.values():
-            await anyio.aclose_forcefully(end)
+        # Whoever is cancelled would close the first of them only.
+        with anyio.CancelScope(shield=True):
+            for end in ends.values():
+                await anyio.aclose_forcefully(end)
 
 
 async def all_of(stream):
