@@ -40,8 +40,8 @@ lab: $(READY)
 lab-stalled: $(READY)
 	$(PY) -m atoll.testing.stalled_host_main -- $(PY) -m pytest tests/lab --no-void --timeout 200 -n 3
 
-# Every test on an event loop is cancelled at a moment of its first 0.4 s: all that it began must end. What a test leaves
-# open then, and Python closes, is not looked at.
+# Every test that runs whole on one event loop is cancelled at a moment of its first 0.4 s: all that it began must end.
+# What a test leaves open then, and Python closes, is not looked at.
 cancelled: $(READY)
 	$(PY) -m pytest --no-void --cancel-within 0.4 -k "asyncio or uvloop or trio" -n 4 --dist worksteal \
 		-W "ignore::pytest.PytestUnraisableExceptionWarning"

@@ -164,7 +164,7 @@ class RealMoves:
             part = min(left, OPERATION_BYTES_MAX // 2)
             await ledger.ask(Fill(self._rng.randbytes(part)), timeout_s=CALL_S)
             left -= part
-        # A majority is enough to begin. A store that was not there in time has everything a generation later, and until
+        # A majority is enough to begin. A store that was not there in time is taught in the next generation, and until
         # then the loss of another stops the actor.
         with anyio.fail_after(CALL_S):
             while sum(size >= state_bytes for size in self._log_sizes()) < STORES:  # noqa: ASYNC110 - it is on disk

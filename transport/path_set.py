@@ -422,7 +422,7 @@ class PathSet:
         if current.condition is Condition.SILENT and path is not current:
             return self._use(path, f"{path.name} was the first to answer after {current.name} fell silent", now)
         if path is not current and self._is_unproved(current) and now >= self._used_since + OTHERS_S:
-            # It was taken without a sign of life, when there was none of any; this one shows one.
+            # It has shown no sign since it took over; to wait until it is silent, too, would add a second one.
             current.condition, current.answers_since, current.silent_since = Condition.SILENT, None, self._used_since
             return self._use(path, f"{path.name} answers, and {current.name}, which took over, does not", now)
         return []

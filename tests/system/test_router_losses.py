@@ -1,5 +1,7 @@
 """Routers whose bearers, paths and relays are lost: what takes over, what is sent again, what is said."""
 
+import contextlib
+
 import anyio
 import pytest
 from router_world import (
@@ -25,6 +27,18 @@ from atoll.actors.runtime.errors import AskFailed, AskUnreachable
 from atoll.actors.tunnel_relay.messages import BearerRequest
 
 pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def call_over_one_relay(world):
+    """Two nodes, a relay and no bearer between them, and a call that its callee holds."""
+    world.relays = ["relay-1"]
+    world.without_bearers()
+    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
+        await met(tv, server)
+        held = held_call(group, tv, server.node_id)
+        await until(lambda: "SepDelivery" in echo(server).handled)
+        yield tv, server, held, group
 
 
 async def test_a_lost_bearer_falls_back_to_signaling_and_its_calls_are_sent_again_and_handled_once(world):
@@ -135,12 +149,7 @@ async def test_an_ask_whose_path_is_lost_after_the_routes_have_ended_waits_for_t
 
 
 async def test_a_session_that_is_lost_each_time_is_begun_again_after_a_pause(world):
-    world.relays = ["relay-1"]
-    world.without_bearers()
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await met(tv, server)
-        held = held_call(group, tv, server.node_id)
-        await until(lambda: "SepDelivery" in echo(server).handled)
+    async with call_over_one_relay(world) as (tv, server, held, _):
         conversations, began = tv._cells["router"].actor._conversations, anyio.current_time()
         for _ in range(5):
             (stands,) = await until(lambda: [each for each in conversations.all() if each.established])
@@ -155,12 +164,7 @@ async def test_a_session_that_is_lost_each_time_is_begun_again_after_a_pause(wor
 
 
 async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_dials_anew(world):
-    world.relays = ["relay-1"]
-    world.without_bearers()
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await met(tv, server)
-        held = held_call(group, tv, server.node_id)
-        await until(lambda: "SepDelivery" in echo(server).handled)
+    async with call_over_one_relay(world) as (tv, server, held, _):
         world.kill("relay-1")
         world.notice("relay-1")
         failure = await held.failed()
@@ -175,12 +179,7 @@ async def test_when_every_relay_dies_calls_fail_at_once_in_words_and_the_next_di
 
 
 async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_calls_are_answered(world):
-    world.relays = ["relay-1"]
-    world.without_bearers()
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await met(tv, server)
-        held = held_call(group, tv, server.node_id)
-        await until(lambda: "SepDelivery" in echo(server).handled)
+    async with call_over_one_relay(world) as (_, server, held, _):
         world.relays = ["relay-1", "relay-2"]
         world.kill("relay-1")
         world.notice("relay-1")
@@ -191,12 +190,7 @@ async def test_when_the_only_relay_of_a_session_dies_another_is_found_and_its_ca
 
 
 async def test_an_ask_that_comes_while_a_way_is_looked_for_waits_for_it(world):
-    world.relays = ["relay-1"]
-    world.without_bearers()
-    async with world.node() as tv, world.node(OFFICE) as server, anyio.create_task_group() as group:
-        await met(tv, server)
-        held = held_call(group, tv, server.node_id)
-        await until(lambda: "SepDelivery" in echo(server).handled)
+    async with call_over_one_relay(world) as (tv, server, held, group):
         world.tunnels_open = anyio.Event()
         world.relays = ["relay-1", "relay-2"]
         world.kill("relay-1")
