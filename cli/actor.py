@@ -48,7 +48,7 @@ def show_actors(*, as_json: bool) -> None:
 @click.argument("name", metavar="NAME")
 @json_option
 def show_actor(name: str, *, as_json: bool) -> None:
-    """Show one actor, with its generation and who keeps its log."""
+    """Show one actor, with its generation and who keeps its log. A keeper that lacks something of it is behind."""
     from atoll.actors.gateway.actor_views import ActorReply
 
     answer = connection().ask("GET", f"{_BASE}/{segment(name)}")
@@ -69,9 +69,13 @@ def _facts(view: "ActorView") -> list[tuple[str, object]]:
         ("state", f"{view.state}: {view.why}" if view.why else view.state),
         ("founded", f"in generation {view.founded}" if view.founded else "not known"),
         ("generation", view.generation),
-        ("stores", ", ".join(each.name for each in view.stores) or "none: its state is with its host"),
+        ("stores", _stores(view) or "none: its state is with its host"),
         ("last pause", millis(view.paused_ms)),
     ]
+
+
+def _stores(view: "ActorView") -> str:
+    return ", ".join(f"{each.name} (behind)" if each in view.behind else each.name for each in view.stores)
 
 
 def _unsure(why: str) -> None:

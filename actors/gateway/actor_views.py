@@ -23,6 +23,9 @@ class ActorView(View, frozen=True, kw_only=True):
     """In which generation it was founded: another one of that name, later, has another. 0 where that is not known."""
     stores: list[NodeRef]
     """Who keeps its log; none for a soft one."""
+    behind: list[NodeRef] = []
+    """Those of `stores` that do not have all that was acknowledged, or have not said so yet: for a moment while calls
+    come in, and for as long as they are away or are brought it again. Empty, too, where the host gives no answer."""
     state: Literal["running", "frozen", "moving", "waiting", "unhosted", "unknown"]
     """Frozen: it takes no calls for a moment. Unhosted: the node that should does not run it. Unknown: that node gives
     no answer."""

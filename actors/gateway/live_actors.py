@@ -134,6 +134,7 @@ def _view(place: ActorPlace, told: dict[str, HostedActor] | str, names: dict[Nod
         generation=hosted.placed.generation,
         founded=place.founded,
         stores=list(map(ref, hosted.placed.stores)),
+        behind=list(map(ref, hosted.behind)),
         state="frozen" if behind else hosted.state,
         why=hosted.why,
         paused_ms=None if hosted.paused_ms is None else round(hosted.paused_ms, 1),

@@ -3,7 +3,7 @@
     nothing  --look-->                                        question --LOOK_S, or a certain answer--> nothing
     nothing  --open: (g, host) -> (g + 1, this host)-->       claim    --the placement says g + 1, or more--> nothing
     nothing  --found: an actor with a log-->                  founding --all of its stores have begun it--> claim
-                                                              founding --a majority has, and it asks again--> claim
+                                                              founding --a majority has, for REST_S--> claim
 
 An actor with a log is founded on its stores first: whoever owns it later, after whatever became of this host, must find
 enough stores that know for themselves that they never had anything of it. Only the founder can tell them, for it asked
@@ -23,6 +23,9 @@ from atoll.transport.identity import NodeId
 CLAIMS_MAX = 1024
 LOOK_S = 5.0
 """For how long the placement is asked about an actor that it does not know."""
+REST_S = 2.0
+"""What a founder gives the rest of the stores when a majority has begun: as long as hosts that stand still at times, or
+have just found each other, may need. Who begins without one of them waits so long, once in the actor's life."""
 
 
 @dataclass(slots=True)
@@ -45,6 +48,8 @@ class Claim:
     """Under which they are sealed, and the first generation owned."""
     first: int = 1
     begun: set[NodeId] = field(default_factory=set)
+    enough_since: Seconds | None = None
+    """Since when it is known that a majority of the stores has begun."""
     done: bool = False
     """The placement said so of this very claim."""
 
@@ -82,11 +87,15 @@ class Claim:
         if first > self.first or self.wanted is not None:
             self.first, self.wanted = max(self.first, first), None
             self.begun.clear()
+            self.enough_since = None
 
-    @property
-    def begun_enough(self) -> bool:
-        """Whether a majority of the stores has begun the log."""
-        return bool(self.founds) and len(self.begun) > len(self.founds) // 2
+    def begun_enough(self, now: Seconds) -> bool:
+        """Tell whether a majority of the stores has begun the log, and the rest had its time."""
+        if not self.founds or len(self.begun) <= len(self.founds) // 2:
+            return False
+        if self.enough_since is None:
+            self.enough_since = now
+        return now - self.enough_since >= REST_S
 
     def overtaken_by(self, placed: Placed | None) -> bool:
         """Tell whether the place may have been won and left again, so that asking for it says nothing any more."""
@@ -139,7 +148,7 @@ class Claims:
         if now >= claim.until:
             del self._open[actor]
             return []
-        if claim.wanted is None and claim.begun_enough:
+        if claim.wanted is None and claim.begun_enough(now):
             self._want(claim)
         return self.ask(actor, claim)
 

@@ -146,7 +146,12 @@ class DurableOwner:
     @property
     def whole(self) -> bool:
         """Whether every store has everything that was acknowledged: no copy elsewhere is of any use."""
-        return self.serving and self.stores.all_have(self.committed)
+        return self.serving and not self.behind
+
+    @property
+    def behind(self) -> tuple[NodeId, ...]:
+        """Name the stores that are not known to have all that was acknowledged: this actor needs the others."""
+        return self.stores.lacking(self.committed)
 
     def renewal(self) -> dict[NodeId, int]:
         """Name the stores that lost their log and can be filled again in a new generation only."""

@@ -227,7 +227,8 @@ class HostingActor(SiteShell):
             state = "frozen"
         why = owner.why if state == "waiting" else ""
         paused_ms = self.hosting.paused_ms.get(actor)
-        return HostedActor(actor, owner.kind, owner.placed, state, why[:WHY_CHARACTERS_MAX], paused_ms)
+        behind = owner.behind if isinstance(owner, DurableOwner) else ()
+        return HostedActor(actor, owner.kind, owner.placed, state, why[:WHY_CHARACTERS_MAX], paused_ms, behind)
 
     def _make(self, actor: str, kind: str) -> Application | None:
         found = self._repertoire.kinds.get(kind)

@@ -267,9 +267,10 @@ class Replication:
         matched = sorted((each.matched for each in self.replicas.values() if each.voice), reverse=True)
         return matched[self.quorum - 1] if len(matched) >= self.quorum else 0
 
-    def all_have(self, index: int) -> bool:
-        """Tell whether every store counts, and has the log up to there on disk."""
-        return all(each.voice and each.matched >= index for each in self.replicas.values())
+    def lacking(self, index: int) -> tuple[NodeId, ...]:
+        """Name the stores that do not count, or have not said yet that they have the log up to there on disk."""
+        found = self.replicas.values()
+        return tuple(each.node for each in found if each.memory is None or not each.voice or each.matched < index)
 
     def compacted(self) -> None:
         """Send the new snapshot instead of what it covers."""

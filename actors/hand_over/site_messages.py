@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from atoll.actors.elector.score import Score
-from atoll.actors.hand_over.messages import PAUSE_MS_MAX, Generation, Kind, Why
+from atoll.actors.hand_over.messages import PAUSE_MS_MAX, Generation, Kind, Stores, Why
 from atoll.actors.placement.messages import ACTORS_MAX, ActorName, Placed
 from atoll.transport.codec import Message
 from atoll.transport.identity import NodeId
@@ -72,6 +72,8 @@ class HostedActor(msgspec.Struct, frozen=True, array_like=True):
     why: Why
     paused_ms: Annotated[float, msgspec.Meta(ge=0, le=PAUSE_MS_MAX)] | None = None
     """How long it took no calls when it moved here; None where it began here, or that was not told."""
+    behind: Stores = ()
+    """Those of its stores that do not have all that was acknowledged, or have not said so yet."""
 
 
 class HostingDescribed(Message, frozen=True, array_like=True, tag="hand_over.hosting_described"):

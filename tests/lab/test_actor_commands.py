@@ -85,6 +85,30 @@ async def test_actors_are_listed_shown_and_moved_from_a_shell(site):
             )
 
 
+async def behind(node, name, wanted):
+    """Wait until exactly these are told to lack something of the actor's log."""
+    with anyio.fail_after(WITHIN_S):
+        while True:
+            if [each["name"] for each in (await shown(node, name))["behind"]] == wanted:
+                return
+            await anyio.sleep(0.1)
+
+
+async def test_a_store_that_is_away_is_behind_until_it_has_everything_again(site):
+    async with site.node(0, Ledger) as node, site.node(1):
+        async with site.node(2):
+            await site.known()
+            ledger = await node.find("ledger")
+            assert await ledger.ask(Add("a"), timeout_s=WITHIN_S) == Tally(1, 1)
+            assert len((await running(node, "ledger"))["stores"]) == 3
+            await behind(node, "ledger", [])
+        assert await ledger.ask(Add("b"), timeout_s=WITHIN_S) == Tally(2, 1)
+        await behind(node, "ledger", ["n2"])
+        assert "n2 (behind)" in (await atoll(node, "show", "ledger")).stdout
+        async with site.node(2):
+            await behind(node, "ledger", [])
+
+
 async def test_a_move_to_where_the_class_is_not_known_and_wrong_names_are_refused_in_words(site):
     async with site.node(0, Tide) as node, site.node(1), site.node(2):
         await site.known()

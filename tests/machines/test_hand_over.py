@@ -8,6 +8,7 @@ from hand_over_net import A, B, C, Notebook, found
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atoll.actors.hand_over.claims import REST_S
 from atoll.actors.hand_over.client import Callers, PlaceCall, PlaceKnown
 from atoll.actors.hand_over.durable import DurableOwner, Phase
 from atoll.actors.hand_over.hosting import Hosting
@@ -236,8 +237,27 @@ def test_an_actor_is_not_founded_before_a_majority_of_its_stores_has_begun_its_l
         "those that have not begun are asked again"
     )
     assert host.handle(Received(C, Fenced("x", 1, seal.life, 1)), 0.1) == [], "the third may be about to answer"
-    (swap, _) = host.handle(TimerFired("x"), 0.3)
+    (find, _) = host.handle(TimerFired("x"), 0.25)
+    assert find.message == FindPlace("x")
+    (find, _) = host.handle(TimerFired("x"), REST_S)
+    assert find.message == FindPlace("x"), "it has its time from when the majority was known"
+    (swap, _) = host.handle(TimerFired("x"), 0.25 + REST_S)
     assert swap.message == SwapPlace("x", None, Placed(1, A, (A, B, C)))
+
+
+def test_a_founder_that_begins_with_a_higher_generation_gives_the_rest_of_its_stores_their_time_anew():
+    host = Hosting(A, rng=Random(1), make=lambda *_: Notebook())
+    host.handle(Told(Found("x", "k", (A, B, C))), 0.0)
+    for generation, now in ((1, 0.0), (4, REST_S - 0.25)):
+        seal = host.handle(Received(A, PlaceFound("x", None, A, first=generation)), now)[0].message
+        for store in (A, B):
+            host.handle(Received(store, Sealed("x", generation, seal.life, 9, True, Position(), 0)), now)
+        (find, _) = host.handle(TimerFired("x"), now)
+        assert find.message == FindPlace("x")
+    (find, _) = host.handle(TimerFired("x"), 2 * REST_S - 0.5)
+    assert find.message == FindPlace("x")
+    (swap, _) = host.handle(TimerFired("x"), 2 * REST_S - 0.25)
+    assert swap.message == SwapPlace("x", None, Placed(4, A, (A, B)))
 
 
 def test_an_actor_is_founded_at_once_when_all_its_stores_have_begun_its_log():

@@ -27,7 +27,9 @@ SITE_EXAMPLES = (
     site_messages.MoveAdvised("boiler", 7, B),
     site_messages.OwnerDoubted("boiler"),
     site_messages.DescribeHosting(),
-    site_messages.HostingDescribed((site_messages.HostedActor("boiler", "Boiler", HERE, "waiting", "asks", 12.5),)),
+    site_messages.HostingDescribed(
+        (site_messages.HostedActor("boiler", "Boiler", HERE, "waiting", "asks", 12.5, (C,)),)
+    ),
 )
 EXAMPLES = (
     *SITE_EXAMPLES,

@@ -58,6 +58,7 @@ class SmallActors:
             generation=7,
             founded=4,
             stores=[tv, phone],
+            behind=[phone],
             state="running",
             why="",
             paused_ms=12.5,

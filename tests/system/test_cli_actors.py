@@ -27,7 +27,7 @@ def test_what_is_not_certain_is_said(gate):
 def test_an_actor_is_shown_by_its_name_whatever_is_in_it(gate):
     text = fine(gate("actor", "show", "books/ledger"))
     assert "class       Ledger\n" in text
-    assert "founded     in generation 4\ngeneration  7\nstores      tv, phone\nlast pause  12.5 ms\n" in text
+    assert "founded     in generation 4\ngeneration  7\nstores      tv, phone (behind)\nlast pause  12.5 ms\n" in text
     assert "stores      none: its state is with its host" in fine(gate("actor", "show", "tide"))
     failed(gate("actor", "show", "nobody"), "no actor of this site that moves is called nobody", "atoll actor list")
 
