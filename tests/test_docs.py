@@ -97,6 +97,12 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / name).exists(), f"{page} names {name}"
 
 
+def test_every_decision_is_listed_under_its_number():
+    folder = ROOT / "docs" / "decisions"
+    rows = re.findall(r"^\| \[(\d{4})\]\((\1-.+?\.md)\) \|", (folder / "README.md").read_text(), re.MULTILINE)
+    assert [page for _, page in rows] == sorted(each.name for each in folder.glob("[0-9]*.md"))
+
+
 # Tables
 
 
