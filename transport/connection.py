@@ -35,6 +35,7 @@ class Connection:
     """One connection and how far its greeting is; `dealer` where we dialled, `name` where they did."""
 
     __slots__ = (
+        "alone",
         "assembly",
         "backlog",
         "credit",
@@ -79,6 +80,8 @@ class Connection:
         """For how long nothing came, and nothing went; see `pulse.py`."""
         self.scope = anyio.CancelScope()
         self.due = self.was_up = False
+        self.alone = False
+        """One message was all that went to the peer in the last turn that one went in: the next goes at once."""
         self.reason = ""
 
     def __repr__(self) -> str:

@@ -1,7 +1,8 @@
 """Links over ZeroMQ: one connection per link, greeted from both ends, dialled by either.
 
     receive   router or dealer --frames--> LinkTable --events--> Inbox --> the reader, whose progress is lent again
-    send      Backlog of the link --frames--> router or dealer, while there is credit and room in libzmq
+    send      Backlog of the link --frames--> router or dealer, while there is credit and room in libzmq; in the
+              next turn of the event loop, or at once to whom the last turn had one message only
 
 Which connection becomes a link is decided in `link_table.py`; this file moves frames between libzmq, the table and
 the reader. It reads always: a socket that is left alone until its queue is full is one that peers can abort this
@@ -197,6 +198,9 @@ class ZeroMqTransport:
             link.due = True
             self._due.append(link)
             self._next_turn.want()
+            if link.alone:
+                # Who asks one thing after the other waits for each. What follows in this turn shares a frame.
+                self.flush(link)
 
     def receive(self) -> Coroutine[Any, Any, LinkEvent]:
         """Wait for the next event; one reader at a time.
@@ -372,11 +376,14 @@ class ZeroMqTransport:
     # What goes on by itself.
 
     def _carry(self) -> bool:
-        """Send what is due; one turn of the event loop later, so that messages of one turn share a frame."""
+        """Send what is due: one turn of the event loop later, so that messages of one turn share a frame."""
         while self._due or self._look:
             due, self._due = self._due, []
             for connection in due:
                 connection.due = False
+                waiting = connection.backlog.count
+                # If the first went at once, one that waits is the second.
+                connection.alone = not waiting if connection.alone else waiting == 1
                 self.flush(connection)
             if self._look and self.drain(source := self._look.pop()):
                 self._look.add(source)

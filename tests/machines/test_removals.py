@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hand_over_net import A, B, C, Notebook, found
 
+from atoll.actors.hand_over.claims import REST_S
 from atoll.actors.hand_over.client import Callers, PlaceCall, PlaceKnown
 from atoll.actors.hand_over.departures import WISH_S
 from atoll.actors.hand_over.hosting import Hosting
@@ -247,7 +248,8 @@ def test_an_actor_is_placed_on_the_stores_that_have_begun_it_and_on_no_other():
     (life,) = {each.message.life for each in seals if isinstance(each, Send) and isinstance(each.message, Seal)}
     for store in (A, B):
         machine.handle(Received(store, Sealed("x", 3, life, 9, True, Position(), 0)), 0.0)
-    effects = machine.handle(TimerFired("x"), 1.0)
+    machine.handle(TimerFired("x"), 1.0)
+    effects = machine.handle(TimerFired("x"), 1.0 + REST_S)
     assert [each.message.wanted for each in effects if isinstance(each, Send)] == [Placed(3, A, (A, B))]
 
 

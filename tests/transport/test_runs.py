@@ -239,6 +239,23 @@ async def test_a_link_carries_a_burst_as_a_run_and_counts_the_same_at_both_ends(
 
 
 @pytest.mark.anyio
+async def test_what_is_said_one_by_one_goes_at_once_and_a_burst_shares_frames_from_its_second_message_on():
+    async with Node() as node, Node() as friend:
+        await join(friend, node)
+        for number, (burst, at_once, in_all) in enumerate(
+            ((1, 0, 1), (1, 1, 1), (3, 1, 2), (1, 0, 1), (1, 1, 1), (2, 1, 2), (5, 0, 1), (1, 0, 1))
+        ):
+            before = friend.count("messages_sent")
+            for _ in range(burst):
+                friend.send_envelope(node.id, envelope(TOLD, b"%d" % number))
+            assert friend.count("messages_sent") - before == at_once, number
+            # Also where nothing more goes its turn must be over.
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            assert friend.count("messages_sent") - before == in_all, number
+
+
+@pytest.mark.anyio
 async def test_a_peer_that_does_not_say_that_it_reads_runs_gets_none():
     async with Node() as node:
         with Raw(node, node.port) as old:
