@@ -15,7 +15,7 @@ import statistics
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -59,6 +59,8 @@ PIPELINED = 256
 ACTORS = 1000
 """Spawned in each round, and measured together."""
 BURST = 512
+RAW = "deque and parked task"
+"""The baseline of a tell, and the measure of the host's speed."""
 OURS_BEGIN = (OURS, *(f"{loop}, {what}" for loop in LOOPS for what in ("tell", "ask", "spawn", "actor")))
 LINK_S = 10.0
 """Within this a link comes up, or never."""
@@ -307,7 +309,7 @@ async def _median_us(once: Callable[[], Awaitable[None]], slice_s: float) -> flo
 
 def _rows_inside(loop: str, figures: Figures) -> list[Row]:
     rows = []
-    raw = row(f"{loop}, deque and parked task", "1/CPU s", figures["raw tell"])
+    raw = row(f"{loop}, {RAW}", "1/CPU s", figures["raw tell"])
     rows += [raw, row(f"{loop}, tell", "1/CPU s", figures["tell"], against=raw)]
     for in_flight in (1, IN_FLIGHT):
         raw = row(f"{loop}, promise through a deque, {in_flight} in flight", "1/CPU s", figures[f"raw ask {in_flight}"])
@@ -346,10 +348,10 @@ def _rows_across(loop: str, figures: Figures) -> list[Row]:
     return rows
 
 
-def _judged(each: Row) -> Row:
+def _judged(each: Row, speeds: Mapping[str, float]) -> Row:
     """Put a row of a loop beside those of other loops, and beside what is asked of it."""
-    figure = each.name.partition(", ")[2]
-    return replace(each, group=figure, bar=bars.ACTORS.get(figure))
+    loop, _, figure = each.name.partition(", ")
+    return replace(each, group=figure, bar=bars.ACTORS.get(figure), speed=speeds[loop])
 
 
 def run(
@@ -382,7 +384,13 @@ def run(
             others_s += other.cpu_s()
         finally:
             other.close()
-    rows = [_judged(each) for each in rows]
+    speeds = {
+        loop: each.median / bars.DEQUE_AND_TASK_PER_S
+        for loop in loops
+        for each in rows
+        if each.name == f"{loop}, {RAW}"
+    }
+    rows = [_judged(each, speeds) for each in rows]
     took_s, own_after = time.monotonic() - began, own.cpu_times()
     busy_after = psutil.cpu_times()
     busy_s = busy_after.user + busy_after.system - busy_before.user - busy_before.system
@@ -394,6 +402,7 @@ def run(
         "took": f"{took_s:.1f} s on {os.cpu_count()} cores",
         "CPU of this process and the other end": f"{own_s / took_s:.2f} and {others_s / took_s:.2f} cores",
         "CPU used by others meanwhile": f"{max(0.0, busy_s - own_s - others_s) / took_s:.2f} cores",
+        "speed": f"of the host on which {RAW} did {bars.DEQUE_AND_TASK_PER_S / 1e6:g} M/s, for which bars were set",
         "memory": "as Python's allocators count it; what uvloop allocates in C is not in it",
     }
     if here:

@@ -22,13 +22,16 @@ RELAY = {
     "BEP to ssh -R, 65000 B records": Bar(2),
 }
 
+DEQUE_AND_TASK_PER_S = 7e6
+"""What a deque and one parked task do in a second on the host whose speed the bars of actors were set for."""
+
 ACTORS = {
-    "tell": Bar(1.5e6),
-    "ask, 1 in flight": Bar(100e3),
-    "ask, 64 in flight": Bar(300e3),
-    "spawn and first message": Bar(30, at_most=True),
+    "tell": Bar(1.5e6, of_speed=True),
+    "ask, 1 in flight": Bar(100e3, of_speed=True),
+    "ask, 64 in flight": Bar(300e3, of_speed=True),
+    "spawn and first message": Bar(30, at_most=True, of_speed=True),
     "actor that has just worked": Bar(4000, at_most=True),
-    "ask another process by link, p50": Bar(300, at_most=True),
-    "ask another process by link, 256 in flight": Bar(50e3),
-    "tell another process by link": Bar(150e3),
+    "ask another process by link, p50": Bar(300, at_most=True, of_speed=True),
+    "ask another process by link, 256 in flight": Bar(50e3, of_speed=True),
+    "tell another process by link": Bar(150e3, of_speed=True),
 }

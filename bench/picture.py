@@ -160,7 +160,9 @@ def _figures(each: Row, baseline: str) -> str:
 def _asked(each: Row) -> str:
     if each.bar is None:
         return ""
-    return f"  asked {each.bar}{', missed' if each.reached is False else ''}"
+    if each.reached is not False:
+        return f"  asked {each.bar}"
+    return f"  asked {each.bar}, missed{', reached at this speed' if each.reached_at_speed else ''}"
 
 
 def _asked_value(each: Row, medians: dict[str, float]) -> float | None:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 VERSION = 1
@@ -16,6 +16,12 @@ class Bar:
     value: float
     at_most: bool = False
     of_ratio: bool = False
+    of_speed: bool = False
+    """It was set on a host of a certain speed, and is asked of others in proportion."""
+
+    def at(self, speed: float) -> "Bar":
+        """Give the bar for a host that has so much of the speed of the one it was set on; 1 is as fast."""
+        return replace(self, value=self.value / speed if self.at_most else self.value * speed)
 
     def __str__(self) -> str:
         return f"{'≤' if self.at_most else '≥'} {shown(self.value)}{' x the baseline' if self.of_ratio else ''}"
@@ -44,6 +50,15 @@ class Row:
     group: str = ""
     """What it may be compared with at a glance: the rows of the same group and unit."""
     bar: Bar | None = None
+    speed: float | None = None
+    """How fast this host was meanwhile, by that on which the bar was set; None where that was not measured."""
+
+    @property
+    def reached_at_speed(self) -> bool | None:
+        """Whether the median reaches what is asked at this host's speed; None if that is nothing else than the bar."""
+        if self.bar is None or not self.bar.of_speed or self.speed is None:
+            return None
+        return self.bar.at(self.speed).reached_by(self.median)
 
     @property
     def reached(self) -> bool | None:
@@ -91,7 +106,11 @@ def shown(value: float) -> str:
 def _bar(each: Row) -> str:
     if each.bar is None:
         return ""
-    return f"{each.bar}{' MISSED' if each.reached is False else ''}"
+    text = f"{each.bar}{' MISSED' if each.reached is False else ''}"
+    if each.reached_at_speed is None or each.speed is None:
+        return text
+    verdict = "reached" if each.reached_at_speed else "MISSED"
+    return f"{text}; at {each.speed:.2f} of the speed: {each.bar.at(each.speed)} {verdict}"
 
 
 def _ratio(each: Row) -> str:
@@ -142,5 +161,5 @@ class BenchReport:
         """Give everything as plain data for JSON."""
         data = asdict(self)
         for each, plain in zip(self.rows, data["rows"], strict=True):
-            plain["reached"] = each.reached
+            plain["reached"], plain["reached_at_speed"] = each.reached, each.reached_at_speed
         return {"version": VERSION, **data}

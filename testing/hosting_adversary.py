@@ -158,12 +158,14 @@ class HostingAdversary(Adversary):
         """Tell a host to host the actor, to move it, or to remove it."""
         self._tell(self._player(host), Told(fact))
 
-    def wait(self, host: int) -> None:
-        """Let time pass until a host looks after the actor, if it does."""
-        player = self._player(host)
-        if ACTOR in player.timers:
-            self.now = max(self.now, player.timers.pop(ACTOR))
+    def wait(self, host: int, wait_s: Seconds = 0.0) -> None:
+        """Let time pass, so much at least, until a host looks after the actor, as long as it does."""
+        player, until = self._player(host), self.now + wait_s
+        while (due := player.timers.pop(ACTOR, None)) is not None:
+            self.now = max(self.now, due)
             self._tell(player, TimerFired(ACTOR))
+            if self.now >= until:
+                return
 
     def seat(self, host: int) -> None:
         """Name that host in the placement."""

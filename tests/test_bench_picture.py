@@ -2,6 +2,7 @@
 
 import itertools
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -89,11 +90,42 @@ def test_the_report_as_data_has_a_version_and_says_what_is_reached():
     assert data["version"] == VERSION
     assert list(data) == ["version", "name", "rows", "notes", "ours"]
     assert [each["reached"] for each in data["rows"]] == [None, None, False, False, None, None]
-    assert data["rows"][3]["bar"] == {"value": 55, "at_most": True, "of_ratio": False}
+    assert data["rows"][3]["bar"] == {"value": 55, "at_most": True, "of_ratio": False, "of_speed": False}
     assert set(data["rows"][0]) == {
         *("name", "unit", "minimum", "median", "maximum", "ratio", "ratio_minimum", "ratio_maximum"),
-        *("against", "slices", "group", "bar", "reached"),
+        *("against", "slices", "group", "bar", "reached", "speed", "reached_at_speed"),
     }
+
+
+@pytest.mark.parametrize(
+    ("bar", "speed", "reached", "asked", "drawn"),
+    [
+        (
+            Bar(100, of_speed=True),
+            0.5,
+            True,
+            "≥ 100 MISSED; at 0.50 of the speed: ≥ 50 reached",
+            "≥ 100, missed, reached at",
+        ),
+        (Bar(100, of_speed=True), 0.7, False, "≥ 100 MISSED; at 0.70 of the speed: ≥ 70 MISSED", "≥ 100, missed"),
+        (Bar(50, of_speed=True), 2.0, False, "≥ 50; at 2.00 of the speed: ≥ 100 MISSED", "≥ 50"),
+        (
+            Bar(40, at_most=True, of_speed=True),
+            0.5,
+            True,
+            "≤ 40 MISSED; at 0.50 of the speed: ≤ 80 reached",
+            "≤ 40, missed",
+        ),
+        (Bar(100, of_speed=True), None, None, "≥ 100 MISSED", "≥ 100, missed"),
+        (Bar(100), 0.5, None, "≥ 100 MISSED", "≥ 100, missed"),
+    ],
+)
+def test_what_was_asked_of_a_faster_host_is_also_judged_by_the_speed_of_this_one(bar, speed, reached, asked, drawn):
+    found = BenchReport("some", [replace(row("ours", "1/s", [60.0]), bar=bar, speed=speed)])
+    assert found.rows[0].reached_at_speed is reached
+    assert asked in found.table()
+    assert found.table().count("speed") == asked.count("speed")
+    assert f"asked {drawn}" in picture(found)
 
 
 def test_a_bar_is_reached_on_its_own_side():

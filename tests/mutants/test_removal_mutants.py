@@ -8,7 +8,7 @@ import pytest
 from kills import must_kill, must_spare
 from removals_gone_wrong import HostsTakeSoftCallsOfTheOneBefore, RemovesWhatServes, ServesAgainWithoutAWord
 
-from atoll.actors.hand_over.claims import Claims
+from atoll.actors.hand_over.claims import REST_S, Claims
 from atoll.actors.hand_over.durable import DurableOwner
 from atoll.actors.hand_over.hosting import Hosting
 from atoll.actors.hand_over.log_store import LogStore
@@ -203,7 +203,7 @@ def a_store_was_away_when_the_actor_was_removed_and_the_next_one_founded(game):
     game.order(0, Found(ACTOR, KIND, game.nodes(*FIRST)))
     game.flow(0, 1, only=(FindPlace, PlaceFound))
     game.flow(0, 1, only=(Seal, Sealed))
-    game.wait(0)
+    game.wait(0, 2 * REST_S)
     game.flow(0, only=(SwapPlace, PlaceSwapped))
     game.flow(0, 2)
     game.flow(*FIRST)
