@@ -10,7 +10,6 @@ from atoll.bench.peers.peer import Peer
 from atoll.bench.processes import End
 from atoll.bench.relay_process import RelayProcess, direct_pair
 from atoll.bench.report import Row, row
-from atoll.bench.rounds import ROUNDS
 from atoll.bench.way import Clocks, Pair, Way, spent_s
 from atoll.transport.errors import Unreachable
 
@@ -65,7 +64,6 @@ class Stage:
     def __init__(
         self,
         stack: ExitStack,
-        duration_s: float,
         peers: Sequence[type[Peer]] = (),
         absent: dict[str, str] | None = None,
     ) -> None:
@@ -93,7 +91,8 @@ class Stage:
                 absent[peer.name] = str(error)
             else:
                 self.peers.append(peer)
-        self.round_s = duration_s / ROUNDS
+        self.round_s = 0.0
+        """Of each thing that is compared; whoever measures sets it, knowing how many there are."""
         self.rows: list[Row] = []
 
     def add(self, name: str, unit: str, slices: Sequence[float], against: Row | None = None, *, group: str = "") -> Row:

@@ -14,11 +14,11 @@ from atoll.bench.peers import RELAYS, chosen
 from atoll.bench.peers.socat import Socat
 from atoll.bench.processes import End
 from atoll.bench.relay import run
-from atoll.bench.rounds import ROUNDS
 from atoll.bench.way import spent_s
 from atoll.transport.errors import Unreachable, UsageError
 
 MESSAGE_BYTES = 65_000
+DURATION_S = 5.0
 
 
 @pytest.fixture(params=list(RELAYS))
@@ -89,7 +89,7 @@ def test_a_tool_does_not_outlive_a_killed_benchmark():
 def test_a_run_holds_a_tool_against_our_relay():
     if (reason := Socat.absence()) is not None:
         pytest.skip(reason)
-    report = run(0.02 * ROUNDS, sizes=(65_000, 64), tunnels=2, idle_tunnels=1, peers=["socat"])
+    report = run(DURATION_S, sizes=(65_000, 64), tunnels=2, idle_tunnels=1, peers=["socat"])
     named = {each.name: each for each in report.rows}
     assert named["socat, 65000 B records"].against == "BEP, 65000 B records"
     assert named["socat, 64 B messages, CPU each"].against == "BEP, 64 B messages, CPU each"
@@ -146,7 +146,7 @@ def test_a_tool_that_does_not_start_is_left_out_of_all_and_refused_by_name(monke
     monkeypatch.setattr(peers, "RELAYS", {"broken": Broken})
     how = {"sizes": (65_000,), "tunnels": 2, "idle_tunnels": 1}
     with pytest.raises(Unreachable, match="broken did not start"):
-        run(0.02 * ROUNDS, peers=["broken"], **how)
-    report = run(0.02 * ROUNDS, peers=["all"], **how)
+        run(DURATION_S, peers=["broken"], **how)
+    report = run(DURATION_S, peers=["all"], **how)
     assert "no room" in report.notes["absent: broken"]
     assert "peers" not in report.notes
