@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Of what runs the tests, not of Atoll.
+pytestmark = pytest.mark.deep
+
 CONFTEST = """
 import hung_tests
 import pytest
@@ -86,9 +89,7 @@ def test_an_async_test_is_cancelled_on_every_loop(tmp_path):
     assert "crashed" not in printed
 
 
-@pytest.mark.parametrize(
-    "loop", [*(pytest.param(each, marks=pytest.mark.deep) for each in ("asyncio", "uvloop")), "trio"]
-)
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 def test_the_process_of_one_that_refuses_to_end_ends(tmp_path, loop):
     printed = outcome(tmp_path, f"(refuses or passes) and {loop}")
     assert "1 failed, 1 passed" in printed, printed
@@ -96,14 +97,12 @@ def test_the_process_of_one_that_refuses_to_end_ends(tmp_path, loop):
     assert "most recent call first" in printed, "where its threads were"
 
 
-@pytest.mark.deep
 def test_so_does_that_of_one_that_has_failed_and_hangs_in_a_fixture(tmp_path):
     printed = outcome(tmp_path, "test_that_fails or passes")
     assert "1 failed, 3 passed" in printed or "2 failed, 3 passed" in printed, printed
     assert "crashed while running 'test_it.py::test_that_fails'" in printed
 
 
-@pytest.mark.deep
 def test_any_other_is_ended_by_its_limit(tmp_path):
     printed = outcome(tmp_path, "not_async or passes")
     assert "1 failed, 3 passed" in printed, printed

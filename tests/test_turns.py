@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+# Of what runs the tests, not of Atoll.
+pytestmark = pytest.mark.deep
+
 TESTS = """
 import time
 from pathlib import Path

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Of what runs the tests, not of Atoll.
+pytestmark = pytest.mark.deep
+
 CONFTEST = """
 import contextlib
 from void_tests import VoidTests

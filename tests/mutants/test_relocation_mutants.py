@@ -98,6 +98,7 @@ def owners_left(mutant, seed):
     return sum(bool(host.machine.hosting.owners) for host in simulation.hosts)
 
 
+@pytest.mark.deep
 def test_two_owners_of_a_soft_actor_kill_the_mutant_that_never_doubts_one(right_seeds):
     must_spare(right_seeds, lambda seed: owners_left(None, seed) > 1)
     must_kill(NeverDoubtsAnOwner, SEEDS, lambda seed: owners_left(NeverDoubtsAnOwner, seed) > 1)

@@ -126,6 +126,7 @@ def test_what_is_removed_is_gone_and_nothing_is_lost_that_its_next_life_acknowle
     assert logs_of_removed(simulation, retired) == [], replay(request, seed)
 
 
+@pytest.mark.deep
 def test_callers_are_told_of_removals_there():
     told = 0
     for seed in range(4):
@@ -140,6 +141,7 @@ class NeverDrops(LogStore):
         return False
 
 
+@pytest.mark.deep
 def test_a_store_that_never_drops_what_was_removed_is_noticed_there():
     kept = []
     for seed in range(4):
@@ -232,6 +234,7 @@ def test_a_store_that_was_emptied_is_filled_again_and_counts():
     assert all(store.logs["ledger"].voice for store in stores)
 
 
+@pytest.mark.deep
 def test_two_hosts_that_redirect_to_each_other_do_not_keep_a_caller_for_long():
     """In this run a host is told that the actor is back while it still has it in an earlier generation."""
     plan = FaultPlan(every_s=(0.5, 5), until_s=20, **{**SHORT, "crash_s": (0.02, 1)})

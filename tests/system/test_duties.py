@@ -106,7 +106,8 @@ async def test_duties_are_held_on_while_no_supernode_is_known_and_stay_where_the
         assert not [each for each in tv.told if isinstance(each, StopServing)]
 
 
-async def test_the_duties_of_a_supernode_that_died_are_done_by_the_next_one(world):
+async def test_the_duties_of_a_supernode_that_died_are_done_by_the_next_one(world, monkeypatch):
+    monkeypatch.setattr("atoll.actors.duties.roll.RECORD_S", 1.5)
     async with world.node("phone") as phone, contextlib.AsyncExitStack() as stack:
         tv = await stack.enter_async_context(world.node("tv"))
         world.link(tv, phone)
