@@ -3,7 +3,7 @@
 The quick suite runs a part of what takes many seeds, cases or examples: a test asks for it with the fixture `enough`,
 simulations with `seeds` (tests/sim), properties by their profile and `examples.py`. Such a test is marked `partly`
 here, and `make deep` runs those and the ones marked `deep` whole. So nothing is cut that `make deep` leaves out.
-A test of all three loops runs on two of them in the quick suite, not the same two for each; `make deep` has the third.
+A test of all three loops runs on one of them in the quick suite, not the same for each; `make deep` has the others.
 """
 
 import gc
@@ -44,13 +44,13 @@ def anyio_backend(request):
 
 
 def is_left_to_deep(item):
-    """Tell whether this is the one of a test's three loops that the quick suite leaves out, the same each time."""
+    """Tell whether this is one of the two loops of a test that the quick suite leaves out, the same each time."""
     chosen = any("anyio_backend" in mark.args[0] for mark in item.iter_markers("parametrize"))
     if chosen or item.path.parent.name == "lab" or "anyio_backend" not in getattr(item, "fixturenames", ()):
         return False
     test = item.nodeid.partition("[")[0]
-    left = LOOPS[zlib.crc32(test.encode()) % len(LOOPS)]
-    return item.callspec.params["anyio_backend"] == left.values[0]
+    kept = LOOPS[zlib.crc32(test.encode()) % len(LOOPS)]
+    return item.callspec.params["anyio_backend"] != kept.values[0]
 
 
 @pytest.fixture
