@@ -180,7 +180,7 @@ class DurableOwner:
             return None
         if self.phase is not Phase.SERVING or not self.settled:
             return RETRY_S
-        return LAGGING_RETRY_S if self.stores.behind() else None
+        return LAGGING_RETRY_S if self.stores.lags() else None
 
     def state(self) -> Handed:
         """Give the state as it is now; ask only when `settled`."""

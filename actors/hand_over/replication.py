@@ -140,7 +140,7 @@ class Replication:
             if each.memory is not None and not each.voice and self._heard.get(node) != each.memory
         }
 
-    def behind(self) -> bool:
+    def lags(self) -> bool:
         """Tell whether a store should be asked again, or sent something."""
         end = self.log.last.index
         stores = self.everyone()
