@@ -68,7 +68,8 @@ def pytest_collection_modifyitems(config, items):
         if is_left_to_deep(item):
             item.add_marker("deep")
     deep = [item for item in items if item.get_closest_marker("deep")]
-    if deep and not config.getoption("--deep"):
+    # All mutants are tried on all loops: `make deep` tries few.
+    if deep and not config.getoption("--deep") and not config.getoption("--all-mutants"):
         config.hook.pytest_deselected(items=deep)
         items[:] = [item for item in items if not item.get_closest_marker("deep")]
 
