@@ -23,7 +23,10 @@ RELAY = {
 }
 
 DEQUE_AND_TASK_PER_S = 7e6
-"""What a deque and one parked task do in a second on the host whose speed the bars of actors were set for."""
+"""What a deque and one parked task do in a second on the host whose speed the bars of actors were set for.
+
+It is measured on each loop, so the speed of a host by it is also that of the loop: a help to read figures by, no bar.
+"""
 
 ACTORS = {
     "tell": Bar(1.5e6, of_speed=True),
