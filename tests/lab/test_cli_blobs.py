@@ -387,7 +387,9 @@ def test_who_interrupts_while_the_file_is_read_calls_it_back(gates, monkeypatch)
 def test_a_command_that_is_killed_and_begun_again_hears_the_end_of_its_own_order(gates, tmp_path, monkeypatch):
     tv, phone, world = gates
     path, (one, two) = world.file(), world.numbered.values()
-    body = json.dumps({"path": str(path), "node": "phone", "wait_ms": 10_000}).encode()
+    short, body = (
+        json.dumps({"path": str(path), "node": "phone", "wait_ms": wait}).encode() for wait in (1000, 10_000)
+    )
     head = f"POST /atoll/v1/blobs/send HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
     go_on, write = threading.Event(), Part.write
 
@@ -401,7 +403,8 @@ def test_a_command_that_is_killed_and_begun_again_hears_the_end_of_its_own_order
         state = ""
         with fail_after(60):
             while state != "sending":
-                _, reply = await fetch_json(tv.path, "POST", "/atoll/v1/blobs/send", body)
+                # A step between two requests is told by neither: the next one ends with its wait.
+                _, reply = await fetch_json(tv.path, "POST", "/atoll/v1/blobs/send", short)
                 state = reply["sending"]["state"]
         # In the middle of its asking: there is no news before the end.
         before = tv.node.asked
