@@ -1,6 +1,7 @@
 """`python -m atoll.testing.false_deaths_main`: a day of a large site, simulated in one piece: is anybody wrongly dead?
 
-A fifth of all messages is lost, and every three seconds somebody stands still for up to four (promise R10). Exit code
+Members have the links that a site of that size has (decision 0017: from 16 on, few). A fifth of all messages is lost,
+and every three seconds somebody stands still for up to four (promise R10). Exit code
 1: more than one false death a day, or a message with more rumours than fit into a packet. With `--json` standard output
 has one object. The progress goes to standard error.
 """

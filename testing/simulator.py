@@ -81,6 +81,7 @@ class Simulation:
         *,
         codec: Codec,
         reachability: Callable[[NodeId, bool], Any] | None = None,
+        linked: Callable[[NodeId, NodeId], bool] | None = None,
         focus: Callable[[Any], bool] | None = None,
         loss: Callable[[str], Record] | Sequence[Lost] | None = None,
         violations_max: int = VIOLATIONS_MAX,
@@ -88,9 +89,10 @@ class Simulation:
         """Prepare; nothing happens before `run`.
 
         `nodes` makes a machine from a seeded generator, again after each crash. `reachability` makes the fact that a
-        machine is told when its link to a node comes up or goes down. `focus` says of a machine whether it matters at
-        the moment, so that faults can aim at it. `loss` makes the record that a machine finds last on a disk which
-        forgot something; without it, disks cannot be made to. With several journals, some or all forget at once.
+        machine is told when its link to a node comes up or goes down; `linked` says which two have one, usually all.
+        `focus` says of a machine whether it matters at the moment, so that faults can aim at it. `loss` makes the
+        record that a machine finds last on a disk which forgot something; without it, disks cannot be made to. With
+        several journals, some or all forget at once.
         """
         if loss is None and faults.forgets:
             raise UsageError("the plan lets disks forget, and these machines have no record that would say so")
@@ -115,6 +117,12 @@ class Simulation:
         self._violations_max = violations_max
         self._encode, self._decode = codec.encode, lru_cache(DECODED_MAX)(codec.decode)
         self._reachability = reachability
+        self._pairs = [
+            (a, b)
+            for a, b in itertools.combinations(self.hosts, 2)
+            if reachability is not None and (linked is None or linked(a.node, b.node))
+        ]
+        """Those that have a link, when all is well."""
         self._focus = focus
         self._losses = (Lost((), loss),) if callable(loss) else tuple(loss or ())
         self._heap: list[_Event] = []
@@ -458,20 +466,17 @@ class Simulation:
 
     def _relink(self) -> None:
         """Look at every pair of hosts; a link needs both running and both directions."""
-        if self._reachability is None:
-            return
-        for a in self.hosts:
-            for b in self.hosts[a.index + 1 :]:
-                pair = (a.index, b.index)
-                running = a.state is not _DOWN and b.state is not _DOWN
-                up = running and pair not in self._blocked and pair[::-1] not in self._blocked
-                turn = self._links.get(pair, 0)
-                if up != bool(turn % 2):
-                    # Odd turns are up, even ones down; a fact of an earlier turn is not told any more.
-                    self._links[pair] = turn + 1
-                    for host, peer in ((a, b), (b, a)):
-                        delay_s = self.rng.uniform(*(LINK_UP_S if up else LINK_DOWN_S))
-                        self._push(self.now + delay_s, _LINK, pair, turn + 1, host, peer.node)
+        for a, b in self._pairs:
+            pair = (a.index, b.index)
+            running = a.state is not _DOWN and b.state is not _DOWN
+            up = running and pair not in self._blocked and pair[::-1] not in self._blocked
+            turn = self._links.get(pair, 0)
+            if up != bool(turn % 2):
+                # Odd turns are up, even ones down; a fact of an earlier turn is not told any more.
+                self._links[pair] = turn + 1
+                for host, peer in ((a, b), (b, a)):
+                    delay_s = self.rng.uniform(*(LINK_UP_S if up else LINK_DOWN_S))
+                    self._push(self.now + delay_s, _LINK, pair, turn + 1, host, peer.node)
 
     def _link(self, event: _Event) -> None:
         pair, turn, host, peer = event[3:]

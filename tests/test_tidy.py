@@ -25,6 +25,7 @@ MACHINES = [
     "actors/blobs/receiving.py",
     "actors/blobs/sending.py",
     "actors/discoverer/addresses.py",
+    "actors/discoverer/anti_entropy.py",
     "actors/discoverer/belief.py",
     "actors/discoverer/gossip.py",
     "actors/discoverer/local_health.py",

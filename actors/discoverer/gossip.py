@@ -8,6 +8,7 @@ them (SWIM, Das, Gupta, Motivala 2002, section 4.1).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atoll.actors.discoverer.messages import GOSSIP_MAX, Rumour
@@ -44,15 +45,15 @@ class GossipQueue:
         """Pass nothing on about a node."""
         self._waiting.pop(node, None)
 
-    def take(self, members: int, to: NodeId) -> tuple[Rumour, ...]:
-        """Give what the next message to `to` carries; what concerns the receiver or ourselves goes first."""
+    def take(self, members: int, to: NodeId, beside: Sequence[Rumour] = ()) -> tuple[Rumour, ...]:
+        """Give what the next message to `to` carries beside these; what concerns it or ourselves goes first."""
         if not self._waiting:
             return ()
         ranked = sorted(
-            self._waiting.values(),
+            (each for each in self._waiting.values() if each.rumour not in beside),
             key=lambda each: (each.rumour.node not in (to, self._own), each.sent, -each.order),
         )
-        chosen = ranked[: self.room()]
+        chosen = ranked[: self.room() - len(beside)]
         times_max = LAMBDA * math.ceil(math.log10(members + 2))
         for each in chosen:
             each.sent += 1

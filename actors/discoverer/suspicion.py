@@ -6,7 +6,8 @@
 
 Every period one member in turn, of those that this node has or had a link with, is pinged over the link; without an
 ack three others with links are asked to ping it. A link that broke puts its member first. A suspicion lasts long when
-one node has it and short when several do, and the suspect is told at once. Rumours ride on pings and acks.
+one node has it and short when several do, and the suspect is told at once. Rumours ride on pings and acks; who knows
+better than a ping says so in the ack (`anti_entropy.py`).
 
 A sick observer distrusts itself first: failures stretch its own waits (`local_health.py`), time in which this process
 stood still is not held against anybody, and a link that is up outweighs a rumour of death. Malformed things never come
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from atoll.actors.discoverer.anti_entropy import AntiEntropy
 from atoll.actors.discoverer.belief import Belief
 from atoll.actors.discoverer.gossip import GossipQueue
 from atoll.actors.discoverer.local_health import LocalHealth
@@ -77,6 +79,7 @@ class Suspicion:
 
     health_kind = LocalHealth
     gossip_kind = GossipQueue
+    anti_entropy_kind = AntiEntropy
 
     def __init__(
         self, own: NodeId, *, incarnation: int, rng: Random, settings: SuspicionSettings | None = None
@@ -90,6 +93,7 @@ class Suspicion:
         self.gossip = self.gossip_kind(own)
         self.counts: Counter[str] = Counter()
         self._members: dict[NodeId, Belief] = {}
+        self.anti_entropy = self.anti_entropy_kind(own, self._members)
         self._turns = ProbeTurns(self._members, rng)
         self._probe: _Probe | None = None
         self._relayed = RelayedPings()
@@ -302,12 +306,9 @@ class Suspicion:
             each.asked += 1
         return [Send(each.node, Ping(0, self._gossip_for(each.node))) for each in chosen]
 
-    def _gossip_for(self, to: NodeId) -> tuple[Rumour, ...]:
-        rumours = self.gossip.take(len(self._members), to)
-        member = self._members.get(to)
-        if member is not None and member.life is Life.SUSPECT and all(each.node != to for each in rumours):
-            # The buddy system: whoever pings a suspect says so.
-            rumours = (Rumour(to, Life.SUSPECT, member.incarnation, self.own), *rumours[: GOSSIP_MAX - 1])
+    def _gossip_for(self, to: NodeId, corrections: Sequence[Rumour] = ()) -> tuple[Rumour, ...]:
+        first = (*corrections, *self.anti_entropy.questions(to, corrections))
+        rumours = (*first, *self.gossip.take(len(self._members), to, first))
         if len(rumours) < GOSSIP_MAX and (known := self._turns.first_hand()) is not None:
             rumours = (*rumours, Rumour(known.node, Life.ALIVE, known.incarnation, self.own))
         return rumours
@@ -319,8 +320,9 @@ class Suspicion:
 
     def _on_ping(self, sender: NodeId, message: Ping, now: Seconds) -> list[Effect]:
         # In this order: what was heard may go back with the ack.
+        corrections = self.anti_entropy.corrections(message.gossip)
         effects = self._hear_all(message.gossip, now)
-        return [*effects, Send(sender, Ack(message.sequence, self._gossip_for(sender)))]
+        return [*effects, Send(sender, Ack(message.sequence, self._gossip_for(sender, corrections)))]
 
     def _on_ping_request(self, sender: NodeId, message: PingRequest, now: Seconds) -> list[Effect]:
         effects = self._hear_all(message.gossip, now)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from kills import must_kill, must_spare
 
+from atoll.actors.discoverer.anti_entropy import AntiEntropy
 from atoll.actors.discoverer.gossip import GossipQueue
 from atoll.actors.discoverer.local_health import LocalHealth
 from atoll.actors.discoverer.suspicion import Suspicion
@@ -69,6 +70,16 @@ class HoldsItsOwnStandstillAgainstOthers(Suspicion):
         pass
 
 
+class AsksOnlyTheSuspectItself(AntiEntropy):
+    def questions(self, to, beside=()):
+        return [each for each in super().questions(to, beside) if each.node == to]
+
+
+class CorrectsNobody(AntiEntropy):
+    def corrections(self, _gossip):
+        return []
+
+
 class PassesOnAllItHas(GossipQueue):
     def room(self):
         return len(self)
@@ -76,6 +87,8 @@ class PassesOnAllItHas(GossipQueue):
 
 HASTY = SuspicionSettings(alpha=0.5)
 """Suspicions are so short that a question more or less decides; safety must not lean on their length alone."""
+BRIEF = SuspicionSettings(alpha=2.0)
+"""Suspicions of less than half their length: on a large site the news of a refutation has as little time."""
 SLOW = FaultPlan(weights={}, script=((5.0, Slow(0.8, math.inf)),))
 PARTIAL_CUTS = FaultPlan(weights={"partial": 1.0}, every_s=(2.0, 4.0), cut_s=(1.0, 2.0))
 REPEATED = FaultPlan(
@@ -142,8 +155,10 @@ NEMESES = {
     BelievesWhatIsOld: Nemesis(REPEATED, 12, 60, hearsay, 1500),
     SuspicionNeverExpires: Hunt(12, 30.0),
     ManyAccusersAreAsGoodAsOne: Hunt(12, 20.0),
-    DeclaresDeathWithoutAsking: Nemesis(SICK_OBSERVERS, 20, 120, NoFalseDeath, settings=HASTY),
+    DeclaresDeathWithoutAsking: Nemesis(SICK_OBSERVERS, 12, 120, NoFalseDeath, settings=HASTY),
     HoldsItsOwnStandstillAgainstOthers: Nemesis(STANDSTILLS, 12, 120, of_settled, 2),
+    AsksOnlyTheSuspectItself: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
+    CorrectsNobody: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
     PassesOnAllItHas: Nemesis(SICK_OBSERVERS, 30, 60, BoundedGossip),
 }
 
@@ -151,6 +166,8 @@ NEMESES = {
 def suspicion_with(mutant):
     if issubclass(mutant, LocalHealth):
         return type(mutant.__name__, (Suspicion,), {"health_kind": mutant})
+    if issubclass(mutant, AntiEntropy):
+        return type(mutant.__name__, (Suspicion,), {"anti_entropy_kind": mutant})
     if issubclass(mutant, GossipQueue):
         return type(mutant.__name__, (Suspicion,), {"gossip_kind": mutant})
     return mutant

@@ -1,0 +1,57 @@
+"""What two members that talk find out they believe differently: anti-entropy on pings and acks. Pure.
+
+    ping: "I suspect X, and have no link to it"  -->  ack: "X has refuted that", or "X is dead"
+
+Gossip misses somebody now and then, and on a large site, where most members have no link to each other, nobody else
+can tell who was missed: a suspect's refutation reaches those with a link to it when they ask it once more, and all
+others only so. After Demers et al., *Epidemic Algorithms for Replicated Database Maintenance* (1987), section 1.3.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from atoll.actors.discoverer.belief import Belief
+from atoll.actors.discoverer.messages import Life, Rumour
+from atoll.transport.identity import NodeId
+
+QUESTIONS_MAX = 2
+CORRECTIONS_MAX = 4
+"""Rumours of one message that ask, and that answer; the rest is gossip."""
+
+
+class AntiEntropy:
+    """The questions and corrections of one node; `members` is its table, as it is now."""
+
+    def __init__(self, own: NodeId, members: Mapping[NodeId, Belief]) -> None:
+        self._own = own
+        self._members = members
+
+    def questions(self, to: NodeId, beside: Sequence[Rumour] = ()) -> list[Rumour]:
+        """Give the suspicions of which `to` may know better: of itself, and of those to which there is no link here.
+
+        What the message says already is left out.
+        """
+        said = {each.node for each in beside}
+        doubts = [
+            each
+            for each in self._members.values()
+            if each.life is Life.SUSPECT and (each.node == to or not each.linked) and each.node not in said
+        ]
+        # Lifeguard's buddy system: whoever pings a suspect says so. Of the others, those that will be dead soonest.
+        doubts.sort(key=lambda each: (each.node != to, each.until))
+        return [self._belief(each) for each in doubts[:QUESTIONS_MAX]]
+
+    def corrections(self, gossip: Sequence[Rumour]) -> list[Rumour]:
+        """Give what is known better here, of those that somebody suspects or believes dead."""
+        better = []
+        for rumour in gossip:
+            member = self._members.get(rumour.node)
+            if rumour.life is Life.ALIVE or member is None:
+                continue
+            if (member.incarnation, member.life) > (rumour.incarnation, rumour.life):
+                better.append(self._belief(member))
+        return better[:CORRECTIONS_MAX]
+
+    def _belief(self, member: Belief) -> Rumour:
+        # Somebody who has accused it already: a question makes nobody an accuser.
+        by = member.node if member.life is Life.ALIVE else next(iter(member.accusers), self._own)
+        return Rumour(member.node, member.life, member.incarnation, by)
