@@ -18,6 +18,11 @@ CORRECTIONS_MAX = 4
 """Rumours of one message that ask, and that answer; the rest is gossip."""
 
 
+MEMBERS_A_RUMOUR = 25
+"""For so many members one rumour more of each message tells who has a link here. On a site of 200 the supernode, which
+has one to everybody, has told each of all after five minutes."""
+
+
 class AntiEntropy:
     """The questions and corrections of one node; `members` is its table, as it is now."""
 
@@ -50,6 +55,23 @@ class AntiEntropy:
             if (member.incarnation, member.life) > (rumour.incarnation, rumour.life):
                 better.append(self._belief(member))
         return better[:CORRECTIONS_MAX]
+
+    def first_hand(self, to: NodeId, room: int) -> list[Rumour]:
+        """Give in turn whom this node has a link with, so that who came late, or has no link, hears of everybody."""
+        receiver, table = self._members.get(to), list(self._members.values())
+        told: list[Rumour] = []
+        room = min(room, 1 + len(table) // MEMBERS_A_RUMOUR)
+        at = receiver.told if receiver is not None else 0
+        for _ in table:
+            if len(told) >= room:
+                break
+            member = table[at % len(table)]
+            at = at % len(table) + 1
+            if member.linked and member.life is Life.ALIVE and member.incarnation and member.node != to:
+                told.append(Rumour(member.node, Life.ALIVE, member.incarnation, self._own))
+        if receiver is not None:
+            receiver.told = at
+        return told
 
     def _belief(self, member: Belief) -> Rumour:
         # Somebody who has accused it already: a question makes nobody an accuser.

@@ -26,6 +26,8 @@ class Belief:
     """When a suspicion ends, at the latest."""
     asked: int = 0
     """How often since it is suspected."""
+    told: int = 0
+    """Up to which of the table it was told who has a link here."""
     why: str = ""
 
     @property

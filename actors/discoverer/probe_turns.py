@@ -9,11 +9,7 @@ from collections.abc import Mapping
 from random import Random
 
 from atoll.actors.discoverer.belief import Belief
-from atoll.actors.discoverer.messages import Life
 from atoll.transport.identity import NodeId
-
-LOOKED_AT_MAX = 4
-"""Members that one search for first-hand news looks at."""
 
 
 class ProbeTurns:
@@ -24,7 +20,6 @@ class ProbeTurns:
         self._rng = rng
         self._round: list[NodeId] = []
         self._urgent: list[NodeId] = []
-        self._told = 0
 
     def hurry(self, node: NodeId) -> None:
         """Let a member be the next one, or one of the next."""
@@ -44,13 +39,4 @@ class ProbeTurns:
                     return member
             self._round = sorted(node for node, each in self._members.items() if each.ours and not each.gone)
             self._rng.shuffle(self._round)
-        return None
-
-    def first_hand(self) -> Belief | None:
-        """Give in turn those that live by a link of this node's own, so that who came late learns of everybody."""
-        for _ in range(min(LOOKED_AT_MAX, len(self._round))):
-            self._told = (self._told + 1) % len(self._round)
-            member = self._members.get(self._round[self._told])
-            if member is not None and member.linked and member.life is Life.ALIVE and member.incarnation:
-                return member
         return None

@@ -309,9 +309,7 @@ class Suspicion:
     def _gossip_for(self, to: NodeId, corrections: Sequence[Rumour] = ()) -> tuple[Rumour, ...]:
         first = (*corrections, *self.anti_entropy.questions(to, corrections))
         rumours = (*first, *self.gossip.take(len(self._members), to, first))
-        if len(rumours) < GOSSIP_MAX and (known := self._turns.first_hand()) is not None:
-            rumours = (*rumours, Rumour(known.node, Life.ALIVE, known.incarnation, self.own))
-        return rumours
+        return (*rumours, *self.anti_entropy.first_hand(to, GOSSIP_MAX - len(rumours)))
 
     # Messages
 

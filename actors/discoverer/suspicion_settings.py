@@ -28,7 +28,7 @@ class SuspicionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Nobody to whom a link is up is declared dead before it left so many questions of this very node unanswered."""
     dead_kept_s: Seconds = 300.0
     """How long a dead or departed member is shown."""
-    unheard_s: Seconds = 600.0
+    unheard_s: Seconds = 1800.0
     """After so long a member is forgotten that others told of, and of whom nobody speaks."""
 
     def suspicion_s(self, members: int, confirmations: int) -> Seconds:

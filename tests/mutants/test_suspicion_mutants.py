@@ -80,6 +80,11 @@ class CorrectsNobody(AntiEntropy):
         return []
 
 
+class TellsNobodyWhoHasALink(AntiEntropy):
+    def first_hand(self, _to, _room):
+        return []
+
+
 class PassesOnAllItHas(GossipQueue):
     def room(self):
         return len(self)
@@ -140,6 +145,22 @@ class Hunt:
         return () if found.last_s <= self.within_s else (f"not everybody knows it after {self.within_s:g} s",)
 
 
+@dataclass(frozen=True)
+class Rest:
+    """Nothing happens on a large site, and everybody must still know everybody."""
+
+    nodes: int
+    seconds: float
+
+    def violations(self, kind, seed):
+        settings = SuspicionSettings(unheard_s=self.seconds / 4)
+        quiet = FaultPlan(weights={}, late_ratio=0, duplicate_ratio=0)
+        simulation = suspicion_simulation(seed, nodes=self.nodes, faults=quiet, kind=kind, settings=settings, probes=())
+        simulation.run(self.seconds)
+        known = [len(host.machine.described(0.0).members) for host in simulation.hosts]
+        return () if min(known) == self.nodes - 1 else (f"somebody knows {min(known)} others",)
+
+
 def hearsay(limit):
     return FewSuspicions(limit, hearsay=True)
 
@@ -159,6 +180,7 @@ NEMESES = {
     HoldsItsOwnStandstillAgainstOthers: Nemesis(STANDSTILLS, 12, 120, of_settled, 2),
     AsksOnlyTheSuspectItself: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
     CorrectsNobody: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
+    TellsNobodyWhoHasALink: Rest(20, 1200),
     PassesOnAllItHas: Nemesis(SICK_OBSERVERS, 30, 60, BoundedGossip),
 }
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from atoll.actors.discoverer.messages import Leaving, Life
+from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
 from atoll.testing.discovery import BoundedGossip, FewSuspicions, suspicion_simulation, time_to_find
 from atoll.testing.false_deaths_main import command as false_deaths
 from atoll.testing.faults import Crash, Cut, FaultPlan, Loss
@@ -43,6 +44,15 @@ def test_a_death_is_known_to_everybody_within_the_bound(nodes, bound_s, enough):
     for seed in range(enough(4)):
         found = time_to_find(seed, nodes=nodes)
         assert found.last_s <= bound_s, f"seed {seed}: {found}"
+
+
+def test_nobody_of_a_large_site_at_rest_is_forgotten():
+    nodes, settings = 20, SuspicionSettings(unheard_s=300.0)
+    simulation = suspicion_simulation(9, nodes=nodes, faults=QUIET, probes=(), settings=settings)
+    simulation.run(120.0)
+    for _ in range(20):
+        simulation.run(60.0)
+        assert {len(host.machine.described(0.0).members) for host in simulation.hosts} == {nodes - 1}
 
 
 def test_one_who_comes_back_is_alive_to_everybody_again():
