@@ -41,7 +41,7 @@ SICK = 2
 SAME_DEATH_S = 60.0
 """Others hear of one false death for so long; it is counted once."""
 FOUND_S = 45.0
-"""How long a run waits until every member knows of a death; at 50 nodes and 20 % loss it takes 14 to 24 s."""
+"""How long a run waits until every member knows of a death; at 50 nodes and 20 % loss it takes 14 to 20 s."""
 
 SICK_OBSERVERS = FaultPlan(
     weights={"pause": 1.0},
