@@ -22,6 +22,7 @@ from atoll.actors.discoverer.messages import (
 )
 from atoll.actors.discoverer.suspicion import Suspicion
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
+from atoll.actors.elector.messages import SupernodeElected
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import Send
 from atoll.testing.elections import simulated_node
@@ -40,6 +41,10 @@ SICK = 2
 """Hosts of a site that stand still half of the time that anybody does."""
 SAME_DEATH_S = 60.0
 """Others hear of one false death for so long; it is counted once."""
+REST_S = 120.0
+"""After so long everybody knows of everybody."""
+ELECTED_S = 5.0
+"""Another supernode is there, and has links, so soon after one died; real sites elect within 1.2 s."""
 FOUND_S = 45.0
 """How long a run waits until every member knows of a death; at 50 nodes and 20 % loss it takes 14 to 20 s."""
 
@@ -172,6 +177,33 @@ def suspicion_simulation(
     )
 
 
+class Talks:
+    """Members of a large site that have something to say to each other: links that are opened, and then let go.
+
+    Each call of `turn` opens so many between members that have none, and ends those opened before.
+    """
+
+    def __init__(self, simulation: Simulation, at_once: int = 3) -> None:
+        self._simulation = simulation
+        self._at_once = at_once
+        self._pairs: list[tuple[Host, Host]] = []
+        self._rng = Random(f"talks {simulation.seed}")
+
+    def end(self) -> None:
+        """Let nobody talk any more."""
+        for pair in self._pairs:
+            self._simulation.unlink(pair)
+        self._pairs = []
+
+    def turn(self) -> None:
+        """Let others talk."""
+        self.end()
+        free = self._simulation.unlinked
+        self._pairs = self._rng.sample(free, min(self._at_once, len(free)))
+        for pair in self._pairs:
+            self._simulation.link(pair)
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """How long a death took to be known."""
@@ -208,3 +240,32 @@ def time_to_find(
         if knowing == len(others):
             return Found(first_s, simulation.now - died_at)
     return Found(first_s, math.inf)
+
+
+def ghosts_of(
+    seed: int, *, nodes: int, within_s: float, told: bool = True, kind: type[Suspicion] = Suspicion
+) -> frozenset[NodeId]:
+    """Let half a large site at rest die at once, with the supernode; give who passes for alive after so long.
+
+    They are next to each other on the ring, so that most of those die with them who had a link. Another supernode has
+    links to all who live a few seconds later; with `told` it knows that it is supernode. The ring is not closed anew.
+    """
+    quiet = FaultPlan(weights={}, late_ratio=0.0, duplicate_ratio=0.0)
+    simulation = suspicion_simulation(seed, nodes=nodes, faults=quiet, kind=kind, probes=())
+    simulation.run(REST_S)
+    half = sorted(simulation.hosts[:-1], key=lambda each: each.node)[: nodes // 2]
+    dead = [*half, simulation.hosts[-1]]
+    living = [host for host in simulation.hosts if host not in dead]
+    for host in dead:
+        simulation.apply(Crash(host.index, math.inf))
+    simulation.run(ELECTED_S)
+    supernode = living[-1]
+    for pair in simulation.unlinked:
+        if supernode in pair:
+            simulation.link(pair)
+    if told:
+        for host in living:
+            simulation.tell(host, SupernodeElected(supernode.node, 2, confirmed=True, reason="simulated"))
+    simulation.run(within_s)
+    gone = (Life.DEAD, None)
+    return frozenset(each.node for each in dead for host in living if host.machine.life(each.node) not in gone)

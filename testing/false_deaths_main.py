@@ -1,9 +1,9 @@
 """`python -m atoll.testing.false_deaths_main`: a day of a large site, simulated in one piece: is anybody wrongly dead?
 
-Members have the links that a site of that size has (decision 0017: from 16 on, few). A fifth of all messages is lost,
-and every three seconds somebody stands still for up to four (promise R10). Exit code
-1: more than one false death a day, or a message with more rumours than fit into a packet. With `--json` standard output
-has one object. The progress goes to standard error.
+Members have the links that a site of that size has (decision 0017: from 16 on, few), and each half minute some that
+have none begin to talk and get one, for as long. A fifth of all messages is lost, and every three seconds somebody
+stands still for up to four (promise R10). Exit code 1: more than one false death a day, or a message with more rumours
+than fit into a packet. With `--json` standard output has one object. The progress goes to standard error.
 """
 
 import json
@@ -14,10 +14,10 @@ import time
 import click
 from click import echo
 
-from atoll.testing.discovery import LOSS, BoundedGossip, FewSuspicions, NoFalseDeath, suspicion_simulation
+from atoll.testing.discovery import LOSS, BoundedGossip, FewSuspicions, NoFalseDeath, Talks, suspicion_simulation
 
-STEP_S = 30.0
-"""Simulated seconds between two looks at the clock."""
+TALK_S = 30.0
+"""Simulated seconds for which a link to somebody talked to stays, as in `actors/discoverer/talks.py`."""
 TOLD_EVERY_S = 30.0
 A_DAY_H = 24.0
 
@@ -27,10 +27,12 @@ def main(hours: float, nodes: int, seed: int, *, as_json: bool) -> bool:
     deaths = NoFalseDeath(allowed=max(1, int(hours / A_DAY_H)))
     rumours, suspicions = BoundedGossip(), FewSuspicions(math.inf)
     simulation = suspicion_simulation(seed, nodes=nodes, probes=(deaths, rumours, suspicions))
+    talks = Talks(simulation)
     told_at = began = time.monotonic()
     end = hours * 3600
     while True:
-        report = simulation.run(min(STEP_S, end - simulation.now))
+        talks.turn()
+        report = simulation.run(min(TALK_S, end - simulation.now))
         if report.violations or simulation.now >= end:
             break
         if time.monotonic() - told_at >= TOLD_EVERY_S:

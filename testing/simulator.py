@@ -122,7 +122,7 @@ class Simulation:
             for a, b in itertools.combinations(self.hosts, 2)
             if reachability is not None and (linked is None or linked(a.node, b.node))
         ]
-        """Those that have a link, when all is well."""
+        """Those that have a link, when all is well; `link` and `unlink` change it."""
         self._focus = focus
         self._losses = (Lost((), loss),) if callable(loss) else tuple(loss or ())
         self._heap: list[_Event] = []
@@ -219,6 +219,22 @@ class Simulation:
     def tell_later(self, host: Host, fact: Any, after_s: Seconds) -> None:
         """Tell a machine a fact in a while, if its host is up then."""
         self._push(self.now + after_s, _SCRIPT, Tell(host.index, fact))
+
+    @property
+    def unlinked(self) -> list[tuple[Host, Host]]:
+        """Pairs of hosts that have no link even when all is well."""
+        linked = set(self._pairs)
+        return [pair for pair in itertools.combinations(self.hosts, 2) if pair not in linked]
+
+    def link(self, pair: tuple[Host, Host]) -> None:
+        """Let two of the `unlinked` have a link from now on."""
+        self._pairs.append(pair)
+        self._relink()
+
+    def unlink(self, pair: tuple[Host, Host]) -> None:
+        """Take the link of two away that have one."""
+        self._pairs.remove(pair)
+        self._turn_link(pair, up=False)
 
     def _begin(self) -> None:
         self._begun = True
@@ -469,14 +485,18 @@ class Simulation:
         for a, b in self._pairs:
             pair = (a.index, b.index)
             running = a.state is not _DOWN and b.state is not _DOWN
-            up = running and pair not in self._blocked and pair[::-1] not in self._blocked
-            turn = self._links.get(pair, 0)
-            if up != bool(turn % 2):
-                # Odd turns are up, even ones down; a fact of an earlier turn is not told any more.
-                self._links[pair] = turn + 1
-                for host, peer in ((a, b), (b, a)):
-                    delay_s = self.rng.uniform(*(LINK_UP_S if up else LINK_DOWN_S))
-                    self._push(self.now + delay_s, _LINK, pair, turn + 1, host, peer.node)
+            self._turn_link((a, b), up=running and pair not in self._blocked and pair[::-1] not in self._blocked)
+
+    def _turn_link(self, hosts: tuple[Host, Host], *, up: bool) -> None:
+        a, b = hosts
+        pair = (a.index, b.index)
+        turn = self._links.get(pair, 0)
+        if up != bool(turn % 2):
+            # Odd turns are up, even ones down; a fact of an earlier turn is not told any more.
+            self._links[pair] = turn + 1
+            for host, peer in ((a, b), (b, a)):
+                delay_s = self.rng.uniform(*(LINK_UP_S if up else LINK_DOWN_S))
+                self._push(self.now + delay_s, _LINK, pair, turn + 1, host, peer.node)
 
     def _link(self, event: _Event) -> None:
         pair, turn, host, peer = event[3:]

@@ -35,6 +35,7 @@ MACHINES = [
     "actors/discoverer/suspicion.py",
     "actors/discoverer/suspicion_settings.py",
     "actors/discoverer/talks.py",
+    "actors/discoverer/unheard.py",
     "actors/elector/election.py",
     "actors/hand_over/client.py",
     "actors/hand_over/durable.py",

@@ -1,6 +1,7 @@
 """What two members that talk find out they believe differently: anti-entropy on pings and acks. Pure.
 
     ping: "I suspect X, and have no link to it"  -->  ack: "X has refuted that", or "X is dead"
+    ack, request: "I suspect X"                  -->  rumours: the same
 
 Gossip misses somebody now and then, and on a large site, where most members have no link to each other, nobody else
 can tell who was missed: a suspect's refutation reaches those with a link to it when they ask it once more, and all
@@ -31,7 +32,7 @@ class AntiEntropy:
         self._members = members
 
     def questions(self, to: NodeId, beside: Sequence[Rumour] = ()) -> list[Rumour]:
-        """Give the suspicions of which `to` may know better: of itself, and of those to which there is no link here.
+        """Give that of which `to` may know better: its own suspicion or death, and suspects without a link here.
 
         What the message says already is left out.
         """
@@ -39,7 +40,8 @@ class AntiEntropy:
         doubts = [
             each
             for each in self._members.values()
-            if each.life is Life.SUSPECT and (each.node == to or not each.linked) and each.node not in said
+            if (each.life is not Life.ALIVE if each.node == to else each.life is Life.SUSPECT and not each.linked)
+            and each.node not in said
         ]
         # Lifeguard's buddy system: whoever pings a suspect says so. Of the others, those that will be dead soonest.
         doubts.sort(key=lambda each: (each.node != to, each.until))
@@ -57,7 +59,10 @@ class AntiEntropy:
         return better[:CORRECTIONS_MAX]
 
     def first_hand(self, to: NodeId, room: int) -> list[Rumour]:
-        """Give in turn whom this node has a link with, so that who came late, or has no link, hears of everybody."""
+        """Give in turn whom this node has a link with, and who is gone.
+
+        So who came late hears of everybody, and who has missed a death hears of that.
+        """
         receiver, table = self._members.get(to), list(self._members.values())
         told: list[Rumour] = []
         room = min(room, 1 + len(table) // MEMBERS_A_RUMOUR)
@@ -67,7 +72,11 @@ class AntiEntropy:
                 break
             member = table[at % len(table)]
             at = at % len(table) + 1
-            if member.linked and member.life is Life.ALIVE and member.incarnation and member.node != to:
+            if member.node == to:
+                continue
+            if member.gone:
+                told.append(self._belief(member))
+            elif member.linked and member.life is Life.ALIVE and member.incarnation:
                 told.append(Rumour(member.node, Life.ALIVE, member.incarnation, self._own))
         if receiver is not None:
             receiver.told = at

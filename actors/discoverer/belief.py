@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
-from atoll.actors.discoverer.messages import Life
+from atoll.actors.discoverer.messages import Life, Rumour
 from atoll.actors.runtime.machine import Seconds
 from atoll.transport.identity import NodeId
+
+WITNESSES_MAX = 3
+"""As many as are asked to ping it."""
 
 
 @dataclass(slots=True)
@@ -19,8 +22,10 @@ class Belief:
     incarnation: int = 0
     """0: not told yet."""
     linked: bool = False
-    ours: bool = False
-    """There was a link since it was last dead: then its silence means something here."""
+    watched: bool = False
+    """This node probes it: its silence means something here."""
+    witnesses: dict[NodeId, None] = field(default_factory=dict)
+    """Who has said lately to have a link to it, the latest last; at most `WITNESSES_MAX`."""
     accusers: dict[NodeId, None] = field(default_factory=dict)
     until: Seconds = math.inf
     """When a suspicion ends, at the latest."""
@@ -34,6 +39,14 @@ class Belief:
     def gone(self) -> bool:
         """It is dead, or has left."""
         return self.life in (Life.DEAD, Life.LEFT)
+
+    def note_witness(self, rumour: Rumour) -> None:
+        """Note who has a link to it, if that is what a rumour says."""
+        if rumour.life is Life.ALIVE and rumour.by != self.node:
+            self.witnesses.pop(rumour.by, None)
+            self.witnesses[rumour.by] = None
+            if len(self.witnesses) > WITNESSES_MAX:
+                del self.witnesses[next(iter(self.witnesses))]
 
     def turn(self, life: Life, why: str, now: Seconds) -> None:
         """Believe something else from now on; nobody has accused it of that yet."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from atoll.actors.discoverer.messages import DescribeMembers, Leaving
 from atoll.actors.discoverer.suspicion import Suspicion
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
+from atoll.actors.elector.messages import SupernodeElected, SupernodeLost
 from atoll.actors.router.messages import PATH as ROUTER
 from atoll.actors.router.messages import DescribeRoutes, PeerDown, PeerUp, RoutesDescribed
 from atoll.actors.runtime import AskFailed, Delivery, MachineActor
@@ -24,7 +25,8 @@ LEARN_S = 2.0
 class FailureDetector(MachineActor):
     """Finds members that died; announces `MemberSuspected`, `MemberDied`, `MemberAlive` and `MemberLeft`.
 
-    It hears of links through `PeerUp` and `PeerDown`, and is asked to take leave of them all with `Leaving`.
+    It hears of links through `PeerUp` and `PeerDown`, and of who is supernode; it is asked to take leave of all with
+    `Leaving`.
     """
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER})
@@ -36,7 +38,7 @@ class FailureDetector(MachineActor):
 
     async def started(self) -> None:
         """Begin to probe, those first to whom links are up already: this actor may have crashed and begun anew."""
-        for fact in (PeerUp, PeerDown):
+        for fact in (PeerUp, PeerDown, SupernodeElected, SupernodeLost):
             self.system.subscribe(fact, self.ref)
         await super().started()
         router = self.system.find(ROUTER)

@@ -27,7 +27,7 @@ class ProbeTurns:
             self._urgent.append(node)
 
     def take(self) -> Belief | None:
-        """Give the next one of those that are not gone and that this node has or had a link with; None: nobody."""
+        """Give the next one of those that are watched and not gone; None: nobody."""
         while self._urgent:
             member = self._members.get(self._urgent.pop(0))
             if member is not None and not member.gone:
@@ -35,8 +35,8 @@ class ProbeTurns:
         for _ in range(2):
             while self._round:
                 member = self._members.get(self._round.pop())
-                if member is not None and member.ours and not member.gone:
+                if member is not None and member.watched and not member.gone:
                     return member
-            self._round = sorted(node for node, each in self._members.items() if each.ours and not each.gone)
+            self._round = sorted(node for node, each in self._members.items() if each.watched and not each.gone)
             self._rng.shuffle(self._round)
         return None

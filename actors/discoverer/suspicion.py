@@ -4,14 +4,16 @@
     suspect  --it refutes with a higher incarnation--> alive     --not in time--> dead
     dead     --a higher incarnation, a link--> alive             any --it says goodbye--> left
 
-Every period one member in turn, of those that this node has or had a link with, is pinged over the link; without an
-ack three others with links are asked to ping it. A link that broke puts its member first. A suspicion lasts long when
-one node has it and short when several do, and the suspect is told at once. Rumours ride on pings and acks; who knows
-better than a ping says so in the ack (`anti_entropy.py`).
+Every period one member in turn, of those that this node watches, is pinged over the link; without an ack three others
+are asked to ping it. Watched are members with a link, those whose link broke until others have an ack from them, and
+those of whom nobody speaks (`unheard.py`). A link that broke puts its member first. A suspicion lasts long when one
+node has it and short when several do, and the suspect is told at once. Rumours ride on pings and acks; who knows better
+than a ping says so in the ack (`anti_entropy.py`).
 
 A sick observer distrusts itself first: failures stretch its own waits (`local_health.py`), time in which this process
-stood still is not held against anybody, and a link that is up outweighs a rumour of death. Malformed things never come
-this far; what is old, unasked for or about strangers changes nothing and is counted. It must never suspect itself.
+stood still is not held against anybody, and a link that is up outweighs a rumour of death or of leaving. Malformed
+things never come this far; what is old, unasked for, about strangers, or could be refuted by nobody changes nothing and
+is counted. It must never suspect itself.
 """
 
 import math
@@ -47,6 +49,8 @@ from atoll.actors.discoverer.messages import (
 from atoll.actors.discoverer.probe_turns import ProbeTurns
 from atoll.actors.discoverer.relayed_pings import RelayedPing, RelayedPings
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
+from atoll.actors.discoverer.unheard import Unheard
+from atoll.actors.elector.messages import SupernodeElected, SupernodeLost
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import (
     Announce,
@@ -80,6 +84,7 @@ class Suspicion:
     health_kind = LocalHealth
     gossip_kind = GossipQueue
     anti_entropy_kind = AntiEntropy
+    unheard_kind = Unheard
 
     def __init__(
         self, own: NodeId, *, incarnation: int, rng: Random, settings: SuspicionSettings | None = None
@@ -94,6 +99,7 @@ class Suspicion:
         self.counts: Counter[str] = Counter()
         self._members: dict[NodeId, Belief] = {}
         self.anti_entropy = self.anti_entropy_kind(own, self._members)
+        self.unheard = self.unheard_kind(self._members, self.settings)
         self._turns = ProbeTurns(self._members, rng)
         self._probe: _Probe | None = None
         self._relayed = RelayedPings()
@@ -110,12 +116,14 @@ class Suspicion:
             PingRequest: self._on_ping_request,
             Ack: self._on_ack,
             Nack: self._on_nack,
-            Rumours: lambda _sender, message, now: self._hear_all(message.gossip, now),
+            Rumours: lambda sender, message, now: self._hear_all(sender, message.gossip, now),
         }
         self.facts: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
             PeerUp: lambda fact, now: self._on_up(fact.peer, now),
             PeerDown: lambda fact, _now: self._on_down(fact.peer),
             Leaving: lambda _fact, _now: self._leave(),
+            SupernodeElected: lambda fact, now: self._preside(now if fact.node == self.own else None),
+            SupernodeLost: lambda _fact, _now: self._preside(None),
         }
         """What is done with a fact; all others mean nothing here."""
 
@@ -172,6 +180,7 @@ class Suspicion:
             return []
         member = self._members.get(peer)
         if member is None:
+            self._make_room()
             member = self._enter(peer, now)
             if member is None:
                 return []
@@ -182,7 +191,7 @@ class Suspicion:
             greeting.append(Rumour(peer, member.life, member.incarnation, self.own))
         if member.gone:
             effects = self._revive(member, member.incarnation, "its link is up again", now)
-        member.linked = member.ours = True
+        member.linked = member.watched = True
         member.why = member.why or "a link to it came up"
         return [*effects, Send(peer, Rumours(tuple(greeting)))]
 
@@ -193,6 +202,10 @@ class Suspicion:
             if not member.gone:
                 # The transport had no ack from it either; others are asked in the next period.
                 self._turns.hurry(peer)
+        return []
+
+    def _preside(self, now: Seconds | None) -> list[Effect]:
+        self.unheard.preside(now)
         return []
 
     def _leave(self) -> list[Effect]:
@@ -212,9 +225,9 @@ class Suspicion:
         for member in list(self._members.values()):
             if member.life is Life.SUSPECT and self._expired(member, now):
                 effects += self._bury(member, Life.DEAD, self.own, f"silent though suspected: {member.why}", now)
-            elif not member.linked and self._stale(member, now):
-                del self._members[member.node]
-                self.gossip.forget(member.node)
+            elif member.gone and not member.linked and now - member.since >= self.settings.dead_kept_s:
+                self._forget(member)
+        self._wonder(now)
         return [*effects, *self._begin_probe(), *self._warn(now), self._arm_tick(now, self._period_s())]
 
     def _period_s(self) -> Seconds:
@@ -224,10 +237,12 @@ class Suspicion:
     def _expired(self, member: Belief, now: Seconds) -> bool:
         return member.until <= now and (not member.linked or member.asked >= self.settings.asks_min)
 
-    def _stale(self, member: Belief, now: Seconds) -> bool:
-        if member.gone:
-            return now - member.since >= self.settings.dead_kept_s
-        return not member.ours and now - member.heard_at >= self.settings.unheard_s
+    def _wonder(self, now: Seconds) -> None:
+        """Watch a member of whom nobody has spoken: whoever watched it may have died with it."""
+        member = self.unheard.longest(now)
+        if member is not None:
+            member.watched = True
+            self._turns.hurry(member.node)
 
     def _note_standstill(self, late_s: Seconds) -> None:
         """Hold nobody to account for the time in which this very process stood still."""
@@ -237,6 +252,8 @@ class Suspicion:
         self.health.note(1)
         self._probe = None
         for member in self._members.values():
+            member.since += late_s
+            member.heard_at += late_s
             member.until += late_s
 
     def _conclude(self, now: Seconds) -> list[Effect]:
@@ -246,9 +263,7 @@ class Suspicion:
         member = self._members.get(probe.target)
         if probe.acked:
             self.health.note(-1)
-            if member is not None:
-                member.heard_at = now
-            return []
+            return [] if member is None else self._vouch(member, now)
         missing = len(probe.relays) - probe.nacks
         # A nack shows that our own network is well; where all came, the fault is not here.
         self.health.note(missing if probe.relays else 1)
@@ -258,6 +273,19 @@ class Suspicion:
         asked = len(probe.relays)
         why = f"no answer to this node, nor to {asked} others it asked" if asked else "no answer to this node"
         return self._suspect(member, member.incarnation, self.own, why, now)
+
+    def _vouch(self, member: Belief, now: Seconds) -> list[Effect]:
+        """Note that a member has answered this very node, over its link or through others."""
+        member.heard_at, member.asked = now, 0
+        if member.life is not Life.SUSPECT:
+            # Without a link, whoever has one watches it.
+            member.watched = member.linked
+        elif member.incarnation == INCARNATION_MAX:
+            return self._revive(member, INCARNATION_MAX, "it answers, and cannot say more", now)
+        else:
+            # It lives, and its refutation is on the way to here.
+            member.until = max(member.until, now + self._timeout_s(len(member.accusers) - 1))
+        return []
 
     def _begin_probe(self) -> list[Effect]:
         target = self._turns.take()
@@ -282,7 +310,11 @@ class Suspicion:
         able = sorted(
             each.node for each in self._members.values() if each.linked and not each.gone and each.node != probe.target
         )
-        probe.relays = tuple(self.rng.sample(able, min(self.settings.indirect, len(able))))
+        self.rng.shuffle(able)
+        # On a large site most have no link to it.
+        witnesses = self._members[probe.target].witnesses if probe.target in self._members else ()
+        able.sort(key=lambda node: node not in witnesses)
+        probe.relays = tuple(able[: self.settings.indirect])
         return [
             Send(relay, PingRequest(probe.sequence, probe.target, self._gossip_for(relay))) for relay in probe.relays
         ]
@@ -313,18 +345,23 @@ class Suspicion:
 
     # Messages
 
-    def _hear_all(self, rumours: tuple[Rumour, ...], now: Seconds) -> list[Effect]:
-        return [effect for rumour in rumours for effect in self._hear(rumour, now)]
+    def _hear_all(self, sender: NodeId, rumours: tuple[Rumour, ...], now: Seconds) -> list[Effect]:
+        return [effect for rumour in rumours for effect in self._hear(sender, rumour, now)]
 
     def _on_ping(self, sender: NodeId, message: Ping, now: Seconds) -> list[Effect]:
         # In this order: what was heard may go back with the ack.
         corrections = self.anti_entropy.corrections(message.gossip)
-        effects = self._hear_all(message.gossip, now)
+        effects = self._hear_all(sender, message.gossip, now)
         return [*effects, Send(sender, Ack(message.sequence, self._gossip_for(sender, corrections)))]
 
     def _on_ping_request(self, sender: NodeId, message: PingRequest, now: Seconds) -> list[Effect]:
-        effects = self._hear_all(message.gossip, now)
+        effects = self._correct(sender, message.gossip) + self._hear_all(sender, message.gossip, now)
         return effects + self._ping_for(sender, message.sequence, message.target, now)
+
+    def _correct(self, sender: NodeId, gossip: tuple[Rumour, ...]) -> list[Effect]:
+        """Say at once what is known better here, where no ack goes back that could carry it."""
+        corrections = self.anti_entropy.corrections(gossip)
+        return [Send(sender, Rumours(tuple(corrections)))] if corrections else []
 
     def _on_nack(self, sender: NodeId, message: Nack, _now: Seconds) -> list[Effect]:
         probe = self._probe
@@ -357,7 +394,11 @@ class Suspicion:
         return effects
 
     def _on_ack(self, sender: NodeId, message: Ack, now: Seconds) -> list[Effect]:
-        effects, sequence, probe = self._hear_all(message.gossip, now), message.sequence, self._probe
+        effects = self._correct(sender, message.gossip) + self._hear_all(sender, message.gossip, now)
+        sequence, probe = message.sequence, self._probe
+        if not sequence and (member := self._members.get(sender)) is not None:
+            # It was asked because it is suspected; most refute that in what they say beside.
+            effects += self._vouch(member, now)
         if probe is not None and sequence == probe.sequence and (sender == probe.target or sender in probe.relays):
             probe.acked = True
         elif (relayed := self._relayed.answered(sequence, sender)) is not None:
@@ -369,30 +410,45 @@ class Suspicion:
 
     # Rumours
 
-    def _hear(self, rumour: Rumour, now: Seconds) -> list[Effect]:
+    def _hear(self, sender: NodeId, rumour: Rumour, now: Seconds) -> list[Effect]:
         if rumour.node == self.own:
             return self._hear_of_self(rumour)
         member = self._members.get(rumour.node)
         if member is None:
-            # Who is unknown and alive is worth knowing; who is unknown and dead is forgotten already.
-            if rumour.life is Life.ALIVE and (member := self._enter(rumour.node, now)) is not None:
-                member.incarnation = rumour.incarnation
-                member.why = f"{rumour.by.short} has a link to it" if rumour.by != rumour.node else "it says so"
-                self.gossip.spread(rumour)
+            return self._hear_of_stranger(rumour, now)
+        member.note_witness(rumour)
+        if rumour.life is not Life.ALIVE and rumour.incarnation == INCARNATION_MAX and sender != rumour.node:
+            # Its node could say nothing newer: such a rumour would be the last word on it.
+            self.counts["irrefutable"] += 1
             return []
         if self._outdated(rumour, member):
             self.counts["old_rumours"] += 1
             if rumour.life is Life.ALIVE and not member.gone and rumour.incarnation == member.incarnation:
                 member.heard_at = now
             return []
+        return self._believe(sender, rumour, member, now)
+
+    def _believe(self, sender: NodeId, rumour: Rumour, member: Belief, now: Seconds) -> list[Effect]:
         if rumour.life is Life.ALIVE:
             return self._revive(member, rumour.incarnation, "it says so", now, rumour)
-        if rumour.life is Life.SUSPECT or (rumour.life is Life.DEAD and self._witnessed(member)):
+        farewell = rumour.life is Life.LEFT and sender == rumour.node
+        if rumour.life is Life.SUSPECT or (not farewell and self._witnessed(member)):
             why = f"{rumour.by.short} has no answer from it"
             return self._suspect(member, rumour.incarnation, rumour.by, why, now)
         why = "it said goodbye" if rumour.life is Life.LEFT else f"{rumour.by.short} found it dead"
         member.incarnation = rumour.incarnation
         return self._bury(member, rumour.life, rumour.by, why, now)
+
+    def _hear_of_stranger(self, rumour: Rumour, now: Seconds) -> list[Effect]:
+        # Who is unknown and alive is worth knowing; who is unknown and dead is forgotten already.
+        if rumour.life is not Life.ALIVE or (member := self._enter(rumour.node, now)) is None:
+            return []
+        member.incarnation = rumour.incarnation
+        member.why = f"{rumour.by.short} has a link to it" if rumour.by != rumour.node else "it says so"
+        member.note_witness(rumour)
+        self.gossip.spread(rumour)
+        # It may be one whose death was told of here, and that has been forgotten since.
+        return [Announce(MemberAlive(member.node, member.why))]
 
     def _outdated(self, rumour: Rumour, member: Belief) -> bool:
         if rumour.incarnation != member.incarnation:
@@ -401,7 +457,7 @@ class Suspicion:
         return rumour.life < member.life or (rumour.life == member.life and rumour.life is not Life.SUSPECT)
 
     def _witnessed(self, member: Belief) -> bool:
-        """A link that is up outweighs a rumour of death: the member is probed, and suspected like any other."""
+        """A link that is up outweighs a rumour that it is gone: the member is probed, and suspected like any other."""
         if member.linked:
             self._turns.hurry(member.node)
         return member.linked
@@ -415,6 +471,17 @@ class Suspicion:
             self.counts["refutations"] += 1
         self.gossip.spread(Rumour(self.own, Life.ALIVE, self.incarnation, self.own))
         return []
+
+    def _make_room(self) -> None:
+        """Forget one of whom others told if the table is full: who has a link is to be watched."""
+        if len(self._members) >= MEMBERS_MAX:
+            told = [each for each in self._members.values() if not each.linked and not each.watched]
+            if told:
+                self._forget(min(told, key=lambda each: each.heard_at))
+
+    def _forget(self, member: Belief) -> None:
+        del self._members[member.node]
+        self.gossip.forget(member.node)
 
     def _enter(self, node: NodeId, now: Seconds) -> Belief | None:
         if len(self._members) >= MEMBERS_MAX:
@@ -459,7 +526,7 @@ class Suspicion:
 
     def _bury(self, member: Belief, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
         member.turn(life, why, now)
-        member.ours = member.linked
+        member.watched = member.linked
         self.gossip.spread(Rumour(member.node, life, member.incarnation, by))
         if life is Life.LEFT:
             return [Announce(MemberLeft(member.node))]

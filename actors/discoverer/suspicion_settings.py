@@ -28,8 +28,12 @@ class SuspicionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Nobody to whom a link is up is declared dead before it left so many questions of this very node unanswered."""
     dead_kept_s: Seconds = 300.0
     """How long a dead or departed member is shown."""
-    unheard_s: Seconds = 1800.0
-    """After so long a member is forgotten that others told of, and of whom nobody speaks."""
+    unheard_s: Seconds = 300.0
+    """After so long somebody asks about a member that others told of, and of whom nobody speaks any more; at least."""
+    unheard_member_s: Seconds = 5.0
+    """For each member, if that is more: who has links to all needs 1.5 s for each to speak of everybody."""
+    unlinked_s: Seconds = 30.0
+    """A supernode has a link to everybody: about who has none it asks so soon."""
 
     def suspicion_s(self, members: int, confirmations: int) -> Seconds:
         """Give how long a suspicion lasts on a site of so many, itself among them: Lifeguard's formula, section 3.2."""

@@ -22,7 +22,7 @@ NOW = 10.0
 
 def belief(node, life=Life.SUSPECT, incarnation=1, *, linked=False, accuser=C, until=math.inf):
     accusers = {accuser: None} if life is Life.SUSPECT else {}
-    return Belief(node, NOW, NOW, life, incarnation, linked=linked, ours=linked, accusers=accusers, until=until)
+    return Belief(node, NOW, NOW, life, incarnation, linked=linked, watched=linked, accusers=accusers, until=until)
 
 
 def of(*beliefs, own=OWN):
@@ -101,10 +101,14 @@ def test_everybody_is_told_in_turn_who_has_a_link_here_each_from_where_it_was_le
         assert to not in heard[to]
 
 
-def test_only_those_alive_with_a_link_are_told_of_and_only_where_there_is_room():
-    others = belief(A, Life.ALIVE), belief(C, Life.DEAD, linked=True), belief(OTHERS[0], linked=True)
-    teller = of(*others, belief(OTHERS[1], Life.ALIVE, 0, linked=True), belief(OTHERS[2], Life.ALIVE, 3, linked=True))
-    assert teller.first_hand(B, GOSSIP_MAX) == [Rumour(OTHERS[2], Life.ALIVE, 3, OWN)]
+def test_those_alive_with_a_link_are_told_of_and_those_gone_and_only_where_there_is_room():
+    others = belief(A, Life.ALIVE), belief(C, Life.DEAD), belief(OTHERS[0], linked=True)
+    receiver = belief(B, Life.ALIVE, 0)
+    more = belief(OTHERS[1], Life.ALIVE, 0, linked=True), belief(OTHERS[2], Life.ALIVE, 3, linked=True)
+    teller = of(receiver, *others, *more)
+    told = [teller.first_hand(B, GOSSIP_MAX) for _ in range(3)]
+    gone, here = Rumour(C, Life.DEAD, 1, OWN), Rumour(OTHERS[2], Life.ALIVE, 3, OWN)
+    assert told == [[gone], [here], [gone]]
     assert teller.first_hand(B, 0) == []
     assert of().first_hand(B, GOSSIP_MAX) == []
 

@@ -1,6 +1,5 @@
 """The rules of suspicion one by one, and what hostile or confused members may say."""
 
-import math
 from random import Random
 
 import pytest
@@ -28,6 +27,7 @@ from atoll.actors.discoverer.messages import (
 )
 from atoll.actors.discoverer.suspicion import Suspicion
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
+from atoll.actors.elector.messages import SupernodeElected, SupernodeLost
 from atoll.actors.router.messages import PeerDown, PeerUp
 from atoll.actors.runtime.machine import Announce, Arm, Received, Send, TimerFired, Told
 from atoll.testing.elections import simulated_node
@@ -80,6 +80,18 @@ class Bench:
             sent += self.fire(min(self.timers, key=self.timers.get))
         self.now = end
         return sent
+
+    def rest(self, seconds):
+        """Let time pass; everybody answers, and nobody has an answer from others: tell about whom they were asked."""
+        end, asked = self.now + seconds, []
+        while self.now < end:
+            for node, message in self.fire("tick"):
+                if isinstance(message, Ping):
+                    self.hear(node, Ack(message.sequence))
+                elif isinstance(message, PingRequest):
+                    asked.append(message.target)
+                    self.hear(node, Nack(message.sequence))
+        return asked
 
     def of(self, node):
         return next(each for each in self.machine.described(self.now).members if each.node == node)
@@ -231,14 +243,16 @@ def test_goodbyes_are_said_and_believed():
 
 def test_a_node_that_stood_still_blames_nobody():
     bench = Bench(A, B)
-    ((target, _),) = bench.fire("tick")
+    bench.fire("tick")
     bench.rumour(C, Life.ALIVE, 1)
-    until = bench.machine._members[target].until
+    bench.facts.clear()
+    heard_at = bench.machine._members[C].heard_at
     bench.timers["tick"] += 30.0
     bench.fire("tick")
     assert bench.facts == []
     assert bench.machine.health.score == 1
-    assert until == math.inf
+    # Nor was anybody silent for so long.
+    assert bench.machine._members[C].heard_at == heard_at + 30.0
 
 
 def test_the_dead_are_shown_for_a_while_and_then_forgotten():
@@ -257,6 +271,140 @@ def test_rumours_of_unknown_members_are_believed_only_of_the_living_and_within_t
         bench.rumour(node, life, 1, sender=A)
     assert [each.node for each in bench.machine.described(bench.now).members] == sorted([A, B])
     assert bench.statistics()["refused"] == 1
+
+
+def test_whose_link_broke_is_watched_until_others_have_an_ack_from_it():
+    bench = Bench(A, B)
+    bench.tell(PeerDown(B, "nobody here talks to it any more"))
+    requests = [message for _, message in bench.fire("tick") if isinstance(message, PingRequest)]
+    assert [each.target for each in requests] == [B]
+    bench.hear(A, Ack(requests[0].sequence))
+    probed = []
+    for _ in range(6):
+        ((node, ping),) = bench.fire("tick")
+        bench.hear(node, Ack(ping.sequence))
+        probed.append((node, type(ping)))
+    assert set(probed) == {(A, Ping)}
+    assert bench.facts == []
+
+
+def test_those_are_asked_first_who_have_told_of_a_link_to_the_silent_one():
+    witness, *others = (simulated_node(number) for number in range(10, 20))
+    bench = Bench(B, witness, *others)
+    bench.rumour(B, Life.ALIVE, 1, by=witness, sender=witness)
+    bench.tell(PeerDown(B, "silent for 3 s"))
+    sent = bench.fire("tick")
+    asked = [node for node, message in sent if isinstance(message, PingRequest)]
+    assert (asked[0], len(asked)) == (witness, 3)
+
+
+def test_of_whom_nobody_speaks_somebody_asks_and_without_an_answer_it_is_dead():
+    settings = SuspicionSettings(unheard_s=60.0)
+    bench = Bench(A, settings=settings)
+    bench.rumour(C, Life.ALIVE, 1, by=A, sender=A)
+    assert bench.rest(58.0) == []
+    assert set(bench.rest(10.0)) == {C}
+    bench.rest(40.0)
+    assert [type(fact) for fact in bench.facts] == [MemberAlive, MemberSuspected, MemberDied]
+
+
+def test_a_supernode_asks_soon_about_those_without_a_link_to_it():
+    bench = Bench(A)
+    bench.rumour(C, Life.ALIVE, 1, by=A, sender=A)
+    bench.tell(SupernodeElected(OWN, 3, confirmed=True, reason=""))
+    silence = SuspicionSettings().unlinked_s
+    assert bench.rest(silence - 2) == []
+    assert set(bench.rest(4.0)) == {C}
+
+
+@pytest.mark.parametrize("fact", [SupernodeElected(A, 4, confirmed=True, reason=""), SupernodeLost(OWN, 4, "")])
+def test_who_is_supernode_no_more_waits_as_long_as_others(fact):
+    bench = Bench(A)
+    bench.rumour(C, Life.ALIVE, 1, by=A, sender=A)
+    bench.tell(SupernodeElected(OWN, 3, confirmed=True, reason=""))
+    bench.tell(fact)
+    assert bench.rest(60.0) == []
+
+
+@pytest.mark.parametrize("life", [Life.SUSPECT, Life.DEAD, Life.LEFT])
+@pytest.mark.parametrize("linked", [True, False])
+def test_what_nobody_could_refute_is_not_believed_of_others(life, linked):
+    bench = Bench(A, B, *([C] if linked else []))
+    bench.rumour(C, Life.ALIVE, 1)
+    bench.facts.clear()
+    bench.rumour(C, life, INCARNATION_MAX)
+    assert bench.facts == []
+    assert bench.statistics()["irrefutable"] == 1
+
+
+def test_a_member_that_can_say_nothing_newer_is_alive_as_soon_as_it_answers():
+    bench = Bench(A)
+    bench.rumour(A, Life.ALIVE, INCARNATION_MAX, by=A, sender=A)
+    bench.fire("tick")
+    bench.fire("direct")
+    bench.fire("tick")
+    assert bench.of(A).life is Life.SUSPECT
+    bench.hear(A, Ack(0))
+    assert bench.of(A).life is Life.ALIVE
+
+
+def test_nobody_is_declared_dead_who_answers_though_it_refutes_nothing():
+    bench = Bench(A, B)
+    bench.rumour(A, Life.SUSPECT)
+    end = bench.now + 300.0
+    while bench.now < end:
+        for node, message in bench.fire(min(bench.timers, key=bench.timers.get)):
+            if isinstance(message, Ping):
+                bench.hear(node, Ack(message.sequence))
+    assert not any(isinstance(fact, MemberDied) for fact in bench.facts)
+
+
+def test_a_link_that_is_up_outweighs_what_others_say_of_a_goodbye():
+    bench = Bench(A, B)
+    bench.rumour(A, Life.LEFT, by=A, sender=B)
+    assert bench.of(A).life is Life.SUSPECT
+    bench.rumour(A, Life.LEFT, by=A, sender=A)
+    assert bench.facts[-1] == MemberLeft(A)
+
+
+def test_who_has_a_link_is_watched_even_if_the_table_is_full_of_those_others_told_of(monkeypatch):
+    monkeypatch.setattr(module, "MEMBERS_MAX", 3)
+    bench = Bench(A)
+    bench.rumour(B, Life.ALIVE, 1, sender=A)
+    bench.now += 1.0
+    bench.rumour(C, Life.ALIVE, 1, sender=A)
+    bench.tell(PeerUp(D, Standing.MEMBER, "", ""))
+    assert [each.node for each in bench.machine.described(bench.now).members] == sorted([A, C, D])
+
+
+def test_who_asks_or_answers_with_an_old_suspicion_hears_what_is_known_better():
+    bench = Bench(A, B)
+    bench.rumour(C, Life.ALIVE, 7)
+    old = (Rumour(C, Life.SUSPECT, 6, A),)
+    for message in (PingRequest(1, B, old), Ack(0, old)):
+        told = [m for node, m in bench.hear(A, message) if node == A and isinstance(m, Rumours)]
+        assert [(each.node, each.life, each.incarnation) for each in told[0].gossip] == [(C, Life.ALIVE, 7)]
+    # Nor is that answered in turn.
+    assert bench.hear(A, Rumours(old)) == []
+
+
+def test_a_member_that_is_believed_dead_and_speaks_is_told_so():
+    bench = Bench(A, B)
+    bench.tell(PeerDown(A, "silent for 3 s"))
+    bench.rumour(A, Life.DEAD, 5)
+    bench.machine.gossip.forget(A)
+    ((_, ack),) = bench.hear(A, Ping(9))
+    assert (A, Life.DEAD, 5) in [(each.node, each.life, each.incarnation) for each in ack.gossip]
+
+
+def test_one_that_was_forgotten_after_its_death_is_announced_alive_when_others_tell_of_it():
+    bench = Bench(A, B, settings=SuspicionSettings(dead_kept_s=1.0))
+    bench.tell(PeerDown(B, "silent for 3 s"))
+    bench.rumour(B, Life.DEAD, 5, sender=A)
+    bench.run(3.0)
+    assert bench.machine.life(B) is None
+    bench.rumour(B, Life.ALIVE, 6, by=A, sender=A)
+    assert bench.facts[-1] == MemberAlive(B, f"{A.short} has a link to it")
 
 
 def test_nobody_is_probed_to_whom_there_never_was_a_link():

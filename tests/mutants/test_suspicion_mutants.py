@@ -14,17 +14,21 @@ from kills import must_kill, must_spare
 from atoll.actors.discoverer.anti_entropy import AntiEntropy
 from atoll.actors.discoverer.gossip import GossipQueue
 from atoll.actors.discoverer.local_health import LocalHealth
+from atoll.actors.discoverer.messages import PingRequest
 from atoll.actors.discoverer.suspicion import Suspicion
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
+from atoll.actors.discoverer.unheard import Unheard
 from atoll.testing.discovery import (
     SICK_OBSERVERS,
     BoundedGossip,
     FewSuspicions,
     NoFalseDeath,
+    Talks,
+    ghosts_of,
     suspicion_simulation,
     time_to_find,
 )
-from atoll.testing.faults import FaultPlan, Loss, Slow
+from atoll.testing.faults import Crash, FaultPlan, Loss, Slow
 from atoll.testing.invariants import Invariant
 
 SEEDS = range(6)
@@ -83,6 +87,29 @@ class CorrectsNobody(AntiEntropy):
 class TellsNobodyWhoHasALink(AntiEntropy):
     def first_hand(self, _to, _room):
         return []
+
+
+class WatchesForEverWithoutALink(Suspicion):
+    def _vouch(self, member, now):
+        watched = member.watched
+        effects = super()._vouch(member, now)
+        member.watched = watched
+        return effects
+
+
+class AnswersWithoutCorrections(Suspicion):
+    def _correct(self, _sender, _gossip):
+        return []
+
+
+class WondersAboutNobody(Unheard):
+    def longest(self, _now):
+        return None
+
+
+class PresidesLikeEverybody(Unheard):
+    def preside(self, _now):
+        pass
 
 
 class PassesOnAllItHas(GossipQueue):
@@ -146,19 +173,66 @@ class Hunt:
 
 
 @dataclass(frozen=True)
-class Rest:
-    """Nothing happens on a large site, and everybody must still know everybody."""
+class Newcomer:
+    """Somebody comes to a large site at rest, and must know everybody after so long."""
 
     nodes: int
-    seconds: float
+    within_s: float
 
     def violations(self, kind, seed):
-        settings = SuspicionSettings(unheard_s=self.seconds / 4)
         quiet = FaultPlan(weights={}, late_ratio=0, duplicate_ratio=0)
-        simulation = suspicion_simulation(seed, nodes=self.nodes, faults=quiet, kind=kind, settings=settings, probes=())
-        simulation.run(self.seconds)
-        known = [len(host.machine.described(0.0).members) for host in simulation.hosts]
-        return () if min(known) == self.nodes - 1 else (f"somebody knows {min(known)} others",)
+        simulation = suspicion_simulation(seed, nodes=self.nodes, faults=quiet, kind=kind, probes=())
+        simulation.run(120.0)
+        newcomer = simulation.hosts[0]
+        simulation.apply(Crash(newcomer.index, 30.0))
+        simulation.run(30.0 + self.within_s)
+        known = len(newcomer.machine.described(0.0).members)
+        return () if known == self.nodes - 1 else (f"it knows {known} others",)
+
+
+class AskedOthers(Invariant):
+    """Counts probes through others."""
+
+    sent_kinds = (PingRequest,)
+
+    def __init__(self):
+        self.count = 0
+
+    def sent(self, _simulation, _host, _effect):
+        self.count += 1
+
+
+@dataclass(frozen=True)
+class LinksLetGo:
+    """Many links of a large site at rest are let go, and nobody may ask others about their ends for long."""
+
+    nodes: int
+
+    def violations(self, kind, seed):
+        quiet = FaultPlan(weights={}, late_ratio=0, duplicate_ratio=0)
+        simulation = suspicion_simulation(seed, nodes=self.nodes, faults=quiet, kind=kind, probes=())
+        talks = Talks(simulation, at_once=40)
+        talks.turn()
+        simulation.run(30.0)
+        talks.end()
+        simulation.run(180.0)
+        late = AskedOthers()
+        simulation.watch(late)
+        simulation.run(120.0)
+        return (f"{late.count} probes through others",) if late.count else ()
+
+
+@dataclass(frozen=True)
+class HalfDies:
+    """Half of a large site dies with its supernode, and nobody of them may pass for alive after so long."""
+
+    within_s: float
+    told: bool
+    """The new supernode knows that it is one."""
+
+    def violations(self, kind, seed):
+        ghosts = ghosts_of(seed, nodes=40, within_s=self.within_s, told=self.told, kind=kind)
+        return (f"{len(ghosts)} pass for alive",) if ghosts else ()
 
 
 def hearsay(limit):
@@ -173,14 +247,18 @@ NEMESES = {
     NeverRefutes: Nemesis(SICK_OBSERVERS, 20, 120, NoFalseDeath),
     NeverDistrustsItself: Nemesis(SLOW, 12, 120, FewSuspicions, 600),
     AsksNobodyElse: Nemesis(PARTIAL_CUTS, 12, 120, FewSuspicions, 300),
-    BelievesWhatIsOld: Nemesis(REPEATED, 12, 60, hearsay, 1500),
+    BelievesWhatIsOld: Nemesis(REPEATED, 12, 60, hearsay, 150),
     SuspicionNeverExpires: Hunt(12, 30.0),
     ManyAccusersAreAsGoodAsOne: Hunt(12, 20.0),
     DeclaresDeathWithoutAsking: Nemesis(SICK_OBSERVERS, 12, 120, NoFalseDeath, settings=HASTY),
     HoldsItsOwnStandstillAgainstOthers: Nemesis(STANDSTILLS, 12, 120, of_settled, 2),
     AsksOnlyTheSuspectItself: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
     CorrectsNobody: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
-    TellsNobodyWhoHasALink: Rest(20, 1200),
+    TellsNobodyWhoHasALink: Newcomer(30, 120.0),
+    WatchesForEverWithoutALink: LinksLetGo(30),
+    AnswersWithoutCorrections: Nemesis(SICK_OBSERVERS, 100, 60, NoFalseDeath, settings=BRIEF),
+    WondersAboutNobody: HalfDies(500.0, told=False),
+    PresidesLikeEverybody: HalfDies(120.0, told=True),
     PassesOnAllItHas: Nemesis(SICK_OBSERVERS, 30, 60, BoundedGossip),
 }
 
@@ -190,6 +268,8 @@ def suspicion_with(mutant):
         return type(mutant.__name__, (Suspicion,), {"health_kind": mutant})
     if issubclass(mutant, AntiEntropy):
         return type(mutant.__name__, (Suspicion,), {"anti_entropy_kind": mutant})
+    if issubclass(mutant, Unheard):
+        return type(mutant.__name__, (Suspicion,), {"unheard_kind": mutant})
     if issubclass(mutant, GossipQueue):
         return type(mutant.__name__, (Suspicion,), {"gossip_kind": mutant})
     return mutant

@@ -9,7 +9,15 @@ from click.testing import CliRunner
 
 from atoll.actors.discoverer.messages import Leaving, Life
 from atoll.actors.discoverer.suspicion_settings import SuspicionSettings
-from atoll.testing.discovery import BoundedGossip, FewSuspicions, suspicion_simulation, time_to_find
+from atoll.testing.discovery import (
+    BoundedGossip,
+    FewSuspicions,
+    NoFalseDeath,
+    Talks,
+    ghosts_of,
+    suspicion_simulation,
+    time_to_find,
+)
 from atoll.testing.false_deaths_main import command as false_deaths
 from atoll.testing.faults import Crash, Cut, FaultPlan, Loss
 
@@ -47,7 +55,7 @@ def test_a_death_is_known_to_everybody_within_the_bound(nodes, bound_s, enough):
 
 
 def test_nobody_of_a_large_site_at_rest_is_forgotten():
-    nodes, settings = 20, SuspicionSettings(unheard_s=300.0)
+    nodes, settings = 20, SuspicionSettings()
     simulation = suspicion_simulation(9, nodes=nodes, faults=QUIET, probes=(), settings=settings)
     simulation.run(120.0)
     for _ in range(20):
@@ -115,3 +123,22 @@ def test_while_half_of_all_messages_are_lost_every_node_distrusts_itself_and_no_
     assert max(host.machine.health.score for host in simulation.hosts) >= 3
     simulation.run(60.0)
     assert {host.machine.health.score for host in simulation.hosts} == {0}
+
+
+def test_links_that_nobody_talks_over_any_more_are_let_go_and_nobody_is_suspected_for_long():
+    late = FewSuspicions(math.inf)
+    simulation = suspicion_simulation(6, nodes=30, faults=QUIET, probes=(NoFalseDeath(),))
+    talks = Talks(simulation, at_once=60)
+    for _ in range(2):
+        talks.turn()
+        simulation.run(30.0)
+    talks.end()
+    simulation.run(60.0)
+    simulation.watch(late)
+    report = simulation.run(300.0)
+    assert (report.violations, late.raised) == ((), 0)
+
+
+@pytest.mark.parametrize(("told", "within_s"), [(True, 120.0), (False, 500.0)])
+def test_half_of_a_large_site_dies_with_its_supernode_and_nobody_of_it_passes_for_alive(told, within_s):
+    assert ghosts_of(1, nodes=40, within_s=within_s, told=told) == frozenset()
