@@ -1,6 +1,8 @@
 """Says where this node takes links, and hears where others do: UDP multicast on every interface, IPv4 and IPv6.
 
-    every period:  look at the interfaces --> join new ones, leave lost ones --> say one beacon on each
+    every period:  say one beacon on each interface
+    now and then, when the network has changed, when one takes no beacon:
+                   look at the interfaces --> join new ones, leave lost ones
     a packet:      `BeaconEar` decides --> a queue --> receive()
 
 An interface that cannot send is counted and tried again at the next beat; a host without multicast is told about in
@@ -12,6 +14,7 @@ What arrives is a hint (see `beacon_packet.py`). Only packets to the group are r
 can send one.
 """
 
+import itertools
 import logging
 import socket
 import struct
@@ -43,6 +46,8 @@ PERIOD_S = 1.0
 JITTER = 0.2
 """A beat comes up to this part of the period earlier or later, so that nodes started together drift apart."""
 CROWD_STRETCH = 2.0
+LOOK_BEATS = 10
+"""Interfaces are looked at every so many beats; at once when the network has changed, or one did not take a beacon."""
 HURRY_S = 0.05
 """Between two beacons that are said because the network has changed."""
 INTERFACES_MAX = 64
@@ -240,6 +245,8 @@ class Beacon:
         self.ear = BeaconEar(key.node_id, self._packet.boot, site_keys)
         self._stretch = 1.0
         self._faces: list[Face] = []
+        self._restless = True
+        """The interfaces may be others than those known."""
         self._voices: dict[int, _Voice] = {}
         self._counts: Counter[str] = Counter()
         self._notes: dict[str, str] = {}
@@ -299,13 +306,15 @@ class Beacon:
             self._heard.close()
 
     async def _beat(self) -> None:
-        while True:
-            self._look()
+        for number in itertools.count():
+            if self._restless or number % LOOK_BEATS == 0:
+                self._look()
             self._say()
             with anyio.move_on_after(nap_s(self._stretch * self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER))):
                 await self._hurried.wait()
                 # A network that changes all the time must not make us a flood.
                 await anyio.sleep(HURRY_S)
+            self._restless = self._restless or self._hurried.is_set()
             self._hurried = anyio.Event()
 
     def _look(self) -> None:
@@ -378,6 +387,7 @@ class Beacon:
             else:
                 sent += 1
         self._counts["sent"] += sent
+        self._restless = sent < len(self._faces) or not sent
         why = "; ".join(f"{text}: {reason}" for text, reason in failures.items()) or "no interface has an address"
         advice = "nodes here do not find each other; connect this host to a network that carries multicast"
         self._note("silent", "" if sent else f"no interface takes multicast ({why}): {advice}")

@@ -27,6 +27,7 @@ import hmac
 import struct
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import msgspec
 
@@ -37,6 +38,7 @@ from atoll.transport.printable import printable
 
 VERSION = 1
 PACKET_BYTES_MAX = 256
+DECODED_MAX = 64
 """Fits into one frame of any network, and leaves later versions some room."""
 LABEL_BYTES_MAX = 48
 RELEASE_BYTES_MAX = 24
@@ -134,6 +136,10 @@ class BeaconPacket(msgspec.Struct, frozen=True):
         if end != len(data):
             raise MalformedBeacon("length", f"a beacon's parts have {end} bytes, but it has {len(data)}")
         return cls(NodeId(node), port, boot, sequence, label, release, tag)
+
+
+_decode = lru_cache(DECODED_MAX)(BeaconPacket.decode)
+"""The same bytes come once for each interface and family."""
 
 
 def _counted(text: str, bytes_max: int) -> bytes:
@@ -285,7 +291,7 @@ class BeaconEar:
     def hear(self, data: bytes, host: str, now: float) -> Heard | None:
         """Take one packet that came from `host`; None for one that tells nothing new or nothing believable."""
         try:
-            packet = BeaconPacket.decode(data)
+            packet = _decode(data)
         except MalformedBeacon as error:
             self._counts[f"malformed_{error.kind}"] += 1
             return None

@@ -17,6 +17,8 @@ import anyio.lowlevel
 import ifaddr
 import msgspec
 
+from atoll.transport.naps import beat
+
 log = logging.getLogger("atoll.transport")
 
 POLL_S = 1.0
@@ -99,7 +101,7 @@ class NetworkWatch:
 
     async def _poll(self) -> None:
         while True:
-            await anyio.sleep(POLL_S)
+            await beat(POLL_S)
             self._look("")
 
     async def _listen(self, sock: socket.socket) -> None:
@@ -119,7 +121,7 @@ class NetworkWatch:
     async def _wait_for_wakes(self) -> None:
         while True:
             began = self._clock()
-            await anyio.sleep(WAKE_LOOK_S)
+            await beat(WAKE_LOOK_S)
             slept_s = self._clock() - began
             if slept_s - WAKE_LOOK_S > WAKE_GAP_S:
                 self._look(f"awake after {slept_s:.0f} s")

@@ -9,9 +9,8 @@ nothing here, and time that this process itself was held up is not held against 
 import time
 from collections.abc import Callable, Iterable
 
-import anyio
-
 from atoll.transport.connection import Connection
+from atoll.transport.naps import beat
 
 BEATS_PER_SILENCE = 12
 """How often links are looked at in the time that one may be silent."""
@@ -37,7 +36,7 @@ class Pulse:
             # As often as the most impatient peer needs.
             beat_s = _beat_s(min([self._silence_s, *(each.silence_s for each in links())]))
             began = time.monotonic()
-            await anyio.sleep(beat_s)
+            await beat(beat_s)
             passed_s = min(time.monotonic() - began, 2 * beat_s)
             for link in list(links()):
                 self._look(link, passed_s, beat_s)

@@ -41,6 +41,7 @@ from atoll.transport.link_frames import (
     credit_frame,
 )
 from atoll.transport.link_table import LinkTable
+from atoll.transport.naps import beat
 from atoll.transport.pulse import Pulse
 from atoll.transport.readiness import keep_looking
 from atoll.transport.runs import may_join
@@ -415,7 +416,7 @@ class ZeroMqTransport:
         """Cut those who make libzmq hold more than they have credit for."""
         reason = "the other end sent more than it had credit for, or what is no whole frame"
         while True:
-            await anyio.sleep(FLOOD_LOOK_S)
+            await beat(FLOOD_LOOK_S)
             for name in self._router.cut_flooding():
                 if (connection := self._accepted.get(name)) is not None:
                     self._table.end(connection, reason)

@@ -78,7 +78,7 @@ class Discoverer(MachineActor):
 
     async def started(self) -> None:
         """Begin to say and to hear beacons."""
-        for fact in (PeerUp, PeerDown, DialFailed, Wanted, SupernodeElected, SupernodeLost, RosterInForce):
+        for fact in (PeerUp, PeerDown, DialFailed, Wanted, LinkWanted, SupernodeElected, SupernodeLost, RosterInForce):
             self.system.subscribe(fact, self.ref)
         await super().started()
         await self._learn_links()

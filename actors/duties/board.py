@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.actors.cloud.messages import NodeRecord
-from atoll.actors.discoverer.messages import MemberAlive, MemberDied, MemberLeft
+from atoll.actors.discoverer.messages import LinkWanted, MemberAlive, MemberDied, MemberLeft
 from atoll.actors.duties.messages import (
     PROXY,
     REGISTRAR,
@@ -350,7 +350,8 @@ class DutyBoard:
         registrar = self.holder(REGISTRAR)
         if self._labels is None or PROXY not in self._holding or registrar is None or registrar == self.own.node:
             return []
-        return [Send(registrar, self._labels)]
+        # A large site gives the two no link. Until there is one, what is sent is lost, and said again.
+        return [Announce(LinkWanted(registrar)), Send(registrar, self._labels)]
 
     def _own_report(self) -> MemberHere:
         held = tuple(

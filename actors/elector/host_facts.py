@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import anyio
 import msgspec
 
 from atoll.actors.elector.messages import ScoreChanged
@@ -19,6 +18,7 @@ from atoll.actors.host.messages import DescribeHost, HostDetails
 from atoll.actors.runtime.actor import LATER, Actor, Delivery
 from atoll.actors.uplink.messages import CloudSeen
 from atoll.transport.base import Standing
+from atoll.transport.naps import beat
 from atoll.transport.network_watch import NetworkChanged
 
 MEASURE_S = 10.0
@@ -82,7 +82,7 @@ class HostFacts(Actor):
 
     async def _keep_looking(self) -> None:
         while True:
-            await anyio.sleep(MEASURE_S)
+            await beat(MEASURE_S)
             self._look()
 
     def _look(self) -> None:

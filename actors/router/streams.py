@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import anyio
-
 from atoll.actors.router.conversation import Conversation, StreamTurn
 from atoll.actors.router.conversations import Conversations
 from atoll.actors.router.messages import PATH, OpenStream, StreamArrived
@@ -23,6 +21,7 @@ from atoll.actors.runtime.system import ActorSystem
 from atoll.transport.errors import Congested, Unreachable, UsageError
 from atoll.transport.fragments import frames_of
 from atoll.transport.identity import NodeId
+from atoll.transport.naps import beat
 from atoll.transport.stream_events import StreamClosed, StreamEvent, StreamOpened
 from atoll.transport.streams import StreamSet
 
@@ -278,7 +277,7 @@ class Streams:
     async def reset_untaken(self) -> None:
         """Reset what nobody wants to use in the end; runs as long as the Router."""
         while True:
-            await anyio.sleep(TAKE_S / 10)
+            await beat(TAKE_S / 10)
             now = self._system.clock()
             while self._untaken and now >= (first := next(iter(self._untaken.items())))[1]:
                 stream = first[0]

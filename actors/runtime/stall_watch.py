@@ -19,6 +19,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
+from atoll.transport.naps import beat
+
 log = logging.getLogger("atoll.process")
 
 BEAT_S = 1.0
@@ -123,4 +125,4 @@ async def _beat(stillness: Stillness, notify: Callable[[str], None] | None) -> N
         stillness.beat(time.monotonic())
         if notify and patience_s is not None:
             notify("WATCHDOG=1")
-        await anyio.sleep(every_s)
+        await beat(every_s)

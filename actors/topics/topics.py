@@ -73,6 +73,7 @@ from atoll.actors.tunnel_relay.bucket import Bucket
 from atoll.transport.base import Standing
 from atoll.transport.errors import Congested, MalformedFrame
 from atoll.transport.identity import NodeId
+from atoll.transport.naps import beat
 
 PUBLISH_BYTES_S = 32 * 1024 * 1024
 """What a node publishes in a second; beyond that a publisher is told."""
@@ -189,7 +190,7 @@ class Topics(Actor):
 
     async def _look(self) -> None:
         while True:
-            await anyio.sleep(LOOK_S)
+            await beat(LOOK_S)
             now = self.system.clock()
             self.carry_out([*self.exchange.tick(now), *self.gates.tick(now)])
 
@@ -198,7 +199,7 @@ class Topics(Actor):
         sought_for = -1
         while True:
             for _ in range(round(SEEK_S / LOOK_S)):
-                await anyio.sleep(LOOK_S)
+                await beat(LOOK_S)
                 if sought_for < 0 and self.exchange.wants:
                     break
             sought_for = self.exchange.version if self.exchange.wants else -1

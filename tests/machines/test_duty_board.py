@@ -3,7 +3,7 @@
 import pytest
 
 from atoll.actors.cloud.messages import NodeRecord, OfferedService
-from atoll.actors.discoverer.messages import MemberAlive, MemberDied, MemberLeft
+from atoll.actors.discoverer.messages import LinkWanted, MemberAlive, MemberDied, MemberLeft
 from atoll.actors.duties.board import GATHER_S, DutyBoard
 from atoll.actors.duties.messages import (
     PROXY,
@@ -262,6 +262,8 @@ def test_labels_are_believed_of_the_proxys_node_only_and_passed_on_to_the_regist
     site.received(DESK, roll(place(PROXY, TV, turn=2), place(REGISTRAR, PHONE, turn=2)))
     site.told(LabelsChanged(labels, ()))
     assert [(each.target, each.message) for each in site.sent(SiteLabels)] == [(PHONE, SiteLabels(labels, ()))]
+    # On a large site the two have no link of themselves.
+    assert LinkWanted(PHONE) in site.announced(LinkWanted)
 
 
 def test_what_a_draining_supernode_holds_goes_to_another_member_and_stays_with_nobody_better():

@@ -10,7 +10,7 @@ from waiting import until
 
 from atoll.actors.discoverer import membership
 from atoll.actors.discoverer.discoverer import Discoverer
-from atoll.actors.discoverer.messages import MESSAGES, PATH, DialWanted, ListSeen, Seed
+from atoll.actors.discoverer.messages import MESSAGES, PATH, DialWanted, LinkWanted, ListSeen, Seed
 from atoll.actors.elector.messages import (
     DescribeElection,
     ElectionStatus,
@@ -239,6 +239,17 @@ async def test_links_are_wanted_as_the_election_says():
         assert not membership._everybody
         system.announce(SupernodeElected(key.node_id, 5, True, "best"))
         await until(lambda: membership._everybody)
+
+
+async def test_a_link_is_wanted_by_whoever_on_this_node_announces_it(monkeypatch):
+    key, other = NodeKey.generate(), NodeKey.generate().node_id
+    wishes = []
+    async with ActorSystem(key.node_id, CODEC) as system:
+        await system.spawn(lambda: Discoverer(key.node_id, None), PATH)
+        membership = system._cells[PATH].actor.membership
+        monkeypatch.setattr(membership, "_on_wish", lambda wish, _now: wishes.append(wish) or [])
+        system.announce(LinkWanted(other))
+        await until(lambda: wishes == [LinkWanted(other)])
 
 
 async def test_only_members_are_told_who_is_near():
