@@ -101,8 +101,8 @@ class FewSuspicions(Invariant):
         self.settled_s = settled_s
         self.raised = 0
 
-    def announced(self, simulation: Simulation, _host: Host, fact: Any) -> None:
-        if isinstance(fact, MemberSuspected) and self.hearsay is not fact.why.startswith("no answer to this node"):
+    def announced(self, simulation: Simulation, host: Host, fact: Any) -> None:
+        if isinstance(fact, MemberSuspected) and self.hearsay is not (fact.by == host.node):
             self.raised += not self.settled_s or _has_run(simulation, fact.node, self.settled_s)
 
     def finished(self, simulation: Simulation) -> None:
@@ -139,7 +139,7 @@ def links_of(members: Sequence[NodeId]) -> Callable[[NodeId, NodeId], bool]:
         apart = abs(places[a] - places[b])
         return supernode in (a, b) or {a, b} <= voters or min(apart, len(places) - apart) <= RING_LINKS
 
-    return linked if len(members) >= SMALL_SITE_MAX else lambda _a, _b: True
+    return linked if len(members) > SMALL_SITE_MAX else lambda _a, _b: True
 
 
 def suspicion_simulation(

@@ -191,7 +191,7 @@ class ElectionFuzz:
     def _judge(self, machine: Election, sender: NodeId, message: Message, now: Seconds, role: Role) -> None:
         votes = sender in machine.roster.voters and sender != machine.own
         special = machine.rosters.guest_of is not None or machine.rosters.change is not None
-        refused = type(message) in machine._from_voters and not votes and not special  # noqa: SLF001
+        refused = type(message) in machine._voter_handlers and not votes and not special  # noqa: SLF001
         if machine.reign is not None and now >= machine.reign.lease_until:
             refused = False  # Its lease ends with this input, whatever that is.
         before = Bounds.of(machine)

@@ -107,7 +107,7 @@ class Failovers:
             raise NotReady(f"{SITE} has no supernode to take away", "see the nodes' logs")
         self.watch.pace_s = QUICK_S
         at = await self.cluster.kill(old, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
-        new, first_s, all_s, why = await self._replaced(old, at)
+        new, first_s, all_s, why = await self._wait_successor(old, at)
         await self._give_back(how, old, at)
         self.watch.pace_s = SLOW_S
         back_at, lacks = anyio.current_time(), ""
@@ -128,20 +128,21 @@ class Failovers:
         # Just now it may still believe to be what it was: this is when two would be seen.
         await anyio.sleep(PHASE_S_MAX)
 
-    async def _replaced(self, old: str, at: float) -> tuple[str, float, float, str]:
+    async def _wait_successor(self, old: str, at: float) -> tuple[str, float, float, str]:
+        """Give who follows, after how long the first survivor and all of them named it, and why it was chosen."""
         survivors = [name for name in self.cluster.living_nodes(SITE) if name != old]
 
-        def telling() -> list[str]:
+        def naming_another() -> list[str]:
             looks = [(name, self.watch.last(name)) for name in survivors]
             return [n for n, look in looks if look and look.told_at > at and look.names and look.supernode != old]
 
-        if not await self.watch.told(lambda: bool(telling()), CONFIRMED_S):
+        if not await self.watch.told(lambda: bool(naming_another()), CONFIRMED_S):
             whys = "; ".join(f"{n}: {look.why}" for n in survivors if (look := self.watch.last(n)))
             return "", math.inf, math.inf, whys
-        first = telling()[0]
+        first = naming_another()[0]
         first_s = anyio.current_time() - at
         look = self.watch.last(first)
-        everybody = await self.watch.told(lambda: len(telling()) == len(survivors), CONFIRMED_S)
+        everybody = await self.watch.told(lambda: len(naming_another()) == len(survivors), CONFIRMED_S)
         all_s = anyio.current_time() - at if everybody else math.inf
         return (look.supernode or "", first_s, all_s, look.why) if look else ("", first_s, all_s, "")
 

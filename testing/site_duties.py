@@ -181,7 +181,12 @@ class SiteHost(Stack):
             {elector.PATH: ELECTION_RECORDS, placement.PATH: PLACEMENT_RECORDS},
             CODEC,
             # The election and the placement hear all: whatever comes, they look at the time.
-            {LINKS: Links.facts, discoverer.SUSPICION: suspicion.facts, duties.PATH: board.facts, DOERS: doers.facts},
+            {
+                LINKS: Links.facts,
+                discoverer.SUSPICION: suspicion.fact_handlers,
+                duties.PATH: board.fact_handlers,
+                DOERS: doers.facts,
+            },
         )
 
     def introductions(self, now: Seconds) -> list[Any]:

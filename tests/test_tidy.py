@@ -28,6 +28,7 @@ MACHINES = [
     "actors/discoverer/anti_entropy.py",
     "actors/discoverer/belief.py",
     "actors/discoverer/gossip.py",
+    "actors/discoverer/introductions.py",
     "actors/discoverer/local_health.py",
     "actors/discoverer/membership.py",
     "actors/discoverer/probe_turns.py",

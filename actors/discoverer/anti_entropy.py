@@ -15,13 +15,9 @@ from atoll.actors.discoverer.messages import Life, Rumour
 from atoll.transport.identity import NodeId
 
 QUESTIONS_MAX = 2
+"""Rumours of one message that ask."""
 CORRECTIONS_MAX = 4
-"""Rumours of one message that ask, and that answer; the rest is gossip."""
-
-
-MEMBERS_A_RUMOUR = 25
-"""For so many members one rumour more of each message tells who has a link here. On a site of 200 the supernode, which
-has one to everybody, has told each of all after five minutes."""
+"""Rumours of one message that answer."""
 
 
 class AntiEntropy:
@@ -45,7 +41,7 @@ class AntiEntropy:
         ]
         # Lifeguard's buddy system: whoever pings a suspect says so. Of the others, those that will be dead soonest.
         doubts.sort(key=lambda each: (each.node != to, each.until))
-        return [self._belief(each) for each in doubts[:QUESTIONS_MAX]]
+        return [each.rumour(self._own) for each in doubts[:QUESTIONS_MAX]]
 
     def corrections(self, gossip: Sequence[Rumour]) -> list[Rumour]:
         """Give what is known better here, of those that somebody suspects or believes dead."""
@@ -54,35 +50,6 @@ class AntiEntropy:
             member = self._members.get(rumour.node)
             if rumour.life is Life.ALIVE or member is None:
                 continue
-            if (member.incarnation, member.life) > (rumour.incarnation, rumour.life):
-                better.append(self._belief(member))
+            if member.newer_than(rumour):
+                better.append(member.rumour(self._own))
         return better[:CORRECTIONS_MAX]
-
-    def first_hand(self, to: NodeId, room: int) -> list[Rumour]:
-        """Give in turn whom this node has a link with, and who is gone.
-
-        So who came late hears of everybody, and who has missed a death hears of that.
-        """
-        receiver, table = self._members.get(to), list(self._members.values())
-        told: list[Rumour] = []
-        room = min(room, 1 + len(table) // MEMBERS_A_RUMOUR)
-        at = receiver.told if receiver is not None else 0
-        for _ in table:
-            if len(told) >= room:
-                break
-            member = table[at % len(table)]
-            at = at % len(table) + 1
-            if member.node == to:
-                continue
-            if member.gone:
-                told.append(self._belief(member))
-            elif member.linked and member.life is Life.ALIVE and member.incarnation:
-                told.append(Rumour(member.node, Life.ALIVE, member.incarnation, self._own))
-        if receiver is not None:
-            receiver.told = at
-        return told
-
-    def _belief(self, member: Belief) -> Rumour:
-        # Somebody who has accused it already: a question makes nobody an accuser.
-        by = member.node if member.life is Life.ALIVE else next(iter(member.accusers), self._own)
-        return Rumour(member.node, member.life, member.incarnation, by)

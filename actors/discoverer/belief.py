@@ -29,16 +29,26 @@ class Belief:
     accusers: dict[NodeId, None] = field(default_factory=dict)
     until: Seconds = math.inf
     """When a suspicion ends, at the latest."""
-    asked: int = 0
-    """How often since it is suspected."""
-    told: int = 0
-    """Up to which of the table it was told who has a link here."""
+    warnings: int = 0
+    """Told to it since it is suspected, or has last answered."""
+    introduced: int = 0
+    """Place in the table of members from which it is next told who has a link here."""
     why: str = ""
 
     @property
     def gone(self) -> bool:
         """It is dead, or has left."""
         return self.life in (Life.DEAD, Life.LEFT)
+
+    def newer_than(self, rumour: Rumour) -> bool:
+        """Tell whether more is known here. In one incarnation the worse news wins: alive, suspect, dead, left."""
+        return (self.incarnation, self.life) > (rumour.incarnation, rumour.life)
+
+    def rumour(self, own: NodeId) -> Rumour:
+        """Say it to another; `own` says so where nobody else has."""
+        # In the name of one who has accused it already, so that a question makes no accuser.
+        by = self.node if self.life is Life.ALIVE else next(iter(self.accusers), own)
+        return Rumour(self.node, self.life, self.incarnation, by)
 
     def note_witness(self, rumour: Rumour) -> None:
         """Note who has a link to it, if that is what a rumour says."""
@@ -52,4 +62,4 @@ class Belief:
         """Believe something else from now on; nobody has accused it of that yet."""
         self.life, self.since, self.until, self.why = life, now, math.inf, why
         self.accusers.clear()
-        self.asked = 0
+        self.warnings = 0

@@ -47,7 +47,7 @@ DNSSD_AGAIN_S = 60.0
 class Discoverer(MachineActor):
     """Finds nodes on the networks of this host; answers `ListSeen`, to its own node and to members.
 
-    It announces `DialWanted`, `NodeSeen` and `NodeLost`, and listens to `PeerUp`, `PeerDown`, `DialFailed`, `Wanted`.
+    It announces `DialWanted`, `NodeSeen` and `NodeLost`; it hears of links, dials, wishes for links, and the election.
     """
 
     open_to: ClassVar[frozenset[Standing]] = frozenset({Standing.MEMBER, Standing.NEIGHBOUR})
@@ -78,7 +78,7 @@ class Discoverer(MachineActor):
 
     async def started(self) -> None:
         """Begin to say and to hear beacons."""
-        for fact in (PeerUp, PeerDown, DialFailed, Wanted, LinkWanted, SupernodeElected, SupernodeLost, RosterInForce):
+        for fact in (PeerUp, PeerDown, DialFailed, LinkWanted, SupernodeElected, SupernodeLost, RosterInForce):
             self.system.subscribe(fact, self.ref)
         await super().started()
         await self._learn_links()

@@ -318,7 +318,7 @@ class Membership:
         peer = self._peers.get(node)
         if peer is None or not peer.member:
             return []
-        if node not in self._talks and (peer.standing is not None or not self._unwanted(peer)):
+        if node not in self._talks and (peer.standing is not None or not self._why_unwanted(peer)):
             return []
         if not self._talks.want(node, now):
             self.counts["talks_refused"] += 1
@@ -332,7 +332,7 @@ class Membership:
         for node in self._talks.over(now):
             self._chosen = None
             peer = self._peers.get(node)
-            if peer is not None and peer.standing is not None and self._unwanted(peer):
+            if peer is not None and peer.standing is not None and self._why_unwanted(peer):
                 self.counts["let_go"] += 1
                 effects.append(Announce(LetGo(node, "nobody here talks to it any more")))
         return effects
@@ -362,12 +362,12 @@ class Membership:
         for peer in sorted(self._peers.values(), key=lambda each: (not each.member, each.node)):
             if peer.standing is None:
                 effects += self._consider(peer, now)
-                restless = restless or not self._unwanted(peer)
+                restless = restless or not self._why_unwanted(peer)
         self._hurried = restless
         return [*effects, Arm("look", LOOK_S if restless else IDLE_LOOK_S)]
 
     def _hurry(self, peer: _Peer) -> list[Effect]:
-        if self._hurried or self._unwanted(peer):
+        if self._hurried or self._why_unwanted(peer):
             return []
         self._hurried = True
         return [Arm("look", LOOK_S)]
@@ -378,7 +378,7 @@ class Membership:
         joins = now < peer.dialling_until
         if now < (peer.alone_until if joins else peer.not_before):
             return []
-        if why := self._unwanted(peer) or self._not_yet(peer, under_way, now):
+        if why := self._why_unwanted(peer) or self._why_not_yet(peer, under_way, now):
             peer.why = why
             return []
         place = peer.addresses.take(now)
@@ -399,13 +399,17 @@ class Membership:
         peer.why = f"no link after {peer.rounds} rounds of dialling ({why})" if peer.rounds > 1 else why
         self._dialling.discard(peer.node)
 
-    def _unwanted(self, peer: _Peer) -> str:
+    def _why_unwanted(self, peer: _Peer) -> str:
         """Say why no link to that node is wanted; empty when one is."""
         if peer.addresses.static or not peer.member:
             return ""
         if self._chosen is None:
             self._chosen = self._choose()
-        return "" if peer.node in self._chosen else "a large site: links go to voters and to those talked to"
+        return (
+            ""
+            if peer.node in self._chosen
+            else "a large site: links go to the supernode, voters, the next nodes by id, and those talked to"
+        )
 
     def _choose(self) -> frozenset[NodeId]:
         members = sorted(peer.node for peer in self._peers.values() if peer.member)
@@ -416,7 +420,7 @@ class Membership:
         ring = (members[after:] + members[:after])[:RING_LINKS]
         return (self._wanted | self._talks.nodes()).intersection(members).union(ring)
 
-    def _not_yet(self, peer: _Peer, under_way: set[NodeId], now: Seconds) -> str:
+    def _why_not_yet(self, peer: _Peer, under_way: set[NodeId], now: Seconds) -> str:
         """Say what a dial of a wanted node waits for; empty when it may begin, or go on."""
         waited = now - peer.alone_since >= FALLBACK_S and (
             peer.beats - peer.beats_before >= FALLBACK_BEATS or peer.addresses.static
@@ -441,7 +445,7 @@ class Membership:
         # In the order of their ids: each round that ends draws the pause behind it.
         for node in sorted(node for node in self._dialling if now >= self._peers[node].dialling_until):
             peer = self._peers[node]
-            if self._unwanted(peer) or not peer.addresses.untried(now):
+            if self._why_unwanted(peer) or not peer.addresses.untried(now):
                 self._end_round(peer, now, peer.failure or "no address answered")
         return self._dialling
 

@@ -1,7 +1,6 @@
 """What the Discoverer announces, what it is told, what it answers, and what the Suspicions of members say."""
 
 import enum
-from collections.abc import Iterable
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -121,6 +120,8 @@ class MemberSuspected(msgspec.Struct, frozen=True):
     """Fact out: a member gives no sign of life; it has some seconds to refute it."""
 
     node: NodeId
+    by: NodeId
+    """Who has no answer from it."""
     why: str
 
 
@@ -178,16 +179,11 @@ class Seed(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Fact in: with these members a link is wanted on a large site too: voters, the supernode, those talked to."""
+    """Fact in: with these members a link is wanted on a large site too: voters and the supernode."""
 
     peers: frozenset[NodeId]
     everybody: bool = False
     """This node is supernode: every member is wanted."""
-
-    @classmethod
-    def of(cls, peers: Iterable[NodeId]) -> "Wanted":
-        """Collect them from anything."""
-        return cls(frozenset(peers))
 
 
 class LinkWanted(msgspec.Struct, frozen=True):

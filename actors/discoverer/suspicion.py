@@ -26,6 +26,7 @@ from typing import Any
 from atoll.actors.discoverer.anti_entropy import AntiEntropy
 from atoll.actors.discoverer.belief import Belief
 from atoll.actors.discoverer.gossip import GossipQueue
+from atoll.actors.discoverer.introductions import Introductions
 from atoll.actors.discoverer.local_health import LocalHealth
 from atoll.actors.discoverer.messages import (
     GOSSIP_MAX,
@@ -67,6 +68,8 @@ from atoll.actors.runtime.machine import (
 from atoll.transport.identity import NodeId
 
 MEMBERS_MAX = 1024
+WARNING = 0
+"""The number of a ping that only tells a suspect of its suspicion: its ack ends no probe."""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class Suspicion:
     health_kind = LocalHealth
     gossip_kind = GossipQueue
     anti_entropy_kind = AntiEntropy
+    introductions_kind = Introductions
     unheard_kind = Unheard
 
     def __init__(
@@ -99,6 +103,7 @@ class Suspicion:
         self.counts: Counter[str] = Counter()
         self._members: dict[NodeId, Belief] = {}
         self.anti_entropy = self.anti_entropy_kind(own, self._members)
+        self.introductions = self.introductions_kind(own, self._members)
         self.unheard = self.unheard_kind(self._members, self.settings)
         self._turns = ProbeTurns(self._members, rng)
         self._probe: _Probe | None = None
@@ -106,26 +111,25 @@ class Suspicion:
         self._sequence = 0
         self._tick_due: Seconds = math.inf
         self._leaving = False
-        self._timers: dict[str, Callable[[Seconds], list[Effect]]] = {
+        self._timer_handlers: dict[str, Callable[[Seconds], list[Effect]]] = {
             "tick": self._tick,
-            "direct": lambda _now: self._go_round(),
+            "direct": lambda _now: self._probe_indirectly(),
             "relayed": self._end_relayed,
         }
-        self._from_members: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
+        self._member_handlers: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
             Ping: self._on_ping,
             PingRequest: self._on_ping_request,
             Ack: self._on_ack,
             Nack: self._on_nack,
             Rumours: lambda sender, message, now: self._hear_all(sender, message.gossip, now),
         }
-        self.facts: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+        self.fact_handlers: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
             PeerUp: lambda fact, now: self._on_up(fact.peer, now),
             PeerDown: lambda fact, _now: self._on_down(fact.peer),
             Leaving: lambda _fact, _now: self._leave(),
             SupernodeElected: lambda fact, now: self._preside(now if fact.node == self.own else None),
             SupernodeLost: lambda _fact, _now: self._preside(None),
         }
-        """What is done with a fact; all others mean nothing here."""
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del restored  # nothing is persisted: the incarnation rises with every start
@@ -133,13 +137,13 @@ class Suspicion:
 
     def handle(self, event: Input, now: Seconds) -> list[Effect]:
         if type(event) is Received:
-            if take := self._from_members.get(type(event.message)):
+            if take := self._member_handlers.get(type(event.message)):
                 return take(event.sender, event.message, now)
         elif type(event) is TimerFired:
-            if fire := self._timers.get(event.name):
+            if fire := self._timer_handlers.get(event.name):
                 return fire(now)
-        elif take_fact := self.facts.get(type(event.fact)):
-            return take_fact(event.fact, now)
+        elif handler := self.fact_handlers.get(type(event.fact)):
+            return handler(event.fact, now)
         self.counts["ignored"] += 1
         return []
 
@@ -181,7 +185,7 @@ class Suspicion:
         member = self._members.get(peer)
         if member is None:
             self._make_room()
-            member = self._enter(peer, now)
+            member = self._add_member(peer, now)
             if member is None:
                 return []
         effects: list[Effect] = []
@@ -221,21 +225,21 @@ class Suspicion:
 
     def _tick(self, now: Seconds) -> list[Effect]:
         self._note_standstill(now - self._tick_due)
-        effects = self._conclude(now)
+        effects = self._conclude_probe(now)
         for member in list(self._members.values()):
             if member.life is Life.SUSPECT and self._expired(member, now):
-                effects += self._bury(member, Life.DEAD, self.own, f"silent though suspected: {member.why}", now)
+                effects += self._mark_gone(member, Life.DEAD, self.own, f"silent though suspected: {member.why}", now)
             elif member.gone and not member.linked and now - member.since >= self.settings.dead_kept_s:
                 self._forget(member)
         self._wonder(now)
-        return [*effects, *self._begin_probe(), *self._warn(now), self._arm_tick(now, self._period_s())]
+        return [*effects, *self._begin_probe(), *self._warn_suspects(now), self._arm_tick(now, self._period_s())]
 
     def _period_s(self) -> Seconds:
         crowded = len(self._members) >= self.settings.crowd
         return self.health.stretch(self.settings.period_s * (2 if crowded else 1))
 
     def _expired(self, member: Belief, now: Seconds) -> bool:
-        return member.until <= now and (not member.linked or member.asked >= self.settings.asks_min)
+        return member.until <= now and (not member.linked or member.warnings >= self.settings.warnings_min)
 
     def _wonder(self, now: Seconds) -> None:
         """Watch a member of whom nobody has spoken: whoever watched it may have died with it."""
@@ -256,7 +260,7 @@ class Suspicion:
             member.heard_at += late_s
             member.until += late_s
 
-    def _conclude(self, now: Seconds) -> list[Effect]:
+    def _conclude_probe(self, now: Seconds) -> list[Effect]:
         probe, self._probe = self._probe, None
         if probe is None:
             return []
@@ -276,7 +280,7 @@ class Suspicion:
 
     def _vouch(self, member: Belief, now: Seconds) -> list[Effect]:
         """Note that a member has answered this very node, over its link or through others."""
-        member.heard_at, member.asked = now, 0
+        member.heard_at, member.warnings = now, 0
         if member.life is not Life.SUSPECT:
             # Without a link, whoever has one watches it.
             member.watched = member.linked
@@ -294,15 +298,15 @@ class Suspicion:
         self.counts["probes"] += 1
         self._probe = _Probe(target.node, self._next_sequence())
         if not target.linked:
-            return self._go_round()
-        ping = Ping(self._probe.sequence, self._gossip_for(target.node))
+            return self._probe_indirectly()
+        ping = Ping(self._probe.sequence, self._rumours_for(target.node))
         return [Send(target.node, ping), Arm("direct", self.health.stretch(self.settings.direct_s))]
 
     def _next_sequence(self) -> int:
         self._sequence = self._sequence % SEQUENCE_MAX + 1
         return self._sequence
 
-    def _go_round(self) -> list[Effect]:
+    def _probe_indirectly(self) -> list[Effect]:
         """Ask others to ping who gives no ack."""
         probe = self._probe
         if probe is None or probe.acked or probe.relays:
@@ -316,11 +320,11 @@ class Suspicion:
         able.sort(key=lambda node: node not in witnesses)
         probe.relays = tuple(able[: self.settings.indirect])
         return [
-            Send(relay, PingRequest(probe.sequence, probe.target, self._gossip_for(relay))) for relay in probe.relays
+            Send(relay, PingRequest(probe.sequence, probe.target, self._rumours_for(relay))) for relay in probe.relays
         ]
 
-    def _warn(self, now: Seconds) -> list[Effect]:
-        """Ask suspects once more, those first who will be dead soonest: their ack brings the refutation.
+    def _warn_suspects(self, now: Seconds) -> list[Effect]:
+        """Tell suspects once more, those first who will be dead soonest: their ack brings the refutation.
 
         Whoever accuses does so from the beginning, everybody else when half of the time is over: gossip alone misses
         one member in some hundreds, and that one would believe a death that all others know to be none.
@@ -333,15 +337,18 @@ class Suspicion:
             and (self.own in each.accusers or now - each.since >= each.until - now)
         ]
         suspects.sort(key=lambda each: each.until)
-        chosen = suspects[: self.settings.asks_min]
+        chosen = suspects[: self.settings.warnings_max]
         for each in chosen:
-            each.asked += 1
-        return [Send(each.node, Ping(0, self._gossip_for(each.node))) for each in chosen]
+            each.warnings += 1
+        return [self._warning(each.node) for each in chosen]
 
-    def _gossip_for(self, to: NodeId, corrections: Sequence[Rumour] = ()) -> tuple[Rumour, ...]:
+    def _warning(self, to: NodeId) -> Send:
+        return Send(to, Ping(WARNING, self._rumours_for(to)))
+
+    def _rumours_for(self, to: NodeId, corrections: Sequence[Rumour] = ()) -> tuple[Rumour, ...]:
         first = (*corrections, *self.anti_entropy.questions(to, corrections))
         rumours = (*first, *self.gossip.take(len(self._members), to, first))
-        return (*rumours, *self.anti_entropy.first_hand(to, GOSSIP_MAX - len(rumours)))
+        return (*rumours, *self.introductions.take(to, GOSSIP_MAX - len(rumours)))
 
     # Messages
 
@@ -352,7 +359,7 @@ class Suspicion:
         # In this order: what was heard may go back with the ack.
         corrections = self.anti_entropy.corrections(message.gossip)
         effects = self._hear_all(sender, message.gossip, now)
-        return [*effects, Send(sender, Ack(message.sequence, self._gossip_for(sender, corrections)))]
+        return [*effects, Send(sender, Ack(message.sequence, self._rumours_for(sender, corrections)))]
 
     def _on_ping_request(self, sender: NodeId, message: PingRequest, now: Seconds) -> list[Effect]:
         effects = self._correct(sender, message.gossip) + self._hear_all(sender, message.gossip, now)
@@ -373,7 +380,7 @@ class Suspicion:
 
     def _ping_for(self, origin: NodeId, sequence: int, target: NodeId, now: Seconds) -> list[Effect]:
         if target == self.own:
-            return [Send(origin, Ack(sequence, self._gossip_for(origin)))]
+            return [Send(origin, Ack(sequence, self._rumours_for(origin)))]
         member = self._members.get(target)
         if member is None or not member.linked or self._relayed.full:
             self.counts["pings_refused"] += 1
@@ -381,7 +388,7 @@ class Suspicion:
         own_sequence = self._next_sequence()
         until = now + self.settings.direct_s
         self._relayed.begin(own_sequence, RelayedPing(origin, sequence, target, until))
-        effects: list[Effect] = [Send(target, Ping(own_sequence, self._gossip_for(target)))]
+        effects: list[Effect] = [Send(target, Ping(own_sequence, self._rumours_for(target)))]
         if len(self._relayed) == 1:
             effects.append(Arm("relayed", self.settings.direct_s))
         return effects
@@ -396,15 +403,15 @@ class Suspicion:
     def _on_ack(self, sender: NodeId, message: Ack, now: Seconds) -> list[Effect]:
         effects = self._correct(sender, message.gossip) + self._hear_all(sender, message.gossip, now)
         sequence, probe = message.sequence, self._probe
-        if not sequence and (member := self._members.get(sender)) is not None:
-            # It was asked because it is suspected; most refute that in what they say beside.
+        if sequence == WARNING and (member := self._members.get(sender)) is not None:
+            # Most refute the suspicion in what they say beside.
             effects += self._vouch(member, now)
         if probe is not None and sequence == probe.sequence and (sender == probe.target or sender in probe.relays):
             probe.acked = True
         elif (relayed := self._relayed.answered(sequence, sender)) is not None:
-            gossip = self._gossip_for(relayed.origin)
+            gossip = self._rumours_for(relayed.origin)
             effects.append(Send(relayed.origin, Ack(relayed.origin_sequence, gossip)))
-        elif sequence:
+        elif sequence != WARNING:
             self.counts["stray"] += 1
         return effects
 
@@ -432,16 +439,20 @@ class Suspicion:
         if rumour.life is Life.ALIVE:
             return self._revive(member, rumour.incarnation, "it says so", now, rumour)
         farewell = rumour.life is Life.LEFT and sender == rumour.node
-        if rumour.life is Life.SUSPECT or (not farewell and self._witnessed(member)):
+        doubted = member.linked and rumour.life is not Life.SUSPECT and not farewell
+        if doubted:
+            # A link that is up outweighs a rumour that it is gone: it is probed, and suspected like any other.
+            self._turns.hurry(member.node)
+        if doubted or rumour.life is Life.SUSPECT:
             why = f"{rumour.by.short} has no answer from it"
             return self._suspect(member, rumour.incarnation, rumour.by, why, now)
         why = "it said goodbye" if rumour.life is Life.LEFT else f"{rumour.by.short} found it dead"
         member.incarnation = rumour.incarnation
-        return self._bury(member, rumour.life, rumour.by, why, now)
+        return self._mark_gone(member, rumour.life, rumour.by, why, now)
 
     def _hear_of_stranger(self, rumour: Rumour, now: Seconds) -> list[Effect]:
         # Who is unknown and alive is worth knowing; who is unknown and dead is forgotten already.
-        if rumour.life is not Life.ALIVE or (member := self._enter(rumour.node, now)) is None:
+        if rumour.life is not Life.ALIVE or (member := self._add_member(rumour.node, now)) is None:
             return []
         member.incarnation = rumour.incarnation
         member.why = f"{rumour.by.short} has a link to it" if rumour.by != rumour.node else "it says so"
@@ -451,16 +462,8 @@ class Suspicion:
         return [Announce(MemberAlive(member.node, member.why))]
 
     def _outdated(self, rumour: Rumour, member: Belief) -> bool:
-        if rumour.incarnation != member.incarnation:
-            return rumour.incarnation < member.incarnation
-        # In one incarnation the worse news wins: alive, suspect, dead, left.
-        return rumour.life < member.life or (rumour.life == member.life and rumour.life is not Life.SUSPECT)
-
-    def _witnessed(self, member: Belief) -> bool:
-        """A link that is up outweighs a rumour that it is gone: the member is probed, and suspected like any other."""
-        if member.linked:
-            self._turns.hurry(member.node)
-        return member.linked
+        same = (rumour.incarnation, rumour.life) == (member.incarnation, member.life)
+        return member.newer_than(rumour) or (same and rumour.life is not Life.SUSPECT)
 
     def _hear_of_self(self, rumour: Rumour) -> list[Effect]:
         if self._leaving or rumour.life is Life.ALIVE:
@@ -483,7 +486,7 @@ class Suspicion:
         del self._members[member.node]
         self.gossip.forget(member.node)
 
-    def _enter(self, node: NodeId, now: Seconds) -> Belief | None:
+    def _add_member(self, node: NodeId, now: Seconds) -> Belief | None:
         if len(self._members) >= MEMBERS_MAX:
             self.counts["refused"] += 1
             return None
@@ -505,26 +508,28 @@ class Suspicion:
     def _suspect(self, member: Belief, incarnation: int, by: NodeId, why: str, now: Seconds) -> list[Effect]:
         rumour = Rumour(member.node, Life.SUSPECT, incarnation, by)
         if member.life is Life.SUSPECT and incarnation == member.incarnation:
-            if by not in member.accusers and len(member.accusers) <= self.settings.confirmations:
-                member.accusers[by] = None
-                member.until = min(member.until, member.since + self._timeout_s(len(member.accusers) - 1))
-                # The first few confirmations are news to everybody; more would change nothing.
-                self.gossip.spread(rumour)
+            self._confirm(member, rumour)
             return []
         member.turn(Life.SUSPECT, why, now)
         member.incarnation, member.accusers[by] = incarnation, None
         member.until = now + self._timeout_s(0)
         self.gossip.spread(rumour)
         self.counts["suspicions"] += 1
-        warning = (
-            [Send(member.node, Ping(0, self._gossip_for(member.node)))] if by == self.own and member.linked else []
-        )
-        return [Announce(MemberSuspected(member.node, why)), *warning]
+        warning = [self._warning(member.node)] if by == self.own and member.linked else []
+        return [Announce(MemberSuspected(member.node, by, why)), *warning]
+
+    def _confirm(self, member: Belief, rumour: Rumour) -> None:
+        """Count one more accuser of a suspicion that lasts already."""
+        if rumour.by not in member.accusers and len(member.accusers) <= self.settings.confirmations:
+            member.accusers[rumour.by] = None
+            member.until = min(member.until, member.since + self._timeout_s(len(member.accusers) - 1))
+            # The first few confirmations are news to everybody; more would change nothing.
+            self.gossip.spread(rumour)
 
     def _timeout_s(self, confirmations: int) -> Seconds:
         return self.settings.suspicion_s(len(self._members) + 1, confirmations)
 
-    def _bury(self, member: Belief, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
+    def _mark_gone(self, member: Belief, life: Life, by: NodeId, why: str, now: Seconds) -> list[Effect]:
         member.turn(life, why, now)
         member.watched = member.linked
         self.gossip.spread(Rumour(member.node, life, member.incarnation, by))

@@ -24,8 +24,10 @@ class SuspicionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest is this times the shortest."""
     confirmations: int = 3
     """Accusers beside the first that make a suspicion shortest."""
-    asks_min: int = 5
-    """Nobody to whom a link is up is declared dead before it left so many questions of this very node unanswered."""
+    warnings_min: int = 5
+    """Nobody to whom a link is up is declared dead before it left so many warnings of this very node unanswered."""
+    warnings_max: int = 5
+    """Suspects warned in one period."""
     dead_kept_s: Seconds = 300.0
     """How long a dead or departed member is shown."""
     unheard_s: Seconds = 300.0

@@ -100,7 +100,7 @@ class DutyBoard:
         self._holding: dict[str, _Holding] = {}
         self._labels: SiteLabels | None = None
         """Of the proxy: held here, or told by its node."""
-        self.facts: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+        self.fact_handlers: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
             SupernodeElected: lambda fact, now: self._follow(fact.node, fact.epoch, now),
             SupernodeLost: lambda _fact, now: self._follow(None, 0, now),
             PeerDown: lambda fact, now: self._on_down(fact.peer, now),
@@ -110,7 +110,7 @@ class DutyBoard:
             LabelsChanged: lambda fact, _now: self._on_labels(fact),
             **dict.fromkeys(NEWS, lambda fact, _now: [Arm("report", SOON_S)] if self._note(fact) else []),
         }
-        """What is done with a fact; all others mean nothing here."""
+        """All facts that mean something here: the shell subscribes to them."""
 
     def start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
         del restored, now  # Nothing is kept: the supernode says it again.
@@ -124,8 +124,8 @@ class DutyBoard:
                 return self._report(now)
             self._gathered = True
             return self._decide(now)
-        take_fact = self.facts.get(type(event.fact))
-        return take_fact(event.fact, now) if take_fact else []
+        handler = self.fact_handlers.get(type(event.fact))
+        return handler(event.fact, now) if handler else []
 
     def describe(self) -> SiteDescribed:
         """Say what `status` shows."""

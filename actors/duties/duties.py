@@ -72,7 +72,7 @@ class Duties(MachineActor):
         for duty in sorted(self._makers):
             self._ordered[duty] = anyio.Event()
             self.tasks.start_soon(self._follow_orders, duty)
-        for fact in self.board.facts:
+        for fact in self.board.fact_handlers:
             self.system.subscribe(fact, self.ref)
         await super().started()
         # Elected before this began to listen, perhaps: a fresh Duties after a crash has missed it.

@@ -98,7 +98,7 @@ class Election(RosterElection):
             MalformedFrame: The roster is not sealed with the site's secret.
         """
         super().__init__(own, roster, **more)
-        self._from_voters: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
+        self._voter_handlers: dict[type, Callable[[NodeId, Any, Seconds], list[Effect]]] = {
             PreVote: self._on_prevote,
             PreVoteReply: self._on_prevote_reply,
             VoteRequest: self._on_vote_request,
@@ -118,7 +118,7 @@ class Election(RosterElection):
             RosterChain: self._on_roster_chain,
             Leaving: self._on_leaving,
         }
-        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+        self._fact_handlers: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
             MemberReachable: lambda fact, now: self._on_reachable(fact.node, now),
             MemberUnreachable: lambda fact, _now: self._on_unreachable(fact.node),
             ScoreChanged: lambda fact, _now: self._on_score(fact.score),
@@ -148,8 +148,8 @@ class Election(RosterElection):
             effects += self._receive(event.sender, event.message, now)
         elif type(event) is TimerFired:
             effects += self._timers[event.name](now)
-        elif take_fact := self._from_here.get(type(event.fact)):
-            effects += take_fact(event.fact, now)
+        elif handler := self._fact_handlers.get(type(event.fact)):
+            effects += handler(event.fact, now)
         return self._lease_news.added_to(effects, self.reign, self.rosters)
 
     def _start(self, restored: Sequence[Record], now: Seconds) -> list[Effect]:
@@ -182,7 +182,7 @@ class Election(RosterElection):
         theirs, ours = mark_of(message), self.voter.roster
         known = theirs is None or theirs == ours
         effects = [] if known or theirs is None else self.rosters.compare(sender, theirs, self.outlook.score)
-        from_voter = self._from_voters.get(type(message))
+        from_voter = self._voter_handlers.get(type(message))
         # Epochs of one incarnation mean nothing in another, and must not get there.
         foreign = theirs is not None and theirs[0] != ours[0]
         if from_voter and not foreign and self._heeds(sender, message):

@@ -68,7 +68,7 @@ from atoll.transport.identity import NodeId
 
 LOOK_S = 2.0
 """What an actor of this node may take to describe itself."""
-_QUESTIONS: Mapping[str, Any] = {
+_DESCRIBE: Mapping[str, Any] = {
     ELECTOR: DescribeElection(),
     PLACEMENT: DescribePlacement(),
     ROUTER: DescribeRoutes(),
@@ -300,8 +300,8 @@ async def take_picture(system: ActorSystem, own: NodeRecord, far_names: Mapping[
             problems.append(f"{path} gives no answer: {error}; look into the node's log")
 
     async with anyio.create_task_group() as tasks:
-        for path, question in _QUESTIONS.items():
-            tasks.start_soon(ask, path, question)
+        for path, message in _DESCRIBE.items():
+            tasks.start_soon(ask, path, message)
     return Picture(
         own=own,
         now=system.clock(),

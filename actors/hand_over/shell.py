@@ -24,6 +24,7 @@ from atoll.actors.runtime.errors import AskFailed
 from atoll.actors.runtime.machine import Address, Input, Received, Send, Told
 from atoll.actors.runtime.machine_actor import MachineActor
 from atoll.transport.codec import Message
+from atoll.transport.errors import Congested
 from atoll.transport.identity import NodeId
 
 ROUTE_S = 2.0
@@ -58,7 +59,9 @@ class SiteShell(MachineActor):
         return await self.system.ask(Address(self.system.node_id, path), message, timeout_s=ROUTE_S)
 
     def input_of(self, delivery: Delivery) -> Input | None:
-        """Keep account of links."""
+        """Keep account of links, and take the placement's answers as they are."""
+        if isinstance(delivery.message, Received):
+            return delivery.message
         event = super().input_of(delivery)
         if self._linked is not None and isinstance(event, Told):
             if isinstance(event.fact, PeerUp):
@@ -89,7 +92,11 @@ class SiteShell(MachineActor):
             return
         finally:
             self._asking.discard((node, question))
-        self.handle(Received(node, answer, PLACEMENT))
+        try:
+            # In its turn, like all that comes: a thread may be writing for the message before.
+            self.ref.tell(Received(node, answer, PLACEMENT))
+        except Congested:
+            self.system.count("congested")
 
     async def _reach(self, effect: Send) -> None:
         try:

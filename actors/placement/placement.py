@@ -71,7 +71,7 @@ BOTH = 2
 """Up to so many voters a majority is all of them, so that no other can be without what this one lost."""
 
 Question: TypeAlias = FindPlace | ListPlaces
-_QUESTIONS = frozenset((FindPlace, ListPlaces, SwapPlace, RemovePlace))
+_REQUESTS = frozenset((FindPlace, ListPlaces, SwapPlace, RemovePlace))
 
 
 class Placement:
@@ -102,7 +102,7 @@ class Placement:
             Written: lambda leads, sender, message, now: leads.take_written(sender, message, now),
             Outbid: lambda leads, sender, message, now: leads.take_outbid(sender, message, now),
         }
-        self._from_here: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
+        self._fact_handlers: dict[type, Callable[[Any, Seconds], list[Effect]]] = {
             LeaseRenewed: self._on_lease,
             LeaseEnded: lambda fact, _now: self._end(fact.epoch),
             SupernodeElected: lambda fact, _now: self._know(fact.node if fact.confirmed else None),
@@ -122,8 +122,8 @@ class Placement:
             effects = self._receive(event, now)
         elif type(event) is TimerFired:
             effects = self._on_timer(event.name, now)
-        elif take_fact := self._from_here.get(type(event.fact)):
-            effects = take_fact(event.fact, now)
+        elif handler := self._fact_handlers.get(type(event.fact)):
+            effects = handler(event.fact, now)
         return [*effects, *self._answer_askers(now)] if self._asking else effects
 
     def check(self) -> None:
@@ -152,7 +152,7 @@ class Placement:
     def _receive(self, event: Received, now: Seconds) -> list[Effect]:
         message: Any = event.message
         kind = type(message)
-        if kind in _QUESTIONS:
+        if kind in _REQUESTS:
             if event.reply_to is None:
                 self.counts["told_not_asked"] += 1
                 return []

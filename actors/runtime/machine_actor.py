@@ -39,6 +39,7 @@ from atoll.actors.runtime.machine import (
     Send,
     TimerFired,
     Told,
+    insist,
 )
 from atoll.transport.codec import Message
 from atoll.transport.errors import Congested, UsageError
@@ -47,6 +48,8 @@ SLOW_WRITE_S = 0.01
 """A write that takes longer is worth a thread: beside a busy event loop that costs some milliseconds by itself."""
 ASIDE_S = 60.0
 """How long after a slow write threads write."""
+FULL_PAUSE_S = 0.1
+"""Until a timer tries again for which the mailbox had no room."""
 
 
 class _Timer:
@@ -124,7 +127,8 @@ class MachineActor(Actor):
         return message if isinstance(message, Told) else Told(message)
 
     def handle(self, event: Input) -> None:
-        """Let the machine take one input and do what it says."""
+        """Let the machine take one input and do what it says; never of an actor that `writes_aside`."""
+        insist(not self.writes_aside, f"{self.ref.address.path} is given an input beside its messages")
         self._carry_out(self.machine.handle(event, self.system.clock()))
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
@@ -192,5 +196,7 @@ class MachineActor(Actor):
 
     def timer_rang(self, timer: _Timer) -> None:
         """Queue a timer that ran out, behind what arrived before it."""
-        if not self._cell.mailbox.put_fact(timer):
-            self.system.count("timers_lost")
+        if not self._cell.mailbox.put_fact(timer) and not self._cell.mailbox.closed:
+            # Many machines live by a timer that arms itself again: it must not be lost.
+            self.system.count("timers_late")
+            timer.grain = self.system.alarms.set(self.system.clock() + FULL_PAUSE_S, timer)

@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.actors.discoverer.anti_entropy import CORRECTIONS_MAX, MEMBERS_A_RUMOUR, QUESTIONS_MAX, AntiEntropy
+from atoll.actors.discoverer.anti_entropy import CORRECTIONS_MAX, QUESTIONS_MAX, AntiEntropy
 from atoll.actors.discoverer.belief import Belief
 from atoll.actors.discoverer.gossip import GossipQueue
 from atoll.actors.discoverer.messages import GOSSIP_MAX, Ack, Life, Ping, Rumour
@@ -85,32 +85,6 @@ def test_corrections_leave_room_for_gossip():
     knower = of(*(belief(node, Life.ALIVE, 2) for node in OTHERS))
     told = [Rumour(node, Life.SUSPECT, 1, C) for node in OTHERS[:GOSSIP_MAX]]
     assert len(knower.corrections(told)) == CORRECTIONS_MAX < GOSSIP_MAX
-
-
-def test_everybody_is_told_in_turn_who_has_a_link_here_each_from_where_it_was_left():
-    nodes = [simulated_node(number) for number in range(20, 80)]
-    teller = of(*(belief(node, Life.ALIVE, linked=True) for node in nodes))
-    rumours = 1 + len(nodes) // MEMBERS_A_RUMOUR
-    heard = {to: [] for to in nodes[:2]}
-    for to in nodes[:2]:
-        for _ in range((len(nodes) - 1) // rumours):
-            told = teller.first_hand(to, GOSSIP_MAX)
-            assert len(told) == rumours
-            heard[to] += [each.node for each in told]
-        assert len(set(heard[to])) == len(heard[to]) >= len(nodes) - rumours
-        assert to not in heard[to]
-
-
-def test_those_alive_with_a_link_are_told_of_and_those_gone_and_only_where_there_is_room():
-    others = belief(A, Life.ALIVE), belief(C, Life.DEAD), belief(OTHERS[0], linked=True)
-    receiver = belief(B, Life.ALIVE, 0)
-    more = belief(OTHERS[1], Life.ALIVE, 0, linked=True), belief(OTHERS[2], Life.ALIVE, 3, linked=True)
-    teller = of(receiver, *others, *more)
-    told = [teller.first_hand(B, GOSSIP_MAX) for _ in range(3)]
-    gone, here = Rumour(C, Life.DEAD, 1, OWN), Rumour(OTHERS[2], Life.ALIVE, 3, OWN)
-    assert told == [[gone], [here], [gone]]
-    assert teller.first_hand(B, 0) == []
-    assert of().first_hand(B, GOSSIP_MAX) == []
 
 
 def member(own, seed):

@@ -72,9 +72,9 @@ class BelievesReplays(Suspicion):
 
 
 class ForgetsLimits(Suspicion):
-    def _enter(self, node, now):
+    def _add_member(self, node, now):
         self._members.update({module.NodeId(bytes([n % 256, n // 256]) * 16): None for n in range(module.MEMBERS_MAX)})
-        return super()._enter(node, now)
+        return super()._add_member(node, now)
 
 
 @pytest.mark.parametrize("mutant", [CountsTheSameAccuserAgain, BelievesReplays, ForgetsLimits])

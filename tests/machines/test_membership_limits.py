@@ -36,11 +36,11 @@ def test_a_large_site_dials_the_next_few_and_those_wanted(bench):
         bench.tell(PeerDown(other, "the switch restarted"))
     bench.dials.clear()
     heard = [(other, "192.0.2.7") for other in members]
-    bench.tell(Wanted.of([OTHERS[100], OTHERS[150], node(7)]))
+    bench.tell(Wanted(frozenset([OTHERS[100], OTHERS[150], node(7)])))
     bench.wait(30, hearing=heard)
     assert set(bench.dialled) == {*members[:RING_LINKS], OTHERS[100], OTHERS[150]}
     assert "large site" in bench.line(OTHERS[50]).why
-    bench.tell(Wanted.of([OTHERS[50]]))
+    bench.tell(Wanted(frozenset([OTHERS[50]])))
     bench.wait(5, hearing=heard)
     assert OTHERS[50] in bench.dialled
 
@@ -168,7 +168,7 @@ def test_a_link_that_is_wanted_for_another_reason_too_is_not_let_go(bench):
     far = OTHERS[60]
     bench.tell(LinkWanted(far))
     bench.up(far)
-    bench.tell(Wanted.of([far]))
+    bench.tell(Wanted(frozenset([far])))
     bench.wait(2 * TALK_S, hearing=heard)
     assert bench.let_go == []
 

@@ -90,7 +90,7 @@ LEAD_CHANGES = Nemesis(
     30.0,
     True,
 )
-FAULTS = Nemesis(FaultPlan(every_s=(0.1, 2.0), until_s=8.0), 28.0)
+DRAINS = Nemesis(FaultPlan(weights={"tell": 1.0}, every_s=(0.3, 2.0), until_s=8.0, facts=ORDERS), 28.0)
 BROKEN = Nemesis(FaultPlan(weights={}, until_s=8.0), 28.0, broken=1)
 
 NEMESES = {
@@ -98,7 +98,7 @@ NEMESES = {
     ReportsBeforeItDoes: MOVES,
     ForgetsThePlaces: LEAD_CHANGES,
     PlacesBeforeItHasListened: LEAD_CHANGES,
-    GoesOnForEver: FAULTS,
+    GoesOnForEver: DRAINS,
     GivesItsStateToNobody: MOVES,
     WaitsForEver: BROKEN,
 }

@@ -13,6 +13,7 @@ from kills import must_kill, must_spare
 
 from atoll.actors.discoverer.anti_entropy import AntiEntropy
 from atoll.actors.discoverer.gossip import GossipQueue
+from atoll.actors.discoverer.introductions import Introductions
 from atoll.actors.discoverer.local_health import LocalHealth
 from atoll.actors.discoverer.messages import PingRequest
 from atoll.actors.discoverer.suspicion import Suspicion
@@ -45,7 +46,7 @@ class NeverDistrustsItself(LocalHealth):
 
 
 class AsksNobodyElse(Suspicion):
-    def _go_round(self):
+    def _probe_indirectly(self):
         return []
 
 
@@ -84,8 +85,8 @@ class CorrectsNobody(AntiEntropy):
         return []
 
 
-class TellsNobodyWhoHasALink(AntiEntropy):
-    def first_hand(self, _to, _room):
+class IntroducesNobody(Introductions):
+    def take(self, _to, _room):
         return []
 
 
@@ -254,7 +255,7 @@ NEMESES = {
     HoldsItsOwnStandstillAgainstOthers: Nemesis(STANDSTILLS, 12, 120, of_settled, 2),
     AsksOnlyTheSuspectItself: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
     CorrectsNobody: Nemesis(SICK_OBSERVERS, 50, 60, NoFalseDeath, settings=BRIEF),
-    TellsNobodyWhoHasALink: Newcomer(30, 120.0),
+    IntroducesNobody: Newcomer(30, 120.0),
     WatchesForEverWithoutALink: LinksLetGo(30),
     AnswersWithoutCorrections: Nemesis(SICK_OBSERVERS, 100, 60, NoFalseDeath, settings=BRIEF),
     WondersAboutNobody: HalfDies(500.0, told=False),
@@ -268,6 +269,8 @@ def suspicion_with(mutant):
         return type(mutant.__name__, (Suspicion,), {"health_kind": mutant})
     if issubclass(mutant, AntiEntropy):
         return type(mutant.__name__, (Suspicion,), {"anti_entropy_kind": mutant})
+    if issubclass(mutant, Introductions):
+        return type(mutant.__name__, (Suspicion,), {"introductions_kind": mutant})
     if issubclass(mutant, Unheard):
         return type(mutant.__name__, (Suspicion,), {"unheard_kind": mutant})
     if issubclass(mutant, GossipQueue):

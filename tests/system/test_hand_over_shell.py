@@ -226,6 +226,46 @@ async def test_a_slow_disk_holds_up_its_store_and_nobody_else(world, tmp_path, m
     assert [each.actor for each in sealed()] == ["first", "ledger", "books"]
 
 
+async def test_an_answer_of_the_placement_waits_for_the_write_before_it(world, tmp_path, monkeypatch):
+    ref = await world.system.spawn(lambda: LogStoreActor(HERE, journal=tmp_path / "logs"), LOG_STORE)
+    disk, real, loop_thread = threading.Event(), os.fsync, threading.current_thread()
+    inside, overlaps = [], []
+
+    def slow(descriptor):
+        time.sleep(machine_actor.SLOW_WRITE_S * 2)
+        real(descriptor)
+
+    def stuck(descriptor):
+        if threading.current_thread() is loop_thread:
+            overlaps.extend(inside)
+        else:
+            inside.append(descriptor)
+            assert disk.wait(30)
+            inside.clear()
+        real(descriptor)
+
+    def sealed():
+        return [letter.message for letter in world.system.dead_letters if isinstance(letter.message, Sealed)]
+
+    monkeypatch.setattr(os, "fsync", slow)
+    world.system.tell(ref, Seal("old", 1, 7, founds=True))
+    await until(sealed)
+    asked = world.actor(placement.PATH).asked
+    await until(lambda: asked)
+    monkeypatch.setattr(os, "fsync", stuck)
+    world.system.tell(ref, Seal("old", 2, 7))
+    await until(lambda: inside)
+    asked[0].reply_to.answer(PlaceFound("old", None, first=5))
+    await until(lambda: not world.actor(LOG_STORE)._asking)
+    assert "old" in world.actor(LOG_STORE).store.logs, "removed while it is written"
+    disk.set()
+    await until(lambda: "old" not in world.actor(LOG_STORE).store.logs)
+    assert overlaps == []
+    await world.system.stop(ref)
+    await world.system.spawn(lambda: LogStoreActor(HERE, journal=tmp_path / "logs"), LOG_STORE)
+    assert not world.actor(LOG_STORE)._logs.damage
+
+
 async def test_a_host_that_knows_no_class_and_no_voters_takes_nothing(world, tmp_path):
     await world.system.spawn(lambda: HostingActor(HERE, Repertoire(), journal=tmp_path / "arrivals"), HOSTING)
     world.system.tell(world.actor(HOSTING).ref, CALL)

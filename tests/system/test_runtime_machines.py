@@ -31,6 +31,7 @@ from atoll.actors.runtime.machine import (
     TimerFired,
     Told,
 )
+from atoll.actors.runtime.mailbox import Mailbox
 from atoll.transport.base import Standing
 from atoll.transport.codec import Codec, Message
 from atoll.transport.errors import Congested
@@ -315,3 +316,19 @@ async def test_a_rewrite_of_some_types_only_or_without_a_journal_for_it_is_refus
             ref.tell(Do("it"))
             await anyio.sleep_forever()
     assert "has no journal for that" in str(raised.value.__cause__)
+
+
+async def test_a_timer_for_which_the_mailbox_has_no_room_rings_when_it_has(monkeypatch):
+    here, _ = joined()
+    machine = Script(lambda event: [Arm("look", 0.01)] if event == Told("go") else [])
+    async with here:
+        ref = await here.spawn(lambda: MachineActor(machine), "machine")
+        genuine, refused = Mailbox.put_fact, []
+
+        def put_fact(mailbox, item):
+            return genuine(mailbox, item) if len(refused) == 2 else bool(refused.append(item))
+
+        monkeypatch.setattr(Mailbox, "put_fact", put_fact)
+        ref.tell("go")
+        await until(lambda: TimerFired("look") in machine.events)
+        assert here.statistics()["timers_late"] == 2
