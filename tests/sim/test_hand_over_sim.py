@@ -2,6 +2,7 @@
 
 import pytest
 
+from atoll.actors.hand_over import log_store, move, replication
 from atoll.actors.hand_over.log_store import LogStore
 from atoll.actors.hand_over.messages import LOG_STORE
 from atoll.actors.placement.messages import Placed
@@ -47,6 +48,30 @@ def test_every_acknowledged_operation_is_applied_exactly_once_despite_every_faul
     plan = FaultPlan(every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT)
     of = world(4 + seed % 2, (1, 2, 3, 3, 3, 4)[seed % 6], 3)
     check(hand_over_simulation(seed, plan, of), seconds, request, seed)
+
+
+@pytest.fixture
+def five_parts(monkeypatch):
+    """Let states be sent in about five parts: real ones are beyond 256 KiB, these a few dozen bytes."""
+    cuts = []
+
+    def parts_of(state):
+        size = max(4, len(state) // 5 + 1)
+        parts = [state[at : at + size] for at in range(0, len(state), size)] or [b""]
+        if len(parts) > 1:
+            cuts.append(len(parts))
+        return parts
+
+    for module in (log_store, move, replication):
+        monkeypatch.setattr(module, "parts_of", parts_of)
+    return cuts
+
+
+@pytest.mark.seeds(QUICK_SEEDS)
+def test_states_of_several_parts_are_handed_over_whole_despite_every_fault(seed, seconds, request, five_parts):
+    plan = FaultPlan(every_s=(0.05, 2.0), until_s=seconds - 5, **SHORT, **OFTEN_LATE)
+    check(hand_over_simulation(seed, plan, world(4 + seed % 2, (1, 2, 3, 4)[seed % 4], 3)), seconds, request, seed)
+    assert five_parts
 
 
 @pytest.mark.seeds(QUICK_SEEDS)
