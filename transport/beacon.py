@@ -47,7 +47,7 @@ JITTER = 0.2
 """A beat comes up to this part of the period earlier or later, so that nodes started together drift apart."""
 CROWD_STRETCH = 2.0
 LOOK_BEATS = 10
-"""Interfaces are looked at every so many beats; at once when the network has changed, or one did not take a beacon."""
+"""Interfaces are looked at every so many beats; at the next one when the network has changed, or one gave an error."""
 HURRY_S = 0.05
 """Between two beacons that are said because the network has changed."""
 INTERFACES_MAX = 64
@@ -308,13 +308,16 @@ class Beacon:
     async def _beat(self) -> None:
         for number in itertools.count():
             if self._restless or number % LOOK_BEATS == 0:
+                self._restless = False
                 self._look()
+            self._note_twin()
             self._say()
             with anyio.move_on_after(nap_s(self._stretch * self._period_s * self._rng.uniform(1 - JITTER, 1 + JITTER))):
                 await self._hurried.wait()
                 # A network that changes all the time must not make us a flood.
                 await anyio.sleep(HURRY_S)
-            self._restless = self._restless or self._hurried.is_set()
+            if self._hurried.is_set():
+                self._restless = True
             self._hurried = anyio.Event()
 
     def _look(self) -> None:
@@ -332,14 +335,16 @@ class Beacon:
                 self._counts.pop(_counter("send_errors", text), None)
                 self._counts.pop(_counter("join_errors", text), None)
             self._faces = faces
-        twin_at = self.ear.twin_heard_at
-        alive = twin_at is not None and self._clock() - twin_at < FORGET_S
-        advice = "another process beacons with this node's key: stop one, or give it a key of its own"
-        self._note("twin", advice if alive else "")
         for family in sorted({face.family for face in faces}):
             self._open(family)
         for voice in self._voices.values():
             voice.attend(faces, self._join_failed)
+
+    def _note_twin(self) -> None:
+        twin_at = self.ear.twin_heard_at
+        alive = twin_at is not None and self._clock() - twin_at < FORGET_S
+        advice = "another process beacons with this node's key: stop one, or give it a key of its own"
+        self._note("twin", advice if alive else "")
 
     def _open(self, family: int) -> None:
         if family in self._voices:
@@ -356,6 +361,7 @@ class Beacon:
         self._tasks.start_soon(self._listen, voice, name=f"beacons in, IPv{family}")
 
     def _join_failed(self, text: str, error: OSError) -> None:
+        self._restless = True
         self._counts["join_errors"] += 1
         self._counts[_counter("join_errors", text)] += 1
         log.debug("the beacons' group cannot be joined on %s: %s", text, error)
@@ -387,7 +393,8 @@ class Beacon:
             else:
                 sent += 1
         self._counts["sent"] += sent
-        self._restless = sent < len(self._faces) or not sent
+        if sent < len(self._faces) or not sent:
+            self._restless = True
         why = "; ".join(f"{text}: {reason}" for text, reason in failures.items()) or "no interface has an address"
         advice = "nodes here do not find each other; connect this host to a network that carries multicast"
         self._note("silent", "" if sent else f"no interface takes multicast ({why}): {advice}")
